@@ -1,0 +1,74 @@
+"""Data: where images come from, which of them are used, and how they reach the model."""
+
+from pathlib import Path
+
+import numpy as np
+
+from datasets.cifar import HELDOUT_IMAGES_PER_CLASS, load_cifar
+from datasets.digits import load_digits
+from datasets.long_tail import left_out_indices, long_tail_counts, long_tail_indices
+from datasets.samplers import ClassAwareSampler
+from datasets.splits import BalancedData, LongTailedData, Split
+from utils.errors import UserError
+from utils.options import Options
+
+
+def load_data(options: Options) -> LongTailedData:
+    """The data set that the options name, with its long-tailed training set chosen.
+
+    Raises:
+        UserError: files missing or damaged, or a class without training images.
+    """
+    if options.dataset == "digits":
+        balanced = load_digits()
+    else:
+        balanced = load_cifar(options.dataset, Path(options.data_root))
+    return make_long_tailed(options, balanced)
+
+
+def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData:
+    """Chooses the training images and the held-out ones.
+
+    Raises:
+        UserError: a class would have no training image.
+    """
+    labels = balanced.train.labels.numpy()
+    num_classes = len(balanced.class_names)
+    heldout = None
+    if options.heldout_fraction > 0:
+        sizes = np.bincount(labels, minlength=num_classes)
+        remaining = sizes - (sizes * options.heldout_fraction).astype(int)
+        heldout = left_out_indices(labels, remaining, options.rand_number)
+        available = np.delete(np.arange(len(labels)), heldout)
+    else:
+        available = np.arange(len(labels))
+    largest = int(np.bincount(labels[available], minlength=num_classes).max())
+    counts = long_tail_counts(num_classes, largest, options.imb_type, options.imb_factor)
+    if min(counts) < 1:
+        raise UserError(
+            f"--imb_factor {options.imb_factor} leaves class {np.argmin(counts)} without images: "
+            f"the largest class has {largest}"
+        )
+    chosen = available[long_tail_indices(labels[available], counts, options.rand_number)]
+    if heldout is None and options.dataset in ("cifar10", "cifar100"):
+        heldout = left_out_indices(
+            labels, counts, options.rand_number, per_class=HELDOUT_IMAGES_PER_CLASS
+        )
+    return LongTailedData(
+        name=options.dataset,
+        train=balanced.train.subset(chosen),
+        test=balanced.test,
+        heldout=None if heldout is None or not len(heldout) else balanced.train.subset(heldout),
+        class_names=balanced.class_names,
+    )
+
+
+__all__ = [
+    "BalancedData",
+    "ClassAwareSampler",
+    "LongTailedData",
+    "Split",
+    "load_data",
+    "long_tail_counts",
+    "long_tail_indices",
+]

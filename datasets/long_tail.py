@@ -1,0 +1,87 @@
+"""Which images a long-tailed training set keeps (Cui et al., "Class-Balanced Loss Based on
+Effective Number of Samples", CVPR 2019, section 5.1; choice of the images as in LDAM-DRW)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def long_tail_counts(
+    num_classes: int, max_count: int, imb_type: str, imb_factor: float
+) -> list[int]:
+    """Images to keep of each class, largest class first.
+
+    - ``exp``: n_k = ⌊n_max · f^(k/(K−1))⌋;
+    - ``step``: n_max for the first half of the classes (rounded up), ⌊n_max · f⌋ for the rest;
+    - ``natural``: n_max for all.
+
+    Args:
+        num_classes: K ≥ 1.
+        max_count: n_max, images of the largest class.
+        imb_type: `exp`, `step` or `natural`.
+        imb_factor: f, smallest class over largest class, 0 < f ≤ 1.
+
+    Raises:
+        ValueError: an unknown type, a factor out of bounds, or no class.
+
+    Example:
+        >>> long_tail_counts(5, 100, "exp", 0.01)
+        [100, 31, 10, 3, 1]
+    """
+    if num_classes < 1:
+        raise ValueError(f"a data set needs at least one class, not {num_classes}")
+    if not 0 < imb_factor <= 1:
+        raise ValueError(f"the imbalance factor must be in (0, 1], not {imb_factor}")
+    if imb_type == "exp":
+        last = max(num_classes - 1, 1)
+        return [int(max_count * imb_factor ** (k / last)) for k in range(num_classes)]
+    if imb_type == "step":
+        head = (num_classes + 1) // 2
+        return [max_count] * head + [int(max_count * imb_factor)] * (num_classes - head)
+    if imb_type == "natural":
+        return [max_count] * num_classes
+    raise ValueError(f"the imbalance type must be exp, step or natural, not {imb_type!r}")
+
+
+def _shuffled_positions(labels: np.ndarray, num_classes: int, rand_number: int) -> list[np.ndarray]:
+    """Positions of each class, shuffled: NumPy's legacy generator is seeded once, then the classes
+    are shuffled one after the other, in label order, each from file order."""
+    generator = np.random.RandomState(rand_number)
+    by_class = [np.flatnonzero(labels == label) for label in range(num_classes)]
+    for positions in by_class:
+        generator.shuffle(positions)
+    return by_class
+
+
+def long_tail_indices(
+    labels: Sequence[int] | np.ndarray, counts: Sequence[int], rand_number: int
+) -> np.ndarray:
+    """Positions of the images to keep, class after class: of each class's shuffled positions the
+    first n_k (all, where the class has fewer).
+
+    Args:
+        labels: label of each image ``[N]``, 0..K−1, in file order.
+        counts: n_k of each class ``[K]``.
+        rand_number: seed of the choice.
+
+    Returns:
+        int64 positions ``[Σ n_k]``.
+    """
+    shuffled = _shuffled_positions(np.asarray(labels), len(counts), rand_number)
+    kept = [positions[:count] for positions, count in zip(shuffled, counts, strict=True)]
+    return np.concatenate(kept).astype(np.int64)
+
+
+def left_out_indices(
+    labels: Sequence[int] | np.ndarray,
+    counts: Sequence[int],
+    rand_number: int,
+    per_class: int | None = None,
+) -> np.ndarray:
+    """Positions that `long_tail_indices` leaves out, at most `per_class` of each class, drawn by
+    the same shuffle; int64, class after class."""
+    shuffled = _shuffled_positions(np.asarray(labels), len(counts), rand_number)
+    left = [
+        positions[count:][:per_class] for positions, count in zip(shuffled, counts, strict=True)
+    ]
+    return np.concatenate(left).astype(np.int64)

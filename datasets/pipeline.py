@@ -1,0 +1,74 @@
+"""How images reach the model: a resident set becomes normalised batches on the device."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from datasets.augmentation import AUGMENTATIONS
+from datasets.samplers import SequentialOrder
+from datasets.splits import Split
+
+# Augmented uint8 images held at once: a whole CIFAR epoch of stage 1, half a one of stage 2.
+BLOCK_BYTES = 128 * 2**20
+
+
+class Normalise:
+    """uint8 images ``[B, C, H, W]`` to float32, channels-last: (x / 255 − mean) / std."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, device=device).view(1, -1, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        scaled = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+        return scaled.sub_(self.mean).div_(self.std)
+
+
+class ResidentLoader:
+    """Batches of a set that lives on the device as uint8.
+
+    The order of the epoch is drawn at once, the images are gathered and augmented in large blocks
+    by few operations, and a batch is a slice of a block. Iterating gives
+    ``(images [B, 3, H, W] float32 normalised, targets [B] int64)`` on the device; the last batch
+    may be smaller.
+
+    Args:
+        split: the set, already on the device.
+        normalise: what makes floats of a batch.
+        batch_size: B.
+        order: in which order to go through the set (`datasets.samplers`); its own if None.
+        augment: a name of `AUGMENTATIONS`.
+        generator: CPU generator of the augmentation.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        normalise: Normalise,
+        batch_size: int,
+        order: SequentialOrder | None = None,
+        augment: str = "none",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.split = split
+        self.normalise = normalise
+        self.batch_size = batch_size
+        self.order = SequentialOrder(len(split)) if order is None else order
+        self.augment = AUGMENTATIONS[augment]
+        self.generator = generator
+        batch_bytes = batch_size * split.images[0].numel()
+        self.block_size = batch_size * max(1, BLOCK_BYTES // batch_bytes)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for positions in self.order.draw().split(self.block_size):
+            images = self.augment(self.split.images, positions, self.generator)
+            targets = self.split.labels[positions.to(self.split.labels.device)]
+            for batch, batch_targets in zip(
+                images.split(self.batch_size), targets.split(self.batch_size), strict=True
+            ):
+                yield self.normalise(batch), batch_targets

@@ -1,0 +1,117 @@
+"""Losses of both stages, and the objectives that training minimises."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from losses.classification import (
+    FocalLoss,
+    LDAMLoss,
+    balanced_weights,
+    effective_number_weights,
+    long_tail_weights,
+)
+from losses.dro import DROLoss, class_means
+from losses.margins import make_margins
+
+
+class Objective(nn.Module):
+    """A weighted sum of named losses: of the logits, or (`DROLoss`) of the features and the
+    epoch's centroids.
+
+    Args:
+        losses: name to loss module.
+        weights: one factor per loss; 1 each if None.
+    """
+
+    def __init__(self, losses: dict[str, nn.Module], weights: Sequence[float] | None = None):
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+        weights = [1.0] * len(losses) if weights is None else weights
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.losses)
+
+    def forward(
+        self, features: Tensor, logits: Tensor, targets: Tensor, centroids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The sum, and the losses by themselves ``[number of losses]`` without weights, detached.
+
+        Shapes: features ``[B, D]``, logits ``[B, K]``, targets ``[B]``, centroids ``[K, D]``.
+        """
+        parts = torch.stack(
+            [
+                loss.to_centroids(features, targets, centroids)
+                if isinstance(loss, DROLoss)
+                else loss(logits, targets)
+                for loss in self.losses.values()
+            ]
+        )
+        return (self.weights * parts).sum(), parts.detach()
+
+
+def stage_1_objective(
+    loss_type: str, class_counts: Sequence[int], reweighted: bool = False
+) -> Objective:
+    """Stage 1's loss `CE`, `Focal` (γ = 1) or `LDAM` (largest margin 0.5, scale 30), with
+    effective-number class weights if `reweighted`."""
+    weight = effective_number_weights(class_counts) if reweighted else None
+    if loss_type == "CE":
+        loss = nn.CrossEntropyLoss(weight=weight)
+    elif loss_type == "Focal":
+        loss = FocalLoss(weight=weight, gamma=1.0)
+    else:
+        loss = LDAMLoss(class_counts, max_m=0.5, weight=weight, s=30)
+    return Objective({loss_type: loss})
+
+
+def stage_2_objective(
+    names: Sequence[str],
+    class_counts: Sequence[int],
+    *,
+    temperature: float = 1.0,
+    epsilons: Tensor | None = None,
+    released_margins: bool = False,
+    robust_weight: float | None = None,
+) -> Objective:
+    """The sum of the named losses.
+
+    `ce` and `robust_loss` (`DROLoss`), each with an optional suffix: `_lt` for class weights
+    n_c / n_max, `_bal` for N / (K n_c). With `robust_weight` w, the sum becomes
+    (1 − w) · cross-entropy + w · robust (the paper's joint loss, with λ = 1 − w).
+    """
+    suffixes = {"_lt": long_tail_weights, "_bal": balanced_weights}
+    losses, weights = {}, []
+    for name in names:
+        make_weights = next((f for suffix, f in suffixes.items() if name.endswith(suffix)), None)
+        class_weights = make_weights(class_counts) if make_weights else None
+        if name.startswith("robust_loss"):
+            losses[name] = DROLoss(
+                temperature,
+                class_weights=class_weights,
+                epsilons=epsilons,
+                released_margins=released_margins,
+            )
+            weights.append(1.0 if robust_weight is None else robust_weight)
+        else:
+            losses[name] = nn.CrossEntropyLoss(weight=class_weights)
+            weights.append(1.0 if robust_weight is None else 1.0 - robust_weight)
+    return Objective(losses, weights)
+
+
+__all__ = [
+    "DROLoss",
+    "FocalLoss",
+    "LDAMLoss",
+    "Objective",
+    "balanced_weights",
+    "class_means",
+    "effective_number_weights",
+    "long_tail_weights",
+    "make_margins",
+    "stage_1_objective",
+    "stage_2_objective",
+]

@@ -1,0 +1,108 @@
+"""Classification losses of stage 1 and the class weights of both stages."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FocalLoss(nn.Module):
+    """Focal loss: mean over the batch of (1 − p)^γ · ℓ, with ℓ the (weighted) cross-entropy of a
+    sample and p = exp(−ℓ).
+
+    Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5, in the form of
+    LDAM-DRW, where p includes the class weight.
+
+    Args:
+        weight: class weights ``[K]``, or None.
+        gamma: γ ≥ 0; 0 gives the unweighted mean of ℓ.
+
+    Shapes: logits ``[B, K]``, targets ``[B]``, a scalar.
+
+    Raises:
+        ValueError: a negative gamma.
+    """
+
+    def __init__(self, weight: Tensor | None = None, gamma: float = 1.0) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise ValueError(f"gamma must be at least 0, not {gamma}")
+        self.register_buffer("weight", weight, persistent=False)
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        sample_losses = F.cross_entropy(logits, targets, weight=self.weight, reduction="none")
+        probabilities = torch.exp(-sample_losses)
+        return ((1 - probabilities) ** self.gamma * sample_losses).mean()
+
+
+class LDAMLoss(nn.Module):
+    """Label-distribution-aware margin loss: cross-entropy of s · (x − Δ_y at the target), with
+    Δ_c proportional to n_c^(−1/4) and the largest Δ equal to `max_m`.
+
+    Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS
+    2019, equations 12 and 13. Its logits x are cosines (`models.NormedLinear`).
+
+    Args:
+        cls_num_list: training images per class ``[K]``.
+        max_m: the largest margin, that of the smallest class.
+        weight: class weights ``[K]``, or None.
+        s: scale of the logits, > 0.
+
+    Shapes: cosines ``[B, K]``, targets ``[B]``, a scalar.
+
+    Raises:
+        ValueError: a scale that is not positive or a class without images.
+    """
+
+    def __init__(
+        self,
+        cls_num_list: Sequence[int],
+        max_m: float = 0.5,
+        weight: Tensor | None = None,
+        s: float = 30,
+    ) -> None:
+        super().__init__()
+        if s <= 0:
+            raise ValueError(f"the scale must be positive, not {s}")
+        counts = np.asarray(cls_num_list, dtype=np.float64)
+        if counts.min() < 1:
+            raise ValueError("every class needs at least one image")
+        margins = counts**-0.25
+        margins = margins * (max_m / margins.max())
+        self.register_buffer(
+            "margins", torch.tensor(margins, dtype=torch.float32), persistent=False
+        )
+        self.register_buffer("weight", weight, persistent=False)
+        self.scale = s
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        is_target = F.one_hot(targets, logits.shape[1]).to(logits.dtype)
+        logits = logits - is_target * self.margins[targets].unsqueeze(1)
+        return F.cross_entropy(self.scale * logits, targets, weight=self.weight)
+
+
+def effective_number_weights(class_counts: Sequence[int], beta: float = 0.9999) -> Tensor:
+    """Weights (1 − β) / (1 − β^n_c), normalised to sum to the number of classes, ``[K]``.
+
+    Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, equation 2.
+    """
+    weights = (1.0 - beta) / (1.0 - np.power(beta, np.asarray(class_counts, dtype=np.float64)))
+    return torch.tensor(weights / weights.sum() * len(weights), dtype=torch.float32)
+
+
+def balanced_weights(class_counts: Sequence[int]) -> Tensor:
+    """The suffix ``_bal``: N / (K · n_c), scikit-learn's "balanced" weights, ``[K]``."""
+    counts = np.asarray(class_counts, dtype=np.float64)
+    return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
+
+
+def long_tail_weights(class_counts: Sequence[int]) -> Tensor:
+    """The suffix ``_lt``: n_c / n_max, which follows the long tail instead of undoing it, ``[K]``.
+
+    With class-balanced sampling this gives a loss its natural class proportions back.
+    """
+    counts = np.asarray(class_counts, dtype=np.float64)
+    return torch.tensor(counts / counts.max(), dtype=torch.float32)

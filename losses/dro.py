@@ -1,0 +1,130 @@
+"""The distributional robustness loss (Samuel and Chechik, ICCV 2021, section 4)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """Class centroids: features ``[N, D]``, targets ``[N]`` (0..K-1) to means ``[K, D]``.
+
+    A class without samples has NaN in its row.
+    """
+    sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, targets, features)
+    return sums / torch.bincount(targets, minlength=num_classes).unsqueeze(1)
+
+
+def euclidean_distances(centroids: Tensor, features: Tensor) -> Tensor:
+    """‖μ_c − z_i‖ for centroids ``[K, D]`` and features ``[B, D]``, as ``[K, B]``.
+
+    Finite for any finite input (the squares are taken of coordinates scaled to at most 1), with
+    gradient zero where a sample lies on its centroid.
+    """
+    largest = torch.maximum(centroids.abs().max(), features.abs().max())
+    scale = largest.detach().clamp(min=1.0)
+    # The matrix-product form of cdist cancels for close points: keep to the differences.
+    exact = "donot_use_mm_for_euclid_dist"
+    return scale * torch.cdist(centroids / scale, features / scale, compute_mode=exact)
+
+
+def misaligned(margins: Tensor, targets: Tensor) -> Tensor:
+    """The margins ``[B]`` as the released code hands them out.
+
+    It writes a vector in batch order through a boolean (class, sample) mask, which runs class by
+    class: the j-th sample in class order receives the margin of the j-th sample in batch order.
+    """
+    class_order = torch.argsort(targets, stable=True)
+    return torch.zeros_like(margins).scatter(0, class_order, margins)
+
+
+class DROLoss(nn.Module):
+    r"""Robust contrastive loss over class centroids.
+
+    For centroids :math:`\mu_c`, features :math:`z_i` with labels :math:`y_i`, margins
+    :math:`\varepsilon_c` and temperature :math:`\tau`,
+
+    .. math::
+        s_{ci} = -\frac{\lVert \mu_c - z_i \rVert + \varepsilon_c [y_i = c]}{\tau}, \qquad
+        L_c = -\frac{\tau}{\tau_0 \, n_c} \sum_{i: y_i = c}
+              \log \frac{\exp s_{ci}}{\sum_{j \in \text{batch}} \exp s_{cj}}
+
+    and the loss is the mean of :math:`L_c` over the classes in the batch or, with class weights w,
+    :math:`\sum_c w_c L_c / \sum_c w_c` over all classes, those absent counting 0 in the numerator.
+    It bounds the worst case over a ball of radius :math:`\varepsilon_c` around each centroid
+    (Samuel and Chechik, ICCV 2021, section 4; arXiv 2104.03066). The paper's derivation has a
+    factor 2 before the margin, its released code the factor 1 used here.
+
+    Args:
+        temperature: τ > 0.
+        base_temperature: τ₀; equal to τ in the paper's code, so that the factor is 1.
+        class_weights: w of shape ``[K]``, or None.
+        epsilons: margins of shape ``[K]``, in units of distance (a parameter where they are
+            learned), or None for zero margins.
+        released_margins: give the margins to the samples that the released code gives them to,
+            which are the wrong ones unless the batch is sorted by class (see `misaligned`).
+
+    Raises:
+        ValueError: a temperature that is not positive.
+
+    Example:
+        >>> loss = DROLoss(temperature=1.0, epsilons=nn.Parameter(torch.ones(2)))
+        >>> features = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> centroids = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> round(loss.to_centroids(features, torch.tensor([0, 1]), centroids).item(), 4)
+        0.5078
+    """
+
+    def __init__(
+        self,
+        temperature: float,
+        base_temperature: float | None = None,
+        class_weights: Tensor | None = None,
+        epsilons: Tensor | None = None,
+        released_margins: bool = False,
+    ) -> None:
+        super().__init__()
+        base_temperature = temperature if base_temperature is None else base_temperature
+        if not (temperature > 0 and base_temperature > 0):
+            raise ValueError(
+                f"temperatures must be positive, not {temperature} and {base_temperature}"
+            )
+        self.temperature = temperature
+        self.base_temperature = base_temperature
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        if isinstance(epsilons, nn.Parameter):
+            self.epsilons = epsilons
+        else:
+            self.register_buffer("epsilons", epsilons, persistent=False)
+        self.released_margins = released_margins
+
+    def forward(
+        self, feats: Tensor, targets: Tensor, bank_feats: Tensor, bank_targets: Tensor
+    ) -> Tensor:
+        """Loss of features ``[B, D]`` with targets ``[B]`` against the class means of a bank of
+        features ``[N, D]`` with targets ``[N]``, which must hold every class. The means are
+        constants for the gradient."""
+        num_classes = int(bank_targets.max()) + 1 if self.epsilons is None else len(self.epsilons)
+        centroids = class_means(bank_feats.detach(), bank_targets, num_classes)
+        return self.to_centroids(feats, targets, centroids)
+
+    def to_centroids(self, features: Tensor, targets: Tensor, centroids: Tensor) -> Tensor:
+        """Loss of features ``[B, D]`` with targets ``[B]`` against centroids ``[K, D]``, a scalar.
+
+        Nothing in it waits for the device, and its shapes depend on B, D and K alone.
+        """
+        features = features.float() if features.dtype.itemsize < 4 else features
+        num_classes = len(centroids)
+        belongs = F.one_hot(targets, num_classes).T.to(features.dtype)  # [K, B]
+        distances = euclidean_distances(centroids, features)
+        if self.epsilons is not None:
+            margins = self.epsilons[targets]
+            if self.released_margins:
+                margins = misaligned(margins, targets)
+            distances = distances + belongs * margins
+        log_probabilities = F.log_softmax(-distances / self.temperature, dim=1)
+        counts = belongs.sum(dim=1)
+        per_class = -(belongs * log_probabilities).sum(dim=1) / counts.clamp(min=1)
+        per_class = per_class * (self.temperature / self.base_temperature)
+        if self.class_weights is not None:
+            return (self.class_weights * per_class).sum() / self.class_weights.sum()
+        return per_class.sum() / (counts > 0).sum()

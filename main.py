@@ -1,0 +1,52 @@
+"""DRO-LT: distributional robustness loss for long-tail learning (Samuel and Chechik, ICCV 2021).
+
+Stage 1, cross-entropy on long-tailed CIFAR-100:
+
+    python main.py --gpu 1 --dataset cifar100 --imb_type exp --imb_factor 0.01 --loss_type CE \\
+        --train_rule None
+
+Stage 2, DRO-LT fine-tuning; with `--evaluation True` added, its evaluation:
+
+    python main.py --gpu 1 --dataset cifar100 --imb_type exp --imb_factor 0.01 --resume True \\
+        --epochs 100 --pretrained cifar100_resnet32_CE_None_exp_0.01_0 --feat_sampler resample,4 \\
+        --feat_lr 0.005 --feat_loss ce_lt,robust_loss --cls_sampler none --cls_lr 0.01 \\
+        --cls_loss ce --temperature 1 -b 128 --margin 1 --margin_type learned
+"""
+
+import sys
+from collections.abc import Sequence
+
+from utils.errors import Interrupted, RunError, UserError
+from utils.options import parse_options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv` (`sys.argv` if None).
+
+    Returns:
+        The exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 interrupted.
+    """
+    try:
+        options = parse_options(argv)
+        # Torch is imported only once the options are known to be right.
+        from utils.stages import run
+
+        run(options)
+    except UserError as error:
+        return _fail(2, error)
+    except RunError as error:
+        return _fail(1, error)
+    except Interrupted as error:
+        print("main.py: interrupted; --resume True continues", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def _fail(status: int, error: Exception) -> int:
+    message = " ".join(str(error).split())
+    print(f"main.py: error: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

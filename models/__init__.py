@@ -1,0 +1,40 @@
+"""Networks. Every one gives ``(features, logits)`` and keeps its head in `linear`."""
+
+from torch import nn
+
+from models.heads import NormedLinear
+from models.resnet_cifar import (
+    ResNetCifar,
+    resnet20,
+    resnet32,
+    resnet44,
+    resnet56,
+    resnet110,
+    resnet1202,
+)
+
+ARCHITECTURES = {
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet44": resnet44,
+    "resnet56": resnet56,
+    "resnet110": resnet110,
+    "resnet1202": resnet1202,
+}
+
+
+def build_model(arch: str, num_classes: int, head_scale: float | None = None) -> nn.Module:
+    """A network with random weights.
+
+    Args:
+        arch: a name of `ARCHITECTURES`.
+        num_classes: number of logits.
+        head_scale: None for a linear head, else the scale of a cosine head (`NormedLinear`).
+    """
+    model = ARCHITECTURES[arch](num_classes, normed_head=head_scale is not None)
+    if head_scale is not None:
+        model.linear.scale = head_scale
+    return model
+
+
+__all__ = ["ARCHITECTURES", "NormedLinear", "ResNetCifar", "build_model", *ARCHITECTURES]

@@ -1,0 +1,31 @@
+"""Classification heads beside `nn.Linear`."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class NormedLinear(nn.Module):
+    """Scaled cosine classifier: logit_k = s · cos(f, w_k), without a bias.
+
+    The head that LDAM trains (Cao et al., "Learning Imbalanced Datasets with
+    Label-Distribution-Aware Margin Loss", NeurIPS 2019, section 3.1: both the features and the
+    weights are normalised). `LDAMLoss` multiplies by its own scale, so there s is 1; a plain
+    cross-entropy on cosines needs s = 30.
+
+    Args:
+        in_features: D.
+        out_features: number of classes K; the weight has shape ``[D, K]``.
+        scale: s.
+
+    Shapes: features ``[B, D]`` to logits ``[B, K]``.
+    """
+
+    def __init__(self, in_features: int, out_features: int, scale: float = 1.0) -> None:
+        super().__init__()
+        directions = torch.empty(in_features, out_features).uniform_(-1, 1)
+        self.weight = nn.Parameter(F.normalize(directions, dim=0))
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * (F.normalize(features, dim=1) @ F.normalize(self.weight, dim=0))

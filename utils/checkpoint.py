@@ -1,0 +1,104 @@
+"""Checkpoints: written whole, read without running anything in them."""
+
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models import build_model
+from utils.errors import UserError
+from utils.files import atomic_write
+
+LDAM_SCALE = 30.0
+
+
+def save(path: Path, checkpoint: dict) -> None:
+    """Writes tensors, numbers, strings, lists, tuples and dicts, atomically.
+
+    Raises:
+        OSError: the file cannot be written; the previous one is still there.
+    """
+    with atomic_write(path) as file:
+        torch.save(checkpoint, file)
+
+
+def load(path: Path) -> dict:
+    """A checkpoint, of this program or of the released code, on the CPU.
+
+    A `module.` prefix (from data-parallel training) is taken off the names of the weights.
+
+    Raises:
+        UserError: the file is missing, damaged, holds anything but plain data, or no weights.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise UserError(f"{path}: damaged checkpoint (checksum of {damaged})")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint {path}") from None
+    except Exception as error:  # whatever the bytes made of the reader
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise UserError(f"{path}: no 'state_dict' of weights in this file")
+    checkpoint["state_dict"] = {
+        str(name).removeprefix("module."): weight for name, weight in weights.items()
+    }
+    return checkpoint
+
+
+def build_from(checkpoint: dict, path: Path, arch: str, num_classes: int) -> nn.Module:
+    """The network of a checkpoint, with a head of the checkpoint's kind: linear, or the cosine head
+    of an LDAM run, whose logits are scaled by 30.
+
+    Raises:
+        UserError: another architecture or number of classes, or weights that are not finite.
+    """
+    weights = checkpoint["state_dict"]
+    if checkpoint.get("arch", arch) != arch:
+        raise UserError(f"{path}: a checkpoint of {checkpoint['arch']}, not of --arch {arch}")
+    head = weights.get("linear.weight")
+    if head is None or head.ndim != 2:
+        raise UserError(f"{path}: no linear.weight among the weights")
+    is_normed = "linear.bias" not in weights
+    classes = head.shape[1] if is_normed else head.shape[0]
+    if classes != num_classes:
+        raise UserError(f"{path}: a checkpoint of {classes} classes, the data have {num_classes}")
+    model = build_model(arch, num_classes, head_scale=LDAM_SCALE if is_normed else None)
+    load_weights(model, weights, path)
+    return model
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Loads weights of the same names and shapes.
+
+    Raises:
+        UserError: other names or shapes, or weights that are not finite.
+    """
+    expected = model.state_dict()
+    missing = sorted(set(expected) - set(weights))
+    unknown = sorted(set(weights) - set(expected))
+    if missing or unknown:
+        raise UserError(
+            f"{path}: weights of another network: {len(missing)} missing ({_some(missing)}), "
+            f"{len(unknown)} unknown ({_some(unknown)})"
+        )
+    for name, weight in weights.items():
+        if weight.shape != expected[name].shape:
+            raise UserError(
+                f"{path}: {name} has shape {list(weight.shape)}, not {list(expected[name].shape)}"
+            )
+        if not torch.isfinite(weight).all():
+            raise UserError(f"{path}: {name} is not finite")
+    model.load_state_dict(weights)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "") if names else "none"

@@ -1,0 +1,127 @@
+"""Accuracies of a network: its own classifier, and the nearest class mean of its features."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from datasets.pipeline import Normalise, ResidentLoader
+from datasets.splits import LongTailedData, Split
+from utils import signals
+from utils.device import Machine
+from utils.metrics import accuracy_record, cosine_similarities
+
+BATCH_SIZE = 500
+
+
+@torch.no_grad()
+def extract_features(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], machine: Machine
+) -> tuple[Tensor, Tensor]:
+    """Features ``[N, D]`` (float32) and targets ``[N]`` of all batches, batch-norm in eval mode;
+    the network's mode is left as found."""
+    features, targets = [], []
+    was_training = model.training
+    model.eval()
+    for images, batch_targets in batches:
+        with machine.autocast():
+            features.append(model.features(images))
+        targets.append(batch_targets)
+        signals.check()
+    model.train(was_training)
+    return torch.cat(features), torch.cat(targets)
+
+
+@torch.no_grad()
+def class_centroids(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    machine: Machine,
+) -> Tensor:
+    """Mean features of each class ``[K, D]``, batch-norm in eval mode; sums and counts are
+    accumulated batch by batch. Every class must occur."""
+    was_training = model.training
+    model.eval()
+    sums, counts = 0.0, 0.0
+    for images, targets in batches:
+        with machine.autocast():
+            features = model.features(images)
+        batch_sums = features.new_zeros(num_classes, features.shape[1], dtype=torch.float64)
+        sums = sums + batch_sums.index_add_(0, targets, features.double())
+        counts = counts + torch.bincount(targets, minlength=num_classes)
+        signals.check()
+    model.train(was_training)
+    return (sums / counts.unsqueeze(1)).float()
+
+
+class Evaluator:
+    """Linear and NCM accuracies on the test and the held-out images.
+
+    `look` passes these images through the network once; the readings work on the features that it
+    saw, so that a classifier that trains on frozen features is read at no cost.
+    """
+
+    def __init__(self, data: LongTailedData, machine: Machine) -> None:
+        self.machine = machine
+        self.num_classes = data.num_classes
+        self.class_counts = data.class_counts
+        normalise = Normalise(data.mean, data.std, machine.device)
+
+        def in_order(split: Split) -> ResidentLoader:
+            images, labels = (t.to(machine.device) for t in (split.images, split.labels))
+            return ResidentLoader(Split(images, labels), normalise, BATCH_SIZE)
+
+        self.train_loader = in_order(data.train)
+        self.loaders = {name: in_order(split) for name, split in data.evaluation_splits.items()}
+        self._seen: dict[str, tuple[Tensor, Tensor]] = {}
+        self._centroids: Tensor | None = None
+
+    @property
+    def has_looked(self) -> bool:
+        return bool(self._seen)
+
+    def forget(self) -> None:
+        self._seen, self._centroids = {}, None
+
+    def look(self, model: nn.Module) -> None:
+        """Passes all evaluated images through the network."""
+        self._seen = {
+            name: extract_features(model, loader, self.machine)
+            for name, loader in self.loaders.items()
+        }
+        self._centroids = None
+
+    @torch.no_grad()
+    def linear(self, model: nn.Module) -> dict[str, dict]:
+        """The network's classifier: a record of `accuracy_record` per split, and the mean
+        cross-entropy of the split as `loss`."""
+        records = {}
+        for name, (features, targets) in self._seen.items():
+            logits = model.classify(features)
+            loss = nn.functional.cross_entropy(logits, targets).item()
+            record = accuracy_record(logits, targets, self.class_counts)
+            records[name] = record | {"loss": loss}
+        return records
+
+    @torch.no_grad()
+    def ncm(self, model: nn.Module) -> dict[str, dict]:
+        """Nearest class mean by cosine, with the class means of the un-augmented training set: a
+        record per split, its top-1 and top-5 as means over classes."""
+        if self._centroids is None:
+            self._centroids = class_centroids(
+                model, self.train_loader, self.num_classes, self.machine
+            )
+        return {
+            name: accuracy_record(
+                cosine_similarities(features, self._centroids),
+                targets,
+                self.class_counts,
+                class_mean=True,
+            )
+            for name, (features, targets) in self._seen.items()
+        }
+
+    def seen(self, split: str) -> tuple[Tensor, Tensor]:
+        """Features ``[N, D]`` and targets ``[N]`` of the split, as of the last look."""
+        return self._seen[split]

@@ -1,0 +1,227 @@
+"""Where runs live: names, look-up, and who may write there."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.options import FREE_FLAGS, NAMED_FLAGS, Options, build_parser
+
+LAST_CHECKPOINT = "ckpt.pth.tar"
+BEST_CHECKPOINT = "ckpt.best.pth.tar"
+PROTOCOLS = ("test", "heldout", "last")
+"""By what a chain of checkpoints is selected: the test set, held-out images, or nothing."""
+
+
+def best_by(protocol: str) -> str:
+    """File of the checkpoint that is best by a protocol other than the run's own."""
+    return f"ckpt.best_{protocol}.pth.tar"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The two folders of a run: checkpoints below `--root_model`, everything else below
+    `--root_log`; one and the same by default."""
+
+    models: Path
+    records: Path
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.models / LAST_CHECKPOINT
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.models / BEST_CHECKPOINT
+
+    @property
+    def features_checkpoint(self) -> Path:
+        """Stage 2's best features, from which its classifier phase starts."""
+        return self.models / "ckpt.best_features.pth.tar"
+
+    @property
+    def arguments(self) -> Path:
+        return self.records / "args.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.records / "summary.json"
+
+    def own_files(self) -> list[Path]:
+        """What a run has written here; never its sub-folders."""
+        patterns = {
+            self.models: ["ckpt*.pth.tar", ".ckpt*.tmp"],
+            self.records: [
+                *("args.json", "log.csv", "log.jsonl", "summary.json", "report.png"),
+                *("predictions.npz", "outputs_*.npz", "events.out.tfevents.*", ".*.tmp"),
+            ],
+        }
+        found = (
+            path for folder, names in patterns.items() for n in names for path in folder.glob(n)
+        )
+        return sorted({path for path in found if path.is_file()})
+
+    def holds_a_run(self) -> bool:
+        return any(not path.name.startswith((".", "outputs_")) for path in self.own_files())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folders, and keeps a second run out while this one lasts.
+
+        Raises:
+            UserError: the folders cannot be made or another process is at work in them.
+        """
+        try:
+            self.models.mkdir(parents=True, exist_ok=True)
+            self.records.mkdir(parents=True, exist_ok=True)
+            lock = open(self.records / ".lock", "a")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"cannot write into {self.models}: {error.strerror}") from error
+        with lock:
+            try:
+                # The kernel drops the lock with the process, however that ends.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another run is at work in {self.records}") from None
+            yield
+
+
+def stage_1_name(options: Options) -> str:
+    parts = (
+        options.dataset,
+        options.arch,
+        options.loss_type,
+        options.train_rule,
+        options.imb_type,
+        options.imb_factor,
+        options.exp_str,
+    )
+    return "_".join(map(str, parts))
+
+
+def stage_2_name(options: Options) -> str:
+    """The released name, and our own flags where they are not at their defaults."""
+    name = (
+        f"robust_nepochs={options.epochs}_bs={options.batch_size}_temp={options.temperature}"
+        f"_margin={options.margin}_type={options.margin_type}"
+        f"_feat-{options.feat_loss}-{options.feat_sampler}-{options.feat_lr}"
+        f"_cls-{options.cls_loss}-{options.cls_sampler}-{options.cls_lr}"
+    )
+    parser = build_parser()
+    for flag in NAMED_FLAGS:
+        value = getattr(options, flag)
+        default = "autoaugment" if flag == "augment" else parser.get_default(flag)
+        if value != default:
+            name += f"_{flag}={value}"
+    return name
+
+
+def run_folder(options: Options) -> RunFolder:
+    """The folder of the run that the options name."""
+    if options.stage == 1:
+        parts = [stage_1_name(options)]
+    else:
+        parts = [_name_of_pretrained(Path(options.pretrained)), stage_2_name(options)]
+    models = Path(options.root_model, *parts)
+    return RunFolder(models, Path(options.root_log, *parts))
+
+
+def _name_of_pretrained(path: Path) -> str:
+    """The stage-1 folder's name; for a file elsewhere that of its folder or, where that says
+    nothing, its own."""
+    if path.name in (LAST_CHECKPOINT, BEST_CHECKPOINT):
+        return path.resolve().parent.name
+    return path.name.removesuffix(".pth.tar") or path.resolve().name
+
+
+def find_pretrained(options: Options) -> Path:
+    """The stage-1 checkpoint file that `--pretrained` names, best by `--select_on`.
+
+    Raises:
+        UserError: nothing by that name, or no checkpoint in the folder.
+    """
+    name = options.pretrained
+    places = [Path(name), Path(options.root_model, name), Path(".", name), Path("pretrained", name)]
+    place = next((p for p in places if p.is_file() or p.is_dir()), None)
+    if place is None:
+        tried = ", ".join(str(p) for p in dict.fromkeys(places))
+        raise UserError(f"--pretrained {name}: no such folder or file (looked for {tried})")
+    if place.is_file():
+        return place
+    if options.select_on == "last":
+        candidates = [place / LAST_CHECKPOINT, place / BEST_CHECKPOINT]
+    else:
+        candidates = [place / best_by(options.select_on), place / BEST_CHECKPOINT]
+    found = next((p for p in candidates if p.is_file()), None)
+    if found is None:
+        raise UserError(f"--pretrained {name}: no {BEST_CHECKPOINT} in {place}")
+    return found
+
+
+def recorded_options(folder: RunFolder) -> dict:
+    """The content of the run's `args.json`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        recorded = json.loads(folder.arguments.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder.models} holds checkpoints but no args.json: not a run that can be resumed"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder.arguments}: unreadable ({error})") from error
+    if not isinstance(recorded, dict):
+        raise UserError(f"{folder.arguments}: not a record of options")
+    return recorded
+
+
+def check_same_options(options: Options, recorded: dict, folder: RunFolder) -> None:
+    """Whether the options continue the recorded run.
+
+    Raises:
+        UserError: any option that changes the result differs; it names them all.
+    """
+    differing = [
+        f"--{flag} {value} (recorded: {recorded.get(flag)})"
+        for flag, value in options.as_dict().items()
+        if flag not in FREE_FLAGS
+        and not (flag == "seed" and value is None)
+        and recorded.get(flag) != value
+    ]
+    if differing:
+        raise UserError(
+            f"--resume True: the run in {folder.records} was made with other options: "
+            + ", ".join(differing)
+        )
+
+
+def prepare(options: Options, folder: RunFolder) -> str:
+    """What to do with the run's folder: `start`, `continue`, `finished` or `replace`.
+
+    Raises:
+        UserError: it holds a run that is neither to be resumed nor to be overwritten, or one with
+            other options.
+    """
+    for path in (folder.models, folder.records):
+        nearest = next(p for p in (path, *path.resolve().parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise UserError(f"cannot write into {path}: {nearest} is not a writable folder")
+    if not folder.holds_a_run():
+        return "start"
+    if options.overwrite:
+        return "replace"
+    if not options.resume:
+        raise UserError(
+            f"{folder.records} already holds a run: --resume True continues it, "
+            "--overwrite True replaces it"
+        )
+    check_same_options(options, recorded_options(folder), folder)
+    if folder.summary.exists():
+        return "finished"
+    return "continue" if folder.last_checkpoint.exists() else "start"

@@ -1,0 +1,148 @@
+"""The records of a run: `log.csv` and `log.jsonl` (a row an epoch), TensorBoard events, and a line
+an epoch on the console."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from utils.files import atomic_write
+
+READINGS = ("linear", "ncm")
+ACCURACIES = ("top1", "top5", "many", "medium", "few")
+
+
+def columns(loss_names: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """Columns of `log.csv`, accuracies in percent, seconds of wall clock."""
+    return [
+        *("epoch", "phase", "lr", "seconds", "images_per_second"),
+        *("train_loss", *(f"train_{name}" for name in loss_names), "train_top1"),
+        *(
+            f"{split}_{name}"
+            for split in splits
+            for name in ("loss", *(f"{r}_{a}" for r in READINGS for a in ACCURACIES))
+        ),
+        *("margin_min", "margin_mean", "margin_max"),
+    ]
+
+
+def flatten(record: dict) -> dict:
+    """An epoch's record as one row: its plain values, its losses, its accuracies without those per
+    class, and the range of its margins."""
+    plain = ("epoch", "phase", "lr", "seconds", "images_per_second", "train_loss", "train_top1")
+    row = {name: record[name] for name in plain}
+    row |= {f"train_{name}": value for name, value in record["losses"].items()}
+    for split, results in record["results"].items():
+        row[f"{split}_loss"] = results["linear"]["loss"]
+        for reading in READINGS:
+            accuracies = results.get(reading) or {}
+            row |= {f"{split}_{reading}_{name}": accuracies.get(name) for name in ACCURACIES}
+    if record.get("margins"):
+        margins = record["margins"]
+        row |= {"margin_min": min(margins), "margin_max": max(margins)}
+        row["margin_mean"] = sum(margins) / len(margins)
+    return row
+
+
+def read_records(folder: Path) -> list[dict]:
+    """The epochs in a run's `log.jsonl`; a last line that was cut off is left out."""
+    return list(_whole_lines(folder / "log.jsonl"))
+
+
+def _whole_lines(path: Path) -> Iterator[dict]:
+    if not path.exists():
+        return
+    with open(path) as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+class RunLog:
+    """Writes a run's records.
+
+    Args:
+        folder: where; it exists.
+        loss_names: of all phases.
+        splits: names of the evaluated splits.
+        done_epochs: epochs that count as finished; rows beyond them, of an interrupted run, are
+            dropped.
+    """
+
+    def __init__(
+        self, folder: Path, loss_names: Sequence[str], splits: Sequence[str], done_epochs: int
+    ) -> None:
+        self.columns = columns(loss_names, splits)
+        self.jsonl, self.csv = folder / "log.jsonl", folder / "log.csv"
+        kept = [r for r in read_records(folder) if r["epoch"] <= done_epochs]
+        with atomic_write(self.jsonl) as file:
+            file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
+        with atomic_write(self.csv) as file:
+            rows = [",".join(self.columns) + "\n", *(self._csv_row(r) for r in kept)]
+            file.write("".join(rows).encode())
+        self.events = SummaryWriter(str(folder), purge_step=done_epochs + 1, flush_secs=30)
+
+    def _csv_row(self, record: dict) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, lineterminator="\n").writerow(flatten(record))
+        return text.getvalue()
+
+    def add(self, record: dict) -> None:
+        """Appends an epoch to all records."""
+        for path, line in (
+            (self.jsonl, json.dumps(record) + "\n"),
+            (self.csv, self._csv_row(record)),
+        ):
+            with open(path, "a") as file:
+                file.write(line)
+        row = flatten(record)
+        epoch = row["epoch"]
+        for name in self.columns:
+            if isinstance(row.get(name), (int, float)) and name != "epoch":
+                group, _, rest = name.partition("_")
+                self.events.add_scalar(f"{group}/{rest}" if rest else name, row[name], epoch)
+        if record.get("margins"):
+            self.events.add_histogram("margins", record["margins"], epoch)
+
+    def close(self) -> None:
+        self.events.close()
+
+
+def console_line(record: dict, last_epoch: int, seconds_left: float) -> str:
+    """One line that says how an epoch went."""
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
+    parts = [f"{record['phase']} {record['epoch']}/{last_epoch}", losses]
+    for split, results in record["results"].items():
+        readings = [f"{split} {results['linear']['top1']:.2f} %"]
+        if results.get("ncm"):
+            readings.append(f"NCM {results['ncm']['top1']:.2f} %")
+        parts.append(", ".join(readings))
+    if record.get("margins"):
+        parts.append(f"margins {min(record['margins']):.2f} to {max(record['margins']):.2f}")
+    parts.append(f"{record['images_per_second']:.0f} images/s")
+    parts.append(f"{record['seconds']:.1f} s, {duration(seconds_left)} left")
+    return " | ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    return tqdm.format_interval(int(seconds))
+
+
+def accuracy_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
+    """Accuracies in percent as aligned text, one line per named record of `accuracy_record`."""
+    from utils.metrics import GROUPS, group_of_counts
+
+    groups = group_of_counts(class_counts)
+    sizes = {group: int((groups == group).sum()) for group in GROUPS}
+    headers = ["top-1", "top-5", *(f"{group} ({sizes[group]})" for group in GROUPS)]
+    width = max(map(len, rows))
+    lines = [" " * width + "".join(f"{header:>14}" for header in headers)]
+    for name, record in rows.items():
+        cells = ["n/a" if record[a] is None else f"{record[a]:.2f}" for a in ACCURACIES]
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
+    return "\n".join(lines)

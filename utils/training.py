@@ -1,0 +1,323 @@
+"""Training: a stage is a sequence of phases, and one loop runs any phase."""
+
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from datasets.splits import LongTailedData
+from utils import checkpoint, signals
+from utils.device import Machine
+from utils.errors import RunError
+from utils.evaluation import Evaluator, class_centroids, extract_features
+from utils.folders import RunFolder, best_by
+from utils.phases import EagerStep, Phase
+from utils.progress import Progress
+from utils.runlog import RunLog, console_line
+
+
+@dataclass
+class Best:
+    """The best epoch so far of the phase, by one protocol."""
+
+    score: float = float("-inf")
+    epoch: int = 0
+    results: dict = field(default_factory=dict)
+
+
+class Trainer:
+    """Runs the phases of a stage, epoch after epoch, and leaves after each what is needed to go on
+    from there.
+
+    Args:
+        model: the network, on the device.
+        phases: in order.
+        data: for evaluation, after every epoch.
+        folder: where checkpoints and records go.
+        select_on: the protocol that chooses checkpoints: `test`, `heldout` or `last`.
+        header: what every checkpoint holds beside the state (`arch`, `stage`, ...).
+        generator: of orders and augmentation.
+        margins: ε, where the stage has them.
+        checkpoint_every: epochs between two checkpoints.
+        print_every: batches between two updates of the progress bar.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        phases: list[Phase],
+        data: LongTailedData,
+        machine: Machine,
+        folder: RunFolder,
+        select_on: str,
+        header: dict[str, Any],
+        generator: torch.Generator,
+        margins: Tensor | None = None,
+        checkpoint_every: int = 1,
+        print_every: int = 10,
+    ) -> None:
+        self.model = model
+        self.phases = [phase for phase in phases if phase.epochs]
+        self.data = data
+        self.machine = machine
+        self.folder = folder
+        self.select_on = select_on
+        self.header = header
+        self.generator = generator
+        self.margins = margins
+        self.checkpoint_every = checkpoint_every
+        self.print_every = print_every
+        self.evaluator = Evaluator(data, machine)
+        self.epoch = 0
+        self.seconds = 0.0
+        self.results: dict = {}
+        self.best = self._no_best()
+
+    @property
+    def last_epoch(self) -> int:
+        return self.phases[-1].epochs[-1] if self.phases else 0
+
+    def _no_best(self) -> dict[str, Best]:
+        return {protocol: Best() for protocol in (*self.evaluator.loaders, "last")}
+
+    def run(self) -> None:
+        """Trains from the epoch after `self.epoch` to the last.
+
+        Raises:
+            RunError: a loss that is not finite, or a file that cannot be written.
+            Interrupted: a signal came; the last finished epoch's checkpoint is in the folder.
+        """
+        loss_names = dict.fromkeys(name for phase in self.phases for name in phase.loss_names)
+        log = RunLog(
+            self.folder.records, list(loss_names), list(self.evaluator.loaders), self.epoch
+        )
+        began, first_epoch, seconds_before = time.perf_counter(), self.epoch, self.seconds
+        try:
+            if self.epoch == self.last_epoch and not self.results:
+                self._keep_untrained()
+            for phase in self.phases:
+                for epoch in phase.epochs:
+                    if epoch <= self.epoch:
+                        continue
+                    if epoch == phase.epochs.start and phase is not self.phases[0]:
+                        self._enter(phase)
+                    record = self._run_epoch(phase, epoch)
+                    elapsed = time.perf_counter() - began
+                    self.seconds = seconds_before + elapsed
+                    log.add(record)
+                    self._save(phase)
+                    seconds_left = elapsed / (epoch - first_epoch) * (self.last_epoch - epoch)
+                    tqdm.write(console_line(record, self.last_epoch, seconds_left), sys.stdout)
+        finally:
+            log.close()
+
+    def _keep_untrained(self) -> None:
+        """A stage without epochs: the network as it starts is also what is selected."""
+        self.evaluator.look(self.model)
+        linear, ncm = self.evaluator.linear(self.model), self.evaluator.ncm(self.model)
+        self.results = {split: {"linear": linear[split], "ncm": ncm[split]} for split in linear}
+        self.best = {
+            protocol: Best(
+                self.results[protocol]["linear"]["top1"] if protocol in linear else 0.0,
+                self.epoch,
+                self.results,
+            )
+            for protocol in self.best
+        }
+        self._save(self.phases[-1] if self.phases else None)
+
+    def _enter(self, phase: Phase) -> None:
+        """Before the classifier phase the best features are loaded back, margins included.
+
+        They are kept in a file of their own, because the classifier's first checkpoint replaces
+        the best one, and a run that is killed then must find the same features when it goes on.
+        """
+        if self.select_on != "last":
+            path = self.folder.features_checkpoint
+            if not path.exists():
+                checkpoint.save(path, checkpoint.load(self.folder.best_checkpoint))
+            best = checkpoint.load(path)
+            checkpoint.load_weights(self.model, best["state_dict"], path)
+            if self.margins is not None:
+                self.margins.data.copy_(best["epsilons"])
+        self.best = self._no_best()
+        self.evaluator.forget()
+
+    def _run_epoch(self, phase: Phase, epoch: int) -> dict:
+        rate = phase.learning_rate(epoch)
+        for group in phase.optimizer.param_groups:
+            group["lr"] = rate
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        for group in phase.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(True)
+        began = time.perf_counter()
+        centroids = None
+        if phase.uses_centroids:
+            # From a pass of its own over the resampled, augmented images, as released.
+            centroids = class_centroids(
+                self.model, phase.loader, self.data.num_classes, self.machine
+            )
+        training_began = time.perf_counter()
+        total, losses, top1 = self._train(phase, epoch, centroids)
+        training_seconds = time.perf_counter() - training_began
+        self.epoch = epoch
+        self._evaluate(phase)
+        return {
+            "epoch": epoch,
+            "phase": phase.name,
+            "lr": rate,
+            "seconds": round(time.perf_counter() - began, 3),
+            "images_per_second": round(len(phase.loader.order) / training_seconds, 1),
+            "train_loss": total,
+            "losses": losses,
+            "train_top1": top1,
+            "results": self.results,
+            "margins": None if self.margins is None else self.margins.detach().cpu().tolist(),
+        }
+
+    def _train(
+        self, phase: Phase, epoch: int, centroids: Tensor | None
+    ) -> tuple[float, dict[str, float], float]:
+        """One pass; the mean loss, its parts by name, and the training accuracy in percent."""
+        self.model.train(not phase.features_are_frozen)
+        objective = phase.objective(epoch).to(self.machine.device)
+        step = EagerStep(self.model, phase, objective, self.machine)
+        batches = self._frozen_batches(phase) if phase.features_are_frozen else phase.loader
+        steps = len(phase.loader)
+        statistics = torch.zeros(steps, 2 + len(objective.names), device=self.machine.device)
+        sizes = torch.full((steps,), float(phase.loader.batch_size))
+        sizes[-1] = len(phase.loader.order) - (steps - 1) * phase.loader.batch_size
+        with Progress(f"{phase.name} {epoch}/{self.last_epoch}", steps, self.print_every) as bar:
+            for i, (inputs, targets) in enumerate(batches):
+                statistics[i] = step(inputs, targets, centroids)
+                bar.advance(statistics[i, 0])
+                signals.check()
+        # The epoch's only wait for the device.
+        on_host = statistics.cpu()
+        self._require_finite(on_host, ["loss", *objective.names], phase, epoch)
+        weighted = on_host * sizes.unsqueeze(1)
+        total, *parts, correct = (weighted.sum(dim=0) / sizes.sum()).tolist()
+        return total, dict(zip(objective.names, parts, strict=True)), round(100 * correct, 4)
+
+    def _frozen_batches(self, phase: Phase) -> Iterable[tuple[Tensor, Tensor]]:
+        """Batches of features: where nothing in front of the classifier trains, the whole epoch's
+        features come from one pass without gradients."""
+        features, targets = extract_features(self.model, phase.loader, self.machine)
+        size = phase.loader.batch_size
+        return zip(features.split(size), targets.split(size), strict=True)
+
+    def _require_finite(
+        self, statistics: Tensor, names: list[str], phase: Phase, epoch: int
+    ) -> None:
+        finite = torch.isfinite(statistics[:, :-1]).all(dim=1)
+        if finite.all():
+            return
+        step = int((~finite).nonzero()[0])
+        values = statistics[step].tolist()
+        losses = ", ".join(f"{n} {v:.6g}" for n, v in zip(names, values, strict=False))
+        last = self.folder.last_checkpoint
+        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
+        raise RunError(
+            f"the loss is not finite at step {step + 1} of epoch {epoch} ({phase.name}): {losses}; "
+            f"{kept}"
+        )
+
+    def _evaluate(self, phase: Phase) -> None:
+        """Reads the network on all splits and remembers by which protocols it is the best.
+
+        Where the nearest class mean does not choose, it is read only of epochs that are kept: its
+        centroids cost a pass over the training set.
+        """
+        if not (phase.features_are_frozen and self.evaluator.has_looked):
+            self.evaluator.look(self.model)
+        linear = self.evaluator.linear(self.model)
+        ncm = self.evaluator.ncm(self.model) if phase.monitor == "ncm" else None
+        monitored = linear if ncm is None else ncm
+        scores = {split: _selection_score(split, monitored[split]) for split in monitored}
+        scores["last"] = float(self.epoch)
+        improved = [p for p, score in scores.items() if score > self.best[p].score]
+        must_know = self.epoch == self.last_epoch or set(improved) - {"last"}
+        if ncm is None and (phase.features_are_frozen or must_know):
+            ncm = self.evaluator.ncm(self.model)
+        self.results = {
+            split: {"linear": linear[split], "ncm": None if ncm is None else ncm[split]}
+            for split in linear
+        }
+        for protocol in improved:
+            self.best[protocol] = Best(scores[protocol], self.epoch, self.results)
+
+    def state_dict(self, phase: Phase) -> dict[str, Any]:
+        """Everything that going on from here needs, in the released form of a checkpoint."""
+        portable = self._portable()
+        return portable | {
+            "phase": phase.name,
+            "optimizers": {p.name: p.optimizer.state_dict() for p in self.phases},
+            "orders": {p.name: p.loader.order.state_dict() for p in self.phases},
+            "generator": self.generator.get_state(),
+            "best": {name: vars(best) for name, best in self.best.items()},
+            "seconds": self.seconds,
+        }
+
+    def _portable(self) -> dict[str, Any]:
+        """What evaluation and the next stage need."""
+        score = self.best[self.select_on].score
+        return self.header | {
+            "epoch": self.epoch,
+            "state_dict": self.model.state_dict(),
+            "best_acc1": 0.0 if self.select_on == "last" else score,
+            "selected_on": self.select_on,
+            "results": self.results,
+            "epsilons": None if self.margins is None else self.margins.detach(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up the state that `state_dict` gave."""
+        self.model.load_state_dict(state["state_dict"])
+        if self.margins is not None:
+            self.margins.data.copy_(state["epsilons"])
+        orders = {}
+        for phase in self.phases:
+            phase.optimizer.load_state_dict(state["optimizers"][phase.name])
+            orders[id(phase.loader.order)] = phase.loader.order, state["orders"][phase.name]
+        for order, order_state in orders.values():
+            order.load_state_dict(order_state)
+        self.generator.set_state(state["generator"])
+        self.best = {name: Best(**best) for name, best in state["best"].items()}
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.results = state["results"]
+
+    def _save(self, phase: Phase) -> None:
+        """Writes the last checkpoint, and those that this epoch is the best of."""
+        is_due = self.epoch % self.checkpoint_every == 0 or self.epoch == phase.epochs[-1]
+        try:
+            for protocol, best in self.best.items():
+                if best.epoch != self.epoch:
+                    continue
+                if protocol == self.select_on:
+                    checkpoint.save(self.folder.best_checkpoint, self._portable())
+                elif protocol != "last":
+                    path = self.folder.models / best_by(protocol)
+                    checkpoint.save(path, self._portable() | {"selected_on": protocol})
+            if is_due:
+                checkpoint.save(self.folder.last_checkpoint, self.state_dict(phase))
+        except OSError as error:
+            raise RunError(
+                f"cannot write a checkpoint into {self.folder.models}: {error.strerror}; the one "
+                "before is intact"
+            ) from error
+
+
+def _selection_score(split: str, record: dict) -> float:
+    """In percent: top-1 on the test set, the mean over classes on held-out images, of which some
+    classes have few or none."""
+    if split == "test":
+        return record["top1"]
+    known = [accuracy for accuracy in record["per_class"] if accuracy is not None]
+    return sum(known) / len(known)
