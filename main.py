@@ -16,8 +16,8 @@ Stage 2, DRO-LT fine-tuning; with `--evaluation True` added, its evaluation:
 import sys
 from collections.abc import Sequence
 
+from utils.command_line import parse_options
 from utils.errors import Interrupted, RunError, UserError
-from utils.options import parse_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,13 +29,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse_options(argv)
         # Torch is imported only once the options are known to be right.
-        from utils.stages import run
+        from utils.commands import evaluate, finetune, pretrain
 
-        run(options)
+        if options.evaluation:
+            evaluate(options)
+        elif options.stage == 1:
+            pretrain(options)
+        else:
+            finetune(options)
     except UserError as error:
         return _fail(2, error)
-    except RunError as error:
+    except (RunError, OSError) as error:
         return _fail(1, error)
+    except KeyboardInterrupt:
+        return 130
     except Interrupted as error:
         print("main.py: interrupted; --resume True continues", file=sys.stderr)
         return error.exit_status

@@ -17,13 +17,20 @@ def load_data(options: Options) -> LongTailedData:
     """The data set that the options name, with its long-tailed training set chosen.
 
     Raises:
-        UserError: files missing or damaged, or a class without training images.
+        UserError: files missing or damaged, a class without training images, or no held-out ones
+            where these are to choose.
     """
     if options.dataset == "digits":
         balanced = load_digits()
     else:
         balanced = load_cifar(options.dataset, Path(options.data_root))
-    return make_long_tailed(options, balanced)
+    data = make_long_tailed(options, balanced)
+    if options.select_on == "heldout" and data.heldout is None:
+        raise UserError(
+            f"--select_on heldout: --dataset {options.dataset} leaves no images out here; "
+            "--heldout_fraction sets some aside"
+        )
+    return data
 
 
 def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData:

@@ -65,10 +65,14 @@ class ResidentLoader:
         return -(-len(self.order) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches(self.batch_size)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in batches of another size: passes without gradients take larger ones."""
         for positions in self.order.draw().split(self.block_size):
             images = self.augment(self.split.images, positions, self.generator)
             targets = self.split.labels[positions.to(self.split.labels.device)]
             for batch, batch_targets in zip(
-                images.split(self.batch_size), targets.split(self.batch_size), strict=True
+                images.split(batch_size), targets.split(batch_size), strict=True
             ):
                 yield self.normalise(batch), batch_targets

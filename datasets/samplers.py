@@ -142,6 +142,8 @@ class ClassAwareOrder:
 
     def __init__(self, labels: Tensor, samples_per_class: int, generator: torch.Generator) -> None:
         positions = [torch.from_numpy(p) for p in _positions_by_class(labels)]
+        if samples_per_class < 1:
+            raise ValueError(f"a visit draws at least one image, not {samples_per_class}")
         self.num_draws = max(map(len, positions)) * len(positions)
         self.samples_per_class = samples_per_class
         self.classes = _ShuffledCycle(torch.arange(len(positions)), generator)
@@ -161,7 +163,9 @@ class ClassAwareOrder:
         return order.flatten()[: self.num_draws]
 
     def state_dict(self) -> dict:
-        return {"classes": self.classes.left, "images": [cycle.left for cycle in self.images]}
+        # Copies: what is left is a view of a whole epoch's stream, which would be saved with it.
+        images = [cycle.left.clone() for cycle in self.images]
+        return {"classes": self.classes.left.clone(), "images": images}
 
     def load_state_dict(self, state: dict) -> None:
         self.classes.left = state["classes"]

@@ -57,14 +57,20 @@ def stage_1_objective(
     loss_type: str, class_counts: Sequence[int], reweighted: bool = False
 ) -> Objective:
     """Stage 1's loss `CE`, `Focal` (γ = 1) or `LDAM` (largest margin 0.5, scale 30), with
-    effective-number class weights if `reweighted`."""
+    effective-number class weights if `reweighted`.
+
+    Raises:
+        ValueError: an unknown loss.
+    """
     weight = effective_number_weights(class_counts) if reweighted else None
     if loss_type == "CE":
         loss = nn.CrossEntropyLoss(weight=weight)
     elif loss_type == "Focal":
         loss = FocalLoss(weight=weight, gamma=1.0)
-    else:
+    elif loss_type == "LDAM":
         loss = LDAMLoss(class_counts, max_m=0.5, weight=weight, s=30)
+    else:
+        raise ValueError(f"the loss must be CE, Focal or LDAM, not {loss_type!r}")
     return Objective({loss_type: loss})
 
 

@@ -17,8 +17,8 @@ def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
 def euclidean_distances(centroids: Tensor, features: Tensor) -> Tensor:
     """‖μ_c − z_i‖ for centroids ``[K, D]`` and features ``[B, D]``, as ``[K, B]``.
 
-    Finite for any finite input (the squares are taken of coordinates scaled to at most 1), with
-    gradient zero where a sample lies on its centroid.
+    Finite wherever the distance itself is (the squares are taken of coordinates scaled to at most
+    1), with gradient zero where a sample lies on its centroid.
     """
     largest = torch.maximum(centroids.abs().max(), features.abs().max())
     scale = largest.detach().clamp(min=1.0)
@@ -71,7 +71,7 @@ class DROLoss(nn.Module):
         >>> features = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
         >>> centroids = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
         >>> round(loss.to_centroids(features, torch.tensor([0, 1]), centroids).item(), 4)
-        0.5078
+        0.5073
     """
 
     def __init__(

@@ -8,7 +8,12 @@ from torch import Tensor, nn
 MARGIN_TYPES = ("learned", "shared", "sample_count")
 
 
-def make_margins(margin_type: str, margin: float, class_counts: Sequence[int]) -> Tensor:
+def make_margins(
+    margin_type: str,
+    margin: float,
+    class_counts: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Margins ε_c of shape ``[K]``, in units of feature distance.
 
     - ``learned``: one trained scalar per class, ε_c = margin at the start (an `nn.Parameter`);
@@ -19,11 +24,12 @@ def make_margins(margin_type: str, margin: float, class_counts: Sequence[int]) -
         margin_type: one of `MARGIN_TYPES`.
         margin: the scale of the margins.
         class_counts: training images per class n_c, all at least 1.
+        device: where the margins live.
 
     Raises:
         ValueError: an unknown type.
     """
-    counts = torch.tensor(class_counts, dtype=torch.float32)
+    counts = torch.tensor(class_counts, dtype=torch.float32, device=device)
     constant = torch.full_like(counts, margin)
     if margin_type == "learned":
         return nn.Parameter(constant)

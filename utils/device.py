@@ -66,6 +66,7 @@ def choose_machine(gpu: int | None, precision: str) -> Machine:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     return Machine(device, precision)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.options import FREE_FLAGS, NAMED_FLAGS, Options, build_parser
+from utils.options import FREE_FLAGS, NAMED_FLAGS, Options, default_of
 
 LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
@@ -57,7 +57,13 @@ class RunFolder:
             self.models: ["ckpt*.pth.tar", ".ckpt*.tmp"],
             self.records: [
                 *("args.json", "log.csv", "log.jsonl", "summary.json", "report.png"),
-                *("predictions.npz", "outputs_*.npz", "events.out.tfevents.*", ".*.tmp"),
+                *(
+                    "predictions.npz",
+                    "outputs_*.npz",
+                    "readings.*",
+                    "events.out.tfevents.*",
+                    ".*.tmp",
+                ),
             ],
         }
         found = (
@@ -66,7 +72,9 @@ class RunFolder:
         return sorted({path for path in found if path.is_file()})
 
     def holds_a_run(self) -> bool:
-        return any(not path.name.startswith((".", "outputs_")) for path in self.own_files())
+        return any(
+            not path.name.startswith((".", "outputs_", "readings.")) for path in self.own_files()
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -111,10 +119,9 @@ def stage_2_name(options: Options) -> str:
         f"_feat-{options.feat_loss}-{options.feat_sampler}-{options.feat_lr}"
         f"_cls-{options.cls_loss}-{options.cls_sampler}-{options.cls_lr}"
     )
-    parser = build_parser()
     for flag in NAMED_FLAGS:
         value = getattr(options, flag)
-        default = "autoaugment" if flag == "augment" else parser.get_default(flag)
+        default = "autoaugment" if flag == "augment" else default_of(flag)
         if value != default:
             name += f"_{flag}={value}"
     return name
@@ -205,13 +212,11 @@ def prepare(options: Options, folder: RunFolder) -> str:
     """What to do with the run's folder: `start`, `continue`, `finished` or `replace`.
 
     Raises:
-        UserError: it holds a run that is neither to be resumed nor to be overwritten, or one with
-            other options.
+        UserError: it cannot be written into, or holds a run that is neither to be resumed nor to
+            be overwritten, or one with other options.
     """
-    for path in (folder.models, folder.records):
-        nearest = next(p for p in (path, *path.resolve().parents) if p.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise UserError(f"cannot write into {path}: {nearest} is not a writable folder")
+    check_writable(folder.models)
+    check_writable(folder.records)
     if not folder.holds_a_run():
         return "start"
     if options.overwrite:
@@ -222,6 +227,15 @@ def prepare(options: Options, folder: RunFolder) -> str:
             "--overwrite True replaces it"
         )
     check_same_options(options, recorded_options(folder), folder)
-    if folder.summary.exists():
-        return "finished"
-    return "continue" if folder.last_checkpoint.exists() else "start"
+    return "finished" if folder.summary.exists() else "continue"
+
+
+def check_writable(path: Path) -> None:
+    """Whether the folder is there, or can be made, and takes files.
+
+    Raises:
+        UserError: it does not.
+    """
+    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"cannot write into {path}: {nearest} is not a writable folder")

@@ -81,7 +81,9 @@ def nearest_centroid_accuracy(
     train_feats, feats = (torch.as_tensor(f).float() for f in (train_feats, feats))
     train_labels = _labels(train_labels)
     centroids = class_means(train_feats, train_labels, int(train_labels.max()) + 1)
-    preds = cosine_similarities(feats, centroids).argmax(dim=1)
+    # A label that the training set lacks has no centroid, so nothing is near it.
+    similarities = cosine_similarities(feats, centroids).nan_to_num(nan=-2.0)
+    preds = similarities.argmax(dim=1)
     many, medium, few, per_class = shot_accuracy(preds, targets, train_labels)
     return many, medium, few, per_class, mean_over_classes(per_class)
 

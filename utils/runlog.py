@@ -4,9 +4,10 @@ an epoch on the console."""
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -49,18 +50,16 @@ def flatten(record: dict) -> dict:
 
 
 def read_records(folder: Path) -> list[dict]:
-    """The epochs in a run's `log.jsonl`; a last line that was cut off is left out."""
-    return list(_whole_lines(folder / "log.jsonl"))
-
-
-def _whole_lines(path: Path) -> Iterator[dict]:
-    if not path.exists():
-        return
-    with open(path) as file:
-        for line in file:
-            if not line.endswith("\n"):
-                return
-            yield json.loads(line)
+    """The epochs in a run's `log.jsonl`, up to a line that was cut off, if any."""
+    path = folder / "log.jsonl"
+    records = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+    return records
 
 
 class RunLog:
@@ -113,6 +112,25 @@ class RunLog:
         self.events.close()
 
 
+def add_results(folder: Path, figure: Path, options: dict, metrics: dict[str, float]) -> None:
+    """Adds to a run's TensorBoard events its report as an image, and its options with the final
+    accuracies as hyper-parameters."""
+    plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in options.items()}
+    with SummaryWriter(str(folder)) as events:
+        events.add_image("report", plt.imread(figure)[:, :, :3], dataformats="HWC")
+        # Beside the run's other events, not in a folder of its own.
+        events.add_hparams(plain, metrics, name=".")
+
+
+def add_readings(folder: Path, records: dict[str, dict], epoch: int) -> None:
+    """Adds the readings of an evaluated checkpoint to the run's TensorBoard events."""
+    with SummaryWriter(str(folder)) as events:
+        for reading, record in records.items():
+            for name, value in record.items():
+                if isinstance(value, (int, float)):
+                    events.add_scalar(f"reading_{reading}/{name}", value, epoch)
+
+
 def console_line(record: dict, last_epoch: int, seconds_left: float) -> str:
     """One line that says how an epoch went."""
     losses = ", ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
@@ -131,18 +149,3 @@ def console_line(record: dict, last_epoch: int, seconds_left: float) -> str:
 
 def duration(seconds: float) -> str:
     return tqdm.format_interval(int(seconds))
-
-
-def accuracy_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
-    """Accuracies in percent as aligned text, one line per named record of `accuracy_record`."""
-    from utils.metrics import GROUPS, group_of_counts
-
-    groups = group_of_counts(class_counts)
-    sizes = {group: int((groups == group).sum()) for group in GROUPS}
-    headers = ["top-1", "top-5", *(f"{group} ({sizes[group]})" for group in GROUPS)]
-    width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{header:>14}" for header in headers)]
-    for name, record in rows.items():
-        cells = ["n/a" if record[a] is None else f"{record[a]:.2f}" for a in ACCURACIES]
-        lines.append(f"{name:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
-    return "\n".join(lines)

@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from datasets.splits import LongTailedData
 from utils import checkpoint, signals
-from utils.device import Machine
 from utils.errors import RunError
-from utils.evaluation import Evaluator, class_centroids, extract_features
-from utils.folders import RunFolder, best_by
+from utils.evaluation import BATCH_SIZE, Evaluator, class_centroids, extract_features
+from utils.folders import best_by
 from utils.phases import EagerStep, Phase
 from utils.progress import Progress
+from utils.run import Run, Stage
 from utils.runlog import RunLog, console_line
 
 
@@ -35,44 +34,26 @@ class Trainer:
     from there.
 
     Args:
-        model: the network, on the device.
-        phases: in order.
-        data: for evaluation, after every epoch.
-        folder: where checkpoints and records go.
-        select_on: the protocol that chooses checkpoints: `test`, `heldout` or `last`.
-        header: what every checkpoint holds beside the state (`arch`, `stage`, ...).
-        generator: of orders and augmentation.
-        margins: ε, where the stage has them.
-        checkpoint_every: epochs between two checkpoints.
-        print_every: batches between two updates of the progress bar.
+        run: options, data, machine and folder.
+        stage: the network and its phases.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        phases: list[Phase],
-        data: LongTailedData,
-        machine: Machine,
-        folder: RunFolder,
-        select_on: str,
-        header: dict[str, Any],
-        generator: torch.Generator,
-        margins: Tensor | None = None,
-        checkpoint_every: int = 1,
-        print_every: int = 10,
-    ) -> None:
-        self.model = model
-        self.phases = [phase for phase in phases if phase.epochs]
-        self.data = data
-        self.machine = machine
-        self.folder = folder
-        self.select_on = select_on
-        self.header = header
-        self.generator = generator
-        self.margins = margins
-        self.checkpoint_every = checkpoint_every
-        self.print_every = print_every
-        self.evaluator = Evaluator(data, machine)
+    def __init__(self, run: Run, stage: Stage) -> None:
+        self.model, self.margins = stage.model, stage.margins
+        self.phases = [phase for phase in stage.phases if phase.epochs]
+        self.data, self.machine, self.folder = run.data, run.machine, run.folder
+        self.generator = run.generator
+        self.select_on = run.options.select_on
+        self.checkpoint_every = run.options.checkpoint_every
+        self.print_every = run.options.print_freq
+        self.header = {
+            "arch": run.options.arch,
+            "stage": run.options.stage,
+            "dataset": run.options.dataset,
+            "class_counts": run.data.class_counts,
+            "fingerprint": run.data.fingerprint,
+        }
+        self.evaluator = Evaluator(run.data, run.machine)
         self.epoch = 0
         self.seconds = 0.0
         self.results: dict = {}
@@ -98,7 +79,7 @@ class Trainer:
         )
         began, first_epoch, seconds_before = time.perf_counter(), self.epoch, self.seconds
         try:
-            if self.epoch == self.last_epoch and not self.results:
+            if not self.phases:
                 self._keep_untrained()
             for phase in self.phases:
                 for epoch in phase.epochs:
@@ -110,7 +91,8 @@ class Trainer:
                     elapsed = time.perf_counter() - began
                     self.seconds = seconds_before + elapsed
                     log.add(record)
-                    self._save(phase)
+                    is_due = epoch % self.checkpoint_every == 0 or epoch == phase.epochs[-1]
+                    self._save(phase.name, is_due)
                     seconds_left = elapsed / (epoch - first_epoch) * (self.last_epoch - epoch)
                     tqdm.write(console_line(record, self.last_epoch, seconds_left), sys.stdout)
         finally:
@@ -121,15 +103,9 @@ class Trainer:
         self.evaluator.look(self.model)
         linear, ncm = self.evaluator.linear(self.model), self.evaluator.ncm(self.model)
         self.results = {split: {"linear": linear[split], "ncm": ncm[split]} for split in linear}
-        self.best = {
-            protocol: Best(
-                self.results[protocol]["linear"]["top1"] if protocol in linear else 0.0,
-                self.epoch,
-                self.results,
-            )
-            for protocol in self.best
-        }
-        self._save(self.phases[-1] if self.phases else None)
+        for protocol, score in self._scores(linear).items():
+            self.best[protocol] = Best(score, self.epoch, self.results)
+        self._save(phase_name="none", is_due=True)
 
     def _enter(self, phase: Phase) -> None:
         """Before the classifier phase the best features are loaded back, margins included.
@@ -161,9 +137,8 @@ class Trainer:
         centroids = None
         if phase.uses_centroids:
             # From a pass of its own over the resampled, augmented images, as released.
-            centroids = class_centroids(
-                self.model, phase.loader, self.data.num_classes, self.machine
-            )
+            batches = phase.loader.batches(BATCH_SIZE)
+            centroids = class_centroids(self.model, batches, self.data.num_classes, self.machine)
         training_began = time.perf_counter()
         total, losses, top1 = self._train(phase, epoch, centroids)
         training_seconds = time.perf_counter() - training_began
@@ -209,7 +184,8 @@ class Trainer:
     def _frozen_batches(self, phase: Phase) -> Iterable[tuple[Tensor, Tensor]]:
         """Batches of features: where nothing in front of the classifier trains, the whole epoch's
         features come from one pass without gradients."""
-        features, targets = extract_features(self.model, phase.loader, self.machine)
+        batches = phase.loader.batches(BATCH_SIZE)
+        features, targets = extract_features(self.model, batches, self.machine)
         size = phase.loader.batch_size
         return zip(features.split(size), targets.split(size), strict=True)
 
@@ -240,8 +216,7 @@ class Trainer:
         linear = self.evaluator.linear(self.model)
         ncm = self.evaluator.ncm(self.model) if phase.monitor == "ncm" else None
         monitored = linear if ncm is None else ncm
-        scores = {split: _selection_score(split, monitored[split]) for split in monitored}
-        scores["last"] = float(self.epoch)
+        scores = self._scores(monitored)
         improved = [p for p, score in scores.items() if score > self.best[p].score]
         must_know = self.epoch == self.last_epoch or set(improved) - {"last"}
         if ncm is None and (phase.features_are_frozen or must_know):
@@ -253,11 +228,16 @@ class Trainer:
         for protocol in improved:
             self.best[protocol] = Best(scores[protocol], self.epoch, self.results)
 
-    def state_dict(self, phase: Phase) -> dict[str, Any]:
+    def _scores(self, monitored: dict[str, dict]) -> dict[str, float]:
+        """What each protocol compares epochs by: percent, or the epoch's number."""
+        scores = {split: _selection_score(split, record) for split, record in monitored.items()}
+        return scores | {"last": float(self.epoch)}
+
+    def state_dict(self, phase_name: str) -> dict[str, Any]:
         """Everything that going on from here needs, in the released form of a checkpoint."""
         portable = self._portable()
         return portable | {
-            "phase": phase.name,
+            "phase": phase_name,
             "optimizers": {p.name: p.optimizer.state_dict() for p in self.phases},
             "orders": {p.name: p.loader.order.state_dict() for p in self.phases},
             "generator": self.generator.get_state(),
@@ -267,15 +247,20 @@ class Trainer:
 
     def _portable(self) -> dict[str, Any]:
         """What evaluation and the next stage need."""
-        score = self.best[self.select_on].score
         return self.header | {
             "epoch": self.epoch,
             "state_dict": self.model.state_dict(),
-            "best_acc1": 0.0 if self.select_on == "last" else score,
+            "best_acc1": self._best_accuracy(),
             "selected_on": self.select_on,
             "results": self.results,
             "epsilons": None if self.margins is None else self.margins.detach(),
         }
+
+    def _best_accuracy(self) -> float:
+        """In percent: the best monitored accuracy so far, or this epoch's where none chooses."""
+        if self.select_on == "last":
+            return self.results["test"]["linear"]["top1"]
+        return self.best[self.select_on].score
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up the state that `state_dict` gave."""
@@ -293,9 +278,8 @@ class Trainer:
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.results = state["results"]
 
-    def _save(self, phase: Phase) -> None:
-        """Writes the last checkpoint, and those that this epoch is the best of."""
-        is_due = self.epoch % self.checkpoint_every == 0 or self.epoch == phase.epochs[-1]
+    def _save(self, phase_name: str, is_due: bool) -> None:
+        """Writes the checkpoints that this epoch is the best of and, if due, the last one."""
         try:
             for protocol, best in self.best.items():
                 if best.epoch != self.epoch:
@@ -306,7 +290,7 @@ class Trainer:
                     path = self.folder.models / best_by(protocol)
                     checkpoint.save(path, self._portable() | {"selected_on": protocol})
             if is_due:
-                checkpoint.save(self.folder.last_checkpoint, self.state_dict(phase))
+                checkpoint.save(self.folder.last_checkpoint, self.state_dict(phase_name))
         except OSError as error:
             raise RunError(
                 f"cannot write a checkpoint into {self.folder.models}: {error.strerror}; the one "

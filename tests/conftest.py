@@ -1,0 +1,64 @@
+"""What several test files share: the devices, and the released code's golden vectors."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+# The tensors of the tests are small: more threads cost more than they give, above all where other
+# work has the cores.
+torch.set_num_threads(1)
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ),
+    ]
+)
+def device(request, monkeypatch) -> torch.device:
+    """Every device there is, with float32 meaning float32 (TF32 has ten bits of mantissa)."""
+    if request.param == "cuda":
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    """For what only a CUDA device can show."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device("cuda")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, np.ndarray]]:
+    """`golden(name)` gives the arrays of golden/<name>.npz, read once and not writable."""
+    files: dict[str, dict[str, np.ndarray]] = {}
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        if name not in files:
+            with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as arrays:
+                files[name] = {key: arrays[key] for key in arrays.files}
+            for array in files[name].values():
+                array.setflags(write=False)
+        return files[name]
+
+    return load
+
+
+@pytest.fixture
+def python_random() -> Iterator[None]:
+    """For tests that seed Python's global generator: leaves it as it was."""
+    state = random.getstate()
+    yield
+    random.setstate(state)

@@ -1,0 +1,512 @@
+"""The DRO loss against the released code's golden vectors and an independent formula."""
+
+import doctest
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+import losses.dro
+from losses import DROLoss
+from losses.dro import class_means, euclidean_distances
+
+GOLDEN_CASES = (
+    "c10_b32",
+    "c100_b128",
+    "c100_missing",
+    "c10_weighted_t2",
+    "c5_t05",
+    "c10_single_class",
+    "c10_far",
+)
+RELEASED_CASES = tuple(case for case in GOLDEN_CASES if case != "c10_far")  # NaN as released
+
+
+# -------- the reference: sums over classes and samples, one number at a time --------
+
+
+def margin_of_sample(targets, epsilons, released):
+    """The margin that each sample receives, in batch order."""
+    if not released:
+        return [epsilons[y] for y in targets]
+    # As the released code writes them: through a boolean mask over (class, sample).
+    margins = np.zeros((len(epsilons), len(targets)))
+    mask = np.arange(len(epsilons))[:, None] == np.asarray(targets)
+    margins[mask] = np.asarray(epsilons)[targets]
+    return margins.sum(axis=0).tolist()
+
+
+def reference_loss(
+    features,
+    targets,
+    centroids,
+    temperature,
+    base_temperature=None,
+    epsilons=None,
+    class_weights=None,
+    released=False,
+):
+    features, targets, centroids = features.tolist(), targets.tolist(), centroids.tolist()
+    epsilons = [0.0] * len(centroids) if epsilons is None else epsilons.tolist()
+    margins = margin_of_sample(targets, epsilons, released)
+    class_losses = {}
+    for c, centroid in enumerate(centroids):
+        members = [i for i, y in enumerate(targets) if y == c]
+        if not members:
+            continue
+        logits = [
+            -(math.dist(centroid, z) + (margin if y == c else 0.0)) / temperature
+            for z, y, margin in zip(features, targets, margins, strict=True)
+        ]
+        largest = max(logits)
+        log_sum = largest + math.log(sum(math.exp(logit - largest) for logit in logits))
+        class_losses[c] = sum(log_sum - logits[i] for i in members) / len(members)
+    factor = 1.0 if base_temperature is None else temperature / base_temperature
+    if class_weights is None:
+        return factor * sum(class_losses.values()) / len(class_losses)
+    weights = class_weights.tolist()
+    return factor * sum(weights[c] * loss for c, loss in class_losses.items()) / sum(weights)
+
+
+BATCHES = {
+    "every class": [2, 0, 1, 4, 3, 0, 2, 2, 1, 4, 3, 3],
+    "absent classes": [3, 1, 3, 3, 1, 1, 3],
+    "one class": [2, 2, 2, 2, 2],
+    "one sample": [4],
+    "one sample per class": [1, 4, 0, 3, 2],
+    "sorted": [0, 0, 1, 2, 2, 2, 4],
+}
+
+
+def random_problem(batch="every class", seed=0, dtype=torch.float64, dimension=6):
+    """Features, targets, bank features, bank targets, and margins of mixed sign, for 5 classes."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.tensor(BATCHES[batch])
+    bank_targets = torch.arange(20) % 5
+    centres = torch.randn(5, dimension, generator=generator, dtype=torch.float64)
+
+    def around(labels):
+        noise = torch.randn(len(labels), dimension, generator=generator, dtype=torch.float64)
+        return (centres[labels] + noise).to(dtype)
+
+    epsilons = torch.tensor([0.7, -0.4, 1.3, 0.0, -1.1], dtype=dtype)
+    return around(targets), targets, around(bank_targets), bank_targets, epsilons
+
+
+def centroids_of(bank_features, bank_targets):
+    labels = bank_targets.tolist()
+    return torch.stack(
+        [
+            torch.stack([f for f, y in zip(bank_features, labels, strict=True) if y == c]).mean(0)
+            for c in range(max(labels) + 1)
+        ]
+    )
+
+
+# -------- golden vectors --------
+
+
+def test_every_golden_case_is_tested(golden):
+    arrays = golden("dro_loss")
+    assert {key.split("/")[0] for key in arrays} == set(GOLDEN_CASES)
+    assert {key.split("/")[0] for key in arrays if "released" in key} == set(RELEASED_CASES)
+
+
+def golden_loss(golden, case, device, **options):
+    """The loss of a golden case by the public call, and its two gradients."""
+    arrays = golden("dro_loss")
+
+    def tensor(name):
+        return torch.tensor(arrays[f"{case}/{name}"], device=device)
+
+    weights = tensor("class_weights") if f"{case}/class_weights" in arrays else None
+    epsilons = nn.Parameter(tensor("epsilons"))
+    features = tensor("feats").requires_grad_()
+    temperature = float(arrays[f"{case}/temperature"])
+    loss_of = DROLoss(temperature, temperature, weights, epsilons, **options)
+    loss = loss_of(features, tensor("targets"), tensor("bank_feats"), tensor("bank_targets"))
+    loss.backward()
+    return loss.detach(), features.grad, epsilons.grad
+
+
+def assert_golden(golden, case, prefix, result):
+    expected = [
+        torch.tensor(golden("dro_loss")[f"{case}/{prefix}{name}"])
+        for name in ("loss", "grad_feats", "grad_epsilons")
+    ]
+    loss, *gradients = (tensor.cpu() for tensor in result)
+    assert_close(loss, expected[0], rtol=1e-5, atol=0)
+    for gradient, wanted in zip(gradients, expected[1:], strict=True):
+        assert_close(gradient, wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES)
+def test_aligned_margins_equal_the_golden_loss_and_gradients(golden, case, device):
+    assert_golden(golden, case, "", golden_loss(golden, case, device))
+
+
+@pytest.mark.parametrize("case", RELEASED_CASES)
+def test_released_margins_equal_the_released_loss_and_gradients(golden, case, device):
+    result = golden_loss(golden, case, device, released_margins=True)
+    assert_golden(golden, case, "released_", result)
+
+
+def test_released_margins_stay_finite_where_the_released_code_gave_nan(golden, device):
+    for tensor in golden_loss(golden, "c10_far", device, released_margins=True):
+        assert torch.isfinite(tensor).all()
+
+
+# -------- the independent formula --------
+
+
+@pytest.mark.parametrize("released", [False, True], ids=["aligned", "released"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_loss_equals_the_formula(batch, weighted, released, device):
+    for seed in range(3):
+        problem = random_problem(batch, seed)
+        features, targets, bank, bank_targets, epsilons = problem
+        weights = torch.tensor([1.0, 0.5, 0.2, 0.1, 0.05]).double() if weighted else None
+        expected = reference_loss(
+            features,
+            targets,
+            centroids_of(bank, bank_targets),
+            temperature=0.6,
+            base_temperature=0.2,
+            epsilons=epsilons,
+            class_weights=weights,
+            released=released,
+        )
+        loss_of = DROLoss(0.6, 0.2, weights, epsilons, released_margins=released).to(device)
+        loss = loss_of(*(tensor.to(device) for tensor in problem[:4]))
+        assert loss.item() == pytest.approx(expected, rel=1e-12, abs=1e-14)
+
+
+@pytest.mark.parametrize("released", [False, True], ids=["aligned", "released"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_gradients_equal_finite_differences_of_the_formula(batch, weighted, released):
+    features, targets, bank, bank_targets, epsilons = random_problem(batch)
+    centroids = centroids_of(bank, bank_targets)
+    weights = torch.tensor([1.0, 0.5, 0.2, 0.1, 0.05]).double() if weighted else None
+    margins = nn.Parameter(epsilons.clone())
+    features = features.requires_grad_()
+    loss_of = DROLoss(0.6, class_weights=weights, epsilons=margins, released_margins=released)
+    loss_of(features, targets, bank, bank_targets).backward()
+
+    def formula(moved_features, moved_margins):
+        return reference_loss(
+            moved_features,
+            targets,
+            centroids,
+            0.6,
+            epsilons=moved_margins,
+            class_weights=weights,
+            released=released,
+        )
+
+    gradient, features, step = features.grad, features.detach(), 1e-5
+    for i in range(len(epsilons)):
+        shift = torch.zeros_like(epsilons)
+        shift[i] = step
+        slope = formula(features, epsilons + shift) - formula(features, epsilons - shift)
+        assert margins.grad[i].item() == pytest.approx(slope / (2 * step), rel=1e-6, abs=1e-9)
+    for i, k in np.ndindex(*features.shape):
+        shift = torch.zeros_like(features)
+        shift[i, k] = step
+        slope = formula(features + shift, epsilons) - formula(features - shift, epsilons)
+        assert gradient[i, k].item() == pytest.approx(slope / (2 * step), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("released", [False, True], ids=["aligned", "released"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+def test_gradcheck_in_float64(weighted, released, device):
+    problem = [tensor.to(device) for tensor in random_problem(dimension=3)]
+    features, targets, bank, bank_targets, epsilons = problem
+    weights = torch.tensor([1.0, 0.5, 0.2, 0.1, 0.05], device=device).double()
+
+    def loss(features, epsilons):
+        loss_of = DROLoss(
+            0.6, 0.9, weights if weighted else None, epsilons, released_margins=released
+        )
+        return loss_of(features, targets, bank, bank_targets)
+
+    assert torch.autograd.gradcheck(loss, (features.requires_grad_(), epsilons.requires_grad_()))
+
+
+# -------- hard inputs --------
+
+
+@pytest.mark.parametrize("released", [False, True], ids=["aligned", "released"])
+@pytest.mark.parametrize("scale", [1e3, 1e10, 1e25])
+def test_far_features_give_finite_loss_and_gradients(scale, released, device):
+    problem = random_problem(dtype=torch.float32)
+    features, targets, bank, bank_targets, epsilons = (t.to(device) for t in problem)
+    features, bank = (features * scale).requires_grad_(), bank * scale
+    margins = nn.Parameter(epsilons)
+    loss = DROLoss(0.5, epsilons=margins, released_margins=released)(
+        features, targets, bank, bank_targets
+    )
+    loss.backward()
+    expected = reference_loss(
+        features.double(),
+        targets,
+        centroids_of(bank.double(), bank_targets),
+        0.5,
+        epsilons=margins.double(),
+        released=released,
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert torch.isfinite(features.grad).all() and torch.isfinite(margins.grad).all()
+    assert features.grad.abs().max() > 0
+
+
+def test_close_points_far_from_the_origin_keep_their_distances(device):
+    """Where |a|² + |b|² − 2ab would cancel."""
+    points = 1000 + torch.tensor([[0.0, 0.0], [0.25, 0.0], [0.0, 0.5]], device=device)
+    differences = points.double().unsqueeze(1) - points.double()
+    expected = differences.square().sum(dim=2).sqrt().float()
+    # The coordinates are scaled to at most 1, which costs a rounding at 1000: 6e-5 of 0.25 at most.
+    assert_close(euclidean_distances(points, points), expected, rtol=5e-4, atol=0)
+
+
+def test_a_sample_on_its_centroid_has_a_finite_loss_and_gradient(device):
+    bank = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 0.0], [10.0, 2.0]], device=device)
+    bank_targets = torch.tensor([0, 0, 1, 1], device=device)
+    features = torch.tensor([[2.0, 3.0], [5.0, 1.0], [9.0, 1.0]], device=device)
+    features.requires_grad_()
+    targets = torch.tensor([0, 0, 1], device=device)
+    epsilons = nn.Parameter(torch.ones(2, device=device))
+    loss = DROLoss(1.0, epsilons=epsilons)(features, targets, bank, bank_targets)
+    loss.backward()
+    centroids = torch.tensor([[2.0, 3.0], [9.0, 1.0]])
+    expected = reference_loss(features, targets, centroids, 1.0, epsilons=epsilons)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert torch.isfinite(features.grad).all() and torch.isfinite(epsilons.grad).all()
+
+
+def test_a_distance_of_zero_has_gradient_zero(device):
+    centroids = torch.tensor([[2.0, 3.0]], device=device)
+    features = centroids.clone().requires_grad_()
+    distances = euclidean_distances(centroids, features)
+    distances.sum().backward()
+    assert distances.item() == 0
+    assert torch.equal(features.grad, torch.zeros_like(features))
+
+
+def test_features_in_half_precision_are_computed_in_float32(device):
+    features, targets, bank, bank_targets, epsilons = (
+        t.to(device) for t in random_problem(dtype=torch.float32)
+    )
+    features, centroids = features.bfloat16(), class_means(bank, bank_targets, 5)
+    loss_of = DROLoss(0.07, epsilons=epsilons)
+    loss = loss_of.to_centroids(features, targets, centroids)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, loss_of.to_centroids(features.float(), targets, centroids))
+
+
+# -------- identities --------
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_equal_margins_make_released_and_aligned_equal(batch, device):
+    results = []
+    for released in (False, True):
+        features, targets, bank, bank_targets, epsilons = (
+            t.to(device) for t in random_problem(batch)
+        )
+        epsilons = nn.Parameter(torch.full_like(epsilons, 0.8))
+        features.requires_grad_()
+        loss = DROLoss(0.6, epsilons=epsilons, released_margins=released)(
+            features, targets, bank, bank_targets
+        )
+        loss.backward()
+        results.append((loss.detach(), features.grad))
+    assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_batch_sorted_by_class_makes_released_and_aligned_equal(batch, device):
+    results = []
+    for released in (False, True):
+        features, targets, bank, bank_targets, epsilons = (
+            t.to(device) for t in random_problem(batch)
+        )
+        features.requires_grad_()
+        epsilons = nn.Parameter(epsilons)
+        loss = DROLoss(0.6, epsilons=epsilons, released_margins=released)(
+            features, targets.sort().values, bank, bank_targets
+        )
+        loss.backward()
+        results.append((loss.detach(), features.grad, epsilons.grad))
+    assert_close(results[0], results[1], rtol=0, atol=1e-15)
+
+
+def test_an_unsorted_batch_makes_released_and_aligned_differ():
+    *problem, epsilons = random_problem()
+    losses_of = [DROLoss(0.6, epsilons=epsilons, released_margins=r) for r in (False, True)]
+    aligned, released = (loss_of(*problem).item() for loss_of in losses_of)
+    assert abs(aligned - released) > 1e-2
+
+
+def test_one_sample_per_class_is_the_cross_entropy_over_the_samples(device):
+    features, _, bank, bank_targets, epsilons = (
+        t.to(device) for t in random_problem("one sample per class")
+    )
+    targets = torch.arange(5, device=device)
+    distances = torch.cdist(centroids_of(bank, bank_targets), features) + epsilons.diag()
+    loss = DROLoss(0.6, epsilons=epsilons)(features, targets, bank, bank_targets)
+    assert_close(loss, F.cross_entropy(-distances / 0.6, targets))
+
+
+def test_without_epsilons_the_margins_are_zero(device):
+    *problem, epsilons = (t.to(device) for t in random_problem())
+    zero = DROLoss(0.6, epsilons=torch.zeros_like(epsilons))
+    assert_close(DROLoss(0.6)(*problem), zero(*problem), rtol=0, atol=0)
+
+
+def test_equal_class_weights_equal_no_weights_where_every_class_is_present(device):
+    *problem, epsilons = (t.to(device) for t in random_problem())
+    weighted = DROLoss(0.6, class_weights=torch.full_like(epsilons, 0.3), epsilons=epsilons)
+    assert_close(weighted(*problem), DROLoss(0.6, epsilons=epsilons)(*problem))
+
+
+def test_a_constant_added_to_all_distances_of_a_class_changes_nothing():
+    """On a line, with the centroids left of the samples, moving one further left does that."""
+    features, targets = random_problem(dimension=1)[:2]
+    epsilons = random_problem()[4]
+    loss_of = DROLoss(0.6, epsilons=epsilons)
+    centroids = torch.arange(5).double().unsqueeze(1) - 100
+    moved = centroids - torch.tensor([[0.0], [3.0], [10.0], [0.5], [40.0]])
+    moved_loss = loss_of.to_centroids(features, targets, moved)
+    assert_close(moved_loss, loss_of.to_centroids(features, targets, centroids))
+
+
+def test_the_margin_of_a_batch_of_one_class_changes_nothing():
+    features, targets, bank, bank_targets, epsilons = random_problem("one class")
+    margins = nn.Parameter(epsilons)
+    loss = DROLoss(0.6, epsilons=margins)(features, targets, bank, bank_targets)
+    loss.backward()
+    assert_close(loss.detach(), DROLoss(0.6)(features, targets, bank, bank_targets))
+    assert_close(margins.grad, torch.zeros(5).double(), rtol=0, atol=1e-15)
+
+
+def test_a_single_sample_costs_nothing_and_moves_nothing(device):
+    features, targets, bank, bank_targets, epsilons = (
+        t.to(device) for t in random_problem("one sample")
+    )
+    features.requires_grad_()
+    margins = nn.Parameter(epsilons)
+    loss = DROLoss(0.07, epsilons=margins)(features, targets, bank, bank_targets)
+    loss.backward()
+    assert loss.item() == 0
+    assert features.grad.count_nonzero() == 0 and margins.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_loss_never_falls_with_a_margin(seed, device):
+    """Which is why a learned margin only shrinks."""
+    features, targets, bank, bank_targets, epsilons = (
+        t.to(device) for t in random_problem("absent classes", seed)
+    )
+    margins = nn.Parameter(epsilons)
+    DROLoss(0.6, epsilons=margins)(features, targets, bank, bank_targets).backward()
+    present = torch.bincount(targets, minlength=5) > 0
+    assert (margins.grad[present] > 0).all()
+    assert (margins.grad[~present] == 0).all()
+
+
+def test_scaling_space_margins_and_temperature_together_changes_nothing(device):
+    features, targets, bank, bank_targets, epsilons = (t.to(device) for t in random_problem())
+    loss = DROLoss(0.6, epsilons=epsilons)(features, targets, bank, bank_targets)
+    scaled = DROLoss(4.2, epsilons=7 * epsilons)(7 * features, targets, 7 * bank, bank_targets)
+    assert_close(scaled, loss)
+
+
+def test_an_endless_temperature_gives_the_logarithm_of_the_batch_size():
+    features, targets, bank, bank_targets, epsilons = random_problem()
+    loss = DROLoss(1e9, epsilons=epsilons)(features, targets, bank, bank_targets)
+    assert loss.item() == pytest.approx(math.log(len(targets)), rel=1e-7)
+
+
+def test_the_base_temperature_divides_the_loss():
+    *problem, epsilons = random_problem()
+    plain = DROLoss(0.6, epsilons=epsilons)(*problem)
+    assert_close(DROLoss(0.6, 0.6, epsilons=epsilons)(*problem), plain)
+    assert_close(DROLoss(0.6, 0.1, epsilons=epsilons)(*problem), 6 * plain)
+
+
+def test_the_order_of_the_batch_changes_nothing():
+    features, targets, bank, bank_targets, epsilons = random_problem()
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(1))
+    loss_of = DROLoss(0.6, epsilons=epsilons)
+    loss = loss_of(features, targets, bank, bank_targets)
+    assert_close(loss_of(features[order], targets[order], bank, bank_targets), loss)
+
+
+# -------- centroids, arguments, execution --------
+
+
+def test_centroids_get_no_gradient(device):
+    features, targets, bank, bank_targets, epsilons = (t.to(device) for t in random_problem())
+    features.requires_grad_(), bank.requires_grad_()
+    loss = DROLoss(0.6, epsilons=epsilons)(features, targets, bank, bank_targets)
+    loss.backward()
+    assert bank.grad is None and features.grad.abs().max() > 0
+
+
+def test_the_batch_as_its_own_bank_gets_the_gradient_of_constant_centroids():
+    features, targets, *_, epsilons = random_problem()
+    loss_of = DROLoss(0.6, epsilons=epsilons)
+    centroids = centroids_of(features, targets)
+    features.requires_grad_()
+    constant = loss_of.to_centroids(features, targets, centroids)
+    as_bank = loss_of(features, targets, features, targets)
+    (expected,) = torch.autograd.grad(constant, features)
+    (gradient,) = torch.autograd.grad(as_bank, features)
+    assert_close(gradient, expected)
+
+
+def test_class_means_are_the_means_and_nan_for_an_absent_class(device):
+    features, _, bank, bank_targets, _ = (t.to(device) for t in random_problem())
+    means = class_means(bank, bank_targets, 6)
+    assert_close(means[:5], centroids_of(bank, bank_targets))
+    assert means.shape == (6, features.shape[1]) and means[5].isnan().all()
+
+
+def test_a_parameter_stays_the_callers_and_a_tensor_is_not_trained():
+    learned, fixed = nn.Parameter(torch.ones(5)), torch.ones(5)
+    assert [p is learned for p in DROLoss(1.0, epsilons=learned).parameters()] == [True]
+    assert list(DROLoss(1.0, epsilons=fixed).parameters()) == []
+
+
+@pytest.mark.parametrize(
+    "temperatures",
+    [(0.0,), (0.0, 1.0), (-0.07,), (-0.07, 1.0), (math.nan, 1.0), (1.0, 0.0), (1.0, -1.0)],
+)
+def test_a_temperature_that_is_not_positive_is_an_error(temperatures):
+    with pytest.raises(ValueError, match="temperatures must be positive"):
+        DROLoss(*temperatures)
+
+
+@pytest.mark.parametrize("released", [False, True], ids=["aligned", "released"])
+def test_loss_and_gradients_do_not_wait_for_the_device(cuda, released):
+    features, targets, bank, bank_targets, epsilons = (t.to(cuda) for t in random_problem())
+    centroids = class_means(bank, bank_targets, 5)
+    loss_of = DROLoss(0.6, epsilons=nn.Parameter(epsilons), released_margins=released)
+    features.requires_grad_()
+    loss_of.to_centroids(features, targets, centroids).backward()  # loads the kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss_of.to_centroids(features, targets, centroids).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_example_of_the_docstring_runs():
+    results = doctest.testmod(losses.dro)
+    assert results.attempted > 0 and results.failed == 0

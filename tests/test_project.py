@@ -1,0 +1,388 @@
+"""The project as a whole: what it needs, the flags it promises, its examples."""
+
+import argparse
+import ast
+import contextlib
+import doctest
+import importlib
+import io
+import itertools
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from main import main
+from utils.command_line import build_parser, parse_options
+from utils.options import Options
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("models", "losses", "datasets", "utils")
+SOURCES = [ROOT / "main.py", *(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))]
+
+
+# -------- requirements --------
+
+
+def requirements():
+    """Names of the packages in requirements.txt, in lower case."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = [line.split("#")[0].strip() for line in lines]
+    return {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in lines if line}
+
+
+def test_the_conda_environment_installs_the_requirements():
+    text = (ROOT / "requirements.yml").read_text()
+    lines = [line.strip() for line in text.splitlines()]
+    assert "\t" not in text
+    assert lines.index("- pip:") < lines.index("- -r requirements.txt")
+    try:
+        import yaml
+    except ImportError:
+        return
+    environment = yaml.safe_load(text)
+    assert isinstance(environment["name"], str)
+    dependencies = environment["dependencies"]
+    [section] = [entry for entry in dependencies if isinstance(entry, dict)]
+    assert section == {"pip": ["-r requirements.txt"]}
+    assert "pip" in dependencies
+    assert any(isinstance(d, str) and re.match(r"python *>=? *3\.1[1-9]", d) for d in dependencies)
+
+
+# Modules whose package has another name; Pillow comes with torchvision.
+PACKAGE_OF = {"sklearn": "scikit-learn", "tensorboardX": "tensorboardx", "PIL": "torchvision"}
+
+
+def imported_modules(path):
+    """Top-level names of everything that a file imports, within functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module.split(".")[0]
+
+
+def test_every_imported_package_is_among_the_requirements():
+    own = {*PACKAGES, "main"}
+    listed = requirements()
+    foreign = {
+        module: path.relative_to(ROOT)
+        for path in SOURCES
+        for module in imported_modules(path)
+        if module not in own and module not in sys.stdlib_module_names
+    }
+    assert {"torch", "numpy", "sklearn"} <= foreign.keys()
+    missing = {
+        module: path
+        for module, path in foreign.items()
+        if PACKAGE_OF.get(module, module) not in listed
+    }
+    assert not missing
+
+
+def test_every_requirement_is_used():
+    used = {PACKAGE_OF.get(module, module) for path in SOURCES for module in imported_modules(path)}
+    assert requirements() <= used
+
+
+# -------- flags --------
+
+RELEASED_FLAGS = [
+    (("--dataset",), "cifar10"),
+    (("-a", "--arch"), "resnet32"),
+    (("--loss_type",), "CE"),
+    (("--train_rule",), "None"),
+    (("--imb_type",), "exp"),
+    (("--imb_factor",), 0.01),
+    (("--rand_number",), 0),
+    (("--exp_str",), "0"),
+    (("-j", "--workers"), 20),
+    (("--epochs",), 200),
+    (("--start-epoch",), 0),
+    (("-b", "--batch-size"), 128),
+    (("--lr", "--learning-rate"), 0.1),
+    (("--momentum",), 0.9),
+    (("--wd", "--weight-decay"), 1e-4),
+    (("-p", "--print-freq"), 10),
+    (("--resume",), False),
+    (("-e", "--evaluate", "--evaluation"), False),
+    (("--seed",), None),
+    (("--gpu",), None),
+    (("--root_log",), "checkpoint"),
+    (("--root_model",), "checkpoint"),
+    (("--pretrained",), None),
+    (("--feat_loss",), None),
+    (("--feat_sampler",), None),
+    (("--feat_lr",), 0.01),
+    (("--cls_loss",), None),
+    (("--cls_sampler",), None),
+    (("--cls_lr",), 0.01),
+    (("--temperature",), 0.07),
+    (("--margin",), 0.1),
+    (("--margin_type",), "learned"),
+    (("--balanced_clf_nepochs",), 20),
+]
+
+OUR_FLAGS = [
+    (("--data_root",), "./data"),
+    (("--select_on",), "test"),
+    (("--robust_weight",), None),
+    (("--as_released",), False),
+    (("--overwrite",), False),
+    (("--precision",), "float32"),
+    (("--schedule",), "absolute"),
+]
+
+
+def actions():
+    return [a for a in build_parser()._actions if not isinstance(a, argparse._HelpAction)]
+
+
+@pytest.mark.parametrize(
+    ("names", "default"), RELEASED_FLAGS + OUR_FLAGS, ids=lambda value: str(value)
+)
+def test_every_promised_flag_is_there_with_its_default(names, default):
+    found = {name: action for action in actions() for name in action.option_strings}
+    assert len({id(found[name]) for name in names}) == 1
+    action = found[names[0]]
+    value = getattr(parse_options([]), action.dest)
+    assert value == default and type(value) is type(default)
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluation", "--as_released", "--overwrite"])
+def test_booleans_take_true_and_false_and_the_bare_flag_means_true(flag):
+    name = flag.removeprefix("--")
+    for words, value in (
+        ([], False),
+        ([flag], True),
+        ([flag, "True"], True),
+        ([flag, "False"], False),
+    ):
+        assert getattr(parse_options(words), name) is value
+
+
+CHOICES = {
+    "dataset": {"cifar10", "cifar100", "digits"},
+    "arch": {f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)},
+    "loss_type": {"CE", "Focal", "LDAM"},
+    "train_rule": {"None", "Resample", "Reweight", "DRW"},
+    "imb_type": {"exp", "step", "natural"},
+    "margin_type": {"learned", "shared", "sample_count"},
+    "select_on": {"test", "heldout", "last"},
+    "augment": {"none", "crop_flip", "autoaugment"},
+    "precision": {"float32", "bf16"},
+    "schedule": {"absolute", "scaled"},
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_promised_choice_is_there(name):
+    [action] = [a for a in actions() if a.dest == name]
+    assert set(action.choices) >= CHOICES[name]
+
+
+def test_the_augmentation_follows_the_stage():
+    assert parse_options([]).augment == "crop_flip"
+    stage_2 = ["--pretrained", "X", "--feat_loss", "ce", "--cls_loss", "ce"]
+    assert parse_options(stage_2).augment == "autoaugment"
+
+
+def test_options_are_what_the_parser_gives():
+    assert [field.name for field in fields(Options)] != []
+    assert {field.name for field in fields(Options)} == {action.dest for action in actions()}
+
+
+# -------- help --------
+
+
+@pytest.fixture(scope="module")
+def help_text():
+    """Of a process of its own, as a user starts it, on a terminal of 80 columns."""
+    ran = subprocess.run(
+        [sys.executable, "main.py", "--help"],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+def test_help_is_grouped(help_text):
+    headings = re.findall(r"^(\S.*):$", help_text, flags=re.MULTILINE)
+    for topic in ("data", "stage 1", "stage 2", "training", "machine", "records"):
+        assert any(topic in heading for heading in headings), topic
+    for group in build_parser()._action_groups:
+        if group.title not in ("positional arguments", "options"):
+            assert group.title in headings
+            assert 2 <= len(group._group_actions) <= 15, group.title
+    described = help_text.split("\n\n", 1)[1]  # after the usage
+    for action in actions():
+        assert action.option_strings[-1] in described
+
+
+def test_help_fits_a_terminal_of_80_columns(help_text):
+    assert [line for line in help_text.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("name", [action.dest for action in actions()])
+def test_every_flag_has_help_with_its_default(name):
+    [action] = [a for a in actions() if a.dest == name]
+    text = (action.help or "").replace("%%", "%")
+    shown = re.search(r"\(default: ([^)]*)\)$", text)
+    assert len(text) > 15
+    assert shown, f"{action.option_strings[-1]}: {text!r} names no default"
+    if action.default is not None:
+        assert shown[1] == str(action.default)
+
+
+def test_help_names_every_choice(help_text):
+    for action in actions():
+        for choice in action.choices or ():
+            assert choice in help_text
+
+
+def test_options_are_checked_before_torch_is_imported():
+    command = (
+        "import sys, main; status = main.main(['--epochs', '-1']); "
+        "sys.exit(10 if 'torch' in sys.modules else status)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 2 and ran.stdout == ""
+    assert re.fullmatch(r"main\.py: error: [^\n]*--epochs[^\n]*\n", ran.stderr)
+
+
+@pytest.mark.parametrize("flag", ["--epoch", "--imb_fac", "--eval", "--temp"])
+def test_abbreviated_flags_are_refused(flag, capsys):
+    assert main([flag, "1"]) == 2
+    assert flag in capsys.readouterr().err
+
+
+# -------- examples --------
+
+MODULES = [
+    info.name
+    for package in PACKAGES
+    for info in pkgutil.walk_packages([str(ROOT / package)], f"{package}.")
+] + ["main", *PACKAGES]
+
+
+def test_every_source_file_is_a_module_that_is_tested_here():
+    files = {
+        str(path.relative_to(ROOT)).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for path in SOURCES
+    }
+    assert files == set(MODULES)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_the_examples_in_the_docstrings_run(name):
+    results = doctest.testmod(importlib.import_module(name))
+    assert results.failed == 0
+
+
+def test_there_are_examples_in_the_docstrings():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    examples = {
+        name: sum(len(test.examples) for test in finder.find(importlib.import_module(name)))
+        for name in MODULES
+    }
+    assert examples["losses.dro"] > 0 and sum(examples.values()) >= 5
+
+
+@pytest.fixture(scope="module")
+def readme():
+    path = ROOT / "README.md"
+    assert path.is_file(), "there is no README.md"
+    return path.read_text()
+
+
+def code_blocks(text, *languages):
+    """Contents of the fenced blocks in one of these languages."""
+    blocks, current = [], None
+    for line in text.splitlines():
+        if line.startswith("```"):
+            if current is None:
+                current = (line.removeprefix("```").strip(), [])
+            else:
+                language, lines = current
+                if language in languages:
+                    blocks.append("\n".join(lines))
+                current = None
+        elif current is not None:
+            current[1].append(line)
+    assert current is None, "a code block is not closed"
+    return blocks
+
+
+def test_the_readmes_python_examples_run(readme, tmp_path, monkeypatch):
+    """One after the other, in one namespace, in an empty folder."""
+    blocks = code_blocks(readme, "python")
+    assert blocks, "README.md has no ```python block"
+    assert any("DROLoss" in block for block in blocks), "none of them uses the robust loss"
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__readme__"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        for number, block in enumerate(blocks, 1):
+            exec(compile(block, f"README.md, python block {number}", "exec"), namespace)
+
+
+def test_the_readme_has_the_papers_commands_and_all_its_commands_parse(readme):
+    lines = [
+        line.removeprefix("$ ").split("#")[0].split()
+        for block in code_blocks(readme, "", "sh", "bash", "console", "shell")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    commands = [words[2:] for words in lines if words[1:2] == ["main.py"]]
+    for command in PAPERS_COMMANDS:
+        assert command.split() in commands
+    assert "--evaluation True" in readme
+    for command in commands:
+        if "--help" not in command:
+            parse_options(command)
+
+
+PAPERS_COMMANDS = [
+    "--gpu 1 --dataset cifar100 --imb_type exp --imb_factor 0.01 --loss_type CE --train_rule None",
+    "--gpu 1 --dataset cifar100 --imb_type exp --imb_factor 0.01 --resume True --epochs 100 "
+    "--pretrained cifar100_resnet32_CE_None_exp_0.01_0 --feat_sampler resample,4 --feat_lr 0.005 "
+    "--feat_loss ce_lt,robust_loss --cls_sampler none --cls_lr 0.01 --cls_loss ce --temperature 1 "
+    "-b 128 --margin 1 --margin_type learned",
+]
+
+
+def test_the_readmes_table_has_every_flag_once_with_its_default(readme):
+    lines = readme.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| flag | default |"))
+    rows = []
+    for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :]):
+        flags, default, *_ = (cell.strip(" `") for cell in line.strip("| ").split("|"))
+        rows += [(flag, default) for flag in re.findall(r"(?<!\w)--?[a-zA-Z][\w-]*", flags)]
+    table = dict(rows)
+    assert len(table) == len(rows), "a flag is in two rows"
+    assert table.keys() <= {name for action in actions() for name in action.option_strings}
+    for action in actions():
+        shown = [table[name] for name in action.option_strings if name in table]
+        assert shown, f"{action.option_strings[-1]} is not in the table"
+        if isinstance(action.default, float):
+            assert float(shown[0]) == action.default, action.option_strings[-1]
+        elif action.default is not None:
+            assert shown[0] == str(action.default), action.option_strings[-1]
+
+
+def test_the_files_that_the_readme_names_exist(readme):
+    names = set(re.findall(r"[\w/]+\.(?:py|txt|yml)\b", readme))
+    of_the_released_code = {"args.txt"}
+    known = {path.name for path in [*SOURCES, *ROOT.glob("*.*")]}
+    assert {"main.py", "dro.py"} <= names
+    assert {name for name in names if Path(name).name not in known} <= of_the_released_code

@@ -1,0 +1,323 @@
+"""Drawings of a run's records, each on given axes: for `report.png` and for the comparison page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.patches import Circle
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from sklearn.metrics import confusion_matrix
+
+from utils.metrics import FEW_BELOW, GROUPS, MANY_ABOVE, group_of_counts
+
+# Okabe and Ito's palette, told apart by colour-blind readers too; lines and markers differ as well,
+# for print without colour.
+COLOURS = {"many": "#0072B2", "medium": "#009E73", "few": "#D55E00", "all": "#000000"}
+LINES = {"many": "--", "medium": "-.", "few": ":", "all": "-"}
+MARKERS = {"many": "o", "medium": "s", "few": "^"}
+NCM_COLOUR = "#CC79A7"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+LINE_STYLES = ("-", "--", "-.", ":")
+POINT_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+
+RELIABILITY_BINS = 15
+MAX_TICKS = 12
+
+
+def losses(axes: Axes, records: Sequence[dict]) -> None:
+    """A run's training losses by name, and its cross-entropy on the test set."""
+    names = dict.fromkeys(name for record in records for name in record["losses"])
+    for i, name in enumerate(names):
+        having = [record for record in records if name in record["losses"]]
+        values = [record["losses"][name] for record in having]
+        colour, line = PALETTE[i % len(PALETTE)], LINE_STYLES[i % len(LINE_STYLES)]
+        axes.plot(epochs_of(having), values, color=colour, linestyle=line, label=f"train {name}")
+    test = [record["results"]["test"]["linear"]["loss"] for record in records]
+    axes.plot(epochs_of(records), test, color="0.5", linestyle="--", label="test cross-entropy")
+    _mark_phases(axes, records)
+    axes.set(title="Losses")
+    _epoch_axis(axes)
+    axes.legend()
+
+
+def accuracies(axes: Axes, records: Sequence[dict]) -> None:
+    """A run's accuracies on the test set: linear, overall and by group, and NCM."""
+    epochs = epochs_of(records)
+    for name in ("top1", *GROUPS):
+        values = [record["results"]["test"]["linear"][name] for record in records]
+        if any(value is not None for value in values):
+            key = "all" if name == "top1" else name
+            style = {"color": COLOURS[key], "linestyle": LINES[key]}
+            axes.plot(epochs, _known(values), label=f"linear, {key}", **style)
+    with_ncm = [record for record in records if record["results"]["test"]["ncm"]]
+    values = [record["results"]["test"]["ncm"]["top1"] for record in with_ncm]
+    style = {"color": NCM_COLOUR, "linestyle": "--", "marker": ".", "markevery": 0.1}
+    axes.plot(epochs_of(with_ncm), values, label="NCM, all", **style)
+    _mark_phases(axes, records)
+    axes.set(title="Accuracy on the test set", ylabel="top-1 (%)")
+    _epoch_axis(axes)
+    axes.legend()
+
+
+def accuracy_by_size(axes: Axes, per_class: Sequence[float | None], counts: np.ndarray) -> None:
+    """Accuracy of each class in percent against its training images."""
+    _scatter_by_size(axes, _known(per_class), counts)
+    axes.set(
+        title="Accuracy of each class against its size", ylabel="linear top-1 (%)", ylim=(-3, 103)
+    )
+    axes.legend()
+
+
+def margins_over_time(axes: Axes, records: Sequence[dict], counts: np.ndarray) -> None:
+    """Mean and range of the margins of each group; all records have margins."""
+    margins = np.array([record["margins"] for record in records])
+    groups = group_of_counts(counts)
+    epochs = epochs_of(records)
+    for group in GROUPS:
+        members = margins[:, groups == group]
+        if members.size:
+            style = {"color": COLOURS[group], "linestyle": LINES[group]}
+            axes.plot(epochs, members.mean(axis=1), label=group, **style)
+            low, high = members.min(axis=1), members.max(axis=1)
+            axes.fill_between(epochs, low, high, color=COLOURS[group], alpha=0.15)
+    axes.axhline(0, color="0.8", linewidth=1, zorder=0)
+    _mark_phases(axes, records)
+    axes.set(title="Margins: mean and range of each group", ylabel="ε")
+    _epoch_axis(axes)
+    axes.legend()
+
+
+def margins_by_size(axes: Axes, record: dict, counts: np.ndarray) -> None:
+    """The margins of an epoch against the classes' training images."""
+    _scatter_by_size(axes, np.array(record["margins"]), counts)
+    axes.axhline(0, color="0.8", linewidth=1, zorder=0)
+    axes.set(title=f"Margins against class size, epoch {record['epoch']}", ylabel="ε")
+
+
+def confusion(axes: Axes, labels: np.ndarray, preds: np.ndarray, counts: np.ndarray) -> None:
+    """Confusion matrix, each true class adding up to 100, from the largest class to the
+    smallest."""
+    by_size = np.argsort(-counts, kind="stable")
+    shares = confusion_matrix(labels, preds, labels=by_size, normalize="true")
+    # By its square root, so that among a hundred classes a few percent can be seen too.
+    scale = PowerNorm(0.5, vmin=0, vmax=100)
+    image = axes.imshow(100 * shares, cmap="cividis", norm=scale, interpolation="nearest")
+    if len(counts) <= MAX_TICKS:
+        axes.set_xticks(range(len(counts)), by_size)
+        axes.set_yticks(range(len(counts)), by_size)
+    axes.set(
+        title="Confusion on the test set, classes by size",
+        xlabel="predicted (largest class first)",
+        ylabel="true",
+    )
+    axes.figure.colorbar(image, ax=axes, label="% of the true class")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's values over epochs.
+
+    Args:
+        label: for the legend; None for a further run of the same settings.
+        style: number of the settings, which decides colour, line and markers.
+        is_finished: where not, the curve ends in a cross.
+    """
+
+    label: str | None
+    style: int
+    epochs: Sequence[int]
+    values: Sequence[float]
+    is_finished: bool = True
+
+
+def compare(axes: Axes, curves: Sequence[Curve], title: str, ylabel: str) -> None:
+    """Curves of several runs, with one legend entry for all runs of the same settings."""
+    for curve in curves:
+        style = _style(curve.style)
+        every = max(1, len(curve.values) // 8)
+        # Curves that lie on each other show their markers at different epochs; steps of the golden
+        # ratio keep any number of them apart.
+        start = int(every * (0.618 * curve.style % 1))
+        axes.plot(
+            curve.epochs,
+            curve.values,
+            label=curve.label,
+            markevery=(start, every),
+            markersize=4,
+            linewidth=1.4 if len(curves) <= 6 else 1,
+            alpha=0.85,
+            **style,
+        )
+        if not curve.is_finished and len(curve.values):
+            end = curve.epochs[-1], curve.values[-1]
+            axes.plot(*end, marker="x", markersize=9, markeredgewidth=2, color=style["color"])
+    axes.set(title=title, ylabel=ylabel)
+    _epoch_axis(axes)
+    labelled = [curve.label for curve in curves if curve.label]
+    columns = max(1, min(6, 60 // (6 + max(map(len, labelled), default=1))))
+    axes.figure.legend(loc="outside lower center", ncols=columns)
+
+
+def reliability(axes: Axes, confs: np.ndarray, correct: np.ndarray) -> None:
+    """Accuracy of the images in each bin of confidence, and the share of images in it.
+
+    Args:
+        confs: largest softmax probabilities ``[N]``.
+        correct: whether the prediction is right ``[N]``.
+    """
+    shares, confidence, accuracy = reliability_bins(confs, correct)
+    centres = (np.arange(len(shares)) + 0.5) / len(shares)
+    width = 1 / len(shares)
+    axes.bar(centres, 100 * shares, width, color="0.85", edgecolor="0.6", label="% of images")
+    axes.plot([0, 1], [0, 100], color="0.4", linestyle="--", linewidth=1, label="calibrated")
+    axes.plot(
+        confidence,
+        100 * accuracy,
+        color=COLOURS["many"],
+        marker="o",
+        markersize=5,
+        label="accuracy (%)",
+    )
+    error = 100 * calibration_error(confs, correct)
+    axes.set(
+        title=f"Reliability, expected calibration error {error:.2f} %",
+        xlabel="confidence (mean of the bin)",
+        ylabel="%",
+        xlim=(0, 1),
+        ylim=(0, 103),
+    )
+    axes.legend(loc="upper left")
+
+
+def reliability_bins(
+    confs: np.ndarray, correct: np.ndarray, bins: int = RELIABILITY_BINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Share of images, mean confidence and accuracy of each bin ``[bins]``, the last two NaN for an
+    empty bin. Bins are open below and closed above: (0, 1/15], (1/15, 2/15], ..."""
+    confs = np.asarray(confs, dtype=np.float64)
+    index = np.clip(np.ceil(confs * bins).astype(int), 1, bins) - 1
+    counts = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(index, confs, minlength=bins) / counts
+        accuracy = np.bincount(index, correct, minlength=bins) / counts
+    return counts / len(confs), confidence, accuracy
+
+
+def calibration_error(confs: np.ndarray, correct: np.ndarray) -> float:
+    """Expected calibration error in [0, 1]: Σ_b n_b/N · |accuracy_b − confidence_b| (Guo et al.,
+    "On Calibration of Modern Neural Networks", ICML 2017, equation 3)."""
+    shares, confidence, accuracy = reliability_bins(confs, correct)
+    filled = shares > 0
+    return float((shares * np.abs(accuracy - confidence))[filled].sum())
+
+
+@dataclass(frozen=True)
+class ClassCloud:
+    """A class in the map of features.
+
+    Args:
+        name: for the legend.
+        features: of its test images ``[N, D]``.
+        centroid: of its training features ``[D]``, or None.
+        margin: radius ε of the circle around the centroid, or None.
+    """
+
+    name: str
+    features: np.ndarray
+    centroid: np.ndarray | None
+    margin: float | None
+
+
+def feature_map(axes: Axes, clouds: Sequence[ClassCloud], title: str) -> None:
+    """The classes' features in the plane of their two largest principal components."""
+    from sklearn.decomposition import PCA
+
+    pca = PCA(n_components=2).fit(np.concatenate([cloud.features for cloud in clouds]))
+    reached = []
+    for i, cloud in enumerate(clouds):
+        colour, marker = PALETTE[i % len(PALETTE)], POINT_MARKERS[i % len(POINT_MARKERS)]
+        style = {"color": colour, "marker": marker}
+        points = pca.transform(cloud.features) if len(cloud.features) else np.empty((0, 2))
+        axes.scatter(*points.T, s=14, alpha=0.55, linewidths=0, label=cloud.name, **style)
+        reached.append(points)
+        if cloud.centroid is None:
+            continue
+        centre = pca.transform(cloud.centroid[np.newaxis])[0]
+        axes.scatter(*centre, s=90, edgecolors="black", linewidths=1.4, zorder=3, **style)
+        reached.append(centre[np.newaxis])
+        if cloud.margin is not None and cloud.margin > 0:
+            line = LINE_STYLES[i % len(LINE_STYLES)]
+            look = {"fill": False, "color": colour, "linestyle": line, "linewidth": 1.6}
+            axes.add_patch(Circle(centre, cloud.margin, zorder=2.5, **look))
+    _frame(axes, np.vstack(reached), max((cloud.margin or 0 for cloud in clouds), default=0))
+    axes.set(title=title, xlabel="first component", ylabel="second component")
+    axes.figure.legend(loc="outside lower center", ncols=2, markerscale=1.6)
+
+
+def _frame(axes: Axes, points: np.ndarray, margin: float) -> None:
+    """Equal scales, so that circles are round, and room for the circles unless they are far larger
+    than the cloud of points."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    extent = (high - low).max() or 1.0
+    room = min(1.05 * margin, extent) + 0.03 * extent
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xlim(low[0] - room, high[0] + room)
+    axes.set_ylim(low[1] - room, high[1] + room)
+    # Otherwise matplotlib logs that it widens one of them, as it should.
+    axes.set_autoscale_on(True)
+
+
+def epochs_of(records: Sequence[dict]) -> list[int]:
+    return [record["epoch"] for record in records]
+
+
+def _known(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def _style(number: int) -> dict:
+    """Colour, line and marker; seven and four and eight have no common cycle below 56."""
+    return {
+        "color": PALETTE[number % len(PALETTE)],
+        "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
+        "marker": POINT_MARKERS[number % len(POINT_MARKERS)],
+    }
+
+
+def _epoch_axis(axes: Axes) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _mark_phases(axes: Axes, records: Sequence[dict]) -> None:
+    for before, after in pairwise(records):
+        if before["phase"] != after["phase"]:
+            axes.axvline(before["epoch"] + 0.5, color="0.6", linestyle=":", linewidth=1)
+
+
+def _scatter_by_size(axes: Axes, values: np.ndarray, counts: np.ndarray) -> None:
+    groups = group_of_counts(counts)
+    for group in GROUPS:
+        members = groups == group
+        if members.any():
+            axes.scatter(
+                counts[members],
+                values[members],
+                s=18,
+                marker=MARKERS[group],
+                color=COLOURS[group],
+                label=f"{group} ({members.sum()})",
+            )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    for bound in (FEW_BELOW, MANY_ABOVE):
+        axes.axvline(bound, color="0.8", linewidth=1, zorder=0)
+    axes.set_xlabel("training images of the class")

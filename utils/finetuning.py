@@ -1,0 +1,101 @@
+"""Stage 2, DRO-LT: the features and the margins with the classifier frozen, then the classifier
+with the best features frozen (Samuel and Chechik, ICCV 2021, section 4)."""
+
+from pathlib import Path
+
+import torch
+
+from datasets.samplers import ClassAwareOrder, SequentialOrder, ShuffledOrder
+from losses import Objective, make_margins, stage_2_objective
+from utils import checkpoint
+from utils.errors import UserError
+from utils.phases import Phase
+from utils.run import Run, Stage, warn, warn_of_other_data
+from utils.values import Sampler
+
+
+def finetuning(run: Run, start: dict, path: Path) -> Stage:
+    """The two phases of stage 2, from the stage-1 checkpoint `start`, read from `path`.
+
+    Raises:
+        UserError: a checkpoint of another network, or a sampler that cannot visit every class.
+    """
+    options, data, device = run.options, run.data, run.machine.device
+    _warn_of_other_chain(start, path, options.select_on)
+    warn_of_other_data(start, path, data)
+    model = checkpoint.build_from(start, path, options.arch, data.num_classes)
+    model = model.to(device, memory_format=torch.channels_last)
+    margins = make_margins(options.margin_type, options.starting_margin, data.class_counts, device)
+
+    classifier = list(model.linear.parameters())
+    features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
+    if margins.requires_grad:
+        features.append(margins)
+
+    features_loader = run.training_loader(_order(run, options.feature_sampler))
+    if options.classifier_sampler == options.feature_sampler:
+        # The released code reads both phases from one loader, whose cycles go on.
+        classifier_loader = features_loader
+    else:
+        classifier_loader = run.training_loader(_order(run, options.classifier_sampler))
+
+    def objective(names: str | None) -> Objective:
+        return stage_2_objective(
+            names.split(",") if names else [],
+            data.class_counts,
+            temperature=options.temperature,
+            epsilons=margins,
+            released_margins=options.as_released,
+            robust_weight=options.robust_weight if names == options.feat_loss else None,
+        ).to(device)
+
+    robust, balancing = objective(options.feat_loss), objective(options.cls_loss)
+    switch = options.feature_epochs
+    phases = [
+        Phase(
+            name="features",
+            epochs=range(options.start_epoch + 1, switch + 1),
+            loader=features_loader,
+            objective=lambda epoch: robust,
+            optimizer=run.sgd(features, options.feat_lr),
+            learning_rate=lambda epoch: options.feat_lr,
+            monitor="ncm",
+            uses_centroids=any("robust" in name for name in robust.names),
+        ),
+        Phase(
+            name="classifier",
+            epochs=range(max(switch, options.start_epoch) + 1, options.epochs + 1),
+            loader=classifier_loader,
+            objective=lambda epoch: balancing,
+            optimizer=run.sgd(classifier, options.cls_lr),
+            learning_rate=lambda epoch: options.cls_lr,
+            monitor="linear",
+            features_are_frozen=True,
+        ),
+    ]
+    return Stage(model, phases, margins)
+
+
+def _order(run: Run, sampler: Sampler) -> SequentialOrder:
+    if sampler.samples_per_class is None:
+        return ShuffledOrder(len(run.data.train), run.generator)
+    largest = max(run.data.class_counts)
+    if sampler.samples_per_class > largest:
+        raise UserError(
+            f"resample,{sampler.samples_per_class} would not visit every class in an epoch: "
+            f"k is at most the size of the largest class, {largest}"
+        )
+    return ClassAwareOrder(run.data.train.labels, sampler.samples_per_class, run.generator)
+
+
+def _warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:
+    """Says so where the stage-1 checkpoint was not chosen as the rest of the chain will be.
+
+    The released code's checkpoints, which do not say, were chosen on the test set.
+    """
+    chosen_on = start.get("selected_on", "test")
+    if chosen_on != select_on:
+        warn(
+            f"{path} was selected on {chosen_on}, so the chain is not --select_on {select_on} from "
+            "its start"
+        )

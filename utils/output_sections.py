@@ -1,0 +1,214 @@
+"""What the comparison page shows of predictions and features, which evaluation leaves in npz files:
+reliability, confusion, and maps of the features."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from utils import figures
+from utils.records import MissingRecord, RecordedRun
+from utils.run_groups import SettingsGroup, class_counts, first_that_can
+from utils.sections import Figure, Section, name_of
+
+EVALUATE = "run its command (listed under Runs) with --evaluation True added"
+MAP_CLASSES = 3
+"""So many of the largest and of the smallest classes."""
+MAP_POINTS = 100
+
+
+def reliability(groups: Sequence[SettingsGroup]) -> Section:
+    """Confidence against accuracy, of one evaluated run per group."""
+    section = Section(
+        "reliability",
+        "Reliability",
+        "Accuracy on the test images against confidence (the largest softmax probability) in "
+        f"{figures.RELIABILITY_BINS} bins; grey bars: the share of the images in each bin.",
+    )
+
+    def attempt(run: RecordedRun) -> tuple[np.ndarray, np.ndarray]:
+        arrays = run.arrays("outputs_test.npz", ["labels", "preds", "confs"])
+        return arrays["confs"], arrays["labels"] == arrays["preds"]
+
+    for group in groups:
+        try:
+            run, (confs, correct) = first_that_can(group, attempt)
+        except MissingRecord as reason:
+            section.leave_out(group, reason, EVALUATE)
+            continue
+        name = name_of(group, run)
+        section.figures.append(
+            Figure(
+                f"{group.letter}_reliability",
+                f"{name}. Expected calibration error: {_errors(group, attempt)}.",
+                f"Reliability diagram of {len(confs)} test images, {name}.",
+                partial(figures.reliability, confs=confs, correct=correct),
+            )
+        )
+    return section
+
+
+def _errors(group: SettingsGroup, attempt: Callable) -> str:
+    """The calibration error of every evaluated run of the group."""
+    found = []
+    for run in group.runs:
+        try:
+            error = figures.calibration_error(*attempt(run))
+        except MissingRecord:
+            continue
+        found.append(f"{100 * error:.2f} % (seed {run.seed})")
+    return ", ".join(found)
+
+
+def confusion(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
+    """Confusion matrix of the selected checkpoint, of one run per group."""
+    section = Section(
+        "confusion",
+        "Confusion between classes",
+        "The share of the test images of each class (row) that is given to each class (column), "
+        "by the selected checkpoint. Classes go from the largest to the smallest.",
+    )
+
+    def attempt(run: RecordedRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        arrays, counts = _predictions(run), class_counts(run, runs)
+        _check_labels(arrays, counts)
+        return arrays["labels"], arrays["preds"], counts
+
+    for group in groups:
+        try:
+            run, (labels, preds, counts) = first_that_can(group, attempt)
+        except MissingRecord as reason:
+            section.leave_out(group, reason, "continue it to its end with --resume True")
+            continue
+        name = name_of(group, run)
+        section.figures.append(
+            Figure(
+                f"{group.letter}_confusion",
+                f"{name}.",
+                f"Confusion matrix of {len(counts)} classes, {name}.",
+                partial(figures.confusion, labels=labels, preds=preds, counts=counts),
+            )
+        )
+    return section
+
+
+def _predictions(run: RecordedRun) -> dict[str, np.ndarray]:
+    """Of the selected checkpoint: the end of training leaves them, and so does evaluation."""
+    try:
+        return run.arrays("predictions.npz", ["labels", "preds"])
+    except MissingRecord as reason:
+        try:
+            return run.arrays("outputs_test.npz", ["labels", "preds"])
+        except MissingRecord:
+            raise reason from None
+
+
+def _check_labels(arrays: dict[str, np.ndarray], counts: np.ndarray) -> None:
+    largest = max(arrays[name].max() for name in ("labels", "preds") if name in arrays)
+    if largest >= len(counts):
+        raise MissingRecord("its predictions have more classes than its log")
+
+
+def feature_maps(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
+    """Test features of a few head and tail classes: before and after stage 2, of one evaluated run
+    per group; of a stage 1 that is not the "before" of any, alone."""
+    section = Section(
+        "features",
+        "Map of the features",
+        "Test images of the largest and of the smallest classes (in brackets, their training "
+        "images) in the plane of the two largest principal components of their features, which is "
+        "another plane in each figure. Large marks with a black edge are class centroids of the "
+        "training images. A circle of stage 2 has the radius of the margin ε around its centroid; "
+        "it is only indicative, because the projection shortens distances: an image inside a "
+        "circle may be further than ε from the centroid.",
+    )
+    befores: set = set()
+    for group in sorted(groups, key=lambda group: -group.stage):
+        try:
+            run, clouds = first_that_can(group, partial(_clouds, runs=runs))
+        except MissingRecord as reason:
+            section.leave_out(group, reason, EVALUATE)
+            continue
+        if group.stage == 2:
+            befores |= _add_before(section, group, run, runs)
+            section.figures.append(_map(group, run, clouds, "after stage 2"))
+        elif not befores & {member.folder.resolve() for member in group.runs}:
+            section.figures.append(_map(group, run, clouds, "of stage 1"))
+    return section
+
+
+def _add_before(
+    section: Section, group: SettingsGroup, run: RecordedRun, runs: Sequence[RecordedRun]
+) -> set:
+    """The features from which a stage 2 started; the folder that they are from, if any."""
+    if run.parent is None:
+        reason = "the features before stage 2, because the folder above holds no stage-1 run"
+        section.leave_out(group, reason, "train both stages below one --root_log")
+        return set()
+    try:
+        clouds = _clouds(run.parent, runs, like=run)
+    except MissingRecord as reason:
+        why = f"the features before stage 2, because of its stage 1 {reason}"
+        section.leave_out(group, why, "run the command of stage 1 with --evaluation True added")
+        return set()
+    section.figures.append(_map(group, run, clouds, "before stage 2"))
+    return {run.parent.folder.resolve()}
+
+
+def _map(
+    group: SettingsGroup, run: RecordedRun, clouds: list[figures.ClassCloud], when: str
+) -> Figure:
+    title, name = f"Features {when}", name_of(group, run)
+    has_centroids = any(cloud.centroid is not None for cloud in clouds)
+    lacking = "" if has_centroids else " Without centroids: there is no usable outputs_train.npz."
+    return Figure(
+        f"{group.letter}_{title.replace(' ', '_').lower()}",
+        f"{name}: {when}.{lacking}",
+        f"{title}: scatter of {len(clouds)} classes in two dimensions, {name}.",
+        partial(figures.feature_map, clouds=clouds, title=title),
+    )
+
+
+def _clouds(
+    run: RecordedRun, runs: Sequence[RecordedRun], like: RecordedRun | None = None
+) -> list[figures.ClassCloud]:
+    """The largest and the smallest classes in the run's outputs; their sizes are those of `like`
+    where it is given, so that before and after show the same classes.
+
+    Raises:
+        MissingRecord: the run has not been evaluated, or its features cannot be drawn.
+    """
+    test = run.arrays("outputs_test.npz", ["feats", "labels"])
+    counts = class_counts(like or run, runs)
+    _check_labels(test, counts)
+    try:
+        train = run.arrays("outputs_train.npz", ["feats", "labels"])
+    except MissingRecord:
+        train = None
+    if train and train["feats"].shape[1] != test["feats"].shape[1]:
+        raise MissingRecord("outputs_train.npz and outputs_test.npz are of different networks")
+    record = run.margin_record if run.stage == 2 else None
+    clouds = [
+        figures.ClassCloud(
+            f"class {label} ({counts[label]})",
+            test["feats"][test["labels"] == label][:MAP_POINTS],
+            _centroid(train, label),
+            float(record["margins"][label]) if record else None,
+        )
+        for label in _head_and_tail(counts)
+    ]
+    if test["feats"].shape[1] < 2 or sum(len(cloud.features) for cloud in clouds) < 2:
+        raise MissingRecord("its features have fewer than two dimensions or images")
+    return clouds
+
+
+def _head_and_tail(counts: np.ndarray) -> list[int]:
+    by_size = np.argsort(-counts, kind="stable").tolist()
+    few = min(MAP_CLASSES, len(counts) // 2)
+    return by_size[:few] + by_size[len(counts) - few :]
+
+
+def _centroid(train: dict[str, np.ndarray] | None, label: int) -> np.ndarray | None:
+    if train is None or not (train["labels"] == label).any():
+        return None
+    return train["feats"][train["labels"] == label].mean(axis=0, dtype=np.float64)

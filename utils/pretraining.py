@@ -1,0 +1,77 @@
+"""Stage 1: the whole network from random weights, by LDAM-DRW's recipe for CIFAR (Cao et al.,
+"Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, and its
+code)."""
+
+from collections.abc import Callable
+
+import torch
+
+from datasets.samplers import EffectiveNumberOrder, ShuffledOrder
+from losses import Objective, stage_1_objective
+from models import build_model
+from utils.options import Options
+from utils.phases import Phase
+from utils.run import Run, Stage, warn
+
+WARM_UP_EPOCHS = 5
+RATE_STEPS = ((160, 0.01), (180, 0.0001))
+DRW_START = 160
+PUBLISHED_EPOCHS = 200
+
+
+def pretraining(run: Run) -> Stage:
+    """One phase that trains everything."""
+    options, data = run.options, run.data
+    is_ldam = options.loss_type == "LDAM"
+    model = build_model(options.arch, data.num_classes, head_scale=1.0 if is_ldam else None)
+    model = model.to(run.machine.device, memory_format=torch.channels_last)
+    if options.train_rule == "Resample":
+        order = EffectiveNumberOrder(data.train.labels, run.generator)
+    else:
+        order = ShuffledOrder(len(data.train), run.generator)
+    rate_steps, drw_start = schedule(options)
+    phase = Phase(
+        name="pretraining",
+        epochs=range(options.start_epoch + 1, options.epochs + 1),
+        loader=run.training_loader(order),
+        objective=_objectives(options, data.class_counts, drw_start),
+        optimizer=run.sgd(model.parameters(), options.lr),
+        learning_rate=lambda epoch: learning_rate(epoch, options.lr, rate_steps),
+        monitor="linear",
+    )
+    return Stage(model, [phase])
+
+
+def schedule(options: Options) -> tuple[list[tuple[int, float]], int]:
+    """After which epochs the rate falls and to which factor, and the last epoch before DRW's
+    weights."""
+    if options.schedule == "scaled":
+        scale = options.epochs / PUBLISHED_EPOCHS
+        return [(round(e * scale), factor) for e, factor in RATE_STEPS], round(DRW_START * scale)
+    if options.epochs <= RATE_STEPS[-1][0]:
+        warn(
+            f"--epochs {options.epochs} ends before the rate steps after epochs "
+            f"{' and '.join(str(epoch) for epoch, _ in RATE_STEPS)} have both been taken; "
+            "--schedule scaled moves them"
+        )
+    return list(RATE_STEPS), DRW_START
+
+
+def learning_rate(epoch: int, lr: float, rate_steps: list[tuple[int, float]]) -> float:
+    """Rate of an epoch, counted from 1: a linear warm-up, then a step function."""
+    if epoch <= WARM_UP_EPOCHS:
+        return lr * epoch / WARM_UP_EPOCHS
+    factors = [factor for last_epoch, factor in rate_steps if epoch > last_epoch]
+    return lr * (factors[-1] if factors else 1.0)
+
+
+def _objectives(
+    options: Options, class_counts: list[int], drw_start: int
+) -> Callable[[int], Objective]:
+    plain = stage_1_objective(options.loss_type, class_counts)
+    reweighted = stage_1_objective(options.loss_type, class_counts, reweighted=True)
+    if options.train_rule == "Reweight":
+        return lambda epoch: reweighted
+    if options.train_rule == "DRW":
+        return lambda epoch: reweighted if epoch > drw_start else plain
+    return lambda epoch: plain

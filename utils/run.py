@@ -1,0 +1,69 @@
+"""What a run consists of, shared by pretraining, fine-tuning and evaluation."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from datasets import LongTailedData
+from datasets.pipeline import Normalise, ResidentLoader
+from datasets.samplers import SequentialOrder
+from datasets.splits import Split
+from utils.device import Machine
+from utils.folders import RunFolder
+from utils.options import Options
+from utils.phases import Phase
+
+
+@dataclass(frozen=True)
+class Run:
+    """Options and what they stand for: a folder, a machine, data, and the generator of orders and
+    augmentation."""
+
+    options: Options
+    folder: RunFolder
+    machine: Machine
+    data: LongTailedData
+    generator: torch.Generator
+
+    def training_loader(self, order: SequentialOrder) -> ResidentLoader:
+        """Augmented batches of the training set, which moves to the device."""
+        device, train = self.machine.device, self.data.train
+        return ResidentLoader(
+            Split(train.images.to(device), train.labels.to(device)),
+            Normalise(self.data.mean, self.data.std, device),
+            self.options.batch_size,
+            order,
+            self.options.augment,
+            self.generator,
+        )
+
+    def sgd(self, parameters: Iterable[Tensor], lr: float) -> torch.optim.SGD:
+        """SGD with the momentum and weight decay of both stages."""
+        momentum, weight_decay = self.options.momentum, self.options.weight_decay
+        return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network on its device, the phases that train it, and the margins ε where it has them."""
+
+    model: nn.Module
+    phases: list[Phase]
+    margins: Tensor | None = None
+
+
+def warn(message: str) -> None:
+    print(f"main.py: warning: {message}", file=sys.stderr)
+
+
+def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
+    """Says so where a checkpoint was trained on another subset than the one at hand."""
+    counts = start.get("class_counts")
+    if counts is not None and list(counts) != data.class_counts:
+        warn(f"{path} was trained on another subset (other class counts)")
+    elif start.get("fingerprint") not in (None, data.fingerprint):
+        warn(f"{path} was trained on another subset (other images, the same class counts)")

@@ -1,0 +1,217 @@
+"""What the comparison page shows of the runs' logs, by topic, and why a figure is left out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from utils import figures
+from utils.metrics import FEW_BELOW, MANY_ABOVE
+from utils.records import MissingRecord, RecordedRun
+from utils.run_groups import SettingsGroup, class_counts, first_that_can
+
+MAX_LABELLED = 6
+"""Up to so many groups the legends describe them; of more, their letters have to do."""
+MAX_LABEL = 44
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One picture of the page.
+
+    Args:
+        name: of its PNG, without the suffix.
+        caption, alt: plain text.
+        draw: draws it on given axes.
+    """
+
+    name: str
+    caption: str
+    alt: str
+    draw: Callable[[Axes], None]
+
+
+@dataclass
+class Section:
+    """A heading, what its figures have in common, the figures, and a sentence for each one that is
+    left out; all plain text."""
+
+    identifier: str
+    title: str
+    intro: str
+    figures: list[Figure] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def leave_out(self, group: SettingsGroup, reason: object, remedy: str) -> None:
+        """Says what is missing, why, and what to run."""
+        self.missing.append(f"Left out for {name_of(group)}: {reason}; {remedy}.")
+
+
+def name_of(group: SettingsGroup, run: RecordedRun | None = None) -> str:
+    """The group, or one run of it, as captions call it."""
+    seed = f", seed {run.seed}" if run else ""
+    return f"{group.letter} ({group.description}{seed})"
+
+
+def training_curves(groups: Sequence[SettingsGroup]) -> Section:
+    """Accuracies and losses of all runs on common axes."""
+    intro = "One line per run; runs of the same settings share colour, line and marker."
+    runs = [run for group in groups for run in group.runs]
+    if any(run.epochs and not run.is_finished for run in runs):
+        intro += " A cross ends the line of an unfinished run."
+    section = Section("curves", "Training curves", intro)
+    for group in groups:
+        if not any(run.epochs for run in group.runs):
+            section.leave_out(group, "there is no epoch in its log.jsonl", "train it")
+
+    def add(name: str, title: str, ylabel: str, caption: str, read: Callable) -> None:
+        curves = _curves(groups, read)
+        if curves:
+            alt = f"{title} against the epoch, lines of {len(curves)} runs."
+            draw = partial(figures.compare, curves=curves, title=title, ylabel=ylabel)
+            section.figures.append(Figure(name, caption, alt, draw))
+
+    add(
+        "linear",
+        "Linear accuracy on the test set",
+        "top-1 (%)",
+        "Top-1 accuracy of the network's own classifier on the test set.",
+        lambda record: record["results"]["test"]["linear"]["top1"],
+    )
+    add(
+        "ncm",
+        "NCM accuracy on the test set",
+        "top-1 (%)",
+        "Accuracy of the nearest class mean on the test set, at the epochs where it was read.",
+        lambda record: (record["results"]["test"]["ncm"] or {}).get("top1"),
+    )
+    add(
+        "test_loss",
+        "Cross-entropy on the test set",
+        "loss",
+        "Mean cross-entropy of the test images.",
+        lambda record: record["results"]["test"]["linear"]["loss"],
+    )
+    names = dict.fromkeys(
+        name for run in runs for record in run.epochs for name in record["losses"]
+    )
+    for i, name in enumerate(names):
+        caption = f"The part {name} of the training loss, over the epochs that have it."
+        title = f"Training loss: {_plain(name)}"
+        read = partial(_part_of_loss, name=name)
+        add(f"train_loss_{i + 1}", title, "loss", caption, read)
+    return section
+
+
+def _part_of_loss(record: dict, name: str) -> float | None:
+    return record["losses"].get(name)
+
+
+def _curves(
+    groups: Sequence[SettingsGroup], read: Callable[[dict], float | None]
+) -> list[figures.Curve]:
+    curves = []
+    for group in groups:
+        label: str | None = _label(group, len(groups))
+        for run in group.runs:
+            points = [(record["epoch"], read(record)) for record in run.epochs]
+            points = [(epoch, value) for epoch, value in points if value is not None]
+            if points:
+                epochs, values = zip(*points, strict=True)
+                curves.append(figures.Curve(label, group.number, epochs, values, run.is_finished))
+                label = None
+    return curves
+
+
+def _label(group: SettingsGroup, count: int) -> str:
+    if count > MAX_LABELLED:
+        return group.letter
+    text = f"{group.letter}: {group.description}"
+    return _plain(text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…")
+
+
+def _plain(text: str) -> str:
+    """Text on one line in which matplotlib sees no formula."""
+    return " ".join(text.split()).replace("$", r"\$")
+
+
+def accuracy_by_class(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
+    """Per-class accuracy against class size, the mean over the runs of a group."""
+    section = Section(
+        "classes",
+        "Accuracy of each class against its size",
+        f"The vertical lines at {FEW_BELOW} and {MANY_ABOVE} training images separate few-, "
+        "medium- and many-shot classes; in brackets, how many classes a group has.",
+    )
+    for group in groups:
+        shown = [run for run in group.finished or group.unfinished if run.shown]
+        if not shown:
+            section.leave_out(group, "no epoch is finished", "train it")
+            continue
+        try:
+            counts = class_counts(shown[0], runs)
+        except MissingRecord as reason:
+            section.leave_out(group, reason, "continue it with --resume True")
+            continue
+        which = "selected epoch" if shown[0].is_finished else "last epoch so far (unfinished)"
+        over = f", mean over {len(shown)} runs" if len(shown) > 1 else ""
+        name = name_of(group)
+        section.figures.append(
+            Figure(
+                f"{group.letter}_accuracy_by_size",
+                f"{name}: {which}{over}.",
+                f"Accuracy of {len(counts)} classes against their training images, {name}.",
+                partial(figures.accuracy_by_size, per_class=_mean_per_class(shown), counts=counts),
+            )
+        )
+    return section
+
+
+def _mean_per_class(runs: Sequence[RecordedRun]) -> list[float | None]:
+    columns = zip(*(run.shown["test"]["linear"]["per_class"] for run in runs), strict=True)
+    return [None if None in column else float(np.mean(column)) for column in columns]
+
+
+def margins(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
+    """Margins over time and against class size, of one run per group."""
+    section = Section(
+        "margins",
+        "Margins",
+        "Left, the mean (line) and the range (band) of the margins ε of the many-, medium- and "
+        "few-shot classes, with a dotted line between the phases; then the margin of each class.",
+    )
+
+    def attempt(run: RecordedRun) -> np.ndarray:
+        if run.margin_record is None:
+            raise MissingRecord("there are no margins in its log.jsonl")
+        return class_counts(run, runs)
+
+    for group in groups:
+        if group.stage == 1:
+            section.leave_out(group, "stage 1 has no margins", "train a stage 2 from it")
+            continue
+        try:
+            run, counts = first_that_can(group, attempt)
+        except MissingRecord as reason:
+            remedy = "train a stage 2 with robust_loss in --feat_loss to its end"
+            section.leave_out(group, reason, remedy)
+            continue
+        records = [record for record in run.epochs if record["margins"]]
+        shown, name = run.margin_record, name_of(group, run)
+        section.figures += [
+            Figure(
+                f"{group.letter}_margins_over_time",
+                f"{name}: margins over time.",
+                f"Margins against the epoch by group of classes, {name}.",
+                partial(figures.margins_over_time, records=records, counts=counts),
+            ),
+            Figure(
+                f"{group.letter}_margins_by_size",
+                f"{name}: margins at epoch {shown['epoch']}.",
+                f"Margins of {len(counts)} classes against their training images, {name}.",
+                partial(figures.margins_by_size, record=shown, counts=counts),
+            ),
+        ]
+    return section

@@ -1,0 +1,111 @@
+"""What a finished run leaves for its reader: `summary.json`, `report.png` and tables of
+accuracies."""
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import torch
+
+from datasets.splits import LongTailedData
+from utils import checkpoint, report
+from utils.files import atomic_write, write_json
+from utils.metrics import GROUPS, group_of_counts
+from utils.run import Run
+from utils.runlog import ACCURACIES, add_results
+from utils.training import Trainer
+
+_FINALS = (("selected", "last"), ("linear", "ncm"))
+
+
+def summarise(run: Run, trainer: Trainer) -> None:
+    """Writes `predictions.npz`, `report.png` and `summary.json`, and prints the run's table."""
+    options, data, folder = run.options, run.data, run.folder
+    chosen = trainer.best[options.select_on]
+
+    def of_split(split: str) -> dict:
+        selected = {"epoch": chosen.epoch, **chosen.results[split]}
+        return {"selected": selected, "last": {"epoch": trainer.epoch, **trainer.results[split]}}
+
+    heldout = None
+    if data.heldout is not None:
+        classes = len(data.heldout.labels.unique())
+        heldout = {"images": len(data.heldout), "classes": classes, **of_split("heldout")}
+    summary = {
+        "dataset": options.dataset,
+        "arch": options.arch,
+        "stage": options.stage,
+        "selected_on": options.select_on,
+        "epochs": options.epochs,
+        "seconds": round(trainer.seconds, 1),
+        "seed": options.seed,
+        "class_counts": data.class_counts,
+        "test": of_split("test"),
+        "heldout": heldout,
+    }
+    _save_predictions(run, trainer)
+    figure = report.write_report(folder.records, data.class_counts, summary["test"]["selected"])
+    finals = {f"test/{w}_{r}": summary["test"][w][r]["top1"] for w, r in product(*_FINALS)}
+    add_results(folder.records, figure, options.as_dict(), finals)
+    # Last, because its presence says that the run is finished.
+    write_json(folder.summary, summary)
+    rows = {}
+    for which, title in (("selected", f"selected on {options.select_on}"), ("last", "last epoch")):
+        found = summary["test"][which]
+        rows |= {
+            f"{title} ({found['epoch']}), {text}": found[reading]
+            for reading, text in (("linear", "linear"), ("ncm", "NCM"))
+        }
+    print(accuracy_table(rows, data.class_counts))
+    print(f"summary: {folder.summary}\nfigure:  {figure}")
+
+
+@torch.no_grad()
+def _save_predictions(run: Run, trainer: Trainer) -> None:
+    """The selected checkpoint's predictions, for the report's confusion matrix."""
+    path = run.folder.best_checkpoint
+    checkpoint.load_weights(trainer.model, checkpoint.load(path)["state_dict"], path)
+    trainer.evaluator.look(trainer.model)
+    features, labels = trainer.evaluator.seen("test")
+    preds = trainer.model.classify(features).argmax(dim=1)
+    with atomic_write(run.folder.records / "predictions.npz") as file:
+        np.savez_compressed(file, labels=labels.cpu().numpy(), preds=preds.cpu().numpy())
+
+
+def accuracy_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
+    """Accuracies in percent as aligned text, one line per named record of `accuracy_record`; the
+    numbers of classes in the groups are in its head."""
+    return _table(rows, class_counts, ACCURACIES)
+
+
+def reading_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
+    """`accuracy_table` with the worst class and the expected calibration error, in percent."""
+    return _table(rows, class_counts, (*ACCURACIES, "worst", "ece"))
+
+
+def _table(rows: dict[str, dict], class_counts: Sequence[int], columns: Sequence[str]) -> str:
+    groups = group_of_counts(class_counts)
+    sizes = {group: f"{group} ({(groups == group).sum()})" for group in GROUPS}
+    headers = {"top1": "top-1", "top5": "top-5", **sizes, "worst": "worst class", "ece": "ECE"}
+    width = max(map(len, rows))
+    lines = [" " * width + "".join(f"{headers[column]:>14}" for column in columns)]
+    for name, record in rows.items():
+        cells = "".join(f"{_percent(record[column], 2):>14}" for column in columns)
+        lines.append(f"{name:<{width}}{cells}")
+    return "\n".join(lines)
+
+
+def per_class_table(linear: dict, ncm: dict, data: LongTailedData) -> str:
+    """Accuracies of each class in percent, from the largest class to the smallest."""
+    by_size = np.argsort(-np.asarray(data.class_counts), kind="stable")
+    width = max(len("class"), *map(len, data.class_names))
+    lines = [f"{'class':<{width}}{'images':>8}{'linear':>8}{'NCM':>8}"]
+    for label in by_size:
+        accuracies = (_percent(r["per_class"][label], 1) for r in (linear, ncm))
+        cells = "".join(f"{cell:>8}" for cell in (data.class_counts[label], *accuracies))
+        lines.append(f"{data.class_names[label]:<{width}}{cells}")
+    return "\n".join(lines)
+
+
+def _percent(value: float | None, decimals: int) -> str:
+    return "n/a" if value is None else f"{value:.{decimals}f}"

@@ -1,0 +1,112 @@
+"""From the text of a flag to its value, with bounds."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What a sampler flag asks for: plain shuffling, or `samples_per_class` consecutive images of
+    each visited class (class-aware)."""
+
+    samples_per_class: int | None = None
+
+
+def parse_sampler(text: str | None) -> Sampler:
+    """`none`, `instance` or nothing: shuffling; `resample,k`: class-aware, k images a visit.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if text in (None, "none", "instance"):
+        return Sampler()
+    kind, _, count = text.partition(",")
+    is_count = count.isascii() and count.isdigit() and len(count) < 7 and int(count) >= 1
+    if kind == "resample" and is_count:
+        return Sampler(int(count))
+    raise ValueError(f"{text!r} is not 'none', 'instance' or 'resample,k' with a whole k >= 1")
+
+
+def parse_names(text: str, kind: str, known: Sequence[str]) -> list[str]:
+    """Names of a kind of thing, separated by commas.
+
+    Raises:
+        ValueError: a name that is not known, none, or one given twice.
+    """
+    given = text.split(",")
+    for name in given:
+        if name not in known:
+            choices = ", ".join(known)
+            raise ValueError(f"unknown {kind} {name!r} in {text!r} (choose from {choices})")
+    if len(set(given)) < len(given):
+        raise ValueError(f"a {kind} is named twice in {text!r}")
+    return given
+
+
+def boolean(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
+    return values[text.lower()]
+
+
+def _number(
+    kind: type, allowed: str, is_allowed: Callable[[float], bool]
+) -> Callable[[str], float]:
+    """A converter to `kind` that accepts only finite values for which `is_allowed` holds."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+            if math.isfinite(value) and is_allowed(value):
+                return value
+        except (ValueError, OverflowError):
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+
+    return convert
+
+
+rate = _number(float, "a finite number >= 0", lambda x: x >= 0)
+positive = _number(float, "a finite number > 0", lambda x: x > 0)
+fraction = _number(float, "a number with 0 < x <= 1", lambda x: 0 < x <= 1)
+below_one = _number(float, "a number with 0 <= x < 1", lambda x: 0 <= x < 1)
+weight = _number(float, "a number with 0 <= x <= 1", lambda x: 0 <= x <= 1)
+count = _number(int, "a whole number >= 0", lambda n: n >= 0)
+positive_count = _number(int, "a whole number >= 1", lambda n: n >= 1)
+seed = _number(int, "a whole number with 0 <= x < 2**32", lambda n: 0 <= n < 2**32)
+
+
+def sampler(text: str) -> str:
+    """The text of a sampler flag, checked; it is part of a folder's name as given."""
+    try:
+        parse_sampler(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def names(kind: str, known: Sequence[str], everything: str | None = None) -> Callable[[str], str]:
+    """A converter that checks names separated by commas; `everything` stands for all of them."""
+
+    def convert(text: str) -> str:
+        if text == everything:
+            return ",".join(known)
+        try:
+            parse_names(text, kind, known)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return convert
+
+
+def folder_part(text: str) -> str:
+    """Text that can stand in a folder's name."""
+    if not text or "/" in text or "\0" in text or len(text) > 100:
+        raise argparse.ArgumentTypeError(
+            f"{text[:120]!r} cannot be part of a folder's name (1 to 100 characters, no '/')"
+        )
+    return text
