@@ -8,7 +8,7 @@ import pytest
 import datasets.long_tail
 from datasets import long_tail_counts, long_tail_indices
 from datasets.long_tail import left_out_indices
-from utils.metrics import group_of_counts
+from utils.groups import group_of_counts
 
 
 def golden_cases(arrays):

@@ -20,7 +20,8 @@ from utils import report
 from utils.files import atomic_write, write_json
 from utils.progress import Progress
 from utils.report import write_report
-from utils.runlog import RunLog, columns, console_line, duration, flatten, read_records
+from utils.report.records import read_epochs
+from utils.runlog import RunLog, columns, console_line, duration, flatten
 from utils.summary import accuracy_table, per_class_table
 
 LOSSES = ["ce_lt", "robust_loss", "ce"]
@@ -140,20 +141,20 @@ def test_jsonl_gives_the_records_back_to_the_last_bit(tmp_path):
     records = [record(epoch) for epoch in range(1, 5)]
     records[0]["train_loss"] = 0.1 + 0.2
     write_log(tmp_path, records)
-    assert read_records(tmp_path) == records
+    assert read_epochs(tmp_path) == records
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_records_of_a_folder_without_a_run_are_none(tmp_path):
-    assert read_records(tmp_path) == []
+    assert read_epochs(tmp_path) == []
 
 
 def test_records_are_on_disk_after_each_epoch(tmp_path):
     log = RunLog(tmp_path, LOSSES, ["test", "heldout"], 0)
     for epoch in (1, 2):
         log.add(record(epoch))
-        assert [r["epoch"] for r in read_records(tmp_path)] == list(range(1, epoch + 1))
+        assert [r["epoch"] for r in read_epochs(tmp_path)] == list(range(1, epoch + 1))
         assert len(rows_of(tmp_path)) == epoch
     log.close()
 
@@ -166,8 +167,8 @@ def test_going_on_drops_the_rows_beyond_the_finished_epochs(tmp_path, done_epoch
     records = [record(epoch) for epoch in range(1, 6)]
     discarded = {**record(4), "train_loss": 99.0}
     write_log(interrupted, [*records[:3], discarded][: done_epochs + 1])
-    assert len(read_records(interrupted)) == min(done_epochs + 1, 4)
-    finished = read_records(interrupted)[:done_epochs]
+    assert len(read_epochs(interrupted)) == min(done_epochs + 1, 4)
+    finished = read_epochs(interrupted)[:done_epochs]
     write_log(interrupted, records[done_epochs:], done_epochs)
     write_log(uninterrupted, [*finished, *records[done_epochs:]])
     for name in ("log.csv", "log.jsonl"):
@@ -177,7 +178,7 @@ def test_going_on_drops_the_rows_beyond_the_finished_epochs(tmp_path, done_epoch
 def test_a_new_run_starts_with_empty_logs(tmp_path):
     write_log(tmp_path, [record(1), record(2)])
     write_log(tmp_path, [])
-    assert read_records(tmp_path) == [] and rows_of(tmp_path) == []
+    assert read_epochs(tmp_path) == [] and rows_of(tmp_path) == []
 
 
 @pytest.mark.parametrize("cut", [1, 40, 400])
@@ -187,7 +188,7 @@ def test_a_last_line_that_was_cut_off_is_dropped(tmp_path, cut):
     whole = path.read_bytes()
     path.write_bytes(whole[: -cut - 1])
     # One character less than a line is a line without its closing bracket.
-    assert [r["epoch"] for r in read_records(tmp_path)] == [1, 2]
+    assert [r["epoch"] for r in read_epochs(tmp_path)] == [1, 2]
     with open(tmp_path / "log.csv", "a") as file:
         file.write("4,featu")
     write_log(tmp_path, [record(3)], done_epochs=2)
@@ -200,8 +201,8 @@ def test_a_value_that_json_lacks_comes_back_too(tmp_path):
     entry = record(1)
     entry["results"]["test"]["linear"]["loss"] = float("inf")
     write_log(tmp_path, [entry, record(2)])
-    assert [r["epoch"] for r in read_records(tmp_path)] == [1, 2]
-    assert read_records(tmp_path)[0] == entry
+    assert [r["epoch"] for r in read_epochs(tmp_path)] == [1, 2]
+    assert read_epochs(tmp_path)[0] == entry
 
 
 # -------- TensorBoard --------

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from tests.helpers import (
     CLASS_COUNTS,
@@ -75,9 +76,11 @@ def six_epochs(tree, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch) -> None:
     """Drawing takes as long as training here; the module's own fixtures do draw."""
-    monkeypatch.setattr(
-        "matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(b"-")
-    )
+
+    def savefig(self, file, **_: object) -> None:
+        Image.new("RGB", (1, 1)).save(file, "png")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
 
 
 @pytest.fixture
@@ -507,7 +510,6 @@ def test_a_checkpoint_in_the_released_form_starts_the_same_stage_2(tree, pretrai
     "given",
     [
         "{root}/{name}",
-        "{root}/{name}/",
         "{root}/{name}/ckpt.best.pth.tar",
         "{root}/{name}/ckpt.pth.tar",
         "{root}/{name}/ckpt.best_heldout.pth.tar",
@@ -1000,7 +1002,7 @@ def disk_full_for_appending(name: str, nth: int):
 
 
 FULL = [
-    *[(disk_full_for, name, 1) for name in ("args.json", "log.jsonl", "log.csv")],
+    *[(disk_full_for, name, 1) for name in ("args.json", "log.jsonl")],
     *[(disk_full_for, "ckpt.pth.tar", nth) for nth in (1, 2)],
     *[(disk_full_for, name, 1) for name in ("ckpt.best.pth.tar", "ckpt.best_features.pth.tar")],
     *[(disk_full_for, name, 1) for name in ("predictions.npz", "report.png", "summary.json")],

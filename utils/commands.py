@@ -74,7 +74,11 @@ def _train(options: Options, make_stage: Callable[[Run], Stage]) -> None:
             for path in folder.own_files():
                 path.unlink()
         if not folder.arguments.exists():
-            write_json(folder.arguments, options.as_dict() | {"machine": machine.description()})
+            write_json(
+                folder.arguments,
+                options.as_dict()
+                | {"class_counts": data.class_counts, "machine": machine.description()},
+            )
         print(
             f"{len(data.train)} training images of {data.num_classes} classes, {machine.device}, "
             f"seed {options.seed}; records in {folder.records}"

@@ -123,9 +123,10 @@ class Options:
         STAGE1,
         "-a",
         "--arch",
-        help="network, in both stages",
+        help=f"network of both stages: {', '.join(ARCHITECTURES)}",
         default="resnet32",
         choices=ARCHITECTURES,
+        metavar="NAME",
     )
     loss_type: str = flag(
         STAGE1,

@@ -12,7 +12,7 @@ class Progress:
         self.bar = tqdm(total=steps, desc=title, unit="batch", leave=False, disable=None)
         self.every = every
         self.count = 0
-        self.loss: Tensor | None = None
+        self.on_host: Tensor | None = None
 
     def __enter__(self) -> "Progress":
         return self
@@ -21,12 +21,20 @@ class Progress:
         self.bar.close()
 
     def advance(self, loss: Tensor) -> None:
+        """Counts a batch, and now and then shows its loss."""
         self.count += 1
         if self.bar.disable or self.count % self.every:
             return
-        if self.loss is None:
-            self.loss = torch.zeros((), pin_memory=loss.is_cuda)
-        # Shows the value that has arrived, which on a GPU is that of an update before.
-        self.bar.set_postfix(loss=f"{self.loss.item():.4f}", refresh=False)
-        self.loss.copy_(loss, non_blocking=True)
         self.bar.update(self.every)
+        if not loss.is_cuda:
+            self._show(loss)
+        elif self.on_host is None:
+            self.on_host = torch.empty((), pin_memory=True)
+            self.on_host.copy_(loss)
+        else:
+            # What has arrived since the last time, so that nothing waits for the device.
+            self._show(self.on_host)
+            self.on_host.copy_(loss, non_blocking=True)
+
+    def _show(self, loss: Tensor) -> None:
+        self.bar.set_postfix(loss=f"{loss.item():.4f}")

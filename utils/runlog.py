@@ -12,6 +12,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from utils.files import atomic_write
+from utils.report.records import read_epochs
 
 READINGS = ("linear", "ncm")
 ACCURACIES = ("top1", "top5", "many", "medium", "few")
@@ -49,19 +50,6 @@ def flatten(record: dict) -> dict:
     return row
 
 
-def read_records(folder: Path) -> list[dict]:
-    """The epochs in a run's `log.jsonl`, up to a line that was cut off, if any."""
-    path = folder / "log.jsonl"
-    records = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-    return records
-
-
 class RunLog:
     """Writes a run's records.
 
@@ -78,13 +66,18 @@ class RunLog:
     ) -> None:
         self.columns = columns(loss_names, splits)
         self.jsonl, self.csv = folder / "log.jsonl", folder / "log.csv"
-        kept = [r for r in read_records(folder) if r["epoch"] <= done_epochs]
+        kept = [r for r in read_epochs(folder) if r["epoch"] <= done_epochs]
         with atomic_write(self.jsonl) as file:
             file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
         with atomic_write(self.csv) as file:
             rows = [",".join(self.columns) + "\n", *(self._csv_row(r) for r in kept)]
             file.write("".join(rows).encode())
-        self.events = SummaryWriter(str(folder), purge_step=done_epochs + 1, flush_secs=30)
+        self.events = SummaryWriter(
+            str(folder),
+            purge_step=done_epochs + 1,
+            flush_secs=30,
+            filename_suffix=f".after{done_epochs}",
+        )
 
     def _csv_row(self, record: dict) -> str:
         text = io.StringIO()
@@ -116,7 +109,7 @@ def add_results(folder: Path, figure: Path, options: dict, metrics: dict[str, fl
     """Adds to a run's TensorBoard events its report as an image, and its options with the final
     accuracies as hyper-parameters."""
     plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in options.items()}
-    with SummaryWriter(str(folder)) as events:
+    with SummaryWriter(str(folder), filename_suffix=".results") as events:
         events.add_image("report", plt.imread(figure)[:, :, :3], dataformats="HWC")
         # Beside the run's other events, not in a folder of its own.
         events.add_hparams(plain, metrics, name=".")
@@ -124,7 +117,7 @@ def add_results(folder: Path, figure: Path, options: dict, metrics: dict[str, fl
 
 def add_readings(folder: Path, records: dict[str, dict], epoch: int) -> None:
     """Adds the readings of an evaluated checkpoint to the run's TensorBoard events."""
-    with SummaryWriter(str(folder)) as events:
+    with SummaryWriter(str(folder), filename_suffix=".readings") as events:
         for reading, record in records.items():
             for name, value in record.items():
                 if isinstance(value, (int, float)):

@@ -10,7 +10,7 @@ import torch
 from datasets.splits import LongTailedData
 from utils import checkpoint, report
 from utils.files import atomic_write, write_json
-from utils.metrics import GROUPS, group_of_counts
+from utils.groups import GROUPS, group_of_counts
 from utils.run import Run
 from utils.runlog import ACCURACIES, add_results
 from utils.training import Trainer

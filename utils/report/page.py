@@ -12,11 +12,11 @@ import matplotlib.pyplot as plt
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.folders import check_writable
-from utils.metrics import FEW_BELOW, MANY_ABOVE
-from utils.output_sections import confusion, feature_maps, reliability
-from utils.records import RecordedRun, accuracies_of, read_run
-from utils.run_groups import SettingsGroup, group_runs, mean_and_deviation
-from utils.sections import Figure, Section, accuracy_by_class, margins, training_curves
+from utils.groups import FEW_BELOW, MANY_ABOVE
+from utils.report.output_sections import confusion, feature_maps, reliability
+from utils.report.records import RecordedRun, accuracies_of, read_run
+from utils.report.run_groups import SettingsGroup, group_runs, mean_and_deviation
+from utils.report.sections import Figure, Section, accuracy_by_class, margins, training_curves
 
 COLUMNS = {
     "top1": "Top-1",
@@ -27,9 +27,9 @@ COLUMNS = {
     "heldout": "Held-out",
 }
 
-# Readable at the width of a telephone, where a figure of 5.2 inches shrinks to about 70 %.
-FIGURE_STYLE = {"font.size": 11, "axes.titlesize": 11.5, "legend.fontsize": 10}
-FIGURE_SIZE = (5.2, 4.3)
+# Readable at the width of a telephone, where a point of these figures is about a pixel.
+FIGURE_STYLE = {"font.size": 11.5, "axes.titlesize": 12, "legend.fontsize": 10.5}
+FIGURE_SIZE = (5.0, 4.2)
 FIGURE_DPI = 170
 
 PAGE = Template("""<!DOCTYPE html>

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from utils.records import SUBSET_FLAGS, MissingRecord, RecordedRun
+from utils.report.records import SUBSET_FLAGS, MissingRecord, RecordedRun
 
 Found = TypeVar("Found")
 
@@ -87,21 +87,22 @@ def _differing(run: RecordedRun, firsts: Sequence[RecordedRun]) -> dict:
 
 
 def class_counts(run: RecordedRun, others: Sequence[RecordedRun]) -> np.ndarray:
-    """Training images per class ``[K]``: from the run's summary or, before there is one, from its
-    training outputs, or from the summary of a run on the same subset.
+    """Training images per class ``[K]``: from the run's arguments or summary, from those of a run
+    on the same subset, or from its training outputs.
 
     Raises:
         MissingRecord: none of these is there.
     """
 
     def is_same_subset(other: RecordedRun) -> bool:
-        flags = (*SUBSET_FLAGS, "data_root")
-        return all(other.arguments.get(f) == run.arguments.get(f) for f in flags)
+        ours, theirs = run.settings(), other.settings()
+        return all(theirs.get(f) == ours.get(f) for f in (*SUBSET_FLAGS, "data_root"))
 
     candidates = [run, *filter(is_same_subset, [*filter(None, [run.parent]), *others])]
     for candidate in candidates:
-        if candidate.summary:
-            return np.array(candidate.summary["class_counts"], dtype=int)
+        for record in (candidate.arguments, candidate.summary or {}):
+            if "class_counts" in record:
+                return np.array(record["class_counts"], dtype=int)
     shown = run.shown
     try:
         labels = run.arrays("outputs_train.npz", ["labels"])["labels"]

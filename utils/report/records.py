@@ -11,15 +11,27 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
-from utils.metrics import GROUPS
+from utils.groups import GROUPS
 from utils.options import FREE_FLAGS
-from utils.runlog import read_records
 
 NOT_SETTINGS = {*FREE_FLAGS, "seed", "exp_str", "pretrained", "machine"}
 """What runs of the same settings may differ in: the seed, names and paths, the machine."""
 
 STAGE_2_PREFIXES = ("feat_", "cls_", "margin", "temperature", "balanced_clf", "robust_weight")
 SUBSET_FLAGS = ("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fraction")
+
+
+def read_epochs(folder: Path) -> list[dict]:
+    """The epochs in a run's `log.jsonl`, up to a line that was cut off, if any."""
+    path = folder / "log.jsonl"
+    epochs = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                epochs.append(json.loads(line))
+            except ValueError:
+                break
+    return epochs
 
 
 class MissingRecord(Exception):
@@ -67,7 +79,7 @@ class RecordedRun:
 
     @property
     def seconds(self) -> float:
-        if self.summary:
+        if self.summary is not None:
             return float(self.summary["seconds"])
         return sum(float(record["seconds"]) for record in self.epochs)
 
@@ -75,7 +87,7 @@ class RecordedRun:
         """Accuracies of the `selected` or the `last` epoch: `{"epoch", "test", "heldout"}`, the
         latter two as in `summary.json`, None where there are none. An unfinished run has a last
         epoch only."""
-        if self.summary:
+        if self.summary is not None:
             heldout = self.summary["heldout"]
             test = self.summary["test"][which]
             held = heldout[which] if heldout else None
@@ -166,7 +178,7 @@ def read_run(folder: Path) -> RecordedRun:
     if (folder / "summary.json").exists():
         summary = _read_object(folder / "summary.json")
     try:
-        epochs = read_records(folder)
+        epochs = read_epochs(folder)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'log.jsonl'}: unreadable ({error})") from error
     parent = None
@@ -202,14 +214,14 @@ def _check(run: RecordedRun) -> None:
     Raises:
         UserError: they do not.
     """
-    name = "summary.json" if run.summary else "log.jsonl"
+    name = "summary.json" if run.is_finished else "log.jsonl"
     try:
         for which in ("selected", "last"):
             if run.results(which):
                 accuracies_of(run.results(which))
         float(run.seconds)
         classes = {len(run.shown["test"]["linear"]["per_class"])} if run.shown else set()
-        if run.summary:
+        if run.summary is not None:
             classes.add(len([int(count) for count in run.summary["class_counts"]]))
         name = "log.jsonl"
         for record in run.epochs:

@@ -1,11 +1,6 @@
-"""Figures from a run's record files alone: `report.png` of one run, and a page that compares runs:
+"""Figures from record files alone: `report.png` of one run, and (`utils.report.page`) a page that
+compares runs."""
 
-python -m utils.report RUN [RUN ...] [--output FILE.html]
-"""
-
-import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -14,10 +9,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from utils import figures
-from utils.errors import UserError
 from utils.files import atomic_write
-from utils.runlog import read_records
+from utils.report import figures
+from utils.report.records import read_epochs
 
 
 def write_report(folder: Path, class_counts: list[int], selected: dict | None) -> Path:
@@ -32,7 +26,7 @@ def write_report(folder: Path, class_counts: list[int], selected: dict | None) -
     Returns:
         The figure's path.
     """
-    records = read_records(folder)
+    records = read_epochs(folder)
     counts = np.asarray(class_counts)
     panels = []
     if records:
@@ -67,53 +61,3 @@ def write_report(folder: Path, class_counts: list[int], selected: dict | None) -
             figure.savefig(file, format="png", dpi=110)
     plt.close(figure)
     return path
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports what is wrong in one line, without the usage."""
-
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m utils.report",
-        description="Compares runs on one self-contained HTML page.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a run's records, either stage"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("comparison.html"),
-        metavar="FILE.html",
-        help="the page (default: %(default)s); its figures also go to FILE_figures/*.png",
-    )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the comparison page that the command line `argv` (`sys.argv` if None) asks for.
-
-    Returns:
-        The exit status: 0 done, 2 bad input.
-    """
-    try:
-        arguments = _parser().parse_args(argv)
-        # The page is no concern of training, which imports this module for `write_report`.
-        from utils.page import write_page
-
-        page = write_page(arguments.runs, arguments.output)
-    except UserError as error:
-        message = " ".join(str(error).split())
-        print(f"report: error: {message}", file=sys.stderr)
-        return 2
-    print(page)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Circle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-from sklearn.metrics import confusion_matrix
 
-from utils.metrics import FEW_BELOW, GROUPS, MANY_ABOVE, group_of_counts
+from utils.groups import FEW_BELOW, GROUPS, MANY_ABOVE, group_of_counts
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; lines and markers differ as well,
 # for print without colour.
@@ -68,10 +67,10 @@ def accuracies(axes: Axes, records: Sequence[dict]) -> None:
 def accuracy_by_size(axes: Axes, per_class: Sequence[float | None], counts: np.ndarray) -> None:
     """Accuracy of each class in percent against its training images."""
     _scatter_by_size(axes, _known(per_class), counts)
-    axes.set(
-        title="Accuracy of each class against its size", ylabel="linear top-1 (%)", ylim=(-3, 103)
-    )
-    axes.legend()
+    axes.set(title="Accuracy of each class against its size", ylabel="linear top-1 (%)")
+    # One scale for all runs, with room for the legend above 100 %, where no point can be.
+    axes.set(ylim=(-4, 119), yticks=range(0, 101, 20))
+    axes.legend(loc="upper center", ncols=3, columnspacing=1, handletextpad=0.2)
 
 
 def margins_over_time(axes: Axes, records: Sequence[dict], counts: np.ndarray) -> None:
@@ -103,6 +102,9 @@ def margins_by_size(axes: Axes, record: dict, counts: np.ndarray) -> None:
 def confusion(axes: Axes, labels: np.ndarray, preds: np.ndarray, counts: np.ndarray) -> None:
     """Confusion matrix, each true class adding up to 100, from the largest class to the
     smallest."""
+    # Scikit-learn takes most of a second to load, and most of training needs none of it.
+    from sklearn.metrics import confusion_matrix
+
     by_size = np.argsort(-counts, kind="stable")
     shares = confusion_matrix(labels, preds, labels=by_size, normalize="true")
     # By its square root, so that among a hundred classes a few percent can be seen too.
@@ -116,7 +118,8 @@ def confusion(axes: Axes, labels: np.ndarray, preds: np.ndarray, counts: np.ndar
         xlabel="predicted (largest class first)",
         ylabel="true",
     )
-    axes.figure.colorbar(image, ax=axes, label="% of the true class")
+    ticks = (0, 1, 5, 20, 40, 60, 80, 100)
+    axes.figure.colorbar(image, ax=axes, label="% of the true class", ticks=ticks)
 
 
 @dataclass(frozen=True)
@@ -249,14 +252,15 @@ def feature_map(axes: Axes, clouds: Sequence[ClassCloud], title: str) -> None:
         if cloud.centroid is None:
             continue
         centre = pca.transform(cloud.centroid[np.newaxis])[0]
-        axes.scatter(*centre, s=90, edgecolors="black", linewidths=1.4, zorder=3, **style)
+        axes.scatter(*centre, s=70, edgecolors="black", linewidths=1.4, zorder=3, **style)
         reached.append(centre[np.newaxis])
         if cloud.margin is not None and cloud.margin > 0:
             line = LINE_STYLES[i % len(LINE_STYLES)]
             look = {"fill": False, "color": colour, "linestyle": line, "linewidth": 1.6}
-            axes.add_patch(Circle(centre, cloud.margin, zorder=2.5, **look))
+            axes.add_patch(Circle(centre, cloud.margin, zorder=4, **look))
     _frame(axes, np.vstack(reached), max((cloud.margin or 0 for cloud in clouds), default=0))
     axes.set(title=title, xlabel="first component", ylabel="second component")
+    axes.locator_params(nbins=6)
     axes.figure.legend(loc="outside lower center", ncols=2, markerscale=1.6)
 
 

@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 from matplotlib.axes import Axes
 
-from utils import figures
-from utils.metrics import FEW_BELOW, MANY_ABOVE
-from utils.records import MissingRecord, RecordedRun
-from utils.run_groups import SettingsGroup, class_counts, first_that_can
+from utils.groups import FEW_BELOW, MANY_ABOVE
+from utils.report import figures
+from utils.report.records import MissingRecord, RecordedRun
+from utils.report.run_groups import SettingsGroup, class_counts, first_that_can
 
 MAX_LABELLED = 6
 """Up to so many groups the legends describe them; of more, their letters have to do."""

@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 
-from utils import figures
-from utils.records import MissingRecord, RecordedRun
-from utils.run_groups import SettingsGroup, class_counts, first_that_can
-from utils.sections import Figure, Section, name_of
+from utils.report import figures
+from utils.report.records import MissingRecord, RecordedRun
+from utils.report.run_groups import SettingsGroup, class_counts, first_that_can
+from utils.report.sections import Figure, Section, name_of
 
 EVALUATE = "run its command (listed under Runs) with --evaluation True added"
 MAP_CLASSES = 3
@@ -66,7 +66,8 @@ def confusion(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> S
         "confusion",
         "Confusion between classes",
         "The share of the test images of each class (row) that is given to each class (column), "
-        "by the selected checkpoint. Classes go from the largest to the smallest.",
+        "by the selected checkpoint. Classes go from the largest to the smallest; colours go by "
+        "the square root, so that small shares are seen too.",
     )
 
     def attempt(run: RecordedRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

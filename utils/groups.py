@@ -1,0 +1,16 @@
+"""Many-, medium- and few-shot classes."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+MANY_ABOVE = 100
+FEW_BELOW = 20
+GROUPS = ("many", "medium", "few")
+
+
+def group_of_counts(class_counts: ArrayLike) -> np.ndarray:
+    """The group of each class ``[K]``, by its training images: `many` above 100, `few` below 20,
+    `medium` from 20 to 100 (Liu et al., "Large-Scale Long-Tailed Recognition in an Open World",
+    CVPR 2019, section 5.1)."""
+    counts = np.asarray(class_counts)
+    return np.select([counts > MANY_ABOVE, counts < FEW_BELOW], ["many", "few"], "medium")
