@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-DEVELOPMENT := pytest pytest-cov hypothesis ruff
+DEVELOPMENT := pytest pytest-cov pytest-xdist hypothesis ruff
 
 .PHONY: demo test lint clean
 
@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/python -m utils.demo
 
 test: lint
-	$(BIN)/python -m pytest --cov=models --cov=losses --cov=datasets --cov=utils \
+	$(BIN)/python -m pytest -n auto --cov=models --cov=losses --cov=datasets --cov=utils \
 		--cov-report=term --cov-fail-under=90
 
 lint: .venv/development

@@ -39,8 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             finetune(options)
     except UserError as error:
         return _fail(2, error)
-    except (RunError, OSError) as error:
+    except RunError as error:
         return _fail(1, error)
+    except OSError as error:
+        return _fail(1, f"{error.filename or 'a file'}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
     except Interrupted as error:
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _fail(status: int, error: Exception) -> int:
+def _fail(status: int, error: Exception | str) -> int:
     message = " ".join(str(error).split())
     print(f"main.py: error: {message}", file=sys.stderr)
     return status

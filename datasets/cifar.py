@@ -60,15 +60,15 @@ def _connect_timeout(seconds: float) -> Iterator[None]:
 
 def _load_official(name: str, root: Path) -> BalancedData:
     source = _torchvision_source(name)
-    root_existed = root.exists()
+    new_folders = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         with _connect_timeout(CONNECT_SECONDS):
             train = source(str(root), train=True, download=True)
             test = source(str(root), train=False, download=True)
     except Exception as error:  # torchvision lets urllib's, tarfile's and its own through
-        if not root_existed:
-            with suppress(OSError):
-                root.rmdir()
+        with suppress(OSError):
+            for folder in new_folders:
+                folder.rmdir()
         raise UserError(
             f"--dataset {name}: not found under {root} and the download failed ({error}); put "
             f"{source.filename} (md5 {source.tgz_md5}) from {source.url} into {root}, or PNG "

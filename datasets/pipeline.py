@@ -53,12 +53,12 @@ class ResidentLoader:
     ) -> None:
         self.split = split
         self.normalise = normalise
-        self.batch_size = batch_size
         self.order = SequentialOrder(len(split)) if order is None else order
+        self.batch_size = min(batch_size, len(self.order))
         self.augment = AUGMENTATIONS[augment]
         self.generator = generator
-        batch_bytes = batch_size * split.images[0].numel()
-        self.block_size = batch_size * max(1, BLOCK_BYTES // batch_bytes)
+        batch_bytes = self.batch_size * split.images[0].numel()
+        self.block_size = self.batch_size * max(1, BLOCK_BYTES // batch_bytes)
 
     def __len__(self) -> int:
         """Batches an epoch."""

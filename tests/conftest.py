@@ -1,12 +1,18 @@
 """What several test files share: the devices, and the released code's golden vectors."""
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Equal bits need equal numbers of threads, of the processes that tests start too.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import torch
+
+pytest_plugins = ["tests.run_fixtures"]
 
 # The tensors of the tests are small: more threads cost more than they give, above all where other
 # work has the cores.

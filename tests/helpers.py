@@ -2,12 +2,13 @@
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,22 +60,44 @@ def succeed(argv: Sequence[object]) -> Outcome:
     return outcome
 
 
-def fork(argv: Sequence[object], output: Path | None = None) -> multiprocessing.Process:
-    """Starts the command in a process of its own, without the seconds that importing takes."""
+def fork(
+    argv: Sequence[object], output: Path | None = None, before: Callable[[], None] | None = None
+) -> multiprocessing.Process:
+    """Starts the command in a process of its own, without the seconds that importing takes; there
+    `before` is called first."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["main", "utils.commands", "torchvision", "tests.helpers"])
-    process = context.Process(target=_run_child, args=([str(a) for a in argv], output))
+    arguments = ([str(argument) for argument in argv], output, before)
+    process = context.Process(target=_run_child, args=arguments, daemon=True)
     process.start()
     return process
 
 
-def _run_child(argv: list[str], output: Path | None) -> None:
+def _run_child(argv: list[str], output: Path | None, before: Callable[[], None] | None) -> None:
     import main
 
     target = os.open(output or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(target, 1)
     os.dup2(target, 2)
+    if before is not None:
+        before()
     os._exit(main.main(argv))
+
+
+def fill_disk_of_events() -> None:
+    """From the fifth TensorBoard record on, the disk is full."""
+    from tensorboardX.record_writer import RecordWriter
+
+    original, count = RecordWriter.write, 0
+
+    def write(self, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count >= 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(self, data)
+
+    RecordWriter.write = write
 
 
 def write_tree(folder: Path, train: int, test: int, classes: int = 10, side: int = 32) -> Path:
@@ -202,3 +225,21 @@ def differences_of_runs(a: Path, b: Path) -> list[str]:
     found += differences(read_csv(a), read_csv(b), "log.csv")
     found += differences(read_records(a), read_records(b), "log.jsonl")
     return found
+
+
+CLASSIFIER_ONLY = ("--epochs", 1, "--balanced_clf_nepochs", 1)
+FEATURES_ONLY = ("--epochs", 1, "--balanced_clf_nepochs", 0)
+NOTHING = ("--epochs", 0, "--balanced_clf_nepochs", 0)
+"""Flags of a stage 2 of one phase, or none."""
+
+
+def features_of(weights: dict) -> dict:
+    return {name: w for name, w in weights.items() if not name.startswith("linear.")}
+
+
+def head_of(weights: dict) -> dict:
+    return {name: w for name, w in weights.items() if name.startswith("linear.")}
+
+
+def weights_of(folder: Path, name: str = "ckpt.pth.tar") -> dict:
+    return load(folder / name)["state_dict"]

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 import socket
 import struct
 import tarfile
@@ -732,3 +733,25 @@ def test_the_long_tailed_cifar100_has_the_published_sizes(real_cifar100):
     assert torch.bincount(data.test.labels).tolist() == [100] * 100
     assert torch.bincount(data.heldout.labels, minlength=100).tolist() == [0] + [20] * 99
     assert data.class_names == sorted(data.class_names) and data.num_classes == 100
+
+
+def a_split(labels, images=None):
+    images = torch.zeros(len(labels), 3, 4, 4, dtype=torch.uint8) if images is None else images
+    return Split(images, torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: a_split([0], torch.zeros(1, 3, 4, 4)), "uint8"),
+        (lambda: a_split([0], torch.zeros(1, 1, 4, 4, dtype=torch.uint8)), "[1, 1, 4, 4]"),
+        (lambda: a_split([0, 1], torch.zeros(1, 3, 4, 4, dtype=torch.uint8)), "1 images"),
+        (lambda: BalancedData(a_split([0, 2]), a_split([0]), ["a", "b"]), "0 to 2"),
+        (lambda: BalancedData(a_split([0, 1]), a_split([-1]), ["a", "b"]), "test labels"),
+        (lambda: BalancedData(a_split([0, 1]), a_split([]), ["a", "b"]), "no test images"),
+        (lambda: BalancedData(a_split([1, 1]), a_split([0]), ["a", "b"]), "training images: a"),
+    ],
+)
+def test_data_that_do_not_fit_together_are_refused(make, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        make()

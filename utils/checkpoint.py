@@ -1,5 +1,6 @@
 """Checkpoints: written whole, read without running anything in them."""
 
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -37,7 +38,9 @@ def load(path: Path) -> dict:
                 damaged = archive.testzip()
             if damaged is not None:
                 raise UserError(f"{path}: damaged checkpoint (checksum of {damaged})")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the one line of an error says it all
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except FileNotFoundError:
@@ -46,12 +49,23 @@ def load(path: Path) -> dict:
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+    if not isinstance(weights, dict) or not all(map(_is_plain, weights.values())):
         raise UserError(f"{path}: no 'state_dict' of weights in this file")
+    counts = checkpoint.get("class_counts")
+    if counts is not None and not (
+        isinstance(counts, list) and all(isinstance(count, int) for count in counts)
+    ):
+        raise UserError(f"{path}: its class_counts are no list of whole numbers")
     checkpoint["state_dict"] = {
         str(name).removeprefix("module."): weight for name, weight in weights.items()
     }
     return checkpoint
+
+
+def _is_plain(weight: object) -> bool:
+    """Whether it is a dense tensor with its values in memory."""
+    is_tensor = isinstance(weight, Tensor)
+    return is_tensor and weight.layout == torch.strided and weight.device.type == "cpu"
 
 
 def build_from(checkpoint: dict, path: Path, arch: str, num_classes: int) -> nn.Module:

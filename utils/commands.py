@@ -28,8 +28,8 @@ from utils.options import Options
 from utils.pretraining import pretraining
 from utils.readings import FeatureBank, read, write_readings
 from utils.run import Run, Stage, warn_of_other_data
-from utils.runlog import add_readings
 from utils.summary import accuracy_table, per_class_table, reading_table, summarise
+from utils.tensorboard import EventFile
 from utils.training import Trainer
 
 
@@ -129,20 +129,31 @@ def evaluate(options: Options) -> None:
         rows |= {f"{split}, linear": linear[split], f"{split}, NCM": ncm[split]}
     print(accuracy_table(rows, data.class_counts))
     train = extract_features(model, evaluator.train_loader, machine)
-    folder.records.mkdir(parents=True, exist_ok=True)
+    records = {}
     if options.readings:
         names = options.readings.split(",")
         heldout = evaluator.seen("heldout") if data.heldout is not None else None
         bank = FeatureBank(*train, model.linear, data.class_counts, heldout)
         records = read(names, bank, *evaluator.seen("test"))
-        write_readings(folder.records, records)
-        add_readings(folder.records, records, chosen.get("epoch", 0))
         print(reading_table(records, data.class_counts))
         for name in set(names) - set(records):
             print(f"{name} is left out: it needs held-out images")
-    _save_outputs(folder, "train", model, *train)
-    _save_outputs(folder, "test", model, *evaluator.seen("test"))
+    with folder.locked():
+        if records:
+            write_readings(folder.records, records)
+            _add_events(folder, records, int(chosen.get("epoch", 0)))
+        _save_outputs(folder, "train", model, *train)
+        _save_outputs(folder, "test", model, *evaluator.seen("test"))
     print(f"features, labels and predictions: {folder.records}/outputs_{{train,test}}.npz")
+
+
+def _add_events(folder: RunFolder, records: dict[str, dict], epoch: int) -> None:
+    """Adds the readings to the run's TensorBoard events."""
+    with EventFile(folder.records, ".readings") as events:
+        for reading, record in records.items():
+            for name, value in record.items():
+                if isinstance(value, (int, float)):
+                    events.add_scalar(f"reading_{reading}/{name}", value, epoch)
 
 
 @torch.no_grad()

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 from utils.options import FREE_FLAGS, NAMED_FLAGS, Options, default_of
 
 LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
+CHECKPOINT_SUFFIX = ".pth.tar"
+LONGEST_NAME = 255
 PROTOCOLS = ("test", "heldout", "last")
 """By what a chain of checkpoints is selected: the test set, held-out images, or nothing."""
 
@@ -20,6 +22,12 @@ PROTOCOLS = ("test", "heldout", "last")
 def best_by(protocol: str) -> str:
     """File of the checkpoint that is best by a protocol other than the run's own."""
     return f"ckpt.best_{protocol}.pth.tar"
+
+
+RECORD_FILES = (
+    *("args.json", "log.csv", "log.jsonl", "summary.json", "report.png", "predictions.npz"),
+    *("outputs_*.npz", "readings.*", "events.out.tfevents.*", ".*.tmp"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,22 +61,11 @@ class RunFolder:
 
     def own_files(self) -> list[Path]:
         """What a run has written here; never its sub-folders."""
-        patterns = {
-            self.models: ["ckpt*.pth.tar", ".ckpt*.tmp"],
-            self.records: [
-                *("args.json", "log.csv", "log.jsonl", "summary.json", "report.png"),
-                *(
-                    "predictions.npz",
-                    "outputs_*.npz",
-                    "readings.*",
-                    "events.out.tfevents.*",
-                    ".*.tmp",
-                ),
-            ],
-        }
-        found = (
-            path for folder, names in patterns.items() for n in names for path in folder.glob(n)
-        )
+        patterns = [
+            *((self.models, name) for name in ("ckpt*.pth.tar", ".ckpt*.tmp")),
+            *((self.records, name) for name in RECORD_FILES),
+        ]
+        found = (path for folder, pattern in patterns for path in folder.glob(pattern))
         return sorted({path for path in found if path.is_file()})
 
     def holds_a_run(self) -> bool:
@@ -82,20 +79,27 @@ class RunFolder:
 
         Raises:
             UserError: the folders cannot be made or another process is at work in them.
+            RunError: while this one is at work, a file cannot be written.
         """
         try:
             self.models.mkdir(parents=True, exist_ok=True)
             self.records.mkdir(parents=True, exist_ok=True)
             lock = open(self.records / ".lock", "a")  # noqa: SIM115
         except OSError as error:
-            raise UserError(f"cannot write into {self.models}: {error.strerror}") from error
+            raise UserError(f"cannot write into {self.records}: {error.strerror}") from error
         with lock:
             try:
                 # The kernel drops the lock with the process, however that ends.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(f"another run is at work in {self.records}") from None
-            yield
+            try:
+                yield
+            except OSError as error:
+                raise RunError(
+                    f"cannot write {error.filename or f'into {self.records}'}: "
+                    f"{error.strerror or error}; what was written before is intact"
+                ) from error
 
 
 def stage_1_name(options: Options) -> str:
@@ -138,11 +142,13 @@ def run_folder(options: Options) -> RunFolder:
 
 
 def _name_of_pretrained(path: Path) -> str:
-    """The stage-1 folder's name; for a file elsewhere that of its folder or, where that says
-    nothing, its own."""
-    if path.name in (LAST_CHECKPOINT, BEST_CHECKPOINT):
+    """The stage-1 folder's name: that of the folder, or of the folder that the file is in; a file
+    that is not named as a run names its checkpoints goes by its own name."""
+    if not path.name.endswith(CHECKPOINT_SUFFIX):
+        return path.resolve().name
+    if path.name.startswith("ckpt"):
         return path.resolve().parent.name
-    return path.name.removesuffix(".pth.tar") or path.resolve().name
+    return path.name.removesuffix(CHECKPOINT_SUFFIX)
 
 
 def find_pretrained(options: Options) -> Path:
@@ -153,7 +159,7 @@ def find_pretrained(options: Options) -> Path:
     """
     name = options.pretrained
     places = [Path(name), Path(options.root_model, name), Path(".", name), Path("pretrained", name)]
-    place = next((p for p in places if p.is_file() or p.is_dir()), None)
+    place = next((p for p in places if _exists(p)), None)
     if place is None:
         tried = ", ".join(str(p) for p in dict.fromkeys(places))
         raise UserError(f"--pretrained {name}: no such folder or file (looked for {tried})")
@@ -167,6 +173,13 @@ def find_pretrained(options: Options) -> Path:
     if found is None:
         raise UserError(f"--pretrained {name}: no {BEST_CHECKPOINT} in {place}")
     return found
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_file() or path.is_dir()
+    except OSError:  # such as a name that is too long for the file system
+        return False
 
 
 def recorded_options(folder: RunFolder) -> dict:
@@ -183,8 +196,8 @@ def recorded_options(folder: RunFolder) -> dict:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder.arguments}: unreadable ({error})") from error
-    if not isinstance(recorded, dict):
-        raise UserError(f"{folder.arguments}: not a record of options")
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("seed"), int):
+        raise UserError(f"{folder.arguments}: not a record of options with a seed")
     return recorded
 
 
@@ -236,6 +249,9 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: it does not.
     """
+    longest = max((len(part.encode()) for part in path.parts), default=0)
+    if longest > LONGEST_NAME:
+        raise UserError(f"cannot write into {path}: a name of {longest} bytes, over {LONGEST_NAME}")
     nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"cannot write into {path}: {nearest} is not a writable folder")

@@ -34,8 +34,10 @@ NAMED_FLAGS = (
     "heldout_fraction",
 )
 
-# Flags that may differ between a run and its continuation, because they do not change its result.
+# Flags that may differ between a run and its continuation, because they do not change its result;
+# the stage-1 checkpoint may be spelt in another way, its name is in the folder's.
 FREE_FLAGS = (
+    "pretrained",
     "data_root",
     "workers",
     "print_freq",

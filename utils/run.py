@@ -63,7 +63,7 @@ def warn(message: str) -> None:
 def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
     """Says so where a checkpoint was trained on another subset than the one at hand."""
     counts = start.get("class_counts")
-    if counts is not None and list(counts) != data.class_counts:
+    if counts is not None and counts != data.class_counts:
         warn(f"{path} was trained on another subset (other class counts)")
     elif start.get("fingerprint") not in (None, data.fingerprint):
         warn(f"{path} was trained on another subset (other images, the same class counts)")

@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from utils.errors import UserError
 from utils.files import atomic_write
 from utils.report.records import read_epochs
+from utils.tensorboard import EventFile
 
 READINGS = ("linear", "ncm")
 ACCURACIES = ("top1", "top5", "many", "medium", "few")
@@ -59,6 +59,9 @@ class RunLog:
         splits: names of the evaluated splits.
         done_epochs: epochs that count as finished; rows beyond them, of an interrupted run, are
             dropped.
+
+    Raises:
+        UserError: the folder's `log.jsonl` is not that of such a run.
     """
 
     def __init__(
@@ -67,17 +70,17 @@ class RunLog:
         self.columns = columns(loss_names, splits)
         self.jsonl, self.csv = folder / "log.jsonl", folder / "log.csv"
         kept = [r for r in read_epochs(folder) if r["epoch"] <= done_epochs]
+        if done_epochs and (not kept or kept[-1]["epoch"] != done_epochs):
+            raise UserError(f"{self.jsonl}: epoch {done_epochs}, which is finished, is not in it")
+        try:
+            rows = [",".join(self.columns) + "\n", *(self._csv_row(r) for r in kept)]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.jsonl}: not the log of this run ({error!r})") from error
         with atomic_write(self.jsonl) as file:
             file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
         with atomic_write(self.csv) as file:
-            rows = [",".join(self.columns) + "\n", *(self._csv_row(r) for r in kept)]
             file.write("".join(rows).encode())
-        self.events = SummaryWriter(
-            str(folder),
-            purge_step=done_epochs + 1,
-            flush_secs=30,
-            filename_suffix=f".after{done_epochs}",
-        )
+        self.events = EventFile(folder, f".after{done_epochs}", purge_step=done_epochs + 1)
 
     def _csv_row(self, record: dict) -> str:
         text = io.StringIO()
@@ -103,25 +106,6 @@ class RunLog:
 
     def close(self) -> None:
         self.events.close()
-
-
-def add_results(folder: Path, figure: Path, options: dict, metrics: dict[str, float]) -> None:
-    """Adds to a run's TensorBoard events its report as an image, and its options with the final
-    accuracies as hyper-parameters."""
-    plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in options.items()}
-    with SummaryWriter(str(folder), filename_suffix=".results") as events:
-        events.add_image("report", plt.imread(figure)[:, :, :3], dataformats="HWC")
-        # Beside the run's other events, not in a folder of its own.
-        events.add_hparams(plain, metrics, name=".")
-
-
-def add_readings(folder: Path, records: dict[str, dict], epoch: int) -> None:
-    """Adds the readings of an evaluated checkpoint to the run's TensorBoard events."""
-    with SummaryWriter(str(folder), filename_suffix=".readings") as events:
-        for reading, record in records.items():
-            for name, value in record.items():
-                if isinstance(value, (int, float)):
-                    events.add_scalar(f"reading_{reading}/{name}", value, epoch)
 
 
 def console_line(record: dict, last_epoch: int, seconds_left: float) -> str:

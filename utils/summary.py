@@ -12,7 +12,8 @@ from utils import checkpoint, report
 from utils.files import atomic_write, write_json
 from utils.groups import GROUPS, group_of_counts
 from utils.run import Run
-from utils.runlog import ACCURACIES, add_results
+from utils.runlog import ACCURACIES
+from utils.tensorboard import EventFile
 from utils.training import Trainer
 
 _FINALS = (("selected", "last"), ("linear", "ncm"))
@@ -46,7 +47,9 @@ def summarise(run: Run, trainer: Trainer) -> None:
     _save_predictions(run, trainer)
     figure = report.write_report(folder.records, data.class_counts, summary["test"]["selected"])
     finals = {f"test/{w}_{r}": summary["test"][w][r]["top1"] for w, r in product(*_FINALS)}
-    add_results(folder.records, figure, options.as_dict(), finals)
+    with EventFile(folder.records, ".results") as events:
+        events.add_figure("report", figure, trainer.epoch)
+        events.add_hyperparameters(options.as_dict(), finals, trainer.epoch)
     # Last, because its presence says that the run is finished.
     write_json(folder.summary, summary)
     rows = {}

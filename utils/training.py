@@ -70,7 +70,8 @@ class Trainer:
         """Trains from the epoch after `self.epoch` to the last.
 
         Raises:
-            RunError: a loss that is not finite, or a file that cannot be written.
+            RunError: a loss that is not finite.
+            OSError: a file cannot be written; those before it are whole.
             Interrupted: a signal came; the last finished epoch's checkpoint is in the folder.
         """
         loss_names = dict.fromkeys(name for phase in self.phases for name in phase.loss_names)
@@ -237,6 +238,7 @@ class Trainer:
         """Everything that going on from here needs, in the released form of a checkpoint."""
         portable = self._portable()
         return portable | {
+            "selected_on": "last",
             "phase": phase_name,
             "optimizers": {p.name: p.optimizer.state_dict() for p in self.phases},
             "orders": {p.name: p.loader.order.state_dict() for p in self.phases},
@@ -263,13 +265,20 @@ class Trainer:
         return self.best[self.select_on].score
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up the state that `state_dict` gave."""
+        """Takes up the state that `state_dict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError, AttributeError: it is another state.
+        """
+        if type(state["epoch"]) is not int or not 0 <= state["epoch"] <= self.last_epoch:
+            raise ValueError(f"epoch {state['epoch']!r}")
         self.model.load_state_dict(state["state_dict"])
         if self.margins is not None:
             self.margins.data.copy_(state["epsilons"])
         orders = {}
         for phase in self.phases:
             phase.optimizer.load_state_dict(state["optimizers"][phase.name])
+            _check_momenta(phase.optimizer)
             orders[id(phase.loader.order)] = phase.loader.order, state["orders"][phase.name]
         for order, order_state in orders.values():
             order.load_state_dict(order_state)
@@ -280,22 +289,24 @@ class Trainer:
 
     def _save(self, phase_name: str, is_due: bool) -> None:
         """Writes the checkpoints that this epoch is the best of and, if due, the last one."""
-        try:
-            for protocol, best in self.best.items():
-                if best.epoch != self.epoch:
-                    continue
-                if protocol == self.select_on:
-                    checkpoint.save(self.folder.best_checkpoint, self._portable())
-                elif protocol != "last":
-                    path = self.folder.models / best_by(protocol)
-                    checkpoint.save(path, self._portable() | {"selected_on": protocol})
-            if is_due:
-                checkpoint.save(self.folder.last_checkpoint, self.state_dict(phase_name))
-        except OSError as error:
-            raise RunError(
-                f"cannot write a checkpoint into {self.folder.models}: {error.strerror}; the one "
-                "before is intact"
-            ) from error
+        for protocol, best in self.best.items():
+            if best.epoch != self.epoch:
+                continue
+            if protocol == self.select_on:
+                checkpoint.save(self.folder.best_checkpoint, self._portable())
+            elif protocol != "last":
+                path = self.folder.models / best_by(protocol)
+                checkpoint.save(path, self._portable() | {"selected_on": protocol})
+        if is_due:
+            checkpoint.save(self.folder.last_checkpoint, self.state_dict(phase_name))
+
+
+def _check_momenta(optimizer: torch.optim.Optimizer) -> None:
+    """SGD itself notices momenta of other shapes only when it uses them."""
+    for parameter, momenta in optimizer.state.items():
+        for name, momentum in momenta.items():
+            if isinstance(momentum, Tensor) and momentum.shape != parameter.shape:
+                raise ValueError(f"{name} of shape {list(momentum.shape)}")
 
 
 def _selection_score(split: str, record: dict) -> float:

@@ -1,7 +1,6 @@
 """From the text of a flag to its value, with bounds."""
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,9 @@ class Sampler:
     each visited class (class-aware)."""
 
     samples_per_class: int | None = None
+
+
+LARGEST = 3.4e38
 
 
 def parse_sampler(text: str | None) -> Sampler:
@@ -55,12 +57,13 @@ def boolean(text: str) -> bool:
 def _number(
     kind: type, allowed: str, is_allowed: Callable[[float], bool]
 ) -> Callable[[str], float]:
-    """A converter to `kind` that accepts only finite values for which `is_allowed` holds."""
+    """A converter to `kind` that accepts only values for which `is_allowed` holds and that are
+    finite in float32 too."""
 
     def convert(text: str) -> float:
         try:
             value = kind(text)
-            if math.isfinite(value) and is_allowed(value):
+            if abs(float(value)) < LARGEST and is_allowed(value):
                 return value
         except (ValueError, OverflowError):
             pass

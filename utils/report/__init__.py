@@ -52,12 +52,14 @@ def write_report(folder: Path, class_counts: list[int], selected: dict | None) -
     rows = max(1, -(-len(panels) // 3))
     with plt.rc_context({"legend.fontsize": "small"}):
         figure, grid = plt.subplots(rows, 3, figsize=(15, 4.4 * rows), layout="constrained")
-        for axes, draw in zip(grid.flat, panels, strict=False):
-            draw(axes)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_axis_off()
-        path = folder / "report.png"
-        with atomic_write(path) as file:
-            figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
+        try:
+            for axes, draw in zip(grid.flat, panels, strict=False):
+                draw(axes)
+            for axes in grid.flat[len(panels) :]:
+                axes.set_axis_off()
+            path = folder / "report.png"
+            with atomic_write(path) as file:
+                figure.savefig(file, format="png", dpi=110)
+        finally:
+            plt.close(figure)
     return path

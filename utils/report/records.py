@@ -22,15 +22,22 @@ SUBSET_FLAGS = ("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fra
 
 
 def read_epochs(folder: Path) -> list[dict]:
-    """The epochs in a run's `log.jsonl`, up to a line that was cut off, if any."""
+    """The epochs in a run's `log.jsonl`, up to a line that was cut off, if any.
+
+    Raises:
+        UserError: it holds something else.
+    """
     path = folder / "log.jsonl"
     epochs = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
-                epochs.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+                raise UserError(f"{path}: not a log of epochs")
+            epochs.append(record)
     return epochs
 
 
