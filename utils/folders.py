@@ -15,8 +15,6 @@ LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
 CHECKPOINT_SUFFIX = ".pth.tar"
 LONGEST_NAME = 255
-PROTOCOLS = ("test", "heldout", "last")
-"""By what a chain of checkpoints is selected: the test set, held-out images, or nothing."""
 
 
 def best_by(protocol: str) -> str:

@@ -408,7 +408,7 @@ class Options:
     checkpoint_every: int = flag(
         RECORDS,
         "--checkpoint_every",
-        help="epochs between two checkpoints",
+        help="epochs between two checkpoints; going on repeats those since the last",
         default=1,
         type=values.positive_count,
         metavar="N",
