@@ -44,8 +44,8 @@ def finished_epochs(folder: Path) -> int:
 
 
 def kill(argv: list, folder: Path, seconds: float) -> bool:
-    """Starts or resumes the run and kills it after some seconds of its own work; whether it was
-    still running then."""
+    """Starts or resumes the run and kills it some seconds later; whether it was still running
+    then."""
     before = finished_epochs(folder)
     process = fork([*argv, "--resume", "True"])
     while not (folder / "args.json").exists() and process.is_alive():
