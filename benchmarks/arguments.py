@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.settings import Settings, check_choice, choices_of, default_workers
 from utils import values
 from utils.errors import UserError
+from utils.folders import check_writable
 from utils.options import ARCHITECTURES
 
 RECIPE = {"pretraining": 200, "features": 80, "classifier": 20}
@@ -54,6 +55,8 @@ def parse_arguments(argv: Sequence[str] | None, description: str) -> argparse.Na
     check_choice("precision", arguments.precision, ("auto", *choices_of("precision")))
     check_choice("step", arguments.step, choices_of("step"))
     arguments.lengths = _lengths(arguments.lengths)
+    if arguments.output is not None:
+        check_writable(arguments.output)
     return arguments
 
 

@@ -22,7 +22,7 @@ from utils.errors import RunError, UserError
 from utils.files import write_json
 from utils.folders import run_folder
 
-ROOT = Path(__file__).parents[1]
+MAIN = Path(__file__).parents[1] / "main.py"
 
 
 def end_to_end(arguments: argparse.Namespace) -> None:
@@ -61,9 +61,8 @@ def run_ours(settings: Settings, lengths: dict[str, int]) -> dict:
         commands = commands_of(settings, lengths, name)
         began = time.time()
         for command in commands:
-            result = subprocess.run(
-                [sys.executable, "main.py", *command], cwd=ROOT, stdout=subprocess.DEVNULL
-            )
+            started = [sys.executable, MAIN, *command]
+            result = subprocess.run(started, stdout=subprocess.DEVNULL, check=False)
             if result.returncode != 0:
                 raise RunError(f"main.py {' '.join(command)}: exit status {result.returncode}")
         wall_seconds = time.time() - began

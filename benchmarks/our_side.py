@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 from benchmarks.measure import PHASES, EpochTime, clock
 from benchmarks.settings import Settings
@@ -19,8 +20,13 @@ from utils.finetuning import finetuning
 from utils.folders import find_pretrained, run_folder
 from utils.options import Options
 from utils.pretraining import pretraining
+from utils.progress import Progress
 from utils.run import Run, Stage
 from utils.training import Trainer
+
+
+class _FirstStepDone(Exception):
+    pass
 
 
 class OurSide:
@@ -94,11 +100,15 @@ class OurSide:
             found.setdefault(record["phase"], []).append(time_of_epoch)
         return found
 
-    def pretrain_until(self, stop: type[Exception]) -> None:
-        """Starts stage 1, which something that raises `stop` is to end."""
+    def first_step(self) -> None:
+        """Stage 1's first: the training is left as soon as a step is counted."""
+
+        def leave(*_: object) -> None:
+            raise _FirstStepDone
+
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             flags = [*self._stage_1_flags(1), "--root_log", name, "--root_model", name]
-            with contextlib.suppress(stop):
+            with patch.object(Progress, "advance", leave), contextlib.suppress(_FirstStepDone):
                 self._train(flags, pretraining)
 
     def prepared(self) -> "PreparedSide":

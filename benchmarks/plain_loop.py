@@ -152,6 +152,12 @@ class PlainLoop:
         self.save()
         return EpochTime(clock(self.device) - began, training_seconds, images)
 
+    def first_step(self) -> None:
+        """Stage 1's first."""
+        self.model.train()
+        inputs, targets = (t.to(self.device) for t in next(iter(self.pretraining_loader)))
+        self.step("pretraining", inputs, targets, None)
+
     def train(self, phase: str, loader: DataLoader, centroids: Tensor | None) -> int:
         """Steps over all batches; the number of images."""
         self.model.train(phase != "classifier")

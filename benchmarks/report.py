@@ -75,7 +75,7 @@ class Report:
     def _tables(self) -> dict[str, list[list[str]]]:
         return {
             "medians (lower to upper quartile)": self._rates(),
-            "seconds per epoch, and how they grow with the images (no faster, if linear)": self._growth(),
+            "seconds per epoch, and their growth beside that of the images": self._growth(),
             "the recipe's full length, a PROJECTION from these epochs": self._projection(),
         }
 
@@ -88,7 +88,7 @@ class Report:
             ("start-up to the first step, s", "start-up seconds", None),
             *(
                 (f"peak memory of {place}, MiB", f"peak MiB of {place}", None)
-                for place in ("process", "largest worker", "device")
+                for place in ("process and workers", "device")
             ),
         ]
         rows = [["", *self.names, f"{self.names[-1]} / plain"]]

@@ -6,7 +6,7 @@ import time
 from benchmarks.child import run_child
 from benchmarks.measure import Measurements
 from benchmarks.settings import Settings
-from benchmarks.sides import PLAIN, Sides, side_names
+from benchmarks.sides import Sides, side_names
 from datasets import LongTailedData
 
 
@@ -21,7 +21,7 @@ def measure_processes(
             child = run_child(side, settings, is_last, fraction)
             found.add("start-up seconds", side, child["start_up_seconds"])
             for place, mebibytes in (child["peak_mib"] or {}).items():
-                if mebibytes is not None and (side == PLAIN or "worker" not in place):
+                if mebibytes is not None:
                     found.add(f"peak MiB of {place}", side, mebibytes)
     _say("start-up and memory measured")
 

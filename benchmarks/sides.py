@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.measure import PHASES, EpochTime, process_settings_kept
+from benchmarks.measure import PHASES, EpochTime, clock, process_settings_kept
 from benchmarks.plain_loop import PlainLoop, favour
 from benchmarks.settings import Settings
 from datasets import LongTailedData
@@ -73,6 +73,13 @@ class Sides:
             return {phase: [self.plain_epoch(phase, data)] for phase in PHASES}
         with self._process_of(name):
             return self.ours(name, data).visit()
+
+    def first_step(self, name: str, data: LongTailedData) -> None:
+        """Trains until the first step of stage 1 is done."""
+        with self._process_of(name):
+            side = self.plain(data) if name == PLAIN else self.ours(name, data)
+            side.first_step()
+            clock(self.device)
 
     @contextmanager
     def _process_of(self, name: str) -> Iterator[None]:
