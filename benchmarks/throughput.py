@@ -18,7 +18,7 @@ from benchmarks.arguments import parse_arguments, settings_of
 from utils.errors import RunError, UserError
 
 SIZES = (1, 2, 4)
-CPU_FRACTION = 0.02
+MEMORY_FRACTION = 0.02
 
 
 def throughput(arguments) -> None:
@@ -36,12 +36,15 @@ def throughput(arguments) -> None:
     found = Measurements()
     with tempfile.TemporaryDirectory() as folder:
         sides = Sides(settings, Path(folder))
-        is_whole = quick or sides.device.type == "cuda"
-        fraction = arguments.fraction or (1.0 if is_whole else CPU_FRACTION)
+        starts, part = (1, 1.0) if quick else (3, MEMORY_FRACTION)
+        rounds.measure_processes(found, settings, part, repetitions=starts)
+        fraction = arguments.fraction
+        if fraction is None:
+            is_whole = quick or sides.device.type == "cuda"
+            fraction = 1.0 if is_whole else rounds.affordable(sides, data, SIZES, deadline)
         parts = {size: scaled(data, fraction * size) for size in SIZES}
         report = Report(settings, images, data, parts, found, sides.device)
         print(report.introduction(), flush=True)
-        rounds.measure_processes(found, settings, fraction, repetitions=1 if quick else 3)
         rounds.measure_passes(found, sides, parts[SIZES[-1]], repetitions=2 if quick else 7)
         rounds.measure_epochs(found, sides, parts, deadline)
         sides.close()

@@ -181,6 +181,25 @@ def test_rounds_end_in_time(monkeypatch):
     assert not rounds._time_left(began=10.0, rounds=2, deadline=39.0)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "left", "expected"), [(1, 1e9, 0.02), (10, 150, 0.008), (2, 60, 0.016)]
+)
+def test_no_more_images_than_there_is_time_for(seconds, left, expected, monkeypatch):
+    """Two rounds of one, two and four times the images and a warm-up: 15 visits of a side."""
+    data, _ = benchmark_data(Settings(dataset="cifar10", imb_factor=0.5, quick=True))
+    now = [0.0]
+
+    class Visited:
+        settings = Settings()
+
+        def visit(self, name, data):
+            now[0] += seconds / 2  # of two sides
+
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
+    found = rounds.affordable(Visited(), data, (1, 2, 4), deadline=left + seconds)
+    assert found == pytest.approx(expected)
+
+
 def test_the_memory_of_workers_counts():
     """A child that holds 200 MB of its own is seen from here, as long as it lives."""
     code = "x = b'1' * 200_000_000; print(flush=True); input()"
