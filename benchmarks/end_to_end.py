@@ -16,7 +16,7 @@ from benchmarks.measure import PHASES, Measurements
 from benchmarks.report import commit
 from benchmarks.settings import Settings
 from benchmarks.sides import PLAIN, Sides
-from utils.command_line import parse_options
+from utils.command_line import parse_stages
 from utils.device import choose_machine
 from utils.errors import RunError, UserError
 from utils.files import write_json
@@ -56,34 +56,30 @@ def end_to_end(arguments: argparse.Namespace) -> None:
 
 
 def run_ours(settings: Settings, lengths: dict[str, int]) -> dict:
-    """Wall clock of the commands, one after the other, and what their summaries say."""
+    """Wall clock of the one command that trains both stages, and what their summaries say."""
     with tempfile.TemporaryDirectory() as name:
-        commands = commands_of(settings, lengths, name)
+        command = command_of(settings, lengths, name)
         began = time.time()
-        for command in commands:
-            started = [sys.executable, MAIN, *command]
-            result = subprocess.run(started, stdout=subprocess.DEVNULL, check=False)
-            if result.returncode != 0:
-                raise RunError(f"main.py {' '.join(command)}: exit status {result.returncode}")
+        started = [sys.executable, MAIN, *command]
+        result = subprocess.run(started, stdout=subprocess.DEVNULL, check=False)
+        if result.returncode != 0:
+            raise RunError(f"main.py {' '.join(command)}: exit status {result.returncode}")
         wall_seconds = time.time() - began
-        folders = [run_folder(parse_options(command)).records for command in commands]
+        folders = [run_folder(stage).records for stage in parse_stages(command)]
         summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     return {
-        "commands": [" ".join(command) for command in commands],
+        "command": " ".join(command),
         "wall_seconds": wall_seconds,
         "seconds": {str(s["stage"]): s["seconds"] for s in summaries},
         "test_top1": {str(s["stage"]): s["test"]["last"]["linear"]["top1"] for s in summaries},
     }
 
 
-def commands_of(settings: Settings, lengths: dict[str, int], root: str) -> list[list[str]]:
+def command_of(settings: Settings, lengths: dict[str, int], root: str) -> list[str]:
     """Arguments of `main.py` for both stages, whose runs go below `root`."""
-    roots = ["--root_log", root, "--root_model", root]
-    pretraining = ["--epochs", str(lengths["pretraining"])]
-    stage_1 = [*settings.training_flags(), *pretraining, *roots]
-    pretrained = run_folder(parse_options(stage_1)).models.name
-    stage_2 = settings.stage_2_flags(pretrained, lengths["features"], lengths["classifier"])
-    return [stage_1, [*stage_2, *roots]]
+    stage_2 = settings.stage_2_flags(lengths["features"], lengths["classifier"])
+    pretraining = ["--pretrain_epochs", str(lengths["pretraining"])]
+    return [*stage_2, *pretraining, "--root_log", root, "--root_model", root]
 
 
 def run_plain(settings: Settings, lengths: dict[str, int], epochs: int, in_full: bool) -> dict:

@@ -70,12 +70,13 @@ class OurSide:
     def _stage_2(self, root: str, roots: list[str]) -> tuple[list[str], Callable[[Run], Stage]]:
         (stage_1,) = Path(root).iterdir()
         lengths = self.repetitions, self.repetitions
-        flags = [*self.settings.stage_2_flags(stage_1.name, *lengths), *roots]
+        start = ["--pretrained", stage_1.name]
+        flags = [*self.settings.stage_2_flags(*lengths), *start, *roots]
         path = find_pretrained(parse_options(flags))
         return flags, lambda run: finetuning(run, checkpoint.load(path), path)
 
     def _run(self, options: Options) -> Run:
-        machine = choose_machine(options.gpu, options.precision)
+        machine = choose_machine(options.gpu, options.precision, options.step)
         generator = seed_everything(options.seed)
         return Run(options, run_folder(options), machine, self.data, generator)
 

@@ -41,11 +41,11 @@ class Settings:
             flags += ["--gpu", str(self.gpu)]
         return flags if self.step is None else [*flags, "--step", self.step]
 
-    def stage_2_flags(self, pretrained: str, features: int, classifier: int) -> list[str]:
+    def stage_2_flags(self, features: int, classifier: int) -> list[str]:
         """The paper's second command with that many epochs of its two phases."""
         lengths = ["--epochs", str(features + classifier)]
         lengths += ["--balanced_clf_nepochs", str(classifier)]
-        return [*self.training_flags(), *STAGE_2.split(), *lengths, "--pretrained", pretrained]
+        return [*self.training_flags(), *STAGE_2.split(), *lengths]
 
 
 def choices_of(flag: str) -> tuple[str, ...]:

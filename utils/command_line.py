@@ -3,14 +3,17 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 
 from utils.errors import UserError
+from utils.folders import stage_1_name
 from utils.options import Options
 
 DESCRIPTION = """DRO-LT: distributional robustness loss for long-tail learning.
 
 Without --pretrained: stage 1, classification from random weights.
 With --pretrained X:  stage 2, DRO-LT fine-tuning from that stage-1 checkpoint.
+With --pretrain_epochs E: stage 1 for E epochs, then stage 2 from it.
 With --evaluation:    evaluate the run that the other flags name.
 """
 
@@ -45,17 +48,46 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_options(argv: Sequence[str] | None = None) -> Options:
-    """The checked options of a command line (`sys.argv` if None).
+def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
+    """The checked options of each stage that a command line (`sys.argv` if None) asks for: both
+    stages with `--pretrain_epochs`, else one.
 
     Raises:
         UserError: a flag that is unknown, malformed or out of bounds, or flags that contradict
             each other.
     """
     options = Options(**vars(build_parser().parse_args(argv)))
+    if options.pretrain_epochs is None:
+        return [_checked(options)]
+    if options.pretrained is not None:
+        raise UserError("--pretrain_epochs makes the checkpoint that --pretrained would name")
+    if options.start_epoch:
+        raise UserError("--start-epoch and --pretrain_epochs: which stage is it to start within?")
+    stage_1 = _checked(options.first_stage())
+    pretrained = str(Path(options.root_model, stage_1_name(stage_1)))
+    return [stage_1, _checked(replace(options, pretrained=pretrained))]
+
+
+def parse_options(argv: Sequence[str] | None = None) -> Options:
+    """The checked options of the last stage that a command line asks for.
+
+    Raises:
+        As `parse_stages`.
+    """
+    return parse_stages(argv)[-1]
+
+
+def _checked(options: Options) -> Options:
+    """The options of a stage, with the defaults that depend on it.
+
+    Raises:
+        UserError: flags that contradict each other.
+    """
     if options.augment is None:
         default = "crop_flip" if options.stage == 1 else "autoaugment"
         options = replace(options, augment=default)
+    if options.seed is not None and options.seeds is not None:
+        raise UserError(f"--seed {options.seed} and --seeds {options.seeds} contradict each other")
     if options.start_epoch > options.epochs:
         raise UserError(f"--start-epoch {options.start_epoch} is beyond --epochs {options.epochs}")
     if options.resume and options.overwrite:

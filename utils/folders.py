@@ -129,12 +129,20 @@ def stage_2_name(options: Options) -> str:
     return name
 
 
+def seed_folder(seed: int) -> str:
+    """The sub-folder of one of several seeds."""
+    return f"seed{seed}"
+
+
 def run_folder(options: Options) -> RunFolder:
-    """The folder of the run that the options name."""
+    """The folder of the run that the options name; of the runs with `--seeds`, the one above
+    theirs, or that of one of them if the options have its seed."""
     if options.stage == 1:
         parts = [stage_1_name(options)]
     else:
         parts = [_name_of_pretrained(Path(options.pretrained)), stage_2_name(options)]
+    if options.seeds is not None and options.seed is not None:
+        parts.append(seed_folder(options.seed))
     models = Path(options.root_model, *parts)
     return RunFolder(models, Path(options.root_log, *parts))
 
@@ -163,6 +171,8 @@ def find_pretrained(options: Options) -> Path:
         raise UserError(f"--pretrained {name}: no such folder or file (looked for {tried})")
     if place.is_file():
         return place
+    if options.seeds is not None and _exists(place / seed_folder(options.seed)):
+        place = place / seed_folder(options.seed)
     if options.select_on == "last":
         candidates = [place / LAST_CHECKPOINT, place / BEST_CHECKPOINT]
     else:
@@ -239,6 +249,16 @@ def prepare(options: Options, folder: RunFolder) -> str:
         )
     check_same_options(options, recorded_options(folder), folder)
     return "finished" if folder.summary.exists() else "continue"
+
+
+def check_holds_no_run(folder: RunFolder) -> None:
+    """Whether the folder is free for the sub-folders of several seeds.
+
+    Raises:
+        UserError: it is that of a single run.
+    """
+    if folder.arguments.exists() or folder.last_checkpoint.exists():
+        raise UserError(f"--seeds: {folder.records} holds a run of a single seed")
 
 
 def check_writable(path: Path) -> None:
