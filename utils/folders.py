@@ -200,17 +200,18 @@ def recorded_options(folder: RunFolder) -> dict:
 
 
 def check_same_options(options: Options, recorded: dict, folder: RunFolder) -> None:
-    """Whether the options continue the recorded run.
+    """Whether the options continue the recorded run. A flag that the record lacks did not exist
+    when the run was made, which counts as its default.
 
     Raises:
         UserError: any option that changes the result differs; it names them all.
     """
     differing = [
-        f"--{flag} {value} (recorded: {recorded.get(flag)})"
+        f"--{flag} {value} (recorded: {recorded.get(flag, default_of(flag))})"
         for flag, value in options.as_dict().items()
         if flag not in FREE_FLAGS
         and not (flag == "seed" and value is None)
-        and recorded.get(flag) != value
+        and recorded.get(flag, default_of(flag)) != value
     ]
     if differing:
         raise UserError(

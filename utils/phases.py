@@ -25,6 +25,8 @@ class Phase:
         monitor: the reading by which checkpoints are compared, `linear` or `ncm`.
         uses_centroids: whether the objective needs the epoch's class centroids.
         features_are_frozen: whether only the classifier trains (batch-norm in eval mode).
+        after_update: what follows each of the optimiser's updates, in place and without waiting
+            for the device.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Phase:
     monitor: str
     uses_centroids: bool = False
     features_are_frozen: bool = False
+    after_update: Callable[[], None] | None = None
 
     @property
     def loss_names(self) -> list[str]:
@@ -68,5 +71,7 @@ class EagerStep:
         self.phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.phase.optimizer.step()
+        if self.phase.after_update is not None:
+            self.phase.after_update()
         correct = (logits.detach().argmax(dim=1) == targets).float().mean()
         return torch.cat([loss.detach().view(1), parts, correct.view(1)])

@@ -41,8 +41,9 @@ class Run:
             self.generator,
         )
 
-    def sgd(self, parameters: Iterable[Tensor], lr: float) -> torch.optim.SGD:
-        """SGD with the momentum and weight decay of both stages."""
+    def sgd(self, parameters: Iterable[Tensor] | list[dict], lr: float) -> torch.optim.SGD:
+        """SGD with the momentum and weight decay of both stages, on parameters or on groups of
+        them that may have a weight decay of their own."""
         momentum, weight_decay = self.options.momentum, self.options.weight_decay
         return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
 
