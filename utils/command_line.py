@@ -15,7 +15,7 @@ With --evaluation:    evaluate the run that the other flags name.
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Reports what is wrong in one line, without the usage."""
 
     def error(self, message: str) -> None:
@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all flags, in the groups in which `--help` shows them."""
-    parser = _Parser(
+    parser = Parser(
         prog="main.py",
         usage="python main.py [FLAGS]",
         description=DESCRIPTION,

@@ -194,7 +194,7 @@ def _fits(row: Row, length: Length, recorded: dict) -> bool:
 @cache
 def _options_of(row: Row, length: Length) -> dict:
     pretrained = None if row.recipe.start is None else "X"
-    return parse_options(command(row, 0, length, "test", pretrained, [])).as_dict()
+    return parse_options(command(row, 0, length, "test", pretrained)).as_dict()
 
 
 def _deciding(options: dict, row: Row) -> dict:

@@ -1,9 +1,7 @@
 """`table.json`: the table's cells in percent."""
 
-from collections.abc import Sequence
-
 from utils.groups import GROUPS
-from utils.reproduce.chains import Cell, Result, Table
+from utils.reproduce.chains import Cell, Result
 from utils.reproduce.measures import deviation, mean
 from utils.reproduce.published import PUBLISHED
 
@@ -36,10 +34,6 @@ def entry(cell: Cell, results: dict[int, Result]) -> dict:
         "stage1_epochs": cell.length.stage_1,
         "seconds": _rounded(mean([result.chain.run.seconds for result in found]), 1),
     }
-
-
-def entries(table: Table, order: Sequence[Cell]) -> list[dict]:
-    return [entry(cell, table[cell]) for cell in order]
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:

@@ -1,6 +1,5 @@
 """The rows of the table, as data, and the command lines that make them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from utils.errors import UserError
@@ -181,7 +180,12 @@ FULL_LENGTH = Length(FULL_STAGE_1, *FULL_STAGE_2)
 
 
 def command(
-    row: Row, seed: int, length: Length, protocol: str, pretrained: str | None, extra: Sequence[str]
+    row: Row,
+    seed: int,
+    length: Length,
+    protocol: str,
+    pretrained: str | None = None,
+    precision: str = "float32",
 ) -> list[str]:
     """The command line of a row's own stage.
 
@@ -191,13 +195,14 @@ def command(
         length: epochs.
         protocol: of stage 2; a stage 1 keeps the checkpoints of all protocols.
         pretrained: the stage-1 folder that a stage 2 starts from.
-        extra: flags that change no row: of the machine, the data's place, the precision.
+        precision: of both stages.
     """
     argv = ["--dataset", row.dataset, "--imb_type", "exp", "--imb_factor", str(1 / row.ratio)]
     recipe = row.recipe
     if recipe.start is None:
         short = [] if length.stage_1 == FULL_STAGE_1 else [f"{length.stage_1}epochs"]
-        parts = [recipe.label, *short, _precision(extra), f"seed{seed}"]
+        # The released name of a stage-1 folder tells none of these.
+        parts = [recipe.label, *short, "" if precision == "float32" else precision, f"seed{seed}"]
         argv += ["--epochs", str(length.stage_1), "--exp_str", "_".join(filter(None, parts))]
         argv += ["--schedule", "scaled"] if short else []
     else:
@@ -206,12 +211,4 @@ def command(
         argv += ["--balanced_clf_nepochs", str(length.classifier), *PAPER_STAGE_2.split()]
         argv += ["--select_on", protocol]
     # Of flags given twice the later holds.
-    return [*argv, *recipe.flags.split(), "--seed", str(seed), *extra]
-
-
-def _precision(extra: Sequence[str]) -> str:
-    """Part of a stage-1 folder's name, which does not tell the precision by itself."""
-    for name, value in zip(extra, extra[1:], strict=False):
-        if name == "--precision" and value != "float32":
-            return value
-    return ""
+    return [*argv, *recipe.flags.split(), "--seed", str(seed), "--precision", precision]

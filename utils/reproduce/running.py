@@ -1,19 +1,18 @@
 """Runs the rows of the table that are not recorded yet, one after the other, in this process."""
 
-import contextlib
 import gc
 import shlex
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.command_line import build_parser, parse_options
 from utils.errors import UserError
 from utils.folders import LAST_CHECKPOINT, run_folder
-from utils.reproduce.chains import Cell, Collection, Table, collect, tabulate
+from utils.reproduce.chains import Cell, Collection, collect, tabulate
 from utils.reproduce.recipes import Length, Row, command
 from utils.runlog import duration
 
@@ -42,14 +41,6 @@ def check_passed_on(extra: Sequence[str]) -> str:
 
 
 @dataclass
-class Outcome:
-    """What came of the rows: how many runs were made, and which failed with which status."""
-
-    made: int = 0
-    failures: list[str] = field(default_factory=list)
-
-
-@dataclass
 class Runner:
     """Makes what the table lacks.
 
@@ -64,101 +55,98 @@ class Runner:
     folders: Sequence[Path]
     length: Length
     extra: Sequence[str]
-    outcome: Outcome = field(default_factory=Outcome)
+    failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.precision = check_passed_on(self.extra)
-        self.seconds: dict[int, list[float]] = {1: [], 2: []}
-        self.failed_starts: set[tuple[Row, int]] = set()
+        self._collection: Collection | None = None
+        self._seconds: dict[int, list[float]] = {1: [], 2: []}
+        self._failed_starts: set[tuple[Row, int]] = set()
 
-    def run(self, cells: Iterable[tuple[Cell, int]]) -> int:
-        """Makes the cells of the seeds; the exit status: 0, 1 if a run failed, 130 or 143."""
-        cells = list(cells)
+    def run(self, cells: Sequence[tuple[Cell, int]]) -> int:
+        """Makes the cells of the seeds that are not recorded; the exit status: 0, 1 if a run
+        failed, 130 or 143 if interrupted."""
         for number, (cell, seed) in enumerate(cells, 1):
-            collection = self.collection()
             name = f"[{number}/{len(cells)}] {cell.row}, {cell.protocol}, seed {seed}"
-            if seed in tabulate(collection.chains).get(cell, {}):
+            if self.is_recorded(cell, seed):
                 print(f"{name}: recorded", flush=True)
                 continue
-            with Interruptible() as interruptible:
-                status = self._make(cell, seed, collection, name)
-            status = interruptible.status or status
+            try:
+                status = self._make(cell, seed, name)
+            except KeyboardInterrupt:  # between two runs
+                status = 130
             if status in INTERRUPTED:
                 print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
                 return status
             if status:
-                self.outcome.failures.append(f"{name}: exit status {status}")
+                self.failures.append(f"{name}: exit status {status}")
                 print(f"{name}: failed with exit status {status}; going on", file=sys.stderr)
-            print(self._time_left(cells[number:]), flush=True)
-        return 1 if self.outcome.failures else 0
+            left = [c for c in cells[number:] if not self.is_recorded(*c)]
+            print(self._time_left([cell for cell, _ in left]), flush=True)
+        return 1 if self.failures else 0
 
     def collection(self) -> Collection:
-        return collect(folder for folder in self.folders if folder.is_dir())
+        """What is recorded at this moment."""
+        if self._collection is None:
+            self._collection = collect(folder for folder in self.folders if folder.is_dir())
+        return self._collection
 
-    def commands(self, cells: Iterable[tuple[Cell, int]]) -> Iterator[tuple[str, list[str]]]:
-        """What would be run, each with whether it is recorded."""
-        table: Table = tabulate(self.collection().chains)
-        for cell, seed in cells:
-            done = seed in table.get(cell, {})
-            start = self._stage_1(cell.row.start, seed) if cell.row.start else None
-            pretrained = None if start is None else run_folder(parse_options(start)).models.name
-            argv = self._command(cell.row, seed, cell.protocol, pretrained)
-            yield ("recorded" if done else "to run"), argv
+    def is_recorded(self, cell: Cell, seed: int) -> bool:
+        return seed in tabulate(self.collection().chains).get(cell, {})
 
-    def _make(self, cell: Cell, seed: int, collection: Collection, name: str) -> int:
-        pretrained = None
-        if cell.row.start:
-            pretrained, status = self._start_of(cell.row.start, seed, collection, name)
+    def own_command(self, cell: Cell, seed: int) -> list[str]:
+        """The command of the cell's own stage, with the stage-1 folder as it is or would be."""
+        start = cell.row.start
+        return self._command(cell.row, seed, cell.protocol, start and self._start_of(start, seed))
+
+    def _make(self, cell: Cell, seed: int, name: str) -> int:
+        start = cell.row.start
+        if start and not Path(self._start_of(start, seed), "summary.json").is_file():
+            if (start, seed) in self._failed_starts:
+                print(f"{name}: its stage 1, {start}, has failed", file=sys.stderr)
+                return 1
+            status = self._main(self._command(start, seed), f"{name}: first {start}")
             if status:
+                self._failed_starts.add((start, seed))
                 return status
-        return self._main(self._command(cell.row, seed, cell.protocol, pretrained), name)
+        return self._main(self.own_command(cell, seed), name)
 
-    def _start_of(
-        self, row: Row, seed: int, collection: Collection, name: str
-    ) -> tuple[str | None, int]:
-        """The stage-1 folder to start from, made if there is none, and the exit status of that."""
+    def _start_of(self, row: Row, seed: int) -> str:
+        """The stage-1 folder to start from: one that is there with its checkpoints, wherever, or
+        the one to be made."""
         length = self.length.of(row)
-        for chain in collection.chains:
+        for chain in self.collection().chains:
             is_it = (chain.row, chain.length, chain.seed) == (row, length, seed)
             has_checkpoints = (chain.run.folder / LAST_CHECKPOINT).is_file()
             if is_it and chain.precision == self.precision and has_checkpoints:
-                return str(chain.run.folder), 0
-        if (row, seed) in self.failed_starts:
-            print(f"{name}: its stage 1, {row}, has failed", file=sys.stderr)
-            return None, 1
-        argv = self._stage_1(row, seed)
-        status = self._main(argv, f"{name}: first {row}")
-        if status and status not in INTERRUPTED:
-            self.failed_starts.add((row, seed))
-        return str(run_folder(parse_options(argv)).models), status
+                return str(chain.run.folder)
+        return str(run_folder(parse_options(self._command(row, seed))).models)
 
-    def _stage_1(self, row: Row, seed: int) -> list[str]:
-        return self._command(row, seed, "test", None)
-
-    def _command(self, row: Row, seed: int, protocol: str, pretrained: str | None) -> list[str]:
-        length = self.length.of(row)
-        roots = ["--root_log", str(self.root), "--root_model", str(self.root), "--resume", "True"]
-        return [*command(row, seed, length, protocol, pretrained, self.extra), *roots]
+    def _command(
+        self, row: Row, seed: int, protocol: str = "test", pretrained: str | None = None
+    ) -> list[str]:
+        recipe = command(row, seed, self.length.of(row), protocol, pretrained, self.precision)
+        roots = ["--root_log", str(self.root), "--root_model", str(self.root)]
+        return [*recipe, *self.extra, *roots, "--resume", "True"]
 
     def _main(self, argv: list[str], name: str) -> int:
         print(f"\n{name}\n$ python main.py {shlex.join(argv)}", flush=True)
         began = time.monotonic()
         status = run_main(argv)
-        self.outcome.made += 1
+        self._collection = None
         if status == 0:
             seconds = time.monotonic() - began
-            self.seconds[2 if "--pretrained" in argv else 1].append(seconds)
+            self._seconds[2 if "--pretrained" in argv else 1].append(seconds)
             print(f"{name}: done in {duration(seconds)}", flush=True)
         return status
 
-    def _time_left(self, cells: Sequence[tuple[Cell, int]]) -> str:
-        """An upper bound from the mean time of the runs so far: some may be recorded already."""
-        means = {stage: sum(s) / len(s) for stage, s in self.seconds.items() if s}
-        stages = [2 if cell.row.start else 1 for cell, _ in cells]
-        if not set(stages) <= means.keys():
-            return f"{len(cells)} more to look at"
-        left = duration(sum(means[stage] for stage in stages))
-        return f"{len(cells)} more to look at, at most about {left}"
+    def _time_left(self, cells: Sequence[Cell]) -> str:
+        """From the mean time of the runs so far; protocols that coincide will need less."""
+        means = {stage: sum(s) / len(s) for stage, s in self._seconds.items() if s}
+        stages = [2 if cell.row.start else 1 for cell in cells]
+        if not cells or not set(stages) <= means.keys():
+            return f"{len(cells)} left"
+        return f"{len(cells)} left, at most about {duration(sum(means[s] for s in stages))}"
 
 
 def run_main(argv: list[str]) -> int:
@@ -174,15 +162,3 @@ def run_main(argv: list[str]) -> int:
     finally:
         sys.argv = before
         gc.collect()  # of graphs and caches of a run that is over
-
-
-class Interruptible(contextlib.AbstractContextManager):
-    """Turns a SIGINT that comes outside of training into an exit status."""
-
-    status = 0
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
-        if kind is KeyboardInterrupt:
-            self.status = 130
-            return True
-        return False
