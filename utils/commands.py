@@ -19,6 +19,7 @@ from utils.finetuning import finetuning
 from utils.folders import (
     RunFolder,
     check_writable,
+    find_evaluated,
     find_pretrained,
     prepare,
     recorded_options,
@@ -111,7 +112,7 @@ def evaluate(options: Options) -> None:
         UserError: no such checkpoint, or one of another network.
     """
     folder = run_folder(options)
-    path = folder.best_checkpoint
+    path = find_evaluated(options)
     chosen = checkpoint.load(path)
     check_writable(folder.records)
     machine = choose_machine(options.gpu, options.precision)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from utils.errors import UserError
+from utils.provenance import commit
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Machine:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
+            "commit": commit(),
             "command": sys.argv,
         }
 

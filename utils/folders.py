@@ -15,6 +15,8 @@ LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
 CHECKPOINT_SUFFIX = ".pth.tar"
 LONGEST_NAME = 255
+PRETRAINED = Path("pretrained")
+"""Where checkpoints come with the code, below the names of their runs' folders."""
 
 
 def best_by(protocol: str) -> str:
@@ -139,6 +141,14 @@ def run_folder(options: Options) -> RunFolder:
     return RunFolder(models, Path(options.root_log, *parts))
 
 
+def find_evaluated(options: Options) -> Path:
+    """The checkpoint file that `--evaluation` reads: the run's best one, or where this machine has
+    not made the run, the one that comes with the code."""
+    own = run_folder(options).best_checkpoint
+    shipped = PRETRAINED / own.relative_to(options.root_model)
+    return own if own.exists() or not shipped.is_file() else shipped
+
+
 def _name_of_pretrained(path: Path) -> str:
     """The stage-1 folder's name: that of the folder, or of the folder that the file is in; a file
     that is not named as a run names its checkpoints goes by its own name."""
@@ -156,7 +166,7 @@ def find_pretrained(options: Options) -> Path:
         UserError: nothing by that name, or no checkpoint in the folder.
     """
     name = options.pretrained
-    places = [Path(name), Path(options.root_model, name), Path(".", name), Path("pretrained", name)]
+    places = [Path(name), Path(options.root_model, name), Path(".", name), PRETRAINED / name]
     place = next((p for p in places if _exists(p)), None)
     if place is None:
         tried = ", ".join(str(p) for p in dict.fromkeys(places))

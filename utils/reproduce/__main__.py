@@ -3,8 +3,8 @@ RESULTS.md, table.json, figures and the runs' small records.
 
     python -m utils.reproduce --rows cifar100/100 --seeds 0,1,2 --gpu 0 --precision bf16
 
-What is recorded is not run again, so the same command goes on after an interruption. Flags of main.py
-that change no row (--data_root, --gpu, --precision, ...) are passed on to all runs.
+What is recorded is not run again, so the same command goes on after an interruption. Flags of
+main.py that change no row (--data_root, --gpu, --precision, ...) are passed on to all runs.
 """
 
 import argparse

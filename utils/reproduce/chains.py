@@ -120,18 +120,32 @@ def collect(folders: Iterable[Path]) -> Collection:
     for run in runs:
         if run.stage == 1 and run.is_finished:
             stages_1.setdefault(place_of(run.folder, stage=1), run)
-    chains, others, known = [], [], set()
+    chains, others, known = [], [], []
     for run in runs:
-        place = place_of(run.folder, run.stage)
-        if not run.is_finished or place in known:
+        if not run.is_finished or any(is_same_run(run, other) for other in known):
             continue
-        known.add(place)
-        start = None if run.stage == 1 else stages_1.get(_place_of_start(run.folder))
+        known.append(run)
         try:
-            chains.append(identify(run, start))
+            chains.append(identify(run, _start_of(run, stages_1)))
         except ValueError as reason:
             others.append((run.folder, str(reason)))
     return Collection(chains, others)
+
+
+def is_same_run(one: RecordedRun, other: RecordedRun) -> bool:
+    """Whether the records are of one run: it has one name and one result."""
+    same_place = place_of(one.folder, one.stage) == place_of(other.folder, other.stage)
+    return same_place and one.summary == other.summary
+
+
+def _start_of(run: RecordedRun, stages_1: dict[Path, RecordedRun]) -> RecordedRun | None:
+    """The stage 1 of a stage 2: in the folder above, or wherever one of that name is."""
+    if run.stage == 1:
+        return None
+    if run.parent is not None and run.parent.is_finished:
+        return run.parent
+    parts = place_of(run.folder, stage=2).parts
+    return stages_1.get(Path(parts[0], *parts[2:]))
 
 
 def place_of(folder: Path, stage: int) -> Path:
@@ -139,11 +153,6 @@ def place_of(folder: Path, stage: int) -> Path:
     where several seeds share these."""
     depth = stage + _is_of_a_seed(folder)
     return Path(*folder.absolute().parts[-depth:])
-
-
-def _place_of_start(folder: Path) -> Path:
-    parts = place_of(folder, stage=2).parts
-    return Path(parts[0], *parts[2:])
 
 
 def _is_of_a_seed(folder: Path) -> bool:

@@ -19,10 +19,11 @@ comments, if there are any, which come from `COMMENTS.md`. The same numbers are 
 
 Top-1 accuracy on the test set in percent, mean ± sample standard deviation (number of seeds), by
 three protocols that each choose every link of the chain, from the stage-1 checkpoint to the
-classifier's epoch: **test** on the test set, as the published numbers were made, which is optimistic;
-**last** takes the last epoch of everything; **held-out** on training images that the subset leaves
-out. Length: epochs of stage 1, then of stage 2's features + classifier. Rows cut short are marked and
-are never averaged with others.
+classifier's epoch: **test** on the test set, as the published numbers were made, which is
+optimistic; **last** takes the last epoch of everything; **held-out** on training images that the
+subset leaves out. Length: epochs of stage 1, then of stage 2's features + classifier. Rows cut
+short are marked and are never averaged with others. "Final epoch" is the last epoch of the same
+runs, whose earlier links the protocol has still chosen.
 """
 
 
@@ -98,8 +99,9 @@ def _top1(found: dict | None) -> str:
 
 
 def _details(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
-    yield "| row | length | protocol | many | medium | few | NCM | epochs chosen | seconds |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    heads = "row, length, protocol, many, medium, few, NCM, epochs chosen, final epoch, seconds"
+    yield f"| {heads.replace(', ', ' | ')} |"
+    yield "|---" * len(heads.split(", ")) + "|"
     for cell in cells:
         found = entry(cell, table[cell])
         values = (found[name] for name in (*GROUPS, "ncm"))
@@ -107,7 +109,7 @@ def _details(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
         epochs = ", ".join(map(str, found["epochs"]))
         yield (
             f"| `{cell.row.method}` | {cell.length} | {cell.protocol} | {accuracies} | {epochs} | "
-            f"{found['seconds']:.0f} |"
+            f"{found['final_epoch_top1']:.2f} | {found['seconds']:.0f} |"
         )
 
 
@@ -119,15 +121,15 @@ def _not_run(table: Table) -> Iterator[str]:
     for dataset, ratio in sets:
         names = [
             f"`{row.method}`"
-            + ("" if protocols == list(PROTOCOLS) else f" ({', '.join(protocols)})")
+            + ("" if len(protocols) == len(PROTOCOLS) else f" ({', '.join(protocols)})")
             for row, protocols in missing.items()
             if (row.dataset, row.ratio) == (dataset, ratio) and protocols
         ]
         if names:
             yield f"- {DATASET_TITLES[dataset]}, r = {ratio}: {', '.join(names)}"
     if any(missing.values()):
-        yield f"\nAt full length ({FULL_LENGTH} epochs). One command makes what is missing, with three"
-        yield "seeds each, and goes on where it was interrupted:\n"
+        yield f"\nAt full length ({FULL_LENGTH} epochs). One command makes what is missing, with"
+        yield "three seeds each, and goes on where it was interrupted:\n"
         yield "```sh\nmake table SEEDS=0,1,2\n```"
     else:
         yield "Nothing: every row has been run at full length."

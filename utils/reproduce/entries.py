@@ -31,9 +31,14 @@ def entry(cell: Cell, results: dict[int, Result]) -> dict:
         "precision": cell.precision,
         "seed_list": sorted(results),
         "epochs": [result.epoch for result in found],
+        "final_epoch_top1": _rounded(mean([_final_top1(result) for result in found])),
         "stage1_epochs": cell.length.stage_1,
         "seconds": _rounded(mean([result.chain.run.seconds for result in found]), 1),
     }
+
+
+def _final_top1(result: Result) -> float:
+    return result.chain.run.summary["test"]["last"]["linear"]["top1"]
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:

@@ -78,10 +78,15 @@ def _published(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
         else:
             verdict = "the published number is not reached"
         yield (
-            f"{METHODS[row.method].title} (`{row.method}`) gives {mean(tops):.2f} {setting(cell)}, "
+            f"{_capital(METHODS[row.method].title)} (`{row.method}`) gives {mean(tops):.2f} "
+            f"{setting(cell)}, "
             f"{points:+.2f} to the published {published} ({_seeds(len(tops), _spread(tops))}): "
             f"{verdict}."
         )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _spread(values: Sequence[float]) -> float | None:

@@ -195,7 +195,7 @@ def command(
         length: epochs.
         protocol: of stage 2; a stage 1 keeps the checkpoints of all protocols.
         pretrained: the stage-1 folder that a stage 2 starts from.
-        precision: of both stages.
+        precision: of both stages; here only part of a folder's name.
     """
     argv = ["--dataset", row.dataset, "--imb_type", "exp", "--imb_factor", str(1 / row.ratio)]
     recipe = row.recipe
@@ -211,4 +211,4 @@ def command(
         argv += ["--balanced_clf_nepochs", str(length.classifier), *PAPER_STAGE_2.split()]
         argv += ["--select_on", protocol]
     # Of flags given twice the later holds.
-    return [*argv, *recipe.flags.split(), "--seed", str(seed), "--precision", precision]
+    return [*argv, *recipe.flags.split(), "--seed", str(seed)]

@@ -30,8 +30,8 @@ def check_passed_on(extra: Sequence[str]) -> str:
     """
     options = parse_options(extra).as_dict()
     known = {name: a.dest for a in build_parser()._actions for name in a.option_strings}
-    given = {known.get(word.split("=")[0], word) for word in extra if word.startswith("-")}
-    refused = sorted(given - {*PASSED_ON})
+    words = [word.split("=")[0] for word in extra if word.startswith("-")]
+    refused = [word for word in words if known.get(word) not in PASSED_ON]
     if refused:
         allowed = ", ".join(f"--{name}" for name in PASSED_ON if name in options)
         raise UserError(

@@ -16,8 +16,7 @@ def write_results(collection: Collection, folder: Path) -> Path:
     kept, pictures = folder / "runs", folder / "figures"
     for needed in (kept, pictures):
         needed.mkdir(parents=True, exist_ok=True)
-    starts = [chain.start for chain in collection.chains if chain.start]
-    keep_records([*starts, *(chain.run for chain in collection.chains)], kept)
+    keep_records(collection.chains, kept)
     collection = collect([kept])
     table = tabulate(collection.chains)
     sets = by_set(table)
