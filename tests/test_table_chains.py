@@ -99,7 +99,7 @@ def test_seeds_share_a_cell_and_lengths_and_precisions_do_not(tmp_path):
     for seed in (0, 1):
         stage_1(tmp_path, seed=seed)
     write_run(tmp_path, CE, [1.0, 3.0], seed=0)
-    stage_1(tmp_path / "b", flags="--precision bf16")
+    stage_1(tmp_path / "b", tops=(1.0, 4.0, 2.0), flags="--precision bf16")
     table = tabulate(collect([tmp_path]).chains)
     found = {
         (c.length, c.precision): sorted(seeds) for c, seeds in table.items() if c.protocol == "test"
