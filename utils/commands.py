@@ -64,7 +64,7 @@ def _train(options: Options, make_stage: Callable[[Run], Stage]) -> None:
         return
     seed = recorded_options(folder)["seed"] if action == "continue" else options.seed
     options = options.with_seed(secrets.randbits(32) if seed is None else seed)
-    machine = choose_machine(options.gpu, options.precision)
+    machine = choose_machine(options.gpu, options.precision, options.step)
     data = load_data(options)
     run = Run(options, folder, machine, data, generator=seed_everything(options.seed))
     trainer = Trainer(run, make_stage(run))
@@ -115,7 +115,7 @@ def evaluate(options: Options) -> None:
     path = find_evaluated(options)
     chosen = checkpoint.load(path)
     check_writable(folder.records)
-    machine = choose_machine(options.gpu, options.precision)
+    machine = choose_machine(options.gpu, options.precision, options.step)
     data = load_data(options)
     warn_of_other_data(chosen, path, data)
     model = checkpoint.build_from(chosen, path, options.arch, data.num_classes)

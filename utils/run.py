@@ -43,9 +43,14 @@ class Run:
 
     def sgd(self, parameters: Iterable[Tensor] | list[dict], lr: float) -> torch.optim.SGD:
         """SGD with the momentum and weight decay of both stages, on parameters or on groups of
-        them that may have a weight decay of their own."""
-        momentum, weight_decay = self.options.momentum, self.options.weight_decay
-        return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+        them that may have a weight decay of their own; on CUDA one kernel updates all parameters,
+        at a rate that is a tensor, so that a captured step can follow it."""
+        settings = {"momentum": self.options.momentum, "weight_decay": self.options.weight_decay}
+        device = self.machine.device
+        if device.type == "cuda":
+            rate = torch.tensor(lr, device=device)
+            return torch.optim.SGD(parameters, rate, fused=True, **settings)
+        return torch.optim.SGD(parameters, lr, **settings)
 
 
 @dataclass(frozen=True)
