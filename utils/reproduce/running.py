@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm import tqdm
+
 from utils.command_line import build_parser, parse_options
 from utils.errors import UserError
 from utils.folders import LAST_CHECKPOINT, run_folder
 from utils.reproduce.chains import Cell, Collection, collect, tabulate
 from utils.reproduce.recipes import Length, Row, command
-from utils.runlog import duration
 
 PASSED_ON = ("data_root", "gpu", "workers", "precision", "step", "print_freq", "checkpoint_every")
 """Flags of main.py that change no row and may be given for all runs."""
@@ -137,7 +138,7 @@ class Runner:
         if status == 0:
             seconds = time.monotonic() - began
             self._seconds[2 if "--pretrained" in argv else 1].append(seconds)
-            print(f"{name}: done in {duration(seconds)}", flush=True)
+            print(f"{name}: done in {_duration(seconds)}", flush=True)
         return status
 
     def _time_left(self, cells: Sequence[Cell]) -> str:
@@ -146,7 +147,7 @@ class Runner:
         stages = [2 if cell.row.start else 1 for cell in cells]
         if not cells or not set(stages) <= means.keys():
             return f"{len(cells)} left"
-        return f"{len(cells)} left, at most about {duration(sum(means[s] for s in stages))}"
+        return f"{len(cells)} left, at most about {_duration(sum(means[s] for s in stages))}"
 
 
 def run_main(argv: list[str]) -> int:
@@ -162,3 +163,7 @@ def run_main(argv: list[str]) -> int:
     finally:
         sys.argv = before
         gc.collect()  # of graphs and caches of a run that is over
+
+
+def _duration(seconds: float) -> str:
+    return tqdm.format_interval(int(seconds))
