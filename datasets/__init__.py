@@ -7,6 +7,7 @@ import numpy as np
 from datasets.cifar import HELDOUT_IMAGES_PER_CLASS, load_cifar
 from datasets.digits import load_digits
 from datasets.long_tail import left_out_indices, long_tail_counts, long_tail_indices
+from datasets.packed import load_packed, other_packs, packed_name
 from datasets.samplers import ClassAwareSampler
 from datasets.splits import BalancedData, LongTailedData, Split
 from utils.errors import UserError
@@ -20,17 +21,29 @@ def load_data(options: Options) -> LongTailedData:
         UserError: files missing or damaged, a class without training images, or no held-out ones
             where these are to choose.
     """
-    if options.dataset == "digits":
-        balanced = load_digits()
-    else:
-        balanced = load_cifar(options.dataset, Path(options.data_root))
-    data = make_long_tailed(options, balanced)
+    data = load_packed(options)
+    if data is None:
+        data = make_long_tailed(options, _load_balanced(options))
     if options.select_on == "heldout" and data.heldout is None:
         raise UserError(
             f"--select_on heldout: --dataset {options.dataset} leaves no images out here; "
             "--heldout_fraction sets some aside"
         )
     return data
+
+
+def _load_balanced(options: Options) -> BalancedData:
+    if options.dataset == "digits":
+        return load_digits()
+    try:
+        return load_cifar(options.dataset, Path(options.data_root))
+    except UserError as error:
+        if others := other_packs(options):
+            raise UserError(
+                f"{options.data_root} holds {', '.join(others)} and not {packed_name(options)}; "
+                f"without it, {error}"
+            ) from error
+        raise
 
 
 def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData:

@@ -18,7 +18,7 @@ With --evaluation:    evaluate the run that the other flags name.
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Reports what is wrong in one line, without the usage."""
 
     def error(self, message: str) -> None:
@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all flags, in the groups in which `--help` shows them."""
-    parser = _Parser(
+    parser = Parser(
         prog="main.py",
         usage="python main.py [FLAGS]",
         description=DESCRIPTION,
@@ -117,6 +117,7 @@ def _check_stage_2(options: Options) -> None:
             f"stage 2 with {options.balanced_clf_nepochs} classifier epochs needs --cls_loss, "
             "such as ce"
         )
+    _check_margins(options)
     if options.robust_weight is not None:
         names = (options.feat_loss or "").split(",")
         kinds = {"robust" if "robust" in name else name[:2] for name in names}
@@ -125,3 +126,17 @@ def _check_stage_2(options: Options) -> None:
                 "--robust_weight weighs cross-entropy against the robust loss: --feat_loss must "
                 f"name one of each, not {options.feat_loss!r}"
             )
+
+
+def _check_margins(options: Options) -> None:
+    for flag in ("margin_min", "margin_wd"):
+        if getattr(options, flag) is not None and options.margin_type != "learned":
+            raise UserError(
+                f"--{flag} is for --margin_type learned, not for {options.margin_type} margins, "
+                "which do not change"
+            )
+    if options.margin_min is not None and options.margin_min > options.starting_margin:
+        raise UserError(
+            f"--margin_min {options.margin_min} is above {options.starting_margin}, where the "
+            "margins start"
+        )

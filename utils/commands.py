@@ -23,6 +23,7 @@ from utils.folders import (
     RunFolder,
     check_holds_no_run,
     check_writable,
+    find_evaluated,
     find_pretrained,
     prepare,
     recorded_options,
@@ -79,6 +80,8 @@ class _Job:
 
     @classmethod
     def of(cls, options: Options) -> "_Job":
+        if options.stage == 2 and options.pretrain_epochs is None:
+            find_pretrained(options)
         folder = run_folder(options)
         action = prepare(options, folder)
         seed = recorded_options(folder)["seed"] if action == "continue" else options.seed
@@ -183,7 +186,7 @@ def evaluate(options: Options) -> None:
 def _evaluate(options: Options) -> tuple[dict[str, dict], list[int]]:
     """One run; its accuracies, by split and classifier, and the class counts."""
     folder = run_folder(options)
-    path = folder.best_checkpoint
+    path = find_evaluated(options)
     chosen = checkpoint.load(path)
     check_writable(folder.records)
     machine = choose_machine(options.gpu, options.precision, options.step)

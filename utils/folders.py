@@ -15,6 +15,8 @@ LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
 CHECKPOINT_SUFFIX = ".pth.tar"
 LONGEST_NAME = 255
+PRETRAINED = Path("pretrained")
+"""Where checkpoints come with the code, below the names of their runs' folders."""
 
 
 def best_by(protocol: str) -> str:
@@ -147,6 +149,14 @@ def run_folder(options: Options) -> RunFolder:
     return RunFolder(models, Path(options.root_log, *parts))
 
 
+def find_evaluated(options: Options) -> Path:
+    """The checkpoint file that `--evaluation` reads: the run's best one, or where this machine has
+    not made the run, the one that comes with the code."""
+    own = run_folder(options).best_checkpoint
+    shipped = PRETRAINED / own.relative_to(options.root_model)
+    return own if own.exists() or not shipped.is_file() else shipped
+
+
 def _name_of_pretrained(path: Path) -> str:
     """The stage-1 folder's name: that of the folder, or of the folder that the file is in; a file
     that is not named as a run names its checkpoints goes by its own name."""
@@ -164,7 +174,7 @@ def find_pretrained(options: Options) -> Path:
         UserError: nothing by that name, or no checkpoint in the folder.
     """
     name = options.pretrained
-    places = [Path(name), Path(options.root_model, name), Path(".", name), Path("pretrained", name)]
+    places = [Path(name), Path(options.root_model, name), Path(".", name), PRETRAINED / name]
     place = next((p for p in places if _exists(p)), None)
     if place is None:
         tried = ", ".join(str(p) for p in dict.fromkeys(places))
@@ -210,17 +220,18 @@ def recorded_options(folder: RunFolder) -> dict:
 
 
 def check_same_options(options: Options, recorded: dict, folder: RunFolder) -> None:
-    """Whether the options continue the recorded run.
+    """Whether the options continue the recorded run. A flag that the record lacks did not exist
+    when the run was made, which counts as its default.
 
     Raises:
         UserError: any option that changes the result differs; it names them all.
     """
     differing = [
-        f"--{flag} {value} (recorded: {recorded.get(flag)})"
+        f"--{flag} {value} (recorded: {recorded.get(flag, default_of(flag))})"
         for flag, value in options.as_dict().items()
         if flag not in FREE_FLAGS
         and not (flag == "seed" and value is None)
-        and recorded.get(flag) != value
+        and recorded.get(flag, default_of(flag)) != value
     ]
     if differing:
         raise UserError(

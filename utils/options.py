@@ -32,6 +32,8 @@ NAMED_FLAGS = (
     "as_released",
     "precision",
     "heldout_fraction",
+    "margin_min",
+    "margin_wd",
 )
 
 # Flags that may differ between a run and its continuation, because they do not change its result;
@@ -240,6 +242,21 @@ class Options:
         help="one trained epsilon per class, epsilon = E, or epsilon_c = E/sqrt(n_c)",
         default="learned",
         choices=("learned", "shared", "sample_count"),
+    )
+    margin_min: float | None = flag(
+        STAGE2,
+        "--margin_min",
+        help="learned margins are set back to E after each step where they fell below it, E >= 0 "
+        "(default: no bound, as published)",
+        type=values.rate,
+        metavar="E",
+    )
+    margin_wd: float | None = flag(
+        STAGE2,
+        "--margin_wd",
+        help="weight decay of learned margins (default: that of everything else, as published)",
+        type=values.rate,
+        metavar="W",
     )
     balanced_clf_nepochs: int = flag(
         STAGE2,
