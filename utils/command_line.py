@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 
 from utils.errors import UserError
-from utils.options import Options
+from utils.options import BENCHMARK_LISTS, FILE_DATASETS, NATURAL_DATASETS, Options
 
 DESCRIPTION = """DRO-LT: distributional robustness loss for long-tail learning.
 
@@ -52,10 +52,9 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
         UserError: a flag that is unknown, malformed or out of bounds, or flags that contradict
             each other.
     """
-    options = Options(**vars(build_parser().parse_args(argv)))
-    if options.augment is None:
-        default = "crop_flip" if options.stage == 1 else "autoaugment"
-        options = replace(options, augment=default)
+    given = Options(**vars(build_parser().parse_args(argv)))
+    _check_data(given)
+    options = given.resolved()
     if options.start_epoch > options.epochs:
         raise UserError(f"--start-epoch {options.start_epoch} is beyond --epochs {options.epochs}")
     if options.resume and options.overwrite:
@@ -67,6 +66,17 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     elif options.feat_loss or options.cls_loss:
         raise UserError("--feat_loss and --cls_loss belong to stage 2, which needs --pretrained")
     return options
+
+
+def _check_data(options: Options) -> None:
+    if options.image_size is not None and options.dataset not in NATURAL_DATASETS:
+        raise UserError(
+            f"--image_size: the images of --dataset {options.dataset} have 32x32 pixels"
+        )
+    if options.stream is True and options.dataset not in FILE_DATASETS:
+        raise UserError(f"--stream True: --dataset {options.dataset} is held in memory")
+    if options.list_root is not None and options.dataset not in BENCHMARK_LISTS:
+        raise UserError(f"--list_root: --dataset {options.dataset} has no list files")
 
 
 def _check_stage_2(options: Options) -> None:

@@ -52,19 +52,21 @@ def finetune(options: Options) -> None:
     """
     path = find_pretrained(options)
     start = checkpoint.load(path)
-    _train(options, lambda run: finetuning(run, start, path))
+    _train(options, lambda run: finetuning(run, start, path), start)
 
 
-def _train(options: Options, make_stage: Callable[[Run], Stage]) -> None:
+def _train(options: Options, make_stage: Callable[[Run], Stage], start: dict | None = None) -> None:
+    """Trains a stage, from the checkpoint `start` of the one before."""
     folder = run_folder(options)
     action = prepare(options, folder)
     if action == "finished":
         print(f"{folder.records} holds this run, finished: see summary.json")
         return
-    seed = recorded_options(folder)["seed"] if action == "continue" else options.seed
+    recorded = recorded_options(folder) if action == "continue" else None
+    seed = options.seed if recorded is None else recorded["seed"]
     options = options.with_seed(secrets.randbits(32) if seed is None else seed)
     machine = choose_machine(options.gpu, options.precision)
-    data = load_data(options)
+    data = load_data(options, recorded or start)
     run = Run(options, folder, machine, data, generator=seed_everything(options.seed))
     trainer = Trainer(run, make_stage(run))
     if action == "continue" and folder.last_checkpoint.exists():
@@ -77,7 +79,11 @@ def _train(options: Options, make_stage: Callable[[Run], Stage]) -> None:
             write_json(
                 folder.arguments,
                 options.as_dict()
-                | {"class_counts": data.class_counts, "machine": machine.description()},
+                | {
+                    "class_counts": data.class_counts,
+                    "data": data.description(),
+                    "machine": machine.description(),
+                },
             )
         print(
             f"{len(data.train)} training images of {data.num_classes} classes, {machine.device}, "
@@ -94,6 +100,8 @@ def _take_up(trainer: Trainer, path: Path) -> None:
         UserError: it holds the weights of another network, or no state to go on from.
     """
     state = checkpoint.load(path)
+    if state.get("fingerprint") not in (None, trainer.data.fingerprint):
+        raise UserError(f"--resume True: {path} was trained on other training images")
     checkpoint.load_weights(trainer.model, state["state_dict"], path)
     try:
         trainer.load_state_dict(state)
@@ -115,7 +123,7 @@ def evaluate(options: Options) -> None:
     chosen = checkpoint.load(path)
     check_writable(folder.records)
     machine = choose_machine(options.gpu, options.precision)
-    data = load_data(options)
+    data = load_data(options, chosen)
     warn_of_other_data(chosen, path, data)
     model = checkpoint.build_from(chosen, path, options.arch, data.num_classes)
     model = model.to(machine.device, memory_format=torch.channels_last)

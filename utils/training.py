@@ -52,6 +52,7 @@ class Trainer:
             "dataset": run.options.dataset,
             "class_counts": run.data.class_counts,
             "fingerprint": run.data.fingerprint,
+            "data": run.data.description(),
         }
         self.evaluator = Evaluator(run.data, run.machine)
         self.epoch = 0
