@@ -63,6 +63,9 @@ class StreamedLoader:
             yield self.normalise(batch.to(device, non_blocking=True)), targets
 
 
+Loader = ResidentLoader | StreamedLoader
+
+
 def make_loader(
     split: AnySplit,
     normalise: Normalise,
@@ -70,7 +73,7 @@ def make_loader(
     order: SequentialOrder | None = None,
     augment: str = "none",
     generator: torch.Generator | None = None,
-) -> ResidentLoader | StreamedLoader:
+) -> Loader:
     """The loader of a split on `normalise`'s device: a set held in memory moves there."""
     if isinstance(split, StreamedSplit):
         return StreamedLoader(split, normalise, batch_size, order, augment, generator)

@@ -445,9 +445,8 @@ def test_a_tree_of_cifar_gives_cifars_subset_and_results(tmp_path, no_figures):
     theirs = ["--dataset", "cifar10", "--data_root", tree.parent]
     results = []
     for data in (own, theirs):
-        first, second, records = both_stages(
-            tmp_path / data[1], [*data, "--imb_factor", 0.1], epochs=1
-        )
+        flags = [*data, "--imb_factor", 0.1]
+        first, second, records = both_stages(tmp_path / data[1], flags, epochs=1)
         succeed(first)
         succeed(second)
         summary = read_summary(records)

@@ -19,8 +19,9 @@ from utils.device import Machine, choose_machine, seed_everything
 from utils.errors import UserError
 from utils.evaluation import Evaluator, class_centroids, extract_features
 from utils.metrics import nearest_centroid_accuracy, shot_accuracy
-from utils.phases import EagerStep, Phase
+from utils.phases import Phase
 from utils.pretraining import schedule
+from utils.steps import EagerStep
 
 CPU = Machine(torch.device("cpu"), "float32")
 

@@ -381,7 +381,7 @@ def test_the_best_features_and_their_margins_are_loaded_before_the_classifier_ph
     tree, pretrained
 ):
     # A rate at which the features get worse again.
-    flags = ("--epochs", 5, "--feat_lr", 0.3, "--temperature", 0.2)
+    flags = ("--epochs", 5, "--feat_lr", 1.0, "--temperature", 0.2)
     succeed(stage_2(tree, pretrained, *flags))
     folder = stage_2_folder(pretrained)
     records = read_records(folder)[:4]

@@ -9,7 +9,8 @@ from losses import class_means, make_margins, stage_2_objective
 from models import resnet32
 from utils.device import Machine
 from utils.evaluation import class_centroids, extract_features
-from utils.phases import EagerStep, Phase
+from utils.phases import Phase
+from utils.steps import EagerStep
 
 FEATURE_STEPS, CLASSIFIER_STEPS = 5, 3
 

@@ -65,7 +65,7 @@ def _train(options: Options, make_stage: Callable[[Run], Stage], start: dict | N
     recorded = recorded_options(folder) if action == "continue" else None
     seed = options.seed if recorded is None else recorded["seed"]
     options = options.with_seed(secrets.randbits(32) if seed is None else seed)
-    machine = choose_machine(options.gpu, options.precision)
+    machine = choose_machine(options.gpu, options.precision, options.step)
     data = load_data(options, recorded or start)
     run = Run(options, folder, machine, data, generator=seed_everything(options.seed))
     trainer = Trainer(run, make_stage(run))
@@ -122,7 +122,7 @@ def evaluate(options: Options) -> None:
     path = folder.best_checkpoint
     chosen = checkpoint.load(path)
     check_writable(folder.records)
-    machine = choose_machine(options.gpu, options.precision)
+    machine = choose_machine(options.gpu, options.precision, options.step)
     data = load_data(options, chosen)
     warn_of_other_data(chosen, path, data)
     model = checkpoint.build_from(chosen, path, options.arch, data.num_classes)

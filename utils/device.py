@@ -1,11 +1,13 @@
 """The machine that a run uses: device, precision, random state."""
 
+import math
 import os
 import platform
 import random
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,10 +17,12 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class Machine:
-    """The device, and the precision of convolutions on it (`float32` or `bf16`)."""
+    """The device, the precision of convolutions on it (`float32`, `tf32` or `bf16`), and how it
+    takes a step (`eager`, `graph` or `compile`)."""
 
     device: torch.device
     precision: str
+    step: str = "eager"
 
     def autocast(self) -> AbstractContextManager:
         """bfloat16 for convolutions and matrix products where the precision asks for it."""
@@ -31,6 +35,9 @@ class Machine:
             "device": str(self.device),
             "processor": torch.cuda.get_device_name(self.device) if is_cuda else cpu_name(),
             "threads": torch.get_num_threads(),
+            "precision": self.precision,
+            "native_bf16": has_native_bf16(self.device),
+            "step": self.step,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -48,26 +55,49 @@ def cpu_name() -> str:
     except OSError:
         lines = []
     name = lines[0] if lines else platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
+    return f"{name}, {usable_cores()} cores"
 
 
-def choose_machine(gpu: int | None, precision: str) -> Machine:
-    """The device that `--gpu` names, or the first CUDA device, or the CPU.
+def usable_cores() -> int:
+    """Cores that this process may use: of its affinity, and no more than a container's quota (which
+    torch does not look at)."""
+    affine = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or no limit ("max")
+        return cores
+
+
+def choose_machine(gpu: int | None, precision: str, step: str = "auto") -> Machine:
+    """The device that `--gpu` names, or the first CUDA device, or the CPU; made ready for the
+    precision. `auto` takes the fastest step that computes the eager one's numbers: the graph on
+    CUDA, the eager one on a CPU.
 
     Raises:
-        UserError: no such device among several, or a precision the device does not have natively.
+        UserError: no such device among several, or a precision or step that the device does not
+            have.
     """
     device = _choose_device(gpu)
-    if precision == "bf16" and not _has_native_bf16(device):
+    is_cuda = device.type == "cuda"
+    if precision == "bf16" and not has_native_bf16(device):
         raise UserError(
             f"--precision bf16: {device} has no native bfloat16, float32 is faster there"
         )
-    if device.type == "cuda":
+    if precision == "tf32" and not (is_cuda and _capability(device) >= (8, 0)):
+        raise UserError(f"--precision tf32: {device} has no TF32, which NVIDIA GPUs have from 8.0")
+    if step == "graph" and not is_cuda:
+        raise UserError(f"--step graph: {device} has no CUDA graphs (auto, eager or compile)")
+    if is_cuda:
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32
-    return Machine(device, precision)
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    else:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    if step == "auto":
+        step = "graph" if is_cuda else "eager"
+    return Machine(device, precision, step)
 
 
 def _choose_device(gpu: int | None) -> torch.device:
@@ -87,10 +117,15 @@ def _choose_device(gpu: int | None) -> torch.device:
     raise UserError(f"--gpu {gpu}: the CUDA devices are {names}")
 
 
-def _has_native_bf16(device: torch.device) -> bool:
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the processor or GPU computes in bfloat16 itself, by its features."""
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+        return _capability(device) >= (8, 0)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def seed_everything(seed: int) -> torch.Generator:

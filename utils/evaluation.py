@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from datasets.pipeline import Normalise
 from datasets.splits import LongTailedData
 from datasets.streaming import make_loader
+from models.folding import fold_batch_norm
 from utils import signals
 from utils.device import Machine
 from utils.metrics import accuracy_record, cosine_similarities
@@ -19,17 +20,14 @@ BATCH_SIZE = 500
 def extract_features(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], machine: Machine
 ) -> tuple[Tensor, Tensor]:
-    """Features ``[N, D]`` (float32) and targets ``[N]`` of all batches, batch-norm in eval mode;
-    the network's mode is left as found."""
+    """Features ``[N, D]`` (float32) and targets ``[N]`` of all batches, batch-norm in eval mode."""
+    model = fold_batch_norm(model)
     features, targets = [], []
-    was_training = model.training
-    model.eval()
     for images, batch_targets in batches:
         with machine.autocast():
             features.append(model.features(images))
         targets.append(batch_targets)
         signals.check()
-    model.train(was_training)
     return torch.cat(features), torch.cat(targets)
 
 
@@ -42,8 +40,7 @@ def class_centroids(
 ) -> Tensor:
     """Mean features of each class ``[K, D]``, batch-norm in eval mode; sums and counts are
     accumulated batch by batch. Every class must occur."""
-    was_training = model.training
-    model.eval()
+    model = fold_batch_norm(model)
     sums, counts = 0.0, 0.0
     for images, targets in batches:
         with machine.autocast():
@@ -52,7 +49,6 @@ def class_centroids(
         sums = sums + batch_sums.index_add_(0, targets, features.double())
         counts = counts + torch.bincount(targets, minlength=num_classes)
         signals.check()
-    model.train(was_training)
     return (sums / counts.unsqueeze(1)).float()
 
 

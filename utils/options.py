@@ -55,6 +55,7 @@ FREE_FLAGS = (
     "evaluation",
     "readings",
     "gpu",
+    "step",
     "root_log",
     "root_model",
     "overwrite",
@@ -393,9 +394,18 @@ class Options:
     precision: str = flag(
         MACHINE,
         "--precision",
-        help="of the convolutions; losses, centroids and weights stay in float32",
+        help="of the convolutions; losses, centroids and weights stay in float32 (tf32: NVIDIA "
+        "GPUs from 8.0; bf16: where the processor or GPU has it natively)",
         default="float32",
-        choices=("float32", "bf16"),
+        choices=("float32", "tf32", "bf16"),
+    )
+    step: str = flag(
+        MACHINE,
+        "--step",
+        help="how a step is taken: operation by operation, replayed as a CUDA graph (the same "
+        "numbers), or compiled (other roundings); auto: graph on CUDA, else eager",
+        default="auto",
+        choices=("auto", "eager", "graph", "compile"),
     )
     workers: int = flag(
         MACHINE,

@@ -1,14 +1,13 @@
-"""What a stage consists of: phases, and the step that each of them repeats."""
+"""What a stage consists of."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from datasets.pipeline import ResidentLoader
+from datasets.streaming import Loader
 from losses import Objective
-from utils.device import Machine
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Phase:
 
     name: str
     epochs: range
-    loader: ResidentLoader
+    loader: Loader
     objective: Callable[[int], Objective]
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]
@@ -41,32 +40,32 @@ class Phase:
     def loss_names(self) -> list[str]:
         return self.objective(self.epochs.start).names if self.epochs else []
 
+    def set_learning_rate(self, epoch: int) -> float:
+        """Sets and gives the rate of an epoch; a rate on the device is filled in place, where a
+        captured step reads it."""
+        rate = self.learning_rate(epoch)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        return rate
 
-class EagerStep:
-    """One step of stochastic gradient descent: forward, objective, backward, update.
+    def load_optimizer(self, saved: dict) -> None:
+        """Takes up the momenta of an optimiser's state. Rates, decay and the kind of the update are
+        this run's own: the state may come from another device.
 
-    Nothing in it waits for the device.
-    """
-
-    def __init__(
-        self, model: nn.Module, phase: Phase, objective: Objective, machine: Machine
-    ) -> None:
-        self.model = model
-        self.phase = phase
-        self.objective = objective
-        self.machine = machine
-
-    def __call__(self, inputs: Tensor, targets: Tensor, centroids: Tensor | None) -> Tensor:
-        """Loss, its parts, and the share of images predicted right, ``[2 + number of losses]``;
-        inputs are images, or features where these are frozen."""
-        if self.phase.features_are_frozen:
-            features, logits = inputs, self.model.classify(inputs)
-        else:
-            with self.machine.autocast():
-                features, logits = self.model(inputs)
-        loss, parts = self.objective(features, logits, targets, centroids)
-        self.phase.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.phase.optimizer.step()
-        correct = (logits.detach().argmax(dim=1) == targets).float().mean()
-        return torch.cat([loss.detach().view(1), parts, correct.view(1)])
+        Raises:
+            KeyError, TypeError, ValueError: the state of other parameters.
+        """
+        own = self.optimizer.state_dict()["param_groups"]
+        if [len(group["params"]) for group in saved["param_groups"]] != [
+            len(group["params"]) for group in own
+        ]:
+            raise ValueError("the optimiser's state is one of other parameters")
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
+        # SGD itself notices momenta of other shapes only when it uses them.
+        for parameter, momenta in self.optimizer.state.items():
+            for name, momentum in momenta.items():
+                if isinstance(momentum, Tensor) and momentum.shape != parameter.shape:
+                    raise ValueError(f"{name} of shape {list(momentum.shape)}")

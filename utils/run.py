@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from datasets import LongTailedData
-from datasets.pipeline import Normalise, ResidentLoader
+from datasets.pipeline import Normalise
 from datasets.samplers import SequentialOrder
-from datasets.streaming import StreamedLoader, make_loader
+from datasets.streaming import Loader, make_loader
 from utils.device import Machine
 from utils.folders import RunFolder
 from utils.options import Options
@@ -29,7 +29,7 @@ class Run:
     data: LongTailedData
     generator: torch.Generator
 
-    def training_loader(self, order: SequentialOrder) -> ResidentLoader | StreamedLoader:
+    def training_loader(self, order: SequentialOrder) -> Loader:
         """Augmented batches of the training set; held in memory, it moves to the device."""
         return make_loader(
             self.data.train,
@@ -41,9 +41,14 @@ class Run:
         )
 
     def sgd(self, parameters: Iterable[Tensor], lr: float) -> torch.optim.SGD:
-        """SGD with the momentum and weight decay of both stages."""
-        momentum, weight_decay = self.options.momentum, self.options.weight_decay
-        return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+        """SGD with the momentum and weight decay of both stages; on CUDA one kernel updates all
+        parameters, at a rate that is a tensor, so that a captured step can follow it."""
+        settings = {"momentum": self.options.momentum, "weight_decay": self.options.weight_decay}
+        device = self.machine.device
+        if device.type == "cuda":
+            rate = torch.tensor(lr, device=device)
+            return torch.optim.SGD(parameters, rate, fused=True, **settings)
+        return torch.optim.SGD(parameters, lr, **settings)
 
 
 @dataclass(frozen=True)

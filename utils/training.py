@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from losses import Objective
 from utils import checkpoint, signals
 from utils.errors import RunError
 from utils.evaluation import BATCH_SIZE, Evaluator, class_centroids, extract_features
 from utils.folders import best_by
-from utils.phases import EagerStep, Phase
+from utils.phases import Phase
 from utils.progress import Progress
 from utils.run import Run, Stage
 from utils.runlog import RunLog, console_line
+from utils.steps import Step, make_step
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Trainer:
         self.seconds = 0.0
         self.results: dict = {}
         self.best = self._no_best()
+        self._steps: dict[Objective, Step] = {}
 
     @property
     def last_epoch(self) -> int:
@@ -69,6 +72,15 @@ class Trainer:
 
     def run(self) -> None:
         """Trains from the epoch after `self.epoch` to the last.
+
+        Raises:
+            As `steps`.
+        """
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[None]:
+        """`run`, halting after every step, so that several runs can take turns.
 
         Raises:
             RunError: a loss that is not finite.
@@ -89,7 +101,7 @@ class Trainer:
                         continue
                     if epoch == phase.epochs.start and phase is not self.phases[0]:
                         self._enter(phase)
-                    record = self._run_epoch(phase, epoch)
+                    record = yield from self._run_epoch(phase, epoch)
                     elapsed = time.perf_counter() - began
                     self.seconds = seconds_before + elapsed
                     log.add(record)
@@ -126,10 +138,8 @@ class Trainer:
         self.best = self._no_best()
         self.evaluator.forget()
 
-    def _run_epoch(self, phase: Phase, epoch: int) -> dict:
-        rate = phase.learning_rate(epoch)
-        for group in phase.optimizer.param_groups:
-            group["lr"] = rate
+    def _run_epoch(self, phase: Phase, epoch: int) -> Generator[None, None, dict]:
+        rate = phase.set_learning_rate(epoch)
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
         for group in phase.optimizer.param_groups:
@@ -142,7 +152,7 @@ class Trainer:
             batches = phase.loader.batches(BATCH_SIZE)
             centroids = class_centroids(self.model, batches, self.data.num_classes, self.machine)
         training_began = time.perf_counter()
-        total, losses, top1 = self._train(phase, epoch, centroids)
+        total, losses, top1 = yield from self._train(phase, epoch, centroids)
         training_seconds = time.perf_counter() - training_began
         self.epoch = epoch
         self._evaluate(phase)
@@ -161,11 +171,13 @@ class Trainer:
 
     def _train(
         self, phase: Phase, epoch: int, centroids: Tensor | None
-    ) -> tuple[float, dict[str, float], float]:
+    ) -> Generator[None, None, tuple[float, dict[str, float], float]]:
         """One pass; the mean loss, its parts by name, and the training accuracy in percent."""
         self.model.train(not phase.features_are_frozen)
         objective = phase.objective(epoch).to(self.machine.device)
-        step = EagerStep(self.model, phase, objective, self.machine)
+        if objective not in self._steps:
+            self._steps[objective] = make_step(self.model, phase, objective, self.machine)
+        step = self._steps[objective]
         batches = self._frozen_batches(phase) if phase.features_are_frozen else phase.loader
         steps = len(phase.loader)
         statistics = torch.zeros(steps, 2 + len(objective.names), device=self.machine.device)
@@ -176,6 +188,7 @@ class Trainer:
                 statistics[i] = step(inputs, targets, centroids)
                 bar.advance(statistics[i, 0])
                 signals.check()
+                yield
         # The epoch's only wait for the device.
         on_host = statistics.cpu()
         self._require_finite(on_host, ["loss", *objective.names], phase, epoch)
@@ -278,8 +291,7 @@ class Trainer:
             self.margins.data.copy_(state["epsilons"])
         orders = {}
         for phase in self.phases:
-            phase.optimizer.load_state_dict(state["optimizers"][phase.name])
-            _check_momenta(phase.optimizer)
+            phase.load_optimizer(state["optimizers"][phase.name])
             orders[id(phase.loader.order)] = phase.loader.order, state["orders"][phase.name]
         for order, order_state in orders.values():
             order.load_state_dict(order_state)
@@ -300,14 +312,6 @@ class Trainer:
                 checkpoint.save(path, self._portable() | {"selected_on": protocol})
         if is_due:
             checkpoint.save(self.folder.last_checkpoint, self.state_dict(phase_name))
-
-
-def _check_momenta(optimizer: torch.optim.Optimizer) -> None:
-    """SGD itself notices momenta of other shapes only when it uses them."""
-    for parameter, momenta in optimizer.state.items():
-        for name, momentum in momenta.items():
-            if isinstance(momentum, Tensor) and momentum.shape != parameter.shape:
-                raise ValueError(f"{name} of shape {list(momentum.shape)}")
 
 
 def _selection_score(split: str, record: dict) -> float:

@@ -1,0 +1,28 @@
+"""Inference without batch-norm: its affine map becomes part of the convolution before it."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+@torch.no_grad()
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """A copy for inference, in eval mode, that computes the same with fewer operations.
+
+    Batch-norm with running mean m and variance v maps y = W * x to γ (y − m) / √(v + ϵ) + β, which
+    is a convolution with the weights γ W / √(v + ϵ) and the bias β − γ m / √(v + ϵ). It is taken to
+    follow the convolution that was registered right before it in the same module, as in every
+    ResNet here.
+    """
+    folded = copy.deepcopy(model).eval()
+    for module in list(folded.modules()):
+        previous = None
+        for name, child in list(module.named_children()):
+            if isinstance(child, _BatchNorm) and isinstance(previous[1], nn.Conv2d):
+                setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
+                setattr(module, name, nn.Identity())
+            previous = name, child
+    return folded
