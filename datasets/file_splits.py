@@ -32,25 +32,25 @@ def load_files(
             few.
     """
     side = options.image_size
-    if streams(options, sum(map(len, splits.values()))):
+    is_streamed = streams(options, sum(map(len, splits.values())))
+    if is_streamed:
         for files in splits.values():
             faults += header_faults(files)
-        reader = ImageReader(options.workers)
-        found = {
-            name: StreamedSplit(f.root, f.names, torch.tensor(f.labels), side, reader)
-            for name, f in splits.items()
-        }
+    elif cache is not None:
+        images = decode_once(splits, side, f"decoding {options.dataset}", cache, faults)
     else:
         title = f"decoding {options.dataset}"
-        if cache is None:
-            images = {n: decode(f, side, f"{title} {n}", faults) for n, f in splits.items()}
-        else:
-            images = decode_once(splits, side, title, cache, faults)
-        found = {n: Split.from_arrays(images[n], np.array(f.labels)) for n, f in splits.items()}
+        images = {n: decode(files, side, f"{title} {n}", faults) for n, files in splits.items()}
     if faults:
         number = f"{len(faults)} faults: " if len(faults) > 1 else ""
         raise UserError(f"--data_root {options.data_root}: {number}{listed(faults)}")
-    return found
+    if not is_streamed:
+        return {n: Split.from_arrays(images[n], np.array(f.labels)) for n, f in splits.items()}
+    reader = ImageReader(options.workers)
+    return {
+        name: StreamedSplit(files.root, files.names, torch.tensor(files.labels), side, reader)
+        for name, files in splits.items()
+    }
 
 
 def streams(options: Options, num_images: int) -> bool:

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -44,18 +45,18 @@ def augmented(image: Image.Image, side: int, augment: str, seed: int) -> Tensor:
       Below: padded, cropped, flipped, AutoAugment's CIFAR-10 policy, Cutout 16.
     """
     if augment == "none":
-        return functional_tensor(fit(image, side))
+        return to_tensor(fit(image, side))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if side >= LARGE_SIDE:
-            return functional_tensor(_large(side, augment)(image))
-        small = functional_tensor(_small(side, augment)(fit(image, side)))
+            return to_tensor(_large(side, augment)(image))
+        small = to_tensor(_small(side, augment)(fit(image, side)))
         if augment == "autoaugment":
             cutout(small.unsqueeze(0), torch.default_generator)
         return small
 
 
-def functional_tensor(image: Image.Image) -> Tensor:
+def to_tensor(image: Image.Image) -> Tensor:
     """uint8 ``[3, H, W]``."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
@@ -102,10 +103,21 @@ def _leave_signals_to_the_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class ImageReader:
-    """One set of worker processes, that all loaders of a run share and that lives as long as it.
+class _Queue:
+    """The loader's sampler: the tasks at hand."""
 
-    What is to be read goes to the workers with each task, so they hold no list of files.
+    def __init__(self) -> None:
+        self.tasks: Iterable[Task] = ()
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+
+class ImageReader:
+    """One set of worker processes, which all loaders of a run share and which lives as long as it.
+
+    What is to be read goes to the workers with each task, so they hold no list of files. They start
+    at once, before the run opens files and locks that they would hold on to.
 
     Args:
         workers: number of processes, at most one a core is started; 0 reads in this process.
@@ -114,11 +126,11 @@ class ImageReader:
     def __init__(self, workers: int) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self.workers = min(workers, cores)
-        self._tasks: Iterable[Task] = ()
-        self._loader = DataLoader(
+        self._queue = _Queue()
+        loader = DataLoader(
             _Files(),
             batch_size=None,
-            sampler=self,
+            sampler=self._queue,
             num_workers=self.workers,
             collate_fn=_as_it_is,
             worker_init_fn=_leave_signals_to_the_parent,
@@ -127,10 +139,11 @@ class ImageReader:
             # Of its own, so that torch's global one is left alone.
             generator=torch.Generator(),
         )
-
-    def __iter__(self) -> Iterator[Task]:
-        """The loader's sampler is this object: the tasks at hand."""
-        return iter(self._tasks)
+        iter(loader)
+        # Workers are told to end when the loader's last reference goes, but not where the garbage
+        # collector finds it in a cycle; this list is in none.
+        self._loaders = [loader]
+        weakref.finalize(self, self._loaders.clear)
 
     def read(self, tasks: Iterable[Task]) -> Iterator[Tensor]:
         """The images of each task in order, uint8 ``[B, 3, side, side]``. One reading at a time: a
@@ -140,9 +153,9 @@ class ImageReader:
             UserError: files that cannot be read.
             RunError: a worker died.
         """
-        self._tasks = tasks
+        self._queue.tasks = tasks
         try:
-            for images, faults in self._loader:
+            for images, faults in self._loaders[0]:
                 if faults:
                     raise UserError(f"unreadable images: {listed(faults)}")
                 yield images
