@@ -18,6 +18,7 @@ from tests.helpers import (
 from tests.streamed_sets import CLASSES, training_counts, write_imagenet_lt, write_inaturalist
 from utils.command_line import parse_options
 from utils.errors import UserError
+from utils.evaluation import extract_features
 from utils.folders import run_folder
 from utils.training import Trainer
 
@@ -213,6 +214,29 @@ def test_a_streamed_run_that_was_interrupted_ends_with_the_same_bits_by_any_work
         succeed(stage(own, roots[1], "--resume", "True", workers=0))
         folders = [records_of(stage(own, root)) for root in roots]
         assert differences_of_runs(*folders) == []
+
+
+@pytest.mark.parametrize("stream", ["True", "False"])
+def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
+    own, tmp_path, monkeypatch, no_figures, stream
+):
+    """A visit of 12 images to each of three classes, 4 a batch: nine batches an epoch."""
+    data = data_of(own, "--stream", stream)
+    sizes = []
+
+    def extract(model, batches, machine):
+        features, targets = extract_features(model, batches, machine)
+        sizes.append(len(targets))
+        return features, targets
+
+    flags = ["-b", "4", "--stream", stream, "--epochs", "1", "--balanced_clf_nepochs", "1"]
+    succeed(stage_1(own, tmp_path, "--epochs", 0))
+    monkeypatch.setattr("utils.training.extract_features", extract)
+    monkeypatch.setattr("utils.training.BATCH_SIZE", 9)
+    monkeypatch.setattr("utils.training.STREAMED_BATCHES_A_PASS", 1)
+    succeed([*stage_2(own, tmp_path), *flags])
+    assert data.class_counts[0] == 12
+    assert sizes == ([16, 16, 4] if stream == "True" else [36])
 
 
 def test_resnet50_takes_a_short_pass_and_is_evaluated(own, tmp_path, no_figures):
