@@ -1,6 +1,7 @@
 """Batches of images that stay in their files."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -8,6 +9,10 @@ from torch import Tensor
 from datasets.pipeline import Normalise, ResidentLoader
 from datasets.samplers import SequentialOrder
 from datasets.splits import AnySplit, StreamedSplit
+
+# A worker reads so many images at a time: few enough for all of them to share in a batch, and for
+# what is read ahead to take little memory.
+TASK_IMAGES = 64
 
 
 class StreamedLoader:
@@ -55,12 +60,15 @@ class StreamedLoader:
         seeds = torch.zeros_like(order)
         if self.augment != "none":
             seeds.random_(2**32, generator=self.generator)
-        positions = order.split(batch_size)
-        images = self.split.read(positions, self.augment, seeds.split(batch_size))
         device = self.normalise.mean.device
-        for batch, batch_positions in zip(images, positions, strict=True):
-            targets = self.split.labels[batch_positions].to(device, non_blocking=True)
-            yield self.normalise(batch.to(device, non_blocking=True)), targets
+        parts = [part for batch in order.split(batch_size) for part in batch.split(TASK_IMAGES)]
+        part_seeds = seeds.split([len(part) for part in parts])
+        images = self.split.read(parts, self.augment, part_seeds)
+        for positions in order.split(batch_size):
+            count = -(-len(positions) // TASK_IMAGES)
+            pixels = [part.to(device, non_blocking=True) for part in islice(images, count)]
+            targets = self.split.labels[positions].to(device, non_blocking=True)
+            yield self.normalise(torch.cat(pixels)), targets
 
 
 Loader = ResidentLoader | StreamedLoader

@@ -96,6 +96,13 @@ def test_batches_are_normalised_float32_channels_last_on_the_device(folder, devi
     torch.testing.assert_close(images[-1].cpu(), (pixels[0] / 255 - mean) / std)
 
 
+@pytest.mark.parametrize("task_images", [1, 3, 4])
+def test_how_a_batch_is_shared_among_the_workers_changes_nothing(folder, monkeypatch, task_images):
+    expected = epoch_of(loader_of(split_of(folder), "crop_flip"))
+    monkeypatch.setattr("datasets.streaming.TASK_IMAGES", task_images)
+    assert_same_batches(epoch_of(loader_of(split_of(folder), "crop_flip")), expected)
+
+
 def test_batches_of_another_size_hold_the_same_epoch(folder):
     images = [
         torch.cat([batch for batch, _ in loader_of(split_of(folder), "crop_flip").batches(size)])
