@@ -1,6 +1,7 @@
 """One's own images in an npz file, with the keys of MedMNIST (Yang et al., "MedMNIST v2 - A
 large-scale lightweight benchmark", Scientific Data 2023)."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from utils.errors import UserError
 from utils.options import Options
 
 SPLITS = ("train", "val", "test")
+SIDES = (8, 1025)
+SHOWN = 5  # of the classes that training lacks
 
 
 def load_archive(options: Options) -> BalancedData:
@@ -66,22 +69,19 @@ def _faults(split: str, images: np.ndarray | None, labels: np.ndarray | None) ->
     missing = [kind for kind, a in (("images", images), ("labels", labels)) if a is None]
     if missing:
         return [f"no {split}_{kind}" for kind in missing]
-    faults = []
     is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-    if images.dtype != np.uint8 or not is_image or images.shape[1] != images.shape[2]:
-        faults.append(
-            f"{split}_images are {images.dtype} {list(images.shape)}, "
-            "not uint8 [N, S, S] or [N, S, S, 3]"
-        )
-    one_an_image = labels.shape in ((len(images),), (len(images), 1))
-    if labels.dtype.kind not in "iu" or not one_an_image:
-        faults.append(
+    is_square = is_image and images.shape[1] == images.shape[2] in range(*SIDES)
+    if images.dtype != np.uint8 or not is_square:
+        return [
+            f"{split}_images are {images.dtype} {list(images.shape)}, not uint8 [N, S, S] or "
+            f"[N, S, S, 3] with a side S from {SIDES[0]} to {SIDES[1] - 1}"
+        ]
+    if labels.dtype.kind not in "iu" or labels.shape not in ((len(images),), (len(images), 1)):
+        return [
             f"{split}_labels are {labels.dtype} {list(labels.shape)}, not one whole number for "
             f"each of {len(images)} images"
-        )
-    if len(images) == 0:
-        faults.append(f"{split}_images are none")
-    return faults
+        ]
+    return [] if len(images) else [f"{split}_images are none"]
 
 
 def _label_faults(labels: dict[str, np.ndarray]) -> list[str]:
@@ -90,10 +90,10 @@ def _label_faults(labels: dict[str, np.ndarray]) -> list[str]:
     faults = [f"{split}_labels go down to {low}" for split, low in lowest.items() if low < 0]
     trained = set(labels["train"].tolist())
     for split, found in labels.items():
-        expected = range(max(trained) + 1) if split == "train" else set(found.tolist())
-        lacking = sorted(set(expected) - trained)
-        if lacking and not faults:
-            faults.append(f"no training images of the classes {lacking[:5]} of {split}_labels")
+        expected = range(max(trained) + 1) if split == "train" else np.unique(found).tolist()
+        lacking = list(islice((label for label in expected if label not in trained), SHOWN))
+        if lacking:
+            faults.append(f"no training images of the classes {lacking} of {split}_labels")
     return faults
 
 

@@ -180,6 +180,7 @@ def test_all_faults_are_collected_counted_and_the_first_few_named(tmp_path, stre
     assert f"{tmp_path}/train/dog: no images" in message
     assert f"{tmp_path}/test/eel: a class that {tmp_path}/train lacks" in message
     assert f"{tmp_path}/train/ant/00.png: " in message and message.endswith(" and 2 more")
+    assert not list(tmp_path.glob("*.npz"))
 
 
 def test_a_tree_without_train_or_without_test_is_refused(tmp_path):
@@ -274,12 +275,19 @@ def test_val_is_the_test_set_of_an_npz_file_without_one(tmp_path):
         ({"test_images": None, "val_labels": None}, ["no test_images", "no val_labels"]),
         ({"train_images": np.zeros((13, 28, 28), np.float32)}, ["float32 [13, 28, 28]"]),
         ({"train_images": noise(13, 28, 20)}, ["[13, 28, 20]"]),
+        ({"train_images": noise(13, 4, 4)}, ["[13, 4, 4]", "from 8 to 1024"]),
+        ({"train_images": np.uint8(3)}, ["train_images are uint8 []"]),
+        ({"test_labels": np.int64(3)}, ["test_labels are int64 []"]),
+        ({"train_labels": 2**40 * np.arange(13)}, ["[1, 2, 3, 4, 5] of train_labels"]),
         ({"test_images": noise(5, 28, 28, 28)}, ["test_images", "[5, 28, 28, 28]"]),
         ({"train_labels": np.zeros((13, 14), np.uint8)}, ["[13, 14]", "each of 13 images"]),
         ({"train_labels": np.zeros(12, np.int64)}, ["[12]"]),
         ({"train_labels": np.arange(13) - 1}, ["train_labels go down to -1"]),
         ({"train_labels": 2 * np.arange(13)}, ["[1, 3, 5, 7, 9] of train_labels"]),
-        ({"test_labels": np.array([0, 1, 2, 7, 0])}, ["[7] of test_labels"]),
+        (
+            {"test_labels": np.array([0, 1, 2, 7, 0]), "val_labels": np.array([0, 9, 2, 1, 0])},
+            ["[7] of test_labels", "[9] of val_labels"],
+        ),
         ({"test_images": noise(0, 28, 28), "test_labels": noise(0)}, ["test_images are none"]),
     ],
 )
