@@ -1,20 +1,14 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
 2009), from the official archives (through torchvision) or from trees of PNG files."""
 
-import hashlib
-import os
 import socket
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
+from datasets.image_files import class_folders, decode_once, exactly, list_tree, listed
 from datasets.splits import BalancedData, Split
 from utils.errors import UserError
 
@@ -81,110 +75,29 @@ def _load_official(name: str, root: Path) -> BalancedData:
     )
 
 
-@dataclass(frozen=True)
-class _Listing:
-    """The PNG files of a split, by class and then by name, both sorted."""
-
-    classes: list[str]
-    files: list[Path]
-    labels: list[int]
-    digest: str
-
-
-def _list_split(folder: Path) -> _Listing:
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}")
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    files, labels = [], []
-    digest = hashlib.sha256()
-    for label, name in enumerate(classes):
-        entries = sorted(os.scandir(folder / name), key=lambda entry: entry.name)
-        for entry in entries:
-            if entry.name.lower().endswith(".png"):
-                status = entry.stat()
-                digest.update(
-                    f"{name}/{entry.name} {status.st_size} {status.st_mtime_ns}\n".encode()
-                )
-                files.append(Path(entry.path))
-                labels.append(label)
-    return _Listing(classes, files, labels, digest.hexdigest())
-
-
-def _read_png(path: Path) -> np.ndarray | str:
-    """The image, uint8 ``[32, 32, 3]``, or what is wrong with it."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"{path}: {error}"
-    if pixels.shape != (SIDE, SIDE, 3):
-        return f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels instead of {SIDE}x{SIDE}"
-    return pixels
-
-
-def _decode(listing: _Listing, title: str) -> np.ndarray:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = pool.map(_read_png, listing.files, chunksize=64)
-        images = list(tqdm(decoded, title, total=len(listing.files), unit="image", disable=None))
-    faults = [image for image in images if isinstance(image, str)]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise UserError(f"unreadable images: {'; '.join(faults[:3])}{more}")
-    return np.stack(images)
-
-
 def _load_tree(name: str, tree: Path) -> BalancedData:
-    listings = {split: _list_split(tree / split) for split in ("train", "test")}
-    classes = listings["train"].classes
+    classes, found = class_folders(tree / "train"), class_folders(tree / "test")
     if len(classes) != NUM_CLASSES[name]:
         raise UserError(
             f"--dataset {name} needs {NUM_CLASSES[name]} class folders in {tree / 'train'}, "
             f"which has {len(classes)}"
         )
-    if listings["test"].classes != classes:
-        unpaired = sorted(set(classes) ^ set(listings["test"].classes))
+    if found != classes:
+        unpaired = sorted(set(classes) ^ set(found))
         raise UserError(f"classes in only one of train and test of {tree}: {', '.join(unpaired)}")
-    for split, listing in listings.items():
+    files = {split: list_tree(tree / split, classes, (".png",)) for split in ("train", "test")}
+    for split, listing in files.items():
         empty = sorted(set(range(len(classes))) - set(listing.labels))
         if empty:
             names = ", ".join(classes[label] for label in empty)
             raise UserError(f"no PNG files of {names} in {tree / split}")
-    digest = " ".join(listing.digest for listing in listings.values())
+    faults: list[str] = []
     cache = tree / "decoded.npz"
-    images = _read_cache(cache, digest)
-    if images is None:
-        images = {
-            split: _decode(listing, f"decoding {name} {split}")
-            for split, listing in listings.items()
-        }
-        _write_cache(cache, digest, images)
+    images = decode_once(files, SIDE, f"decoding {name}", cache, faults, prepare=exactly)
+    if faults:
+        raise UserError(f"unreadable images: {listed(faults)}")
     splits = {
         split: Split.from_arrays(images[split], np.asarray(listing.labels))
-        for split, listing in listings.items()
+        for split, listing in files.items()
     }
     return BalancedData(splits["train"], splits["test"], classes)
-
-
-def _read_cache(path: Path, digest: str) -> dict[str, np.ndarray] | None:
-    """The decoded images, or None where they are missing, damaged or of other files."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if str(arrays["listing"]) != digest:
-                return None
-            return {split: arrays[split] for split in ("train", "test")}
-    except Exception:  # whatever is wrong with the cache, the PNG files are the truth
-        return None
-
-
-def _write_cache(path: Path, digest: str, images: dict[str, np.ndarray]) -> None:
-    """Saves the decoded images where the folder is writable: a convenience, never an error."""
-    with suppress(OSError):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, listing=np.array(digest), **images)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise

@@ -12,6 +12,7 @@ from models.resnet_cifar import (
     resnet110,
     resnet1202,
 )
+from models.resnet_imagenet import ResNetImageNet, resnet10, resnet50, resnext50
 
 ARCHITECTURES = {
     "resnet20": resnet20,
@@ -20,6 +21,9 @@ ARCHITECTURES = {
     "resnet56": resnet56,
     "resnet110": resnet110,
     "resnet1202": resnet1202,
+    "resnet10": resnet10,
+    "resnet50": resnet50,
+    "resnext50": resnext50,
 }
 
 
@@ -37,4 +41,11 @@ def build_model(arch: str, num_classes: int, head_scale: float | None = None) ->
     return model
 
 
-__all__ = ["ARCHITECTURES", "NormedLinear", "ResNetCifar", "build_model", *ARCHITECTURES]
+__all__ = [
+    "ARCHITECTURES",
+    "NormedLinear",
+    "ResNetCifar",
+    "ResNetImageNet",
+    "build_model",
+    *ARCHITECTURES,
+]

@@ -21,6 +21,7 @@ import torchvision
 from PIL import Image
 
 import datasets.cifar
+import datasets.image_files
 from datasets import load_data, long_tail_counts, make_long_tailed
 from datasets.cifar import load_cifar
 from datasets.digits import load_digits
@@ -441,10 +442,10 @@ def cache_of(root, name="cifar10"):
 
 
 def forbid_decoding(monkeypatch):
-    def decode(*args):
+    def decode(*args, **kwargs):
         raise AssertionError(f"decoded {args}")
 
-    monkeypatch.setattr(datasets.cifar, "_read_png", decode)
+    monkeypatch.setattr(datasets.image_files, "read_pixels", decode)
 
 
 @pytest.fixture
@@ -703,14 +704,14 @@ def test_the_container_changes_neither_subset_nor_fingerprint(tmp_path, monkeypa
 def test_images_keep_their_order_whichever_thread_decodes_first(tree, monkeypatch):
     expected = load_cifar("cifar10", tree)
     cache_of(tree).unlink()
-    read = datasets.cifar._read_png
+    read = datasets.image_files.read_pixels
     delays = iter(np.random.default_rng(0).uniform(0, 2e-3, 60).tolist())
 
-    def read_slowly(path):
+    def read_slowly(path, **kwargs):
         time.sleep(next(delays))
-        return read(path)
+        return read(path, **kwargs)
 
-    monkeypatch.setattr(datasets.cifar, "_read_png", read_slowly)
+    monkeypatch.setattr(datasets.image_files, "read_pixels", read_slowly)
     assert_same(load_cifar("cifar10", tree), expected)
 
 

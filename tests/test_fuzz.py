@@ -32,6 +32,7 @@ fuzz = settings(
 )
 
 FLAGS = [
+    *("--list_root", "--image_size", "--normalisation", "--stream"),
     *("--dataset", "--data_root", "--imb_type", "--imb_factor", "--rand_number"),
     *("--heldout_fraction", "-a", "--arch", "--loss_type", "--train_rule", "--exp_str"),
     *("--schedule", "--pretrained", "--feat_loss", "--feat_sampler", "--feat_lr", "--cls_loss"),

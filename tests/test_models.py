@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import torchvision
 from torch import nn
 from torch.testing import assert_close
 
@@ -32,6 +34,14 @@ def golden_model(arrays, num_classes, device):
     }
     model.load_state_dict(state)
     return model.to(device)
+
+
+# arch -> blocks of the four groups, width of the features, torchvision's name of the same network.
+IMAGENET = {
+    "resnet10": ([1, 1, 1, 1], 512, None),
+    "resnet50": ([3, 4, 6, 3], 2048, "resnet50"),
+    "resnext50": ([3, 4, 6, 3], 2048, "resnext50_32x4d"),
+}
 
 
 def random_images(size=4, side=32):
@@ -73,7 +83,7 @@ def test_resnet32_has_464154_parameters_at_10_classes():
     assert sum(parameter.numel() for parameter in resnet32(10).parameters()) == 464_154
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", BLOCKS)
 def test_every_architecture_has_the_parameters_and_shapes_of_its_depth(arch):
     """On the meta device, which has shapes but no numbers."""
     blocks = BLOCKS[arch]
@@ -93,7 +103,52 @@ def test_every_architecture_has_the_parameters_and_shapes_of_its_depth(arch):
 
 
 def test_every_architecture_is_listed():
-    assert set(ARCHITECTURES) == set(BLOCKS)
+    assert set(ARCHITECTURES) == {*BLOCKS, *IMAGENET}
+
+
+@pytest.mark.parametrize("arch", IMAGENET)
+def test_the_networks_for_large_images_have_the_blocks_and_widths_of_their_names(arch):
+    blocks, width, _ = IMAGENET[arch]
+    model = build_model(arch, 7).eval()
+    features, logits = model(random_images(2, side=64))
+    groups = (model.layer1, model.layer2, model.layer3, model.layer4)
+    assert [len(group) for group in groups] == blocks
+    assert (features.shape, logits.shape) == ((2, width), (2, 7))
+    assert model.num_features == width and not hasattr(model, "fc")
+
+
+@pytest.mark.parametrize("arch", ["resnet50", "resnext50"])
+def test_torchvisions_weights_load_and_give_torchvisions_outputs(arch):
+    """Its names hold for everything but the head."""
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, IMAGENET[arch][2])(num_classes=5).eval()
+    weights = {name.replace("fc.", "linear."): w for name, w in theirs.state_dict().items()}
+    ours = build_model(arch, 5).eval()
+    ours.load_state_dict(weights)
+    with torch.no_grad():
+        images = random_images(2, side=64)
+        features, logits = ours(images)
+        assert_close(logits, theirs(images), rtol=1e-4, atol=1e-4)
+        assert torch.equal(ours.classify(features), logits)
+        assert torch.equal(ours.features(images), features)
+
+
+@pytest.mark.parametrize("arch", ["resnet10", "resnet50"])
+def test_features_and_head_of_the_networks_for_large_images_are_float32_under_autocast(arch):
+    model = build_model(arch, 3)
+    seen = []
+    model.layer4.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        features, logits = model(random_images(2, side=64))
+    assert seen == [torch.bfloat16]
+    assert features.dtype == logits.dtype == torch.float32
+
+
+def test_resnet10_takes_a_cosine_head():
+    model = build_model("resnet10", 3, head_scale=30.0)
+    features = torch.randn(4, 512)
+    cosines = F.normalize(features) @ F.normalize(model.linear.weight, dim=0)
+    assert_close(model.classify(features), 30 * cosines)
 
 
 @pytest.mark.parametrize("side", [32, 28, 8])

@@ -137,6 +137,10 @@ OUR_FLAGS = [
     (("--overwrite",), False),
     (("--precision",), "float32"),
     (("--schedule",), "absolute"),
+    (("--list_root",), None),
+    (("--image_size",), None),
+    (("--normalisation",), "auto"),
+    (("--stream",), "auto"),
 ]
 
 
@@ -168,8 +172,8 @@ def test_booleans_take_true_and_false_and_the_bare_flag_means_true(flag):
 
 
 CHOICES = {
-    "dataset": {"cifar10", "cifar100", "digits"},
-    "arch": {f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)},
+    "dataset": {"cifar10", "cifar100", "digits", "folder", "npz", "imagenet_lt", "inaturalist18"},
+    "arch": {f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202, 10, 50)} | {"resnext50"},
     "loss_type": {"CE", "Focal", "LDAM"},
     "train_rule": {"None", "Resample", "Reweight", "DRW"},
     "imb_type": {"exp", "step", "natural"},
@@ -177,7 +181,8 @@ CHOICES = {
     "select_on": {"test", "heldout", "last"},
     "augment": {"none", "crop_flip", "autoaugment"},
     "precision": {"float32", "bf16"},
-    "schedule": {"absolute", "scaled"},
+    "schedule": {"absolute", "scaled", "cosine"},
+    "normalisation": {"auto", "cifar", "imagenet"},
 }
 
 

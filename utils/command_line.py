@@ -7,7 +7,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.folders import stage_1_name
-from utils.options import Options
+from utils.options import BENCHMARK_LISTS, FILE_DATASETS, NATURAL_DATASETS, Options
 
 DESCRIPTION = """DRO-LT: distributional robustness loss for long-tail learning.
 
@@ -57,6 +57,7 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
             each other.
     """
     options = Options(**vars(build_parser().parse_args(argv)))
+    _check_data(options)
     if options.pretrain_epochs is None:
         return [_checked(options)]
     if options.pretrained is not None:
@@ -78,14 +79,12 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
 
 
 def _checked(options: Options) -> Options:
-    """The options of a stage, with the defaults that depend on it.
+    """The options of a stage, with the defaults that depend on other flags.
 
     Raises:
         UserError: flags that contradict each other.
     """
-    if options.augment is None:
-        default = "crop_flip" if options.stage == 1 else "autoaugment"
-        options = replace(options, augment=default)
+    options = options.resolved()
     if options.seed is not None and options.seeds is not None:
         raise UserError(f"--seed {options.seed} and --seeds {options.seeds} contradict each other")
     if options.start_epoch > options.epochs:
@@ -99,6 +98,17 @@ def _checked(options: Options) -> Options:
     elif options.feat_loss or options.cls_loss:
         raise UserError("--feat_loss and --cls_loss belong to stage 2, which needs --pretrained")
     return options
+
+
+def _check_data(options: Options) -> None:
+    if options.image_size is not None and options.dataset not in NATURAL_DATASETS:
+        raise UserError(
+            f"--image_size: the images of --dataset {options.dataset} have 32x32 pixels"
+        )
+    if options.stream is True and options.dataset not in FILE_DATASETS:
+        raise UserError(f"--stream True: --dataset {options.dataset} is held in memory")
+    if options.list_root is not None and options.dataset not in BENCHMARK_LISTS:
+        raise UserError(f"--list_root: --dataset {options.dataset} has no list files")
 
 
 def _check_stage_2(options: Options) -> None:

@@ -63,7 +63,7 @@ def train(stages: Sequence[Options]) -> None:
         machine = data = None
     else:
         machine = choose_machine(stages[0].gpu, stages[0].precision, stages[0].step)
-        data = load_data(stages[0])
+        data = load_data(stages[0], _recorded_data(list(chain.from_iterable(jobs))))
     for stage, stage_jobs in zip(stages, jobs, strict=True):
         _train(stage_jobs, machine, data)
         if stage.seeds is not None:
@@ -88,6 +88,16 @@ class _Job:
         return cls(
             options.with_seed(secrets.randbits(32) if seed is None else seed), folder, action
         )
+
+
+def _recorded_data(jobs: Sequence[_Job]) -> dict | None:
+    """What is known of the data from before, from a run that is gone on with, or from the
+    checkpoint that stage 2 starts from."""
+    begun = next((job for job in jobs if job.action in ("continue", "finished")), None)
+    if begun is not None:
+        return recorded_options(begun.folder)
+    is_stage_2 = jobs[0].options.stage == 2
+    return checkpoint.load(find_pretrained(jobs[0].options)) if is_stage_2 else None
 
 
 def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData | None) -> None:
@@ -137,7 +147,11 @@ def _open_records(job: _Job, machine: Machine, data: LongTailedData) -> None:
         for path in job.folder.own_files():
             path.unlink()
     if not job.folder.arguments.exists():
-        of_run = {"class_counts": data.class_counts, "machine": machine.description()}
+        of_run = {
+            "class_counts": data.class_counts,
+            "data": data.description(),
+            "machine": machine.description(),
+        }
         write_json(job.folder.arguments, job.options.as_dict() | of_run)
     print(
         f"{len(data.train)} training images of {data.num_classes} classes, {machine.device}, "
@@ -159,6 +173,8 @@ def _take_up(trainer: Trainer, path: Path) -> None:
         UserError: it holds the weights of another network, or no state to go on from.
     """
     state = checkpoint.load(path)
+    if state.get("fingerprint") not in (None, trainer.data.fingerprint):
+        raise UserError(f"--resume True: {path} was trained on other training images")
     checkpoint.load_weights(trainer.model, state["state_dict"], path)
     try:
         trainer.load_state_dict(state)
@@ -190,7 +206,7 @@ def _evaluate(options: Options) -> tuple[dict[str, dict], list[int]]:
     chosen = checkpoint.load(path)
     check_writable(folder.records)
     machine = choose_machine(options.gpu, options.precision, options.step)
-    data = load_data(options)
+    data = load_data(options, chosen)
     warn_of_other_data(chosen, path, data)
     model = checkpoint.build_from(chosen, path, options.arch, data.num_classes)
     model = model.to(machine.device, memory_format=torch.channels_last)

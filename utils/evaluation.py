@@ -5,8 +5,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from datasets.pipeline import Normalise, ResidentLoader
-from datasets.splits import LongTailedData, Split
+from datasets.pipeline import Normalise
+from datasets.splits import LongTailedData
+from datasets.streaming import make_loader
 from models.folding import fold_batch_norm
 from utils import signals
 from utils.device import Machine
@@ -63,13 +64,11 @@ class Evaluator:
         self.num_classes = data.num_classes
         self.class_counts = data.class_counts
         normalise = Normalise(data.mean, data.std, machine.device)
-
-        def in_order(split: Split) -> ResidentLoader:
-            images, labels = (t.to(machine.device) for t in (split.images, split.labels))
-            return ResidentLoader(Split(images, labels), normalise, BATCH_SIZE)
-
-        self.train_loader = in_order(data.train)
-        self.loaders = {name: in_order(split) for name, split in data.evaluation_splits.items()}
+        self.train_loader = make_loader(data.train, normalise, BATCH_SIZE)
+        self.loaders = {
+            name: make_loader(split, normalise, BATCH_SIZE)
+            for name, split in data.evaluation_splits.items()
+        }
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}
         self._centroids: Tensor | None = None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import RunError, UserError
-from utils.options import FREE_FLAGS, NAMED_FLAGS, Options, default_of
+from utils.options import FREE_FLAGS, NAMED_FLAGS, OWN_DATASETS, Options, default_of
 
 LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
@@ -124,10 +124,8 @@ def stage_2_name(options: Options) -> str:
         f"_cls-{options.cls_loss}-{options.cls_sampler}-{options.cls_lr}"
     )
     for flag in NAMED_FLAGS:
-        value = getattr(options, flag)
-        default = "autoaugment" if flag == "augment" else default_of(flag)
-        if value != default:
-            name += f"_{flag}={value}"
+        if not options.is_at_default(flag):
+            name += f"_{flag}={getattr(options, flag)}"
     return name
 
 
@@ -226,12 +224,13 @@ def check_same_options(options: Options, recorded: dict, folder: RunFolder) -> N
     Raises:
         UserError: any option that changes the result differs; it names them all.
     """
+    # Own data are known by their place alone; a flag that a run did not know was at its default.
+    free = set(FREE_FLAGS) - ({"data_root"} if options.dataset in OWN_DATASETS else set())
+    before = {flag: recorded.get(flag, default_of(flag)) for flag in options.as_dict()}
     differing = [
-        f"--{flag} {value} (recorded: {recorded.get(flag, default_of(flag))})"
+        f"--{flag} {value} (recorded: {before[flag]})"
         for flag, value in options.as_dict().items()
-        if flag not in FREE_FLAGS
-        and not (flag == "seed" and value is None)
-        and recorded.get(flag, default_of(flag)) != value
+        if flag not in free and not (flag == "seed" and value is None) and before[flag] != value
     ]
     if differing:
         raise UserError(

@@ -7,8 +7,14 @@ from typing import Any
 from utils import values
 from utils.values import Sampler, parse_sampler
 
-DATASETS = ("cifar10", "cifar100", "digits")
-ARCHITECTURES = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
+OWN_DATASETS = ("folder", "npz")
+BENCHMARK_LISTS = ("imagenet_lt", "inaturalist18")
+DATASETS = ("cifar10", "cifar100", "digits", *OWN_DATASETS, *BENCHMARK_LISTS)
+FILE_DATASETS = ("folder", *BENCHMARK_LISTS)
+NATURAL_DATASETS = (*OWN_DATASETS, *BENCHMARK_LISTS)  # long-tailed, or not, as they come
+CIFAR_NETWORKS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
+IMAGENET_NETWORKS = ("resnet10", "resnet50", "resnext50")
+ARCHITECTURES = (*CIFAR_NETWORKS, *IMAGENET_NETWORKS)
 CLASSIFICATION_LOSSES = ("ce", "ce_lt", "ce_bal")
 FEATURE_LOSSES = (*CLASSIFICATION_LOSSES, "robust_loss", "robust_loss_lt", "robust_loss_bal")
 READINGS = (
@@ -34,6 +40,9 @@ NAMED_FLAGS = (
     "heldout_fraction",
     "margin_min",
     "margin_wd",
+    "image_size",
+    "normalisation",
+    "stream",
 )
 
 # Flags that may differ between a run and its continuation, because they do not change its result;
@@ -43,6 +52,7 @@ FREE_FLAGS = (
     "pretrain_epochs",
     "seeds",
     "data_root",
+    "list_root",
     "workers",
     "print_freq",
     "resume",
@@ -60,6 +70,7 @@ FREE_FLAGS = (
 DATA = "data"
 STAGE1 = "stage 1: classification"
 STAGE2 = "stage 2: DRO-LT fine-tuning"
+ROBUST = "stage 2: the robust loss"
 TRAINING = "training"
 MACHINE = "machine"
 RECORDS = "runs and records"
@@ -88,16 +99,52 @@ class Options:
     data_root: str = flag(
         DATA,
         "--data_root",
-        help="folder of the data sets: torchvision's CIFAR files, or "
-        "cifar100/{train,test}/CLASS/*.png; downloaded there when missing",
+        help="cifar10, cifar100: folder with torchvision's files, or with "
+        "cifar100/{train,test}/CLASS/*.png; downloaded there when missing. folder: the one that "
+        "holds {train,test,val}/CLASS/*. npz: the file. imagenet_lt, inaturalist18: the folder "
+        "that the lists' paths start from",
         default="./data",
+        metavar="PATH",
+    )
+    list_root: str | None = flag(
+        DATA,
+        "--list_root",
+        help="folder of ImageNet_LT_{train,val,test}.txt or iNaturalist18_{train,val}.txt "
+        "(default: DATA_ROOT)",
         metavar="DIR",
+    )
+    image_size: int | None = flag(
+        DATA,
+        "--image_size",
+        help="side in pixels to which images are resized and cropped, 8 to 1024 (default: npz "
+        "keeps the file's; else 224 for resnet10, resnet50, resnext50 and 32 for the others)",
+        type=values.image_side,
+        metavar="N",
+    )
+    normalisation: str = flag(
+        DATA,
+        "--normalisation",
+        help="mean and deviation of the channels: CIFAR's, ImageNet's, or auto: CIFAR's for "
+        "cifar10, cifar100 and digits, ImageNet's for imagenet_lt and inaturalist18, and those of "
+        "the training images for folder and npz, which stage 2 and evaluation take from the "
+        "checkpoint",
+        default="auto",
+        choices=("auto", "cifar", "imagenet"),
+    )
+    stream: bool | str = flag(
+        DATA,
+        "--stream",
+        help="read images from their files in each epoch instead of holding them in memory: "
+        "True, False or auto (images of 64 pixels or more, or of over a quarter of the memory)",
+        default="auto",
+        type=values.boolean_or_auto,
+        metavar="BOOL",
     )
     imb_type: str = flag(
         DATA,
         "--imb_type",
-        help="how class sizes fall: exponentially, in one step after half the classes, or as is",
-        default="exp",
+        help="how class sizes fall: exponentially, in one step after half the classes, or as is "
+        "(default: exp for cifar10, cifar100 and digits; natural for other data)",
         choices=("exp", "step", "natural"),
     )
     imb_factor: float = flag(
@@ -130,7 +177,8 @@ class Options:
         STAGE1,
         "-a",
         "--arch",
-        help=f"network of both stages: {', '.join(ARCHITECTURES)}",
+        help=f"network of both stages: {', '.join(CIFAR_NETWORKS)} for small images, "
+        f"{', '.join(IMAGENET_NETWORKS)} for large ones",
         default="resnet32",
         choices=ARCHITECTURES,
         metavar="NAME",
@@ -162,9 +210,10 @@ class Options:
         STAGE1,
         "--schedule",
         help="rate steps after epochs 160 and 180 and DRW's switch after 160, or all of these "
-        "scaled by EPOCHS/200",
+        "scaled by EPOCHS/200, or the cosine that large data sets are trained with (no warm-up, "
+        "DRW's switch scaled)",
         default="absolute",
-        choices=("absolute", "scaled"),
+        choices=("absolute", "scaled", "cosine"),
     )
     pretrained: str | None = flag(
         STAGE2,
@@ -221,7 +270,7 @@ class Options:
         metavar="LR",
     )
     temperature: float = flag(
-        STAGE2,
+        ROBUST,
         "--temperature",
         help="temperature of the robust loss, in units of feature distance, > 0",
         default=0.07,
@@ -229,7 +278,7 @@ class Options:
         metavar="T",
     )
     margin: float = flag(
-        STAGE2,
+        ROBUST,
         "--margin",
         help="margin epsilon (its start, where learned), in units of feature distance, >= 0",
         default=0.1,
@@ -237,14 +286,14 @@ class Options:
         metavar="E",
     )
     margin_type: str = flag(
-        STAGE2,
+        ROBUST,
         "--margin_type",
         help="one trained epsilon per class, epsilon = E, or epsilon_c = E/sqrt(n_c)",
         default="learned",
         choices=("learned", "shared", "sample_count"),
     )
     margin_min: float | None = flag(
-        STAGE2,
+        ROBUST,
         "--margin_min",
         help="learned margins are set back to E after each step where they fell below it, E >= 0 "
         "(default: no bound, as published)",
@@ -252,7 +301,7 @@ class Options:
         metavar="E",
     )
     margin_wd: float | None = flag(
-        STAGE2,
+        ROBUST,
         "--margin_wd",
         help="weight decay of learned margins (default: that of everything else, as published)",
         type=values.rate,
@@ -267,14 +316,14 @@ class Options:
         metavar="B",
     )
     robust_weight: float | None = flag(
-        STAGE2,
+        ROBUST,
         "--robust_weight",
         help="(1-W) cross-entropy + W robust loss, 0 <= W <= 1 (default: their plain sum)",
         type=values.weight,
         metavar="W",
     )
     as_released: bool = flag(
-        STAGE2,
+        ROBUST,
         "--as_released",
         help="restore what the released code does where it differs from paper and README: "
         "margins given to the wrong classes, epsilon starting at 1",
@@ -300,7 +349,8 @@ class Options:
         TRAINING,
         "-b",
         "--batch-size",
-        help="images a step; the last partial batch is kept",
+        help="images a step; the last partial batch is kept (usual for imagenet_lt and "
+        "inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1) (default: 128)",
         default=128,
         type=values.positive_count,
         metavar="N",
@@ -310,7 +360,7 @@ class Options:
         "--lr",
         "--learning-rate",
         help="stage 1's learning rate: linear warm-up over 5 epochs, x0.01 after 160, x0.0001 "
-        "after 180",
+        "after 180, or as --schedule says",
         default=0.1,
         type=values.rate,
         metavar="LR",
@@ -459,6 +509,22 @@ class Options:
         metavar="N",
     )
 
+    def resolved(self) -> "Options":
+        """With the defaults that depend on other flags."""
+        side = 224 if self.arch in IMAGENET_NETWORKS else 32
+        defaults = {
+            "augment": "crop_flip" if self.stage == 1 else "autoaugment",
+            "imb_type": "natural" if self.dataset in NATURAL_DATASETS else "exp",
+            "image_size": side if self.dataset in FILE_DATASETS else None,
+        }
+        absent = {name: d for name, d in defaults.items() if getattr(self, name) is None}
+        return replace(self, **absent)
+
+    def is_at_default(self, name: str) -> bool:
+        """Whether a flag has the value that it has when it is not given."""
+        without = replace(self, **{name: default_of(name)}).resolved()
+        return getattr(self, name) == getattr(without, name)
+
     @property
     def stage(self) -> int:
         return 1 if self.pretrained is None else 2
@@ -499,7 +565,7 @@ class Options:
         of_stage_2 = {
             name: settings.metadata["settings"].get("default")
             for name, settings in self.__dataclass_fields__.items()
-            if settings.metadata["group"] == STAGE2
+            if settings.metadata["group"] in (STAGE2, ROBUST)
         }
         return replace(self, **of_stage_2, epochs=self.pretrain_epochs)
 

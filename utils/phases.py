@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets.pipeline import ResidentLoader
+from datasets.streaming import Loader
 from losses import Objective
 
 
@@ -30,7 +30,7 @@ class Phase:
 
     name: str
     epochs: range
-    loader: ResidentLoader
+    loader: Loader
     objective: Callable[[int], Objective]
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]

@@ -2,7 +2,9 @@
 "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, and its
 code)."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -29,40 +31,50 @@ def pretraining(run: Run) -> Stage:
         order = EffectiveNumberOrder(data.train.labels, run.generator)
     else:
         order = ShuffledOrder(len(data.train), run.generator)
-    rate_steps, drw_start = schedule(options)
+    rate_of, drw_start = schedule(options)
     phase = Phase(
         name="pretraining",
         epochs=range(options.start_epoch + 1, options.epochs + 1),
         loader=run.training_loader(order),
         objective=_objectives(options, data.class_counts, drw_start),
         optimizer=run.sgd(model.parameters(), options.lr),
-        learning_rate=lambda epoch: learning_rate(epoch, options.lr, rate_steps),
+        learning_rate=rate_of,
         monitor="linear",
     )
     return Stage(model, [phase])
 
 
-def schedule(options: Options) -> tuple[list[tuple[int, float]], int]:
-    """After which epochs the rate falls and to which factor, and the last epoch before DRW's
-    weights."""
+def schedule(options: Options) -> tuple[Callable[[int], float], int]:
+    """The rate of an epoch, counted from 1, and the last epoch before DRW's weights."""
+    scale = options.epochs / PUBLISHED_EPOCHS
+    if options.schedule == "cosine":
+        rate_of = partial(cosine_rate, lr=options.lr, epochs=options.epochs)
+        return rate_of, round(DRW_START * scale)
     if options.schedule == "scaled":
-        scale = options.epochs / PUBLISHED_EPOCHS
-        return [(round(e * scale), factor) for e, factor in RATE_STEPS], round(DRW_START * scale)
+        steps = [(round(epoch * scale), factor) for epoch, factor in RATE_STEPS]
+        return partial(learning_rate, lr=options.lr, rate_steps=steps), round(DRW_START * scale)
     if options.epochs <= RATE_STEPS[-1][0]:
         warn(
             f"--epochs {options.epochs} ends before the rate steps after epochs "
             f"{' and '.join(str(epoch) for epoch, _ in RATE_STEPS)} have both been taken; "
             "--schedule scaled moves them"
         )
-    return list(RATE_STEPS), DRW_START
+    return partial(learning_rate, lr=options.lr, rate_steps=RATE_STEPS), DRW_START
 
 
-def learning_rate(epoch: int, lr: float, rate_steps: list[tuple[int, float]]) -> float:
-    """Rate of an epoch, counted from 1: a linear warm-up, then a step function."""
+def learning_rate(epoch: int, lr: float, rate_steps: Sequence[tuple[int, float]]) -> float:
+    """Rate of an epoch, counted from 1: a linear warm-up, then a step function; steps are the last
+    epoch before the rate falls and the factor to which it does."""
     if epoch <= WARM_UP_EPOCHS:
         return lr * epoch / WARM_UP_EPOCHS
     factors = [factor for last_epoch, factor in rate_steps if epoch > last_epoch]
     return lr * (factors[-1] if factors else 1.0)
+
+
+def cosine_rate(epoch: int, lr: float, epochs: int) -> float:
+    """lr · (1 + cos(π (t − 1) / T)) / 2 for epoch t of T: from the full rate towards 0, without a
+    warm-up (Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5, one cycle)."""
+    return lr * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
 
 
 def _objectives(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from datasets import LongTailedData
-from datasets.pipeline import Normalise, ResidentLoader
+from datasets.pipeline import Normalise
 from datasets.samplers import SequentialOrder
-from datasets.splits import Split
+from datasets.streaming import Loader, make_loader
 from utils.device import Machine
 from utils.folders import RunFolder
 from utils.options import Options
@@ -29,12 +29,11 @@ class Run:
     data: LongTailedData
     generator: torch.Generator
 
-    def training_loader(self, order: SequentialOrder) -> ResidentLoader:
-        """Augmented batches of the training set, which moves to the device."""
-        device, train = self.machine.device, self.data.train
-        return ResidentLoader(
-            Split(train.images.to(device), train.labels.to(device)),
-            Normalise(self.data.mean, self.data.std, device),
+    def training_loader(self, order: SequentialOrder) -> Loader:
+        """Augmented batches of the training set; held in memory, it moves to the device."""
+        return make_loader(
+            self.data.train,
+            Normalise(self.data.mean, self.data.std, self.machine.device),
             self.options.batch_size,
             order,
             self.options.augment,

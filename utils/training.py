@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from utils.progress import Progress
 from utils.run import Run, Stage
 from utils.runlog import RunLog, console_line
 from utils.steps import Step, make_step
+
+STREAMED_BATCHES_A_PASS = 20
+"""Batches of a streamed set whose features are held at once."""
 
 
 @dataclass
@@ -57,6 +61,7 @@ class Trainer:
             "dataset": run.options.dataset,
             "class_counts": run.data.class_counts,
             "fingerprint": run.data.fingerprint,
+            "data": run.data.description(),
         }
         self.evaluator = Evaluator(run.data, run.machine)
         self.epoch = 0
@@ -204,11 +209,19 @@ class Trainer:
 
     def _frozen_batches(self, phase: Phase) -> Iterable[tuple[Tensor, Tensor]]:
         """Batches of features: where nothing in front of the classifier trains, the whole epoch's
-        features come from one pass without gradients."""
-        batches = phase.loader.batches(BATCH_SIZE)
-        features, targets = extract_features(self.model, batches, self.machine)
+        features come from one pass without gradients; of a streamed set, whose features would be
+        beyond memory too, from a pass over a part after the other."""
         size = phase.loader.batch_size
-        return zip(features.split(size), targets.split(size), strict=True)
+        batches_a_pass = None
+        per_pass = BATCH_SIZE
+        if self.data.is_streamed:
+            batches_a_pass = STREAMED_BATCHES_A_PASS
+            per_pass = max(1, BATCH_SIZE // size) * size  # so that a part ends with a whole batch
+        batches = phase.loader.batches(per_pass)
+        for first in batches:
+            part = chain([first], islice(batches, batches_a_pass))
+            features, targets = extract_features(self.model, part, self.machine)
+            yield from zip(features.split(size), targets.split(size), strict=True)
 
     def _require_finite(
         self, statistics: Tensor, names: list[str], phase: Phase, epoch: int

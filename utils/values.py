@@ -54,6 +54,10 @@ def boolean(text: str) -> bool:
     return values[text.lower()]
 
 
+def boolean_or_auto(text: str) -> bool | str:
+    return text if text == "auto" else boolean(text)
+
+
 def _number(
     kind: type, allowed: str, is_allowed: Callable[[float], bool]
 ) -> Callable[[str], float]:
@@ -79,6 +83,7 @@ below_one = _number(float, "a number with 0 <= x < 1", lambda x: 0 <= x < 1)
 weight = _number(float, "a number with 0 <= x <= 1", lambda x: 0 <= x <= 1)
 count = _number(int, "a whole number >= 0", lambda n: n >= 0)
 positive_count = _number(int, "a whole number >= 1", lambda n: n >= 1)
+image_side = _number(int, "a whole number with 8 <= x <= 1024", lambda n: 8 <= n <= 1024)
 seed = _number(int, "a whole number with 0 <= x < 2**32", lambda n: 0 <= n < 2**32)
 
 

@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.groups import GROUPS
 from utils.options import FREE_FLAGS
 
-NOT_SETTINGS = {*FREE_FLAGS, "seed", "exp_str", "pretrained", "machine"}
+NOT_SETTINGS = {*FREE_FLAGS, "seed", "exp_str", "pretrained", "machine", "data"}
 """What runs of the same settings may differ in: the seed, names and paths, the machine."""
 
 STAGE_2_PREFIXES = ("feat_", "cls_", "margin", "temperature", "balanced_clf", "robust_weight")

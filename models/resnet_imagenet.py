@@ -1,0 +1,72 @@
+"""ResNets for large images, torchvision's (He et al., CVPR 2016; ResNeXt: Xie et al., "Aggregated
+Residual Transformations for Deep Neural Networks", CVPR 2017), with features beside the logits."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+from models.heads import NormedLinear
+
+
+class ResNetImageNet(resnet.ResNet):
+    """torchvision's ResNet, whose last layer is called `linear`; the other weights keep
+    torchvision's names.
+
+    Args:
+        block: torchvision's `BasicBlock` or `Bottleneck`.
+        blocks: number of blocks of the four groups.
+        num_classes: number of logits K.
+        normed_head: classify by cosine (`NormedLinear`, what LDAM trains) instead of `nn.Linear`.
+        groups, width_per_group: of a ResNeXt's 3×3 convolutions.
+
+    `model(images)` takes float images ``[B, 3, H, W]`` and gives ``(features, logits)`` of shapes
+    ``[B, D]`` and ``[B, K]``, both float32: under autocast only the convolutional part runs in
+    lower precision. D is 512 with basic blocks, 2048 with bottlenecks.
+    """
+
+    def __init__(
+        self,
+        block: type[resnet.BasicBlock | resnet.Bottleneck],
+        blocks: list[int],
+        num_classes: int,
+        normed_head: bool = False,
+        groups: int = 1,
+        width_per_group: int = 64,
+    ) -> None:
+        super().__init__(block, blocks, 1, groups=groups, width_per_group=width_per_group)
+        self.num_features = self.fc.in_features
+        del self.fc
+        head = NormedLinear if normed_head else nn.Linear
+        self.linear = head(self.num_features, num_classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features ``[B, D]`` (float32) of normalised images ``[B, 3, H, W]``."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return x.mean(dim=(2, 3), dtype=torch.float32)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits ``[B, K]`` of features ``[B, D]``, in float32 under autocast too."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.linear(features)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(images)
+        return features, self.classify(features)
+
+
+def resnet10(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
+    """ResNet-10, one basic block a group: the small network of ImageNet-LT's papers."""
+    return ResNetImageNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes, normed_head)
+
+
+def resnet50(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
+    """ResNet-50."""
+    return ResNetImageNet(resnet.Bottleneck, [3, 4, 6, 3], num_classes, normed_head)
+
+
+def resnext50(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
+    """ResNeXt-50 (32×4d)."""
+    return ResNetImageNet(
+        resnet.Bottleneck, [3, 4, 6, 3], num_classes, normed_head, groups=32, width_per_group=4
+    )

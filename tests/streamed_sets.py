@@ -1,0 +1,56 @@
+"""Made-up sets of JPEG files of various sizes, with lists in the community's format."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CLASSES = 24
+
+
+def write_jpeg(path: Path, label: int, seed: int) -> None:
+    """A picture whose class is a colour, of 40 to 110 pixels a side."""
+    generator = np.random.default_rng(seed)
+    height, width = generator.integers(40, 110, 2)
+    colour = np.random.default_rng(1000 + label).integers(40, 216, 3)
+    pixels = colour + generator.normal(0, 20, (height, width, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=80)
+
+
+def training_counts(classes: int) -> list[int]:
+    """From 12 images down to 2."""
+    return [max(2, round(12 * 0.9**label)) for label in range(classes)]
+
+
+def write_imagenet_lt(root: Path, classes: int = CLASSES) -> Path:
+    """ImageNet-LT's layout: `train/<synset>/*.JPEG`, `val/*.JPEG`, and three lists."""
+    seed = 0
+    for split, counts in (
+        ("train", training_counts(classes)),
+        ("val", [1] * classes),
+        ("test", [2] * classes),
+    ):
+        lines = []
+        for label, count in enumerate(counts):
+            for i in range(count):
+                folder = f"train/n{label:08}" if split == "train" else "val"
+                name = f"{folder}/{split}_{label:02}_{i:03}.JPEG"
+                write_jpeg(root / name, label, seed := seed + 1)
+                lines.append(f"{name} {label}\n")
+        (root / f"ImageNet_LT_{split}.txt").write_text("".join(lines))
+    return root
+
+
+def write_inaturalist(root: Path, lists: Path, classes: int = 5) -> Path:
+    """iNaturalist's layout, with its two lists in a folder of their own."""
+    lists.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", 4), ("val", 2)):
+        lines = []
+        for label in range(classes):
+            for i in range(count):
+                name = f"train_val2018/Plantae/{label + 70}/{split}_{i}.jpg"
+                write_jpeg(root / name, label, 100 * label + 10 * i + (split == "val"))
+                lines.append(f"{name} {label}\n")
+        (lists / f"iNaturalist18_{split}.txt").write_text("".join(lines))
+    return root
