@@ -1,4 +1,5 @@
 # make demo   both stages and the evaluation on embedded digits, about a minute on 2 cores
+# make table  the paper's table: runs what is missing, or ROWS=cifar100/100 SEEDS=0,1,2 of it
 # make test   lint and tests, under 5 minutes on 2 cores
 # make lint   ruff alone
 # make clean  the environment and what the demo wrote
@@ -7,10 +8,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEVELOPMENT := pytest pytest-cov pytest-xdist hypothesis ruff
 
-.PHONY: demo test lint clean
+.PHONY: demo table test lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m utils.demo
+
+# FLAGS are passed on: to the table (--stage2 9+3, --protocols last, ...) and to all its runs
+# (--gpu 0, --precision bf16, --data_root DIR, ...).
+table: .venv/installed
+	$(BIN)/python -m utils.reproduce $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(FLAGS)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --cov=models --cov=losses --cov=datasets --cov=utils \

@@ -11,12 +11,15 @@ Stage 2, DRO-LT fine-tuning; with `--evaluation True` added, its evaluation:
         --epochs 100 --pretrained cifar100_resnet32_CE_None_exp_0.01_0 --feat_sampler resample,4 \\
         --feat_lr 0.005 --feat_loss ce_lt,robust_loss --cls_sampler none --cls_lr 0.01 \\
         --cls_loss ce --temperature 1 -b 128 --margin 1 --margin_type learned
+
+Both in one process, for three seeds: the second with `--pretrain_epochs 200 --seeds 0,1,2` instead
+of `--pretrained ...`.
 """
 
 import sys
 from collections.abc import Sequence
 
-from utils.command_line import parse_options
+from utils.command_line import parse_stages
 from utils.errors import Interrupted, RunError, UserError
 
 
@@ -27,16 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 interrupted.
     """
     try:
-        options = parse_options(argv)
+        stages = parse_stages(argv)
         # Torch is imported only once the options are known to be right.
-        from utils.commands import evaluate, finetune, pretrain
+        from utils.commands import evaluate, train
 
-        if options.evaluation:
-            evaluate(options)
-        elif options.stage == 1:
-            pretrain(options)
+        if stages[-1].evaluation:
+            evaluate(stages[-1])
         else:
-            finetune(options)
+            train(stages)
     except UserError as error:
         return _fail(2, error)
     except RunError as error:

@@ -13,16 +13,27 @@ from datasets.digits import load_digits
 from datasets.file_lists import load_lists
 from datasets.folder import load_folder
 from datasets.long_tail import left_out_indices, long_tail_counts, long_tail_indices
+from datasets.packed import load_packed, other_packs, packed_name
 from datasets.samplers import ClassAwareSampler
 from datasets.splits import BalancedData, LongTailedData, Split
 from utils.errors import UserError
-from utils.options import BENCHMARK_LISTS, OWN_DATASETS, Options
+from utils.options import BENCHMARK_LISTS, NATURAL_DATASETS, OWN_DATASETS, Options
+
+
+def _load_cifar(options: Options) -> BalancedData:
+    try:
+        return load_cifar(options.dataset, Path(options.data_root))
+    except UserError as error:
+        if others := other_packs(options):
+            raise UserError(
+                f"{options.data_root} holds {', '.join(others)} and not {packed_name(options)}; "
+                f"without it, {error}"
+            ) from error
+        raise
+
 
 SOURCES: dict[str, Callable[[Options], BalancedData]] = {
-    **dict.fromkeys(
-        ("cifar10", "cifar100"),
-        lambda options: load_cifar(options.dataset, Path(options.data_root)),
-    ),
+    **dict.fromkeys(("cifar10", "cifar100"), _load_cifar),
     "digits": lambda options: load_digits(),
     "folder": load_folder,
     "npz": load_archive,
@@ -47,7 +58,9 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
     recorded = recorded if isinstance(recorded, Mapping) else {}
     if options.stream == "auto" and isinstance(recorded.get("streamed"), bool):
         options = replace(options, stream=recorded["streamed"])
-    data = make_long_tailed(options, SOURCES[options.dataset](options))
+    data = None if options.dataset in NATURAL_DATASETS else load_packed(options)
+    if data is None:
+        data = make_long_tailed(options, SOURCES[options.dataset](options))
     if options.select_on == "heldout" and data.heldout is None:
         raise UserError(
             f"--select_on heldout: --dataset {options.dataset} leaves no images out here; "

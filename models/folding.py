@@ -1,6 +1,7 @@
 """Inference without batch-norm: its affine map becomes part of the convolution before it."""
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -19,10 +20,9 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     """
     folded = copy.deepcopy(model).eval()
     for module in list(folded.modules()):
-        previous = None
-        for name, child in list(module.named_children()):
-            if isinstance(child, _BatchNorm) and isinstance(previous[1], nn.Conv2d):
-                setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
-                setattr(module, name, nn.Identity())
-            previous = name, child
+        children = list(module.named_children())
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
     return folded

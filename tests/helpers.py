@@ -243,3 +243,17 @@ def head_of(weights: dict) -> dict:
 
 def weights_of(folder: Path, name: str = "ckpt.pth.tar") -> dict:
     return load(folder / name)["state_dict"]
+
+
+def seeded(seed: int = 0):
+    """A generator."""
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(n: int, side: int = 32, seed: int = 0):
+    """Images of independent pixels, uint8 ``[n, 3, side, side]``."""
+    import torch
+
+    return torch.randint(256, (n, 3, side, side), generator=seeded(seed), dtype=torch.uint8)

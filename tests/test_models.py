@@ -11,6 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from models import ARCHITECTURES, NormedLinear, build_model, resnet20, resnet32
+from models.folding import fold_batch_norm
 from models.resnet_cifar import BasicBlock
 
 BLOCKS = {
@@ -264,3 +265,31 @@ def test_features_and_logits_are_float32_under_bf16_autocast(mode, head_scale, d
     # Pooled and classified in float32: not every number has bfloat16's eight bits.
     assert not torch.equal(features, features.bfloat16().float())
     assert_close(logits, model.linear(features), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "resnet32"])
+def test_folding_leaves_no_batch_norm_and_the_same_features(arch):
+    torch.manual_seed(0)
+    model = build_model(arch, 7).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.weight, module.bias):
+                tensor.data.normal_()
+            module.running_var.uniform_(0.5, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    folded = fold_batch_norm(model)
+    assert model.training and not folded.training
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        expected = model.eval().features(images)
+        scale = expected.abs().max()
+        # The pooled features are float32, whatever the network computes in.
+        assert (folded.features(images) - expected).abs().max() < 1e-6 * scale
+
+
+def test_folding_takes_a_batch_norm_with_the_convolution_before_it_alone():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3))
+    kinds = [type(module) for module in fold_batch_norm(model)]
+    assert kinds == [nn.BatchNorm2d, nn.Conv2d, nn.ReLU, nn.BatchNorm2d]

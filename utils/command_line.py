@@ -2,20 +2,23 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 
 from utils.errors import UserError
+from utils.folders import stage_1_name
 from utils.options import BENCHMARK_LISTS, FILE_DATASETS, NATURAL_DATASETS, Options
 
 DESCRIPTION = """DRO-LT: distributional robustness loss for long-tail learning.
 
 Without --pretrained: stage 1, classification from random weights.
 With --pretrained X:  stage 2, DRO-LT fine-tuning from that stage-1 checkpoint.
+With --pretrain_epochs E: stage 1 for E epochs, then stage 2 from it.
 With --evaluation:    evaluate the run that the other flags name.
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Reports what is wrong in one line, without the usage."""
 
     def error(self, message: str) -> None:
@@ -24,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all flags, in the groups in which `--help` shows them."""
-    parser = _Parser(
+    parser = Parser(
         prog="main.py",
         usage="python main.py [FLAGS]",
         description=DESCRIPTION,
@@ -45,16 +48,45 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_options(argv: Sequence[str] | None = None) -> Options:
-    """The checked options of a command line (`sys.argv` if None).
+def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
+    """The checked options of each stage that a command line (`sys.argv` if None) asks for: both
+    stages with `--pretrain_epochs`, else one.
 
     Raises:
         UserError: a flag that is unknown, malformed or out of bounds, or flags that contradict
             each other.
     """
-    given = Options(**vars(build_parser().parse_args(argv)))
-    _check_data(given)
-    options = given.resolved()
+    options = Options(**vars(build_parser().parse_args(argv)))
+    if options.pretrain_epochs is None:
+        return [_checked(options)]
+    if options.pretrained is not None:
+        raise UserError("--pretrain_epochs makes the checkpoint that --pretrained would name")
+    if options.start_epoch:
+        raise UserError("--start-epoch and --pretrain_epochs: which stage is it to start within?")
+    stage_1 = _checked(options.first_stage())
+    pretrained = str(Path(options.root_model, stage_1_name(stage_1)))
+    return [stage_1, _checked(replace(options, pretrained=pretrained))]
+
+
+def parse_options(argv: Sequence[str] | None = None) -> Options:
+    """The checked options of the last stage that a command line asks for.
+
+    Raises:
+        As `parse_stages`.
+    """
+    return parse_stages(argv)[-1]
+
+
+def _checked(options: Options) -> Options:
+    """The options of a stage, with the defaults that depend on it.
+
+    Raises:
+        UserError: flags that contradict each other.
+    """
+    _check_data(options)
+    options = options.resolved()
+    if options.seed is not None and options.seeds is not None:
+        raise UserError(f"--seed {options.seed} and --seeds {options.seeds} contradict each other")
     if options.start_epoch > options.epochs:
         raise UserError(f"--start-epoch {options.start_epoch} is beyond --epochs {options.epochs}")
     if options.resume and options.overwrite:
@@ -95,6 +127,7 @@ def _check_stage_2(options: Options) -> None:
             f"stage 2 with {options.balanced_clf_nepochs} classifier epochs needs --cls_loss, "
             "such as ce"
         )
+    _check_margins(options)
     if options.robust_weight is not None:
         names = (options.feat_loss or "").split(",")
         kinds = {"robust" if "robust" in name else name[:2] for name in names}
@@ -103,3 +136,17 @@ def _check_stage_2(options: Options) -> None:
                 "--robust_weight weighs cross-entropy against the robust loss: --feat_loss must "
                 f"name one of each, not {options.feat_loss!r}"
             )
+
+
+def _check_margins(options: Options) -> None:
+    for flag in ("margin_min", "margin_wd"):
+        if getattr(options, flag) is not None and options.margin_type != "learned":
+            raise UserError(
+                f"--{flag} is for --margin_type learned, not for {options.margin_type} margins, "
+                "which do not change"
+            )
+    if options.margin_min is not None and options.margin_min > options.starting_margin:
+        raise UserError(
+            f"--margin_min {options.margin_min} is above {options.starting_margin}, where the "
+            "margins start"
+        )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from utils.errors import UserError
+from utils.provenance import commit
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Machine:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
+            "commit": commit(),
             "command": sys.argv,
         }
 

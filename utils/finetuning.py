@@ -1,9 +1,11 @@
 """Stage 2, DRO-LT: the features and the margins with the classifier frozen, then the classifier
 with the best features frozen (Samuel and Chechik, ICCV 2021, section 4)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from datasets.samplers import ClassAwareOrder, SequentialOrder, ShuffledOrder
 from losses import Objective, make_margins, stage_2_objective
@@ -29,8 +31,11 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
 
     classifier = list(model.linear.parameters())
     features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
-    if margins.requires_grad:
+    groups = [{"params": features}]
+    if margins.requires_grad and options.margin_wd is None:
         features.append(margins)
+    elif margins.requires_grad:
+        groups.append({"params": [margins], "weight_decay": options.margin_wd})
 
     features_loader = run.training_loader(_order(run, options.feature_sampler))
     if options.classifier_sampler == options.feature_sampler:
@@ -57,10 +62,11 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
             epochs=range(options.start_epoch + 1, switch + 1),
             loader=features_loader,
             objective=lambda epoch: robust,
-            optimizer=run.sgd(features, options.feat_lr),
+            optimizer=run.sgd(groups, options.feat_lr),
             learning_rate=lambda epoch: options.feat_lr,
             monitor="ncm",
             uses_centroids=any("robust" in name for name in robust.names),
+            after_update=_bound(margins, options.margin_min),
         ),
         Phase(
             name="classifier",
@@ -74,6 +80,18 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
         ),
     ]
     return Stage(model, phases, margins)
+
+
+def _bound(margins: Tensor, lowest: float | None) -> Callable[[], None] | None:
+    """The projection of a projected gradient step: margins below `lowest` are set back to it."""
+    if lowest is None:
+        return None
+
+    @torch.no_grad()
+    def project() -> None:
+        margins.clamp_(min=lowest)
+
+    return project
 
 
 def _order(run: Run, sampler: Sampler) -> SequentialOrder:

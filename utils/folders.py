@@ -15,6 +15,8 @@ LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
 CHECKPOINT_SUFFIX = ".pth.tar"
 LONGEST_NAME = 255
+PRETRAINED = Path("pretrained")
+"""Where checkpoints come with the code, below the names of their runs' folders."""
 
 
 def best_by(protocol: str) -> str:
@@ -127,14 +129,30 @@ def stage_2_name(options: Options) -> str:
     return name
 
 
+def seed_folder(seed: int) -> str:
+    """The sub-folder of one of several seeds."""
+    return f"seed{seed}"
+
+
 def run_folder(options: Options) -> RunFolder:
-    """The folder of the run that the options name."""
+    """The folder of the run that the options name; of the runs with `--seeds`, the one above
+    theirs, or that of one of them if the options have its seed."""
     if options.stage == 1:
         parts = [stage_1_name(options)]
     else:
         parts = [_name_of_pretrained(Path(options.pretrained)), stage_2_name(options)]
+    if options.seeds is not None and options.seed is not None:
+        parts.append(seed_folder(options.seed))
     models = Path(options.root_model, *parts)
     return RunFolder(models, Path(options.root_log, *parts))
+
+
+def find_evaluated(options: Options) -> Path:
+    """The checkpoint file that `--evaluation` reads: the run's best one, or where this machine has
+    not made the run, the one that comes with the code."""
+    own = run_folder(options).best_checkpoint
+    shipped = PRETRAINED / own.relative_to(options.root_model)
+    return own if own.exists() or not shipped.is_file() else shipped
 
 
 def _name_of_pretrained(path: Path) -> str:
@@ -154,13 +172,15 @@ def find_pretrained(options: Options) -> Path:
         UserError: nothing by that name, or no checkpoint in the folder.
     """
     name = options.pretrained
-    places = [Path(name), Path(options.root_model, name), Path(".", name), Path("pretrained", name)]
+    places = [Path(name), Path(options.root_model, name), Path(".", name), PRETRAINED / name]
     place = next((p for p in places if _exists(p)), None)
     if place is None:
         tried = ", ".join(str(p) for p in dict.fromkeys(places))
         raise UserError(f"--pretrained {name}: no such folder or file (looked for {tried})")
     if place.is_file():
         return place
+    if options.seeds is not None and _exists(place / seed_folder(options.seed)):
+        place = place / seed_folder(options.seed)
     if options.select_on == "last":
         candidates = [place / LAST_CHECKPOINT, place / BEST_CHECKPOINT]
     else:
@@ -198,7 +218,8 @@ def recorded_options(folder: RunFolder) -> dict:
 
 
 def check_same_options(options: Options, recorded: dict, folder: RunFolder) -> None:
-    """Whether the options continue the recorded run.
+    """Whether the options continue the recorded run. A flag that the record lacks did not exist
+    when the run was made, which counts as its default.
 
     Raises:
         UserError: any option that changes the result differs; it names them all.
@@ -238,6 +259,16 @@ def prepare(options: Options, folder: RunFolder) -> str:
         )
     check_same_options(options, recorded_options(folder), folder)
     return "finished" if folder.summary.exists() else "continue"
+
+
+def check_holds_no_run(folder: RunFolder) -> None:
+    """Whether the folder is free for the sub-folders of several seeds.
+
+    Raises:
+        UserError: it is that of a single run.
+    """
+    if folder.arguments.exists() or folder.last_checkpoint.exists():
+        raise UserError(f"--seeds: {folder.records} holds a run of a single seed")
 
 
 def check_writable(path: Path) -> None:

@@ -41,12 +41,16 @@ NAMED_FLAGS = (
     "image_size",
     "normalisation",
     "stream",
+    "margin_min",
+    "margin_wd",
 )
 
 # Flags that may differ between a run and its continuation, because they do not change its result;
 # the stage-1 checkpoint may be spelt in another way, its name is in the folder's.
 FREE_FLAGS = (
     "pretrained",
+    "pretrain_epochs",
+    "seeds",
     "data_root",
     "list_root",
     "workers",
@@ -287,6 +291,21 @@ class Options:
         default="learned",
         choices=("learned", "shared", "sample_count"),
     )
+    margin_min: float | None = flag(
+        STAGE2,
+        "--margin_min",
+        help="learned margins are set back to E after each step where they fell below it, E >= 0 "
+        "(default: no bound, as published)",
+        type=values.rate,
+        metavar="E",
+    )
+    margin_wd: float | None = flag(
+        STAGE2,
+        "--margin_wd",
+        help="weight decay of learned margins (default: that of everything else, as published)",
+        type=values.rate,
+        metavar="W",
+    )
     balanced_clf_nepochs: int = flag(
         STAGE2,
         "--balanced_clf_nepochs",
@@ -383,6 +402,22 @@ class Options:
         help="of weights, order and augmentation (default: drawn, and recorded in args.json)",
         type=values.seed,
         metavar="N",
+    )
+    seeds: str | None = flag(
+        TRAINING,
+        "--seeds",
+        help="train several seeds, side by side on a GPU, one after another on a CPU; each in a "
+        "sub-folder seedN of the run's folder, whose summary.json has mean and deviation",
+        type=values.seeds,
+        metavar="N,N[,N]",
+    )
+    pretrain_epochs: int | None = flag(
+        STAGE2,
+        "--pretrain_epochs",
+        help="both stages by one command: train stage 1 for E epochs first, then start from it "
+        "(instead of --pretrained)",
+        type=values.positive_count,
+        metavar="E",
     )
     gpu: int | None = flag(
         MACHINE,
@@ -517,6 +552,21 @@ class Options:
 
     def with_seed(self, seed: int) -> "Options":
         return replace(self, seed=seed)
+
+    def by_seed(self) -> list["Options"]:
+        """The runs that the options stand for: one, or one for each of `--seeds`."""
+        if self.seeds is None:
+            return [self]
+        return [self.with_seed(int(seed)) for seed in self.seeds.split(",")]
+
+    def first_stage(self) -> "Options":
+        """Of a stage 2 with `--pretrain_epochs`: the stage 1 before it."""
+        of_stage_2 = {
+            name: settings.metadata["settings"].get("default")
+            for name, settings in self.__dataclass_fields__.items()
+            if settings.metadata["group"] == STAGE2
+        }
+        return replace(self, **of_stage_2, epochs=self.pretrain_epochs)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

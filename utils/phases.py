@@ -24,6 +24,8 @@ class Phase:
         monitor: the reading by which checkpoints are compared, `linear` or `ncm`.
         uses_centroids: whether the objective needs the epoch's class centroids.
         features_are_frozen: whether only the classifier trains (batch-norm in eval mode).
+        after_update: what follows each of the optimiser's updates, in place and without waiting
+            for the device.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Phase:
     monitor: str
     uses_centroids: bool = False
     features_are_frozen: bool = False
+    after_update: Callable[[], None] | None = None
 
     @property
     def loss_names(self) -> list[str]:

@@ -40,9 +40,10 @@ class Run:
             self.generator,
         )
 
-    def sgd(self, parameters: Iterable[Tensor], lr: float) -> torch.optim.SGD:
-        """SGD with the momentum and weight decay of both stages; on CUDA one kernel updates all
-        parameters, at a rate that is a tensor, so that a captured step can follow it."""
+    def sgd(self, parameters: Iterable[Tensor] | list[dict], lr: float) -> torch.optim.SGD:
+        """SGD with the momentum and weight decay of both stages, on parameters or on groups of
+        them that may have a weight decay of their own; on CUDA one kernel updates all parameters,
+        at a rate that is a tensor, so that a captured step can follow it."""
         settings = {"momentum": self.options.momentum, "weight_decay": self.options.weight_decay}
         device = self.machine.device
         if device.type == "cuda":

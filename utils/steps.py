@@ -50,6 +50,8 @@ class EagerStep:
         self.phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.phase.optimizer.step()
+        if self.phase.after_update is not None:
+            self.phase.after_update()
         correct = (logits.detach().argmax(dim=1) == targets).float().mean()
         return torch.cat([loss.detach().view(1), parts, correct.view(1)])
 

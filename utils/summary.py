@@ -52,15 +52,21 @@ def summarise(run: Run, trainer: Trainer) -> None:
         events.add_hyperparameters(options.as_dict(), finals, trainer.epoch)
     # Last, because its presence says that the run is finished.
     write_json(folder.summary, summary)
+    print(final_table(summary))
+    print(f"summary: {folder.summary}\nfigure:  {figure}")
+
+
+def final_table(summary: dict) -> str:
+    """The test accuracies in a `summary.json`, of one seed or of several."""
     rows = {}
-    for which, title in (("selected", f"selected on {options.select_on}"), ("last", "last epoch")):
+    titles = {"selected": f"selected on {summary['selected_on']}", "last": "last epoch"}
+    for which, title in titles.items():
         found = summary["test"][which]
         rows |= {
             f"{title} ({found['epoch']}), {text}": found[reading]
             for reading, text in (("linear", "linear"), ("ncm", "NCM"))
         }
-    print(accuracy_table(rows, data.class_counts))
-    print(f"summary: {folder.summary}\nfigure:  {figure}")
+    return accuracy_table(rows, summary["class_counts"])
 
 
 @torch.no_grad()
@@ -91,9 +97,9 @@ def _table(rows: dict[str, dict], class_counts: Sequence[int], columns: Sequence
     sizes = {group: f"{group} ({(groups == group).sum()})" for group in GROUPS}
     headers = {"top1": "top-1", "top5": "top-5", **sizes, "worst": "worst class", "ece": "ECE"}
     width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{headers[column]:>14}" for column in columns)]
+    lines = [" " * width + "".join(f"{headers[column]:>16}" for column in columns)]
     for name, record in rows.items():
-        cells = "".join(f"{_percent(record[column], 2):>14}" for column in columns)
+        cells = "".join(f"{_percent(record[column], 2):>16}" for column in columns)
         lines.append(f"{name:<{width}}{cells}")
     return "\n".join(lines)
 
@@ -110,5 +116,8 @@ def per_class_table(linear: dict, ncm: dict, data: LongTailedData) -> str:
     return "\n".join(lines)
 
 
-def _percent(value: float | None, decimals: int) -> str:
+def _percent(value: float | dict | None, decimals: int) -> str:
+    if isinstance(value, dict):
+        mean, deviation = (_percent(value[part], decimals) for part in ("mean", "std"))
+        return f"{mean} ± {deviation}"
     return "n/a" if value is None else f"{value:.{decimals}f}"

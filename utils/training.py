@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,6 +53,8 @@ class Trainer:
         self.select_on = run.options.select_on
         self.checkpoint_every = run.options.checkpoint_every
         self.print_every = run.options.print_freq
+        of_several = run.options.seeds is not None
+        self.title = f"seed {run.options.seed} | " if of_several else ""
         self.header = {
             "arch": run.options.arch,
             "stage": run.options.stage,
@@ -66,6 +69,7 @@ class Trainer:
         self.results: dict = {}
         self.best = self._no_best()
         self._steps: dict[Objective, Step] = {}
+        self._unwritten: dict[Path, dict] = {}
 
     @property
     def last_epoch(self) -> int:
@@ -112,7 +116,8 @@ class Trainer:
                     is_due = epoch % self.checkpoint_every == 0 or epoch == phase.epochs[-1]
                     self._save(phase.name, is_due)
                     seconds_left = elapsed / (epoch - first_epoch) * (self.last_epoch - epoch)
-                    tqdm.write(console_line(record, self.last_epoch, seconds_left), sys.stdout)
+                    line = console_line(record, self.last_epoch, seconds_left)
+                    tqdm.write(self.title + line, sys.stdout)
         finally:
             log.close()
 
@@ -187,7 +192,9 @@ class Trainer:
         statistics = torch.zeros(steps, 2 + len(objective.names), device=self.machine.device)
         sizes = torch.full((steps,), float(phase.loader.batch_size))
         sizes[-1] = len(phase.loader.order) - (steps - 1) * phase.loader.batch_size
-        with Progress(f"{phase.name} {epoch}/{self.last_epoch}", steps, self.print_every) as bar:
+        with Progress(
+            f"{self.title}{phase.name} {epoch}/{self.last_epoch}", steps, self.print_every
+        ) as bar:
             for i, (inputs, targets) in enumerate(batches):
                 statistics[i] = step(inputs, targets, centroids)
                 bar.advance(statistics[i, 0])
@@ -313,17 +320,28 @@ class Trainer:
         self.results = state["results"]
 
     def _save(self, phase_name: str, is_due: bool) -> None:
-        """Writes the checkpoints that this epoch is the best of and, if due, the last one."""
+        """Remembers the checkpoints that this epoch is the best of and, if due, writes them and the
+        last one: what is on the disk belongs to one epoch."""
         for protocol, best in self.best.items():
             if best.epoch != self.epoch:
                 continue
             if protocol == self.select_on:
-                checkpoint.save(self.folder.best_checkpoint, self._portable())
+                self._unwritten[self.folder.best_checkpoint] = self._snapshot()
             elif protocol != "last":
                 path = self.folder.models / best_by(protocol)
-                checkpoint.save(path, self._portable() | {"selected_on": protocol})
+                self._unwritten[path] = self._snapshot() | {"selected_on": protocol}
         if is_due:
+            for path, content in self._unwritten.items():
+                checkpoint.save(path, content)
+            self._unwritten.clear()
             checkpoint.save(self.folder.last_checkpoint, self.state_dict(phase_name))
+
+    def _snapshot(self) -> dict[str, Any]:
+        """`_portable`, with weights and margins of its own, which training does not touch."""
+        content = self._portable()
+        weights = {name: weight.clone() for name, weight in content["state_dict"].items()}
+        margins = None if self.margins is None else self.margins.detach().clone()
+        return content | {"state_dict": weights, "epsilons": margins}
 
 
 def _selection_score(split: str, record: dict) -> float:

@@ -87,6 +87,14 @@ image_side = _number(int, "a whole number with 8 <= x <= 1024", lambda n: 8 <= n
 seed = _number(int, "a whole number with 0 <= x < 2**32", lambda n: 0 <= n < 2**32)
 
 
+def seeds(text: str) -> str:
+    """Different seeds, separated by commas."""
+    numbers = [seed(part) for part in text.split(",")]
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"a seed is named twice in {text!r}")
+    return ",".join(map(str, numbers))
+
+
 def sampler(text: str) -> str:
     """The text of a sampler flag, checked; it is part of a folder's name as given."""
     try:

@@ -1,0 +1,159 @@
+"""This project's side of a benchmark: its own classes, driven as its commands drive them."""
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+from benchmarks.measure import PHASES, EpochTime, clock
+from benchmarks.settings import Settings
+from datasets import LongTailedData
+from utils import checkpoint
+from utils.command_line import parse_options
+from utils.device import choose_machine, seed_everything
+from utils.errors import UserError
+from utils.evaluation import Evaluator
+from utils.finetuning import finetuning
+from utils.folders import find_pretrained, run_folder
+from utils.options import Options
+from utils.pretraining import pretraining
+from utils.progress import Progress
+from utils.run import Run, Stage
+from utils.training import Trainer
+
+
+class _FirstStepDone(Exception):
+    pass
+
+
+class OurSide:
+    """Both stages of this project on given data.
+
+    Args:
+        settings: precision, step, network and batch size.
+        data: training, test and held-out images.
+        folder: where runs leave their files.
+        repetitions: epochs of each phase in a visit.
+        dropped: how many of these, the first, are warm-up (captured or compiled steps).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        data: LongTailedData,
+        folder: Path,
+        repetitions: int = 1,
+        dropped: int = 0,
+    ) -> None:
+        self.settings, self.data, self.folder = settings, data, folder
+        self.repetitions, self.dropped = repetitions, dropped
+
+    def visit(self) -> dict[str, list[EpochTime]]:
+        """Trains both stages anew; the measured epochs of each phase.
+
+        An epoch's seconds include its share of what a run does between epochs: records and
+        checkpoints.
+        """
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            roots = ["--root_log", name, "--root_model", name]
+            found = self._train([*self._stage_1_flags(self.repetitions), *roots], pretraining)
+            found |= self._train(*self._stage_2(name, roots))
+        return {phase: found[phase][self.dropped :] for phase in PHASES}
+
+    def _stage_1_flags(self, epochs: int) -> list[str]:
+        flags = self.settings.training_flags()
+        return [*flags, "--epochs", str(epochs), "--schedule", "scaled"]
+
+    def _stage_2(self, root: str, roots: list[str]) -> tuple[list[str], Callable[[Run], Stage]]:
+        (stage_1,) = Path(root).iterdir()
+        lengths = self.repetitions, self.repetitions
+        start = ["--pretrained", stage_1.name]
+        flags = [*self.settings.stage_2_flags(*lengths), *start, *roots]
+        path = find_pretrained(parse_options(flags))
+        return flags, lambda run: finetuning(run, checkpoint.load(path), path)
+
+    def _run(self, options: Options) -> Run:
+        machine = choose_machine(options.gpu, options.precision, options.step)
+        generator = seed_everything(options.seed)
+        return Run(options, run_folder(options), machine, self.data, generator)
+
+    def _train(
+        self, flags: list[str], make_stage: Callable[[Run], Stage]
+    ) -> dict[str, list[EpochTime]]:
+        run = self._run(parse_options(flags))
+        trainer = Trainer(run, make_stage(run))
+        with run.folder.locked(), contextlib.redirect_stdout(io.StringIO()):
+            began = clock(run.machine.device)
+            trainer.run()
+            seconds = clock(run.machine.device) - began
+        lines = (run.folder.records / "log.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        between = max(0.0, seconds - sum(r["seconds"] for r in records)) / len(records)
+        images = {p.name: len(p.loader.order) for p in trainer.phases}
+        found: dict[str, list[EpochTime]] = {}
+        for record in records:
+            count = images[record["phase"]]
+            training_seconds = count / record["images_per_second"]
+            time_of_epoch = EpochTime(record["seconds"] + between, training_seconds, count)
+            found.setdefault(record["phase"], []).append(time_of_epoch)
+        return found
+
+    def first_step(self) -> None:
+        """Stage 1's first: the training is left as soon as a step is counted."""
+
+        def leave(*_: object) -> None:
+            raise _FirstStepDone
+
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            flags = [*self._stage_1_flags(1), "--root_log", name, "--root_model", name]
+            with patch.object(Progress, "advance", leave), contextlib.suppress(_FirstStepDone):
+                self._train(flags, pretraining)
+
+    def prepared(self) -> "PreparedSide":
+        """A network and loaders for what is measured without training."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            roots = ["--root_log", name, "--root_model", name]
+            run = self._run(parse_options([*self._stage_1_flags(1), *roots]))
+            stage = pretraining(run)
+            path = run.folder.best_checkpoint
+            path.parent.mkdir(parents=True)
+            checkpoint.save(path, {"state_dict": stage.model.state_dict()})
+            flags, make_stage = self._stage_2(name, roots)
+            run = self._run(parse_options(flags))
+            return PreparedSide(run, make_stage(run))
+
+
+class PreparedSide:
+    """Stage 2 of a run, before its first epoch."""
+
+    def __init__(self, run: Run, stage: Stage) -> None:
+        self.device, self.stage = run.machine.device, stage
+        self.evaluator = Evaluator(run.data, run.machine)
+        self.images = sum(len(split) for split in run.data.evaluation_splits.values())
+
+    def evaluation_rate(self) -> float:
+        """Images a second of the pass over the evaluated sets."""
+        began = clock(self.device)
+        self.evaluator.look(self.stage.model)
+        self.evaluator.linear(self.stage.model)
+        return self.images / (clock(self.device) - began)
+
+    def augmentation_rate(self) -> float:
+        """Images a second that the feature phase's loader brings to the network."""
+        loader = self.stage.phases[0].loader
+        began, images = clock(self.device), 0
+        for inputs, _ in loader:
+            images += len(inputs)
+        return images / (clock(self.device) - began)
+
+
+def native_precision(gpu: int | None, allowed: tuple[str, ...]) -> str:
+    """`bf16` where the processor or GPU has it, else `float32`."""
+    if "bf16" in allowed:
+        with contextlib.suppress(UserError):
+            choose_machine(gpu, "bf16")
+            return "bf16"
+    return "float32"

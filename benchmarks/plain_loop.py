@@ -1,0 +1,251 @@
+"""Training in the manner of the released code, to compare this project's speed with.
+
+What costs it time is kept: worker processes with Pillow on every image, float32 without graph or
+channels-last, four passes through worker pools an epoch of stage 2, a loss that goes from class to
+class, `.item()` on every loss and accuracy of every step, features gathered by `torch.cat`, and
+predictions appended one by one. So is what favours it: on CUDA, TF32 convolutions, cuDNN's
+benchmark mode, pinned memory, and workers that persist if so wished.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.measure import EpochTime, clock
+from benchmarks.pillow_policy import make_transform
+from datasets import ClassAwareSampler, LongTailedData, Split
+from models import build_model
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
+PRETRAINING_LR, FEATURE_LR, CLASSIFIER_LR = 0.1, 0.005, 0.01
+IMAGES_A_VISIT = 4
+
+
+class PillowImages(Dataset):
+    """Images, uint8 ``[N, H, W, 3]``, each made a Pillow image and transformed by itself."""
+
+    def __init__(self, arrays: np.ndarray, labels: list[int], transform) -> None:
+        self.arrays, self.labels, self.transform = arrays, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.arrays[index])), self.labels[index]
+
+
+def robust_loss(
+    features: Tensor, targets: Tensor, centroids: Tensor, epsilons: Tensor, temperature: float
+) -> Tensor:
+    """The robust loss of features ``[B, D]`` with centroids ``[K, D]``, class by class, its margins
+    handed out as the released code does."""
+    own_class = targets.unsqueeze(0) == torch.arange(len(centroids), device=targets.device)[:, None]
+    distances = torch.cdist(centroids, features)
+    margins = torch.zeros_like(distances)
+    margins[own_class] = epsilons[targets]
+    scores = torch.exp(-(distances + margins) / temperature)
+    log_probabilities = torch.log(scores) - torch.log(scores.sum(dim=1, keepdim=True))
+    loss, present = 0.0, targets.unique()
+    for c in present:
+        loss = loss - log_probabilities[c][own_class[c]].mean()
+    return loss / len(present)
+
+
+def accuracies(logits: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Top-1 and top-5 of a batch in percent."""
+    found = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets.unsqueeze(1)
+    return 100 * found[:, :1].sum().item() / len(targets), 100 * found.sum().item() / len(targets)
+
+
+def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    return torch.stack([features[targets == c].mean(dim=0) for c in range(num_classes)])
+
+
+def favour(device: torch.device) -> None:
+    """The settings of the process that the released code runs with: those that speed it up."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = True
+
+
+class PlainLoop:
+    """Both stages, an epoch at a time.
+
+    Args:
+        data: training and test images.
+        arch: a name of `models.ARCHITECTURES`.
+        device: where the network is.
+        folder: where each epoch's checkpoint goes.
+        batch_size: images a step.
+        workers: processes of each loader.
+        persistent_workers: whether a loader keeps its processes from one epoch to the next.
+    """
+
+    def __init__(
+        self,
+        data: LongTailedData,
+        arch: str,
+        device: torch.device,
+        folder: Path,
+        batch_size: int = 128,
+        workers: int = 2,
+        persistent_workers: bool = False,
+    ) -> None:
+        self.data, self.device, self.folder = data, device, folder
+        self.model = build_model(arch, data.num_classes).to(device)
+        self.epsilons = nn.Parameter(torch.ones(data.num_classes, device=device))
+        counts = torch.tensor(data.class_counts, dtype=torch.float32, device=device)
+        self.class_weights = counts / counts.max()
+        self.statistics: list[dict[str, float]] = []
+
+        def sgd(parameters: Iterable[Tensor], lr: float) -> torch.optim.SGD:
+            return torch.optim.SGD(parameters, lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+
+        features = [p for name, p in self.model.named_parameters() if "linear" not in name]
+        self.optimizers = {
+            "pretraining": sgd(self.model.parameters(), PRETRAINING_LR),
+            "features": sgd([*features, self.epsilons], FEATURE_LR),
+            "classifier": sgd(self.model.linear.parameters(), CLASSIFIER_LR),
+        }
+
+        def arrays(split: Split) -> tuple[np.ndarray, list[int]]:
+            return split.images.permute(0, 2, 3, 1).contiguous().numpy(), split.labels.tolist()
+
+        def loader(split: tuple[np.ndarray, list[int]], augment: str, **order) -> DataLoader:
+            images = PillowImages(*split, make_transform(augment, data.mean, data.std))
+            return DataLoader(
+                images,
+                batch_size,
+                num_workers=workers,
+                pin_memory=device.type == "cuda",
+                persistent_workers=persistent_workers and workers > 0,
+                **order,
+            )
+
+        class_aware = ClassAwareSampler(data.train.labels, IMAGES_A_VISIT)
+        train = arrays(data.train)
+        self.pretraining_loader = loader(train, "crop_flip", shuffle=True)
+        self.feature_loader = loader(train, "autoaugment", sampler=class_aware)
+        self.train_loader = loader(train, "none")
+        self.test_loader = loader(arrays(data.test), "none")
+
+    def close(self) -> None:
+        """Ends the workers that persist."""
+        del self.pretraining_loader, self.feature_loader, self.train_loader, self.test_loader
+
+    def epoch(self, phase: str) -> EpochTime:
+        """One epoch of `pretraining`, `features` or `classifier`, with all that belongs to it."""
+        is_pretraining = phase == "pretraining"
+        loader = self.pretraining_loader if is_pretraining else self.feature_loader
+        began = clock(self.device)
+        centroids = None if is_pretraining else self.centroids(self.feature_loader)
+        training_began = clock(self.device)
+        images = self.train(phase, loader, centroids)
+        training_seconds = clock(self.device) - training_began
+        self.validate(None if is_pretraining else self.centroids(self.train_loader))
+        self.save()
+        return EpochTime(clock(self.device) - began, training_seconds, images)
+
+    def first_step(self) -> None:
+        """Stage 1's first."""
+        self.model.train()
+        inputs, targets = (t.to(self.device) for t in next(iter(self.pretraining_loader)))
+        self.step("pretraining", inputs, targets, None)
+
+    def train(self, phase: str, loader: DataLoader, centroids: Tensor | None) -> int:
+        """Steps over all batches; the number of images."""
+        self.model.train(phase != "classifier")
+        for name, parameter in self.model.named_parameters():
+            other_phase = "classifier" if "linear" not in name else "features"
+            parameter.requires_grad_(phase != other_phase)
+        images = 0
+        for inputs, targets in loader:
+            inputs = inputs.to(self.device, non_blocking=True)
+            targets = targets.to(self.device, non_blocking=True)
+            self.statistics.append(self.step(phase, inputs, targets, centroids))
+            images += len(targets)
+        return images
+
+    def step(
+        self, phase: str, inputs: Tensor, targets: Tensor, centroids: Tensor | None
+    ) -> dict[str, float]:
+        """Forward, losses, backward, update; the losses and accuracies of the batch."""
+        features, logits = self.model(inputs)
+        losses = self.losses(phase, features, logits, targets, centroids)
+        loss = sum(losses.values())
+        values = {name: value.item() for name, value in losses.items()} | {"loss": loss.item()}
+        values["top1"], values["top5"] = accuracies(logits, targets)
+        self.optimizers[phase].zero_grad()
+        loss.backward()
+        self.optimizers[phase].step()
+        return values
+
+    def losses(
+        self,
+        phase: str,
+        features: Tensor,
+        logits: Tensor,
+        targets: Tensor,
+        centroids: Tensor | None,
+    ) -> dict[str, Tensor]:
+        if phase != "features":
+            return {"ce": F.cross_entropy(logits, targets)}
+        return {
+            "ce_lt": F.cross_entropy(logits, targets, self.class_weights),
+            "robust_loss": robust_loss(features, targets, centroids, self.epsilons, 1.0),
+        }
+
+    @torch.no_grad()
+    def centroids(self, loader: DataLoader) -> Tensor:
+        """Class means of the features of all images, gathered batch by batch."""
+        self.model.eval()
+        features, labels = (torch.empty(0, device=self.device) for _ in range(2))
+        for inputs, targets in loader:
+            found, _ = self.model(inputs.to(self.device, non_blocking=True))
+            features = torch.cat([features, found])
+            labels = torch.cat([labels, targets.to(self.device)])
+        return class_means(features, labels, self.data.num_classes)
+
+    @torch.no_grad()
+    def validate(self, centroids: Tensor | None) -> dict[str, float]:
+        """Accuracies on the test set: of the classifier and, with centroids, of the nearest."""
+        self.model.eval()
+        losses, top1s, predictions, nearest, labels = [], [], [], [], []
+        for inputs, targets in self.test_loader:
+            inputs, targets = inputs.to(self.device), targets.to(self.device)
+            features, logits = self.model(inputs)
+            losses.append(F.cross_entropy(logits, targets).item())
+            top1s.append(accuracies(logits, targets)[0])
+            predictions.extend(logits.argmax(dim=1).cpu().numpy())
+            labels.extend(targets.cpu().numpy())
+            if centroids is not None:
+                cosines = F.normalize(features, dim=1) @ F.normalize(centroids, dim=1).T
+                nearest.extend(cosines.argmax(dim=1).cpu().numpy())
+        labels, predictions = np.array(labels), np.array(predictions)
+        top1 = 100 * float(np.mean(predictions == labels))
+        result = {"loss": float(np.mean(losses)), "top1": top1}
+        if centroids is not None:
+            result["ncm"] = 100 * float(np.mean(np.array(nearest) == labels))
+        return result
+
+    def save(self) -> None:
+        torch.save({"state_dict": self.model.state_dict()}, self.folder / "plain.pth.tar")
+
+    def evaluation_rate(self) -> float:
+        """Images a second of the pass over the test set."""
+        began = clock(self.device)
+        self.validate(None)
+        return len(self.data.test) / (clock(self.device) - began)
+
+    def augmentation_rate(self) -> float:
+        """Images a second that the feature phase's loader brings to the device."""
+        began, images = clock(self.device), 0
+        for inputs, _ in self.feature_loader:
+            images += len(inputs.to(self.device, non_blocking=True))
+        return images / (clock(self.device) - began)

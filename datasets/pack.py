@@ -1,0 +1,60 @@
+"""Packs one long-tailed set into one file, which `main.py` reads like the set itself:
+
+    python -m datasets.pack --dataset cifar100 --imb_factor 0.01 --output packed
+
+writes `packed/cifar100_exp_0.01_0.npz`; then `main.py --data_root packed` with the same flags.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.command_line import parse_options
+from utils.errors import UserError
+
+
+def pack(argv: Sequence[str] | None = None) -> Path:
+    """Writes the file; its path.
+
+    Raises:
+        UserError: flags or data that `main.py` would refuse too, or no folder to write into.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.pack",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="The other flags are main.py's: --dataset, --data_root, --imb_type, --imb_factor, "
+        "--rand_number.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output", type=Path, default=Path("."), help="folder (default: .)")
+    arguments, flags = parser.parse_known_args(argv)
+    options = parse_options(flags)
+    if options.dataset not in ("cifar10", "cifar100"):
+        raise UserError(f"--dataset {options.dataset} is not packed: cifar10 and cifar100 are")
+
+    from datasets import load_data
+    from datasets.packed import packed_name, write_packed
+
+    path = arguments.output / packed_name(options)
+    data = load_data(options)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_packed(data, options, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    heldout = 0 if data.heldout is None else len(data.heldout)
+    print(
+        f"{path}: {len(data.train)} training, {len(data.test)} test and {heldout} held-out images, "
+        f"{path.stat().st_size / 2**20:.1f} MiB"
+    )
+    return path
+
+
+if __name__ == "__main__":
+    try:
+        pack()
+    except UserError as error:
+        print(f"datasets.pack: error: {error}", file=sys.stderr)
+        sys.exit(2)

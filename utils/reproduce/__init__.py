@@ -1,0 +1,1 @@
+"""The paper's table: its rows as recipes, their runs, and what the runs' records say."""

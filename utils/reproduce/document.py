@@ -1,0 +1,157 @@
+"""`RESULTS.md`: the table, what it says, how it was made, and what is not run."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from utils.groups import GROUPS
+from utils.report.records import RecordedRun
+from utils.reproduce.chains import Cell, Collection, Table
+from utils.reproduce.entries import entry
+from utils.reproduce.findings import DATASET_TITLES, findings
+from utils.reproduce.recipes import FULL_LENGTH, METHODS, PROTOCOLS, ROWS, Row
+
+INTRODUCTION = """# The paper's table
+
+Written by `python -m utils.reproduce` from the records in `runs/` alone
+(`python -m utils.reproduce --table-only` writes it again); nothing here is typed by hand but the
+comments, if there are any, which come from `COMMENTS.md`. The same numbers are in `table.json`.
+
+Top-1 accuracy on the test set in percent, mean ± sample standard deviation (number of seeds), by
+three protocols that each choose every link of the chain, from the stage-1 checkpoint to the
+classifier's epoch: **test** on the test set, as the published numbers were made, which is
+optimistic; **last** takes the last epoch of everything; **held-out** on training images that the
+subset leaves out. Length: epochs of stage 1, then of stage 2's features + classifier. Rows cut
+short are marked and are never averaged with others. "Final epoch" is the last epoch of the same
+runs, whose earlier links the protocol has still chosen.
+"""
+
+
+def document(
+    table: Table, collection: Collection, figures: dict[tuple[str, int], list[Path]], comments: str
+) -> str:
+    """The page.
+
+    Args:
+        table: the results.
+        collection: the runs that they come from.
+        figures: paths by data set and ratio, from the page's folder.
+        comments: by hand, Markdown.
+    """
+    lines = [INTRODUCTION]
+    for (dataset, ratio), cells in by_set(table).items():
+        lines += [f"## {DATASET_TITLES.get(dataset, dataset)}, r = {ratio}\n"]
+        lines += [*_table(table, cells), "", *_details(table, cells), ""]
+        lines += [f"![{path.stem}]({path.as_posix()})" for path in figures[dataset, ratio]]
+        lines += ["", "### Findings\n"]
+        lines += [f"- {sentence}" for sentence in findings(table, cells)] or ["None yet."]
+        lines += [""]
+    if comments:
+        lines += ["## Comments\n", comments.strip(), ""]
+    lines += ["## Not run\n", *_not_run(table), ""]
+    lines += ["## How it was made\n", *_made(collection), ""]
+    return "\n".join(lines)
+
+
+def by_set(table: Table) -> dict[tuple[str, int], list[Cell]]:
+    """The table's cells in the order of its rows, by data set and ratio."""
+    methods, rows = list(METHODS), {row: i for i, row in enumerate(ROWS)}
+
+    def order(cell: Cell) -> tuple:
+        row, length = cell.row, cell.length
+        place = rows.get(Row(row.dataset, row.ratio, "ce"), len(rows)), row.dataset, row.ratio
+        epochs = -length.stage_1, -length.features, -length.classifier
+        rank = PROTOCOLS.index(cell.protocol)
+        return *place, methods.index(row.method), *epochs, cell.precision, rank
+
+    found: dict[tuple[str, int], list[Cell]] = {}
+    for cell in sorted(table, key=order):
+        found.setdefault((cell.row.dataset, cell.row.ratio), []).append(cell)
+    return found
+
+
+def _table(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
+    yield "| method | row | length | precision | test | last | held-out | published | difference |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for row, length, precision in dict.fromkeys((c.row, c.length, c.precision) for c in cells):
+        found = {
+            p: entry(cell, table[cell])
+            for p in PROTOCOLS
+            if (cell := Cell(row, length, precision, p)) in table
+        }
+        tops = [_top1(found.get(protocol)) for protocol in PROTOCOLS]
+        differences = [
+            f"{e['difference']:+.2f} ({p})" for p, e in found.items() if e["difference"] is not None
+        ]
+        published = next(iter(found.values()))["published"]
+        cut = "" if length.is_full(row) else ", **cut short**"
+        yield (
+            f"| {METHODS[row.method].title} | `{row.method}` | {length}{cut} | {precision} | "
+            f"{' | '.join(tops)} | {published or ''} | {', '.join(differences)} |"
+        )
+
+
+def _top1(found: dict | None) -> str:
+    if found is None:
+        return "not run"
+    spread = "" if found["top1_std"] is None else f" ± {found['top1_std']:.2f}"
+    return f"{found['top1_mean']:.2f}{spread} ({found['seeds']})"
+
+
+def _details(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
+    heads = "row, length, protocol, many, medium, few, NCM, epochs chosen, final epoch, seconds"
+    yield f"| {heads.replace(', ', ' | ')} |"
+    yield "|---" * len(heads.split(", ")) + "|"
+    for cell in cells:
+        found = entry(cell, table[cell])
+        values = (found[name] for name in (*GROUPS, "ncm"))
+        accuracies = " | ".join("n/a" if v is None else f"{v:.2f}" for v in values)
+        epochs = ", ".join(map(str, found["epochs"]))
+        yield (
+            f"| `{cell.row.method}` | {cell.length} | {cell.protocol} | {accuracies} | {epochs} | "
+            f"{found['final_epoch_top1']:.2f} | {found['seconds']:.0f} |"
+        )
+
+
+def _not_run(table: Table) -> Iterator[str]:
+    """Rows of the table without a full-length run, by protocol, and the command that makes them."""
+    full = {(c.row, c.protocol) for c in table if c.length.is_full(c.row)}
+    missing = {row: [p for p in PROTOCOLS if (row, p) not in full] for row in ROWS}
+    sets = dict.fromkeys((row.dataset, row.ratio) for row in ROWS)
+    for dataset, ratio in sets:
+        names = [
+            f"`{row.method}`"
+            + ("" if len(protocols) == len(PROTOCOLS) else f" ({', '.join(protocols)})")
+            for row, protocols in missing.items()
+            if (row.dataset, row.ratio) == (dataset, ratio) and protocols
+        ]
+        if names:
+            yield f"- {DATASET_TITLES[dataset]}, r = {ratio}: {', '.join(names)}"
+    if any(missing.values()):
+        yield f"\nAt full length ({FULL_LENGTH} epochs). One command makes what is missing, with"
+        yield "three seeds each, and goes on where it was interrupted:\n"
+        yield "```sh\nmake table SEEDS=0,1,2\n```"
+    else:
+        yield "Nothing: every row has been run at full length."
+
+
+def _made(collection: Collection) -> Iterator[str]:
+    machines = Counter(_machine(chain.run) for chain in collection.chains)
+    for machine, count in machines.items():
+        yield f"- {count} run{'s' if count > 1 else ''} on {machine}"
+    yield "\n| run | seed | commit | command |\n|---|---|---|---|"
+    for chain in sorted(collection.chains, key=lambda c: (c.row, c.length, c.seed, c.protocol)):
+        commit = (chain.run.arguments.get("machine") or {}).get("commit") or "not recorded"
+        command = chain.run.command.replace("|", "\\|")
+        yield f"| {chain.row}, {chain.protocol} | {chain.seed} | {commit} | `{command}` |"
+    if collection.others:
+        yield "\nFinished runs that are no part of the table:\n"
+        yield from (f"- `{folder.name}`: {reason}" for folder, reason in collection.others)
+
+
+def _machine(run: RecordedRun) -> str:
+    machine = run.arguments.get("machine") or {}
+    names = ("processor", "device")
+    known = [str(machine[name]) for name in names if machine.get(name)]
+    versions = [f"{name} {machine[name]}" for name in ("python", "torch") if machine.get(name)]
+    return ", ".join(known + versions) or "a machine that is not recorded"
