@@ -17,7 +17,7 @@ from datasets.packed import load_packed, other_packs, packed_name
 from datasets.samplers import ClassAwareSampler
 from datasets.splits import BalancedData, LongTailedData, Split
 from utils.errors import UserError
-from utils.options import BENCHMARK_LISTS, OWN_DATASETS, Options
+from utils.options import BENCHMARK_LISTS, NATURAL_DATASETS, OWN_DATASETS, Options
 
 
 def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedData:
@@ -37,7 +37,7 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
     recorded = recorded if isinstance(recorded, Mapping) else {}
     if options.stream == "auto" and isinstance(recorded.get("streamed"), bool):
         options = replace(options, stream=recorded["streamed"])
-    data = load_packed(options)
+    data = None if options.dataset in NATURAL_DATASETS else load_packed(options)
     if data is None:
         data = make_long_tailed(options, SOURCES[options.dataset](options))
     if options.select_on == "heldout" and data.heldout is None:

@@ -63,7 +63,7 @@ def train(stages: Sequence[Options]) -> None:
         machine = data = None
     else:
         machine = choose_machine(stages[0].gpu, stages[0].precision, stages[0].step)
-        data = load_data(stages[0], _recorded_data(list(chain.from_iterable(jobs))))
+        data = load_data(stages[0], _remembered(jobs[0]))
     for stage, stage_jobs in zip(stages, jobs, strict=True):
         _train(stage_jobs, machine, data)
         if stage.seeds is not None:
@@ -90,14 +90,13 @@ class _Job:
         )
 
 
-def _recorded_data(jobs: Sequence[_Job]) -> dict | None:
-    """What is known of the data from before, from a run that is gone on with, or from the
-    checkpoint that stage 2 starts from."""
-    begun = next((job for job in jobs if job.action in ("continue", "finished")), None)
-    if begun is not None:
-        return recorded_options(begun.folder)
-    is_stage_2 = jobs[0].options.stage == 2
-    return checkpoint.load(find_pretrained(jobs[0].options)) if is_stage_2 else None
+def _remembered(jobs: Sequence[_Job]) -> dict | None:
+    """What a run to go on from, or the stage before, remembers of its data."""
+    begun = [job.folder for job in jobs if job.action in ("continue", "finished")]
+    if begun:
+        return recorded_options(begun[0])
+    options = jobs[0].options
+    return checkpoint.load(find_pretrained(options)) if options.stage == 2 else None
 
 
 def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData | None) -> None:
@@ -113,7 +112,9 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
         stack.enter_context(signals.deferred())
         for job in jobs:
             _open_records(job, machine, data)
-        if machine is not None and machine.device.type == "cuda" and len(jobs) > 1:
+        # All loaders of a streamed set share their workers, which read one epoch at a time.
+        on_gpu = machine is not None and machine.device.type == "cuda" and not data.is_streamed
+        if on_gpu and len(jobs) > 1:
             side_by_side([trainer.steps() for _, trainer in runs], machine.device)
             for run, trainer in runs:
                 summarise(run, trainer)

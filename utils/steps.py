@@ -102,7 +102,8 @@ class _Captured:
         # The gradients are to live in the graph's own memory.
         step.phase.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        # Another thread may pin the memory of streamed images at the same time.
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.statistics = step(inputs, targets, centroids)
 
     def replay(self, batch: Sequence[Tensor]) -> Tensor:
