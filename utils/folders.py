@@ -210,7 +210,7 @@ def check_same_options(options: Options, recorded: dict, folder: RunFolder) -> N
         for flag, value in options.as_dict().items()
         if flag not in FREE_FLAGS
         and not (flag == "seed" and value is None)
-        and recorded.get(flag) != value
+        and recorded.get(flag, default_of(flag)) != value
     ]
     if differing:
         raise UserError(

@@ -11,6 +11,7 @@ DATASETS = ("cifar10", "cifar100", "digits")
 ARCHITECTURES = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
 CLASSIFICATION_LOSSES = ("ce", "ce_lt", "ce_bal")
 FEATURE_LOSSES = (*CLASSIFICATION_LOSSES, "robust_loss", "robust_loss_lt", "robust_loss_bal")
+FEATURE_LAYERS = ("layer1", "layer2", "layer3", "layer4")
 READINGS = (
     "linear",
     "ncm_cosine",
@@ -32,6 +33,9 @@ NAMED_FLAGS = (
     "as_released",
     "precision",
     "heldout_fraction",
+    "accumulate",
+    "sync_bn",
+    "feat_layers",
 )
 
 # Flags that may differ between a run and its continuation, because they do not change its result;
@@ -254,6 +258,15 @@ class Options:
         type=values.weight,
         metavar="W",
     )
+    feat_layers: str | None = flag(
+        STAGE2,
+        "--feat_layers",
+        help=f"layers on whose pooled outputs the robust loss works, summed, each with its own "
+        f"centroids and margins: some of {', '.join(FEATURE_LAYERS)} (default: the features that "
+        f"the classifier reads)",
+        type=values.names("layer", FEATURE_LAYERS),
+        metavar="L[,L]",
+    )
     as_released: bool = flag(
         STAGE2,
         "--as_released",
@@ -281,7 +294,7 @@ class Options:
         TRAINING,
         "-b",
         "--batch-size",
-        help="images a step; the last partial batch is kept",
+        help="images a step, of all processes together; the last partial batch is kept",
         default=128,
         type=values.positive_count,
         metavar="N",
@@ -357,6 +370,21 @@ class Options:
         "numbers), or compiled (other roundings); auto: graph on CUDA, else eager",
         default="auto",
         choices=("auto", "eager", "graph", "compile"),
+    )
+    accumulate: int = flag(
+        MACHINE,
+        "--accumulate",
+        help="micro-batches that a step's batch is taken in, for batches beyond memory: the whole "
+        "batch's losses and gradient, twice the forward passes; batch-norm sees micro-batches",
+        default=1,
+        type=values.positive_count,
+        metavar="N",
+    )
+    sync_bn: bool = flag(
+        MACHINE,
+        "--sync_bn",
+        help="batch-norm over the images of all processes instead of each one's own (GPUs)",
+        **BOOLEAN,
     )
     workers: int = flag(
         MACHINE,
