@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import time
 
 import pytest
@@ -25,7 +24,7 @@ from tests.helpers import (
     stage_2_folder,
     succeed,
 )
-from tests.torchrun import start, torchrun
+from tests.torchrun import children, start, torchrun
 from utils.device import Machine, choose_machine
 from utils.errors import UserError
 from utils.steps import running_statistics_kept
@@ -224,10 +223,7 @@ def test_a_killed_process_ends_the_others(tree, tmp_path):
     while not (log.exists() and len(log.read_text().splitlines()) > 1):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
-    found = subprocess.run(
-        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
-    )
-    workers = [int(pid) for pid in found.stdout.split()]
+    workers = children(process)
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
     _, err = process.communicate(timeout=60)

@@ -1,10 +1,12 @@
 """Starting the program, or a test's module, in several processes."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.helpers import REPOSITORY
 
@@ -30,3 +32,13 @@ def torchrun(processes: int, words: Sequence[object]) -> tuple[int, str, str]:
     process = start(processes, words)
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """The processes that it has started, by their ids."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if f"\nPPid:\t{process.pid}\n" in status.read_text():
+                found.append(int(status.parent.name))
+    return sorted(found)
