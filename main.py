@@ -16,11 +16,14 @@ Both in one process, for three seeds: the second with `--pretrain_epochs 200 --s
 of `--pretrained ...`.
 """
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from utils.command_line import parse_stages
 from utils.errors import Interrupted, RunError, UserError
+from utils.world import World, world_of_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,32 +32,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 interrupted.
     """
+    world = world_of_environment()
     try:
-        stages = parse_stages(argv)
-        # Torch is imported only once the options are known to be right.
-        from utils.commands import evaluate, train
-
-        if stages[-1].evaluation:
-            evaluate(stages[-1])
-        else:
-            train(stages)
+        with _heard_once(world):
+            _run(argv)
     except UserError as error:
-        return _fail(2, error)
+        return _fail(2, error, world)
     except RunError as error:
-        return _fail(1, error)
+        return _fail(1, error, world)
     except OSError as error:
-        return _fail(1, f"{error.filename or 'a file'}: {error.strerror or error}")
+        return _fail(1, error, world, f"{error.filename or 'a file'}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
     except Interrupted as error:
-        print("main.py: interrupted; --resume True continues", file=sys.stderr)
+        if world.is_main:
+            print("main.py: interrupted; --resume True continues", file=sys.stderr)
         return error.exit_status
     return 0
 
 
-def _fail(status: int, error: Exception | str) -> int:
-    message = " ".join(str(error).split())
-    print(f"main.py: error: {message}", file=sys.stderr)
+def _run(argv: Sequence[str] | None) -> None:
+    stages = parse_stages(argv)
+    # Torch is imported only once the options are known to be right.
+    from utils.commands import train
+    from utils.evaluating import evaluate
+
+    if stages[-1].evaluation:
+        evaluate(stages[-1])
+    else:
+        train(stages)
+
+
+@contextmanager
+def _heard_once(world: World) -> Iterator[None]:
+    """Of the processes of a run only one prints, warns and shows its progress."""
+    if world.is_main:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def _fail(status: int, error: Exception, world: World, message: str | None = None) -> int:
+    """Reports the error, unless it is one of all processes and another one reports it."""
+    is_shared = isinstance(error, UserError) or getattr(error, "is_shared", False)
+    if world.is_main or not is_shared:
+        print("main.py: error:", *(message or str(error)).split(), file=sys.stderr)
     return status
 
 

@@ -6,7 +6,13 @@ Random numbers come from a CPU generator, so a seed gives the same epoch on ever
 import torch
 from torch import Tensor
 
-from datasets.autoaugment import autoaugment, check_images, chunk_length
+from datasets.autoaugment import (
+    PolicyDraws,
+    apply_policies,
+    check_images,
+    chunk_length,
+    draw_policies,
+)
 
 
 def _gather(images: Tensor, indices: Tensor) -> Tensor:
@@ -14,7 +20,11 @@ def _gather(images: Tensor, indices: Tensor) -> Tensor:
 
 
 def random_crop_flip(
-    images: Tensor, indices: Tensor, generator: torch.Generator, padding: int = 4
+    images: Tensor,
+    indices: Tensor,
+    generator: torch.Generator,
+    padding: int = 4,
+    own: Tensor | None = None,
 ) -> Tensor:
     """Gather images, crop them at random from a zero-padded copy and flip half of them.
 
@@ -23,10 +33,11 @@ def random_crop_flip(
         indices: int64 [N] on the CPU, which images to take.
         generator: CPU generator.
         padding: zeros added on each side, in pixels; offsets are uniform in 0..2*padding.
+        own: which of the N to make (all if None); random numbers are drawn for all N.
 
     Returns:
-        A new uint8 tensor [N, 3, H, W] on the images' device; each is flipped horizontally with
-        probability 1/2.
+        A new uint8 tensor [N, 3, H, W] (or [len(own), 3, H, W]) on the images' device; each is
+        flipped horizontally with probability 1/2.
 
     Raises:
         ValueError: if images are not uint8 [N, 3, H, W].
@@ -35,6 +46,9 @@ def random_crop_flip(
     n, (_, channels, height, width) = len(indices), images.shape
     rows, columns = torch.randint(2 * padding + 1, (2, n), generator=generator)
     flips = torch.rand(n, generator=generator) < 0.5
+    if own is not None:
+        indices, rows, columns, flips = (drawn[own] for drawn in (indices, rows, columns, flips))
+        n = len(own)
 
     chunk = max(1, min(chunk_length(images), n))
     padded = images.new_zeros(chunk, channels, height + 2 * padding, width + 2 * padding)
@@ -57,7 +71,13 @@ def random_crop_flip(
     return result
 
 
-def cutout(images: Tensor, generator: torch.Generator, size: int = 16) -> Tensor:
+def cutout(
+    images: Tensor,
+    generator: torch.Generator,
+    size: int = 16,
+    own: Tensor | None = None,
+    drawn: int | None = None,
+) -> Tensor:
     """Set one random square of every image to zero, in place.
 
     The centre (y, x) is uniform over the pixels; the square covers rows y - size//2 up to, but not
@@ -67,6 +87,7 @@ def cutout(images: Tensor, generator: torch.Generator, size: int = 16) -> Tensor
         images: uint8 [N, 3, H, W], any device; changed in place.
         generator: CPU generator.
         size: side of the square in pixels.
+        own, drawn: the images are these of a larger number, for all of which squares are drawn.
 
     Returns:
         The same tensor.
@@ -79,8 +100,11 @@ def cutout(images: Tensor, generator: torch.Generator, size: int = 16) -> Tensor
     """
     check_images(images)
     n, _, height, width = images.shape
+    n = n if drawn is None else drawn
     y = torch.randint(height, (n, 1), generator=generator)
     x = torch.randint(width, (n, 1), generator=generator)
+    if own is not None:
+        y, x = y[own], x[own]
     keep_rows = _outside_window(y, height, size // 2)[:, None, :, None]
     keep_columns = _outside_window(x, width, size // 2)[:, None, None, :]
     keep_rows, keep_columns = (
@@ -99,17 +123,25 @@ def _outside_window(centres: Tensor, length: int, half: int) -> Tensor:
     return (positions < centres - half) | (positions >= centres + half)
 
 
-def _none(images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
+def _none(
+    images: Tensor, indices: Tensor, generator: torch.Generator, own: Tensor | None = None
+) -> Tensor:
     check_images(images)
-    return _gather(images, indices)
+    return _gather(images, indices if own is None else indices[own])
 
 
-def _autoaugment(images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
-    images = autoaugment(random_crop_flip(images, indices, generator), generator)
-    return cutout(images, generator)
+def _autoaugment(
+    images: Tensor, indices: Tensor, generator: torch.Generator, own: Tensor | None = None
+) -> Tensor:
+    images = random_crop_flip(images, indices, generator, own=own)
+    draws = draw_policies(len(indices), generator)
+    if own is not None:
+        draws = PolicyDraws(*(drawn[own] for drawn in draws))
+    return cutout(apply_policies(images, draws), generator, own=own, drawn=len(indices))
 
 
-# name -> (images uint8 [M, 3, H, W], indices int64 [N], CPU generator) -> uint8 [N, 3, H, W].
+# name -> (images uint8 [M, 3, H, W], indices int64 [N], CPU generator, own=None) -> uint8
+# [N, 3, H, W]; or, with own int64 [n], those n of them, the same ones as without it.
 # Cutout's zeros are zeros before normalisation, so they belong into the uint8 image.
 AUGMENTATIONS = {
     "none": _none,

@@ -8,6 +8,7 @@ from torch import Tensor
 from datasets.augmentation import AUGMENTATIONS
 from datasets.samplers import SequentialOrder
 from datasets.splits import Split
+from utils.world import ALONE, World
 
 # Augmented uint8 images held at once: a whole CIFAR epoch of stage 1, half a one of stage 2.
 BLOCK_BYTES = 128 * 2**20
@@ -31,7 +32,8 @@ class ResidentLoader:
     The order of the epoch is drawn at once, the images are gathered and augmented in large blocks
     by few operations, and a batch is a slice of a block. Iterating gives
     ``(images [B, 3, H, W] float32 normalised, targets [B] int64)`` on the device; the last batch
-    may be smaller.
+    may be smaller. Of several processes, each draws the same epoch, random numbers included, and
+    makes the images of its share of each batch; the targets are still those of all of it.
 
     Args:
         split: the set, already on the device.
@@ -40,6 +42,7 @@ class ResidentLoader:
         order: in which order to go through the set (`datasets.samplers`); its own if None.
         augment: a name of `AUGMENTATIONS`.
         generator: CPU generator of the augmentation.
+        world: the processes that share each batch.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class ResidentLoader:
         order: SequentialOrder | None = None,
         augment: str = "none",
         generator: torch.Generator | None = None,
+        world: World = ALONE,
     ) -> None:
         self.split = split
         self.normalise = normalise
@@ -57,6 +61,7 @@ class ResidentLoader:
         self.batch_size = min(batch_size, len(self.order))
         self.augment = AUGMENTATIONS[augment]
         self.generator = generator
+        self.world = world
         batch_bytes = self.batch_size * split.images[0].numel()
         self.block_size = self.batch_size * max(1, BLOCK_BYTES // batch_bytes)
 
@@ -70,9 +75,12 @@ class ResidentLoader:
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch in batches of another size: passes without gradients take larger ones."""
         for positions in self.order.draw().split(self.block_size):
-            images = self.augment(self.split.images, positions, self.generator)
+            rows = torch.arange(len(positions)).split(batch_size)
+            shares = [batch[self.world.share(len(batch))] for batch in rows]
+            own = torch.cat(shares) if self.world.size > 1 else None
+            images = self.augment(self.split.images, positions, self.generator, own=own)
             targets = self.split.labels[positions.to(self.split.labels.device)]
             for batch, batch_targets in zip(
-                images.split(batch_size), targets.split(batch_size), strict=True
+                images.split(list(map(len, shares))), targets.split(batch_size), strict=True
             ):
                 yield self.normalise(batch), batch_targets

@@ -9,6 +9,7 @@ from torch import Tensor
 from datasets.pipeline import Normalise, ResidentLoader
 from datasets.samplers import SequentialOrder
 from datasets.splits import AnySplit, StreamedSplit
+from utils.world import ALONE, World
 
 # A worker reads so many images at a time: few enough for all of them to share in a batch, and for
 # what is read ahead to take little memory.
@@ -29,6 +30,8 @@ class StreamedLoader:
         order: in which order to go through the set (`datasets.samplers`); its own if None.
         augment: `none`, `crop_flip` or `autoaugment`, as `datasets.image_reader` has them.
         generator: CPU generator of the augmentation.
+        world: the processes that share each batch: each reads the images of its share of it, and
+            the targets are still those of all of it.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class StreamedLoader:
         order: SequentialOrder | None = None,
         augment: str = "none",
         generator: torch.Generator | None = None,
+        world: World = ALONE,
     ) -> None:
         self.split = split
         self.normalise = normalise
@@ -46,6 +50,7 @@ class StreamedLoader:
         self.batch_size = min(batch_size, len(self.order))
         self.augment = augment
         self.generator = generator
+        self.world = world
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -61,11 +66,14 @@ class StreamedLoader:
         if self.augment != "none":
             seeds.random_(2**32, generator=self.generator)
         device = self.normalise.mean.device
-        parts = [part for batch in order.split(batch_size) for part in batch.split(TASK_IMAGES)]
-        part_seeds = seeds.split([len(part) for part in parts])
+        batches = order.split(batch_size)
+        shares = [batch[self.world.share(len(batch))] for batch in batches]
+        own_seeds = torch.cat([s[self.world.share(len(s))] for s in seeds.split(batch_size)])
+        parts = [part for share in shares for part in share.split(TASK_IMAGES)]
+        part_seeds = own_seeds.split([len(part) for part in parts])
         images = self.split.read(parts, self.augment, part_seeds)
-        for positions in order.split(batch_size):
-            count = -(-len(positions) // TASK_IMAGES)
+        for positions, share in zip(batches, shares, strict=True):
+            count = -(-len(share) // TASK_IMAGES)
             pixels = [part.to(device, non_blocking=True) for part in islice(images, count)]
             targets = self.split.labels[positions].to(device, non_blocking=True)
             yield self.normalise(torch.cat(pixels)), targets
@@ -81,9 +89,10 @@ def make_loader(
     order: SequentialOrder | None = None,
     augment: str = "none",
     generator: torch.Generator | None = None,
+    world: World = ALONE,
 ) -> Loader:
     """The loader of a split on `normalise`'s device: a set held in memory moves there."""
     if isinstance(split, StreamedSplit):
-        return StreamedLoader(split, normalise, batch_size, order, augment, generator)
+        return StreamedLoader(split, normalise, batch_size, order, augment, generator, world)
     resident = split.to(normalise.mean.device)
-    return ResidentLoader(resident, normalise, batch_size, order, augment, generator)
+    return ResidentLoader(resident, normalise, batch_size, order, augment, generator, world)

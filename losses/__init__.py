@@ -1,6 +1,6 @@
 """Losses of both stages, and the objectives that training minimises."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from losses.classification import (
     long_tail_weights,
 )
 from losses.dro import DROLoss, class_means
-from losses.margins import make_margins
+from losses.margins import make_layer_margins, make_margins
 
 
 class Objective(nn.Module):
@@ -23,13 +23,20 @@ class Objective(nn.Module):
     Args:
         losses: name to loss module.
         weights: one factor per loss; 1 each if None.
+        columns: which columns of features and centroids a robust loss works on; all if not named.
     """
 
-    def __init__(self, losses: dict[str, nn.Module], weights: Sequence[float] | None = None):
+    def __init__(
+        self,
+        losses: dict[str, nn.Module],
+        weights: Sequence[float] | None = None,
+        columns: Mapping[str, slice] | None = None,
+    ) -> None:
         super().__init__()
         self.losses = nn.ModuleDict(losses)
         weights = [1.0] * len(losses) if weights is None else weights
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        self.columns = {} if columns is None else dict(columns)
 
     @property
     def names(self) -> list[str]:
@@ -44,13 +51,21 @@ class Objective(nn.Module):
         """
         parts = torch.stack(
             [
-                loss.to_centroids(features, targets, centroids)
+                loss.to_centroids(*self._columns_of(name, features, targets, centroids))
                 if isinstance(loss, DROLoss)
                 else loss(logits, targets)
-                for loss in self.losses.values()
+                for name, loss in self.losses.items()
             ]
         )
         return (self.weights * parts).sum(), parts.detach()
+
+    def _columns_of(
+        self, name: str, features: Tensor, targets: Tensor, centroids: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if name not in self.columns:
+            return features, targets, centroids
+        columns = self.columns[name]
+        return features[:, columns], targets, centroids[:, columns]
 
 
 def stage_1_objective(
@@ -79,33 +94,44 @@ def stage_2_objective(
     class_counts: Sequence[int],
     *,
     temperature: float = 1.0,
-    epsilons: Tensor | None = None,
+    epsilons: Tensor | Sequence[Tensor] | None = None,
     released_margins: bool = False,
     robust_weight: float | None = None,
+    columns: Mapping[str, slice] | None = None,
 ) -> Objective:
     """The sum of the named losses.
 
     `ce` and `robust_loss` (`DROLoss`), each with an optional suffix: `_lt` for class weights
     n_c / n_max, `_bal` for N / (K n_c). With `robust_weight` w, the sum becomes
     (1 − w) · cross-entropy + w · robust (the paper's joint loss, with λ = 1 − w).
+
+    With `columns`, the features are those of several layers side by side: the robust loss
+    `robust_loss` becomes one `robust_loss@LAYER` on each layer's columns, with margins of its own:
+    `epsilons` holds one vector ``[K]`` per layer.
     """
     suffixes = {"_lt": long_tail_weights, "_bal": balanced_weights}
-    losses, weights = {}, []
+    losses, weights, columns_of = {}, [], {}
+    # None stands for the features as a whole.
+    layers = {None: epsilons} if columns is None else dict(zip(columns, epsilons, strict=True))
     for name in names:
         make_weights = next((f for suffix, f in suffixes.items() if name.endswith(suffix)), None)
         class_weights = make_weights(class_counts) if make_weights else None
         if name.startswith("robust_loss"):
-            losses[name] = DROLoss(
-                temperature,
-                class_weights=class_weights,
-                epsilons=epsilons,
-                released_margins=released_margins,
-            )
-            weights.append(1.0 if robust_weight is None else robust_weight)
+            for layer, layer_epsilons in layers.items():
+                layer_name = name if layer is None else f"{name}@{layer}"
+                losses[layer_name] = DROLoss(
+                    temperature,
+                    class_weights=class_weights,
+                    epsilons=layer_epsilons,
+                    released_margins=released_margins,
+                )
+                weights.append(1.0 if robust_weight is None else robust_weight)
+                if layer is not None:
+                    columns_of[layer_name] = columns[layer]
         else:
             losses[name] = nn.CrossEntropyLoss(weight=class_weights)
             weights.append(1.0 if robust_weight is None else 1.0 - robust_weight)
-    return Objective(losses, weights)
+    return Objective(losses, weights, columns_of)
 
 
 __all__ = [
@@ -117,6 +143,7 @@ __all__ = [
     "class_means",
     "effective_number_weights",
     "long_tail_weights",
+    "make_layer_margins",
     "make_margins",
     "stage_1_objective",
     "stage_2_objective",

@@ -38,3 +38,22 @@ def make_margins(
     if margin_type == "sample_count":
         return margin / counts.sqrt()
     raise ValueError(f"margin type must be one of {', '.join(MARGIN_TYPES)}, not {margin_type!r}")
+
+
+def make_layer_margins(
+    margin_type: str,
+    margin: float,
+    class_counts: Sequence[int],
+    num_layers: int,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, list[Tensor]]:
+    """Margins of the robust loss on several layers.
+
+    Returns:
+        ``(margins [L, K], rows)``: all of them, and by layer those of `make_margins` ``[K]``, which
+        share their memory with the first and are what trains.
+    """
+    rows = [make_margins(margin_type, margin, class_counts, device) for _ in range(num_layers)]
+    margins = torch.stack([row.detach() for row in rows])
+    is_learned = rows[0].requires_grad
+    return margins, [nn.Parameter(row) if is_learned else row for row in margins]

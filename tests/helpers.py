@@ -66,7 +66,9 @@ def fork(
     """Starts the command in a process of its own, without the seconds that importing takes; there
     `before` is called first."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["main", "utils.commands", "torchvision", "tests.helpers"])
+    context.set_forkserver_preload(
+        ["main", "utils.commands", "utils.evaluating", "torchvision", "tests.helpers"]
+    )
     arguments = ([str(argument) for argument in argv], output, before)
     process = context.Process(target=_run_child, args=arguments, daemon=True)
     process.start()

@@ -128,6 +128,13 @@ def _check_stage_2(options: Options) -> None:
             "such as ce"
         )
     _check_margins(options)
+    if options.feat_layers and options.step == "compile":
+        raise UserError("--feat_layers works with --step auto, eager or graph, not compile")
+    if options.feat_layers and "robust" not in (options.feat_loss or ""):
+        raise UserError(
+            "--feat_layers says on which layers the robust loss works, but --feat_loss is "
+            f"{options.feat_loss!r}"
+        )
     if options.robust_weight is not None:
         names = (options.feat_loss or "").split(",")
         kinds = {"robust" if "robust" in name else name[:2] for name in names}

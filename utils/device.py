@@ -14,16 +14,20 @@ import torch
 
 from utils.errors import UserError
 from utils.provenance import commit
+from utils.world import ALONE, World
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The device, the precision of convolutions on it (`float32`, `tf32` or `bf16`), and how it
-    takes a step (`eager`, `graph` or `compile`)."""
+    """The device, the precision of convolutions on it (`float32`, `tf32` or `bf16`), how it takes
+    a step (`eager`, `graph` or `compile`, in how many micro-batches), and the processes that share
+    the work, each on a device of its own."""
 
     device: torch.device
     precision: str
     step: str = "eager"
+    micro_batches: int = 1
+    world: World = ALONE
 
     def autocast(self) -> AbstractContextManager:
         """bfloat16 for convolutions and matrix products where the precision asks for it."""
@@ -39,6 +43,7 @@ class Machine:
             "precision": self.precision,
             "native_bf16": has_native_bf16(self.device),
             "step": self.step,
+            "processes": self.world.size,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -72,16 +77,23 @@ def usable_cores() -> int:
         return cores
 
 
-def choose_machine(gpu: int | None, precision: str, step: str = "auto") -> Machine:
-    """The device that `--gpu` names, or the first CUDA device, or the CPU; made ready for the
-    precision. `auto` takes the fastest step that computes the eager one's numbers: the graph on
-    CUDA, the eager one on a CPU.
+def choose_machine(
+    gpu: int | None,
+    precision: str,
+    step: str = "auto",
+    micro_batches: int = 1,
+    world: World = ALONE,
+) -> Machine:
+    """The device that `--gpu` names, or the first CUDA device, or the CPU; of several processes
+    each has the CUDA device of its local rank. It is made ready for the precision. `auto` takes the
+    fastest step that computes the eager one's numbers: the graph on CUDA, where one process takes
+    the batch as a whole, else the eager one.
 
     Raises:
         UserError: no such device among several, or a precision or step that the device does not
             have.
     """
-    device = _choose_device(gpu)
+    device = _choose_device(gpu) if world.size == 1 else _device_of(world, gpu)
     is_cuda = device.type == "cuda"
     if precision == "bf16" and not has_native_bf16(device):
         raise UserError(
@@ -91,6 +103,9 @@ def choose_machine(gpu: int | None, precision: str, step: str = "auto") -> Machi
         raise UserError(f"--precision tf32: {device} has no TF32, which NVIDIA GPUs have from 8.0")
     if step == "graph" and not is_cuda:
         raise UserError(f"--step graph: {device} has no CUDA graphs (auto, eager or compile)")
+    is_split = micro_batches > 1 or world.size > 1
+    if step == "graph" and is_split:
+        raise UserError("--step graph: only for one process and --accumulate 1 (auto or eager)")
     if is_cuda:
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
@@ -98,8 +113,8 @@ def choose_machine(gpu: int | None, precision: str, step: str = "auto") -> Machi
     else:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     if step == "auto":
-        step = "graph" if is_cuda else "eager"
-    return Machine(device, precision, step)
+        step = "graph" if is_cuda and not is_split else "eager"
+    return Machine(device, precision, step, micro_batches, world)
 
 
 def _choose_device(gpu: int | None) -> torch.device:
@@ -117,6 +132,25 @@ def _choose_device(gpu: int | None) -> torch.device:
         return torch.device("cuda", 0)
     names = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(available))
     raise UserError(f"--gpu {gpu}: the CUDA devices are {names}")
+
+
+def _device_of(world: World, gpu: int | None) -> torch.device:
+    """The device of one of several processes."""
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpu is not None:
+        print(
+            f"main.py: warning: --gpu {gpu}: not used, of {world.size} processes each takes the "
+            "device of its local rank",
+            file=sys.stderr,
+        )
+    if available == 0:
+        return torch.device("cpu")
+    if world.local_rank < available:
+        return torch.device("cuda", world.local_rank)
+    raise UserError(
+        f"process {world.rank} is number {world.local_rank} (from 0) of its machine, which has "
+        f"{available} CUDA devices: torchrun's --nproc_per_node is at most that"
+    )
 
 
 def has_native_bf16(device: torch.device) -> bool:

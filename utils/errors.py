@@ -9,6 +9,18 @@ class RunError(Exception):
     """A failure of the run itself, such as a non-finite loss or a full disk. Exit status 1."""
 
 
+class LostContact(RunError):
+    """Another process of the run has ended; it, or torchrun, says why.
+
+    `is_shared`: of the processes that this happens to, one reports it.
+    """
+
+    is_shared = True
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(f"process {rank} has lost contact with another process of this run")
+
+
 class Interrupted(Exception):
     """SIGINT or SIGTERM: the run can be resumed. Exit status 128 + the signal's number."""
 

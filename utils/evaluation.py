@@ -9,7 +9,7 @@ from datasets.pipeline import Normalise
 from datasets.splits import LongTailedData
 from datasets.streaming import make_loader
 from models.folding import fold_batch_norm
-from utils import signals
+from utils import distributed, signals
 from utils.device import Machine
 from utils.metrics import accuracy_record, cosine_similarities
 
@@ -20,12 +20,16 @@ BATCH_SIZE = 500
 def extract_features(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], machine: Machine
 ) -> tuple[Tensor, Tensor]:
-    """Features ``[N, D]`` (float32) and targets ``[N]`` of all batches, batch-norm in eval mode."""
+    """Features ``[N, D]`` (float32) and targets ``[N]`` of all batches, batch-norm in eval mode.
+
+    Each process computes the features of its images, and gets those of all.
+    """
     model = fold_batch_norm(model)
     features, targets = [], []
     for images, batch_targets in batches:
         with machine.autocast():
-            features.append(model.features(images))
+            own_features = model.features(images)
+        features.append(distributed.gather(own_features, len(batch_targets), machine.world))
         targets.append(batch_targets)
         signals.check()
     return torch.cat(features), torch.cat(targets)
@@ -39,17 +43,20 @@ def class_centroids(
     machine: Machine,
 ) -> Tensor:
     """Mean features of each class ``[K, D]``, batch-norm in eval mode; sums and counts are
-    accumulated batch by batch. Every class must occur."""
+    accumulated batch by batch, each image in one process. Every class must occur."""
     model = fold_batch_norm(model)
-    sums, counts = 0.0, 0.0
+    world, sums, counts = machine.world, 0.0, 0.0
     for images, targets in batches:
         with machine.autocast():
             features = model.features(images)
         batch_sums = features.new_zeros(num_classes, features.shape[1], dtype=torch.float64)
-        sums = sums + batch_sums.index_add_(0, targets, features.double())
+        if world.is_main or world.divides(len(targets)):
+            own_targets = targets[world.share(len(targets))]
+            batch_sums.index_add_(0, own_targets, features.double())
+        sums = sums + batch_sums
         counts = counts + torch.bincount(targets, minlength=num_classes)
         signals.check()
-    return (sums / counts.unsqueeze(1)).float()
+    return (distributed.add_up(sums, world) / counts.unsqueeze(1)).float()
 
 
 class Evaluator:
@@ -64,9 +71,9 @@ class Evaluator:
         self.num_classes = data.num_classes
         self.class_counts = data.class_counts
         normalise = Normalise(data.mean, data.std, machine.device)
-        self.train_loader = make_loader(data.train, normalise, BATCH_SIZE)
+        self.train_loader = make_loader(data.train, normalise, BATCH_SIZE, world=machine.world)
         self.loaders = {
-            name: make_loader(split, normalise, BATCH_SIZE)
+            name: make_loader(split, normalise, BATCH_SIZE, world=machine.world)
             for name, split in data.evaluation_splits.items()
         }
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}
@@ -90,14 +97,18 @@ class Evaluator:
     @torch.no_grad()
     def linear(self, model: nn.Module) -> dict[str, dict]:
         """The network's classifier: a record of `accuracy_record` per split, and the mean
-        cross-entropy of the split as `loss`."""
-        records = {}
-        for name, (features, targets) in self._seen.items():
-            logits = model.classify(features)
-            loss = nn.functional.cross_entropy(logits, targets).item()
-            record = accuracy_record(logits, targets, self.class_counts)
-            records[name] = record | {"loss": loss}
-        return records
+        cross-entropy of the split as `loss`. All processes get those of process 0."""
+
+        def read() -> dict[str, dict]:
+            records = {}
+            for name, (features, targets) in self._seen.items():
+                logits = model.classify(features)
+                loss = nn.functional.cross_entropy(logits, targets).item()
+                record = accuracy_record(logits, targets, self.class_counts)
+                records[name] = record | {"loss": loss}
+            return records
+
+        return distributed.from_main(read, self.machine.world)
 
     @torch.no_grad()
     def ncm(self, model: nn.Module) -> dict[str, dict]:
@@ -107,15 +118,19 @@ class Evaluator:
             self._centroids = class_centroids(
                 model, self.train_loader, self.num_classes, self.machine
             )
-        return {
-            name: accuracy_record(
-                cosine_similarities(features, self._centroids),
-                targets,
-                self.class_counts,
-                class_mean=True,
-            )
-            for name, (features, targets) in self._seen.items()
-        }
+
+        def read() -> dict[str, dict]:
+            return {
+                name: accuracy_record(
+                    cosine_similarities(features, self._centroids),
+                    targets,
+                    self.class_counts,
+                    class_mean=True,
+                )
+                for name, (features, targets) in self._seen.items()
+            }
+
+        return distributed.from_main(read, self.machine.world)
 
     def seen(self, split: str) -> tuple[Tensor, Tensor]:
         """Features ``[N, D]`` and targets ``[N]`` of the split, as of the last look."""

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets.samplers import ClassAwareOrder, SequentialOrder, ShuffledOrder
-from losses import Objective, make_margins, stage_2_objective
+from losses import Objective, make_layer_margins, make_margins, stage_2_objective
+from models.layers import LayerFeatures
 from utils import checkpoint
 from utils.errors import UserError
+from utils.options import Options
 from utils.phases import Phase
 from utils.run import Run, Stage, warn, warn_of_other_data
 from utils.values import Sampler
@@ -25,17 +27,22 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
     options, data, device = run.options, run.data, run.machine.device
     _warn_of_other_chain(start, path, options.select_on)
     warn_of_other_data(start, path, data)
-    model = checkpoint.build_from(start, path, options.arch, data.num_classes)
-    model = model.to(device, memory_format=torch.channels_last)
-    margins = make_margins(options.margin_type, options.starting_margin, data.class_counts, device)
+    model = run.place(checkpoint.build_from(start, path, options.arch, data.num_classes))
+    network = _with_layers(model, options)
+    kind = (options.margin_type, options.starting_margin, data.class_counts)
+    if network is None:
+        margins = epsilons = make_margins(*kind, device)
+    else:
+        margins, epsilons = make_layer_margins(*kind, len(network.columns), device)
 
     classifier = list(model.linear.parameters())
     features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
     groups = [{"params": features}]
-    if margins.requires_grad and options.margin_wd is None:
-        features.append(margins)
-    elif margins.requires_grad:
-        groups.append({"params": [margins], "weight_decay": options.margin_wd})
+    trained = [e for e in ([margins] if network is None else epsilons) if e.requires_grad]
+    if options.margin_wd is None:
+        features += trained
+    elif trained:
+        groups.append({"params": trained, "weight_decay": options.margin_wd})
 
     features_loader = run.training_loader(_order(run, options.feature_sampler))
     if options.classifier_sampler == options.feature_sampler:
@@ -49,9 +56,10 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
             names.split(",") if names else [],
             data.class_counts,
             temperature=options.temperature,
-            epsilons=margins,
+            epsilons=epsilons,
             released_margins=options.as_released,
             robust_weight=options.robust_weight if names == options.feat_loss else None,
+            columns=None if network is None else network.columns,
         ).to(device)
 
     robust, balancing = objective(options.feat_loss), objective(options.cls_loss)
@@ -79,7 +87,32 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
             features_are_frozen=True,
         ),
     ]
-    return Stage(model, phases, margins)
+    return Stage(model, phases, margins, network)
+
+
+def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
+    """The network with representations at `--feat_layers`, or None where the robust loss works on
+    the features.
+
+    Raises:
+        UserError: a layer that the network does not have, or layers behind the last named one that
+            no loss would train.
+    """
+    if options.feat_layers is None:
+        return None
+    layers = options.feat_layers.split(",")
+    try:
+        network = LayerFeatures(model, layers)
+    except ValueError as error:
+        raise UserError(f"--feat_layers {options.feat_layers}: {error}") from None
+    last = [name for name, _ in model.named_children() if name.startswith("layer")][-1]
+    has_cross_entropy = any(name.startswith("ce") for name in options.feat_loss.split(","))
+    if last not in layers and not has_cross_entropy:
+        raise UserError(
+            f"--feat_layers {options.feat_layers}: with --feat_loss {options.feat_loss} no loss "
+            f"would train what comes after (name {last} too, or a cross-entropy)"
+        )
+    return network
 
 
 def _bound(margins: Tensor, lowest: float | None) -> Callable[[], None] | None:

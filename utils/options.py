@@ -17,6 +17,7 @@ IMAGENET_NETWORKS = ("resnet10", "resnet50", "resnext50")
 ARCHITECTURES = (*CIFAR_NETWORKS, *IMAGENET_NETWORKS)
 CLASSIFICATION_LOSSES = ("ce", "ce_lt", "ce_bal")
 FEATURE_LOSSES = (*CLASSIFICATION_LOSSES, "robust_loss", "robust_loss_lt", "robust_loss_bal")
+FEATURE_LAYERS = ("layer1", "layer2", "layer3", "layer4")
 READINGS = (
     "linear",
     "ncm_cosine",
@@ -43,6 +44,9 @@ NAMED_FLAGS = (
     "image_size",
     "normalisation",
     "stream",
+    "accumulate",
+    "sync_bn",
+    "feat_layers",
 )
 
 # Flags that may differ between a run and its continuation, because they do not change its result;
@@ -322,6 +326,15 @@ class Options:
         type=values.weight,
         metavar="W",
     )
+    feat_layers: str | None = flag(
+        ROBUST,
+        "--feat_layers",
+        help=f"layers on whose pooled outputs the robust loss works, summed, each with its own "
+        f"centroids and margins: some of {', '.join(FEATURE_LAYERS)} (default: the features that "
+        f"the classifier reads)",
+        type=values.names("layer", FEATURE_LAYERS),
+        metavar="L[,L]",
+    )
     as_released: bool = flag(
         ROBUST,
         "--as_released",
@@ -349,8 +362,8 @@ class Options:
         TRAINING,
         "-b",
         "--batch-size",
-        help="images a step; the last partial batch is kept (usual for imagenet_lt and "
-        "inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1) (default: 128)",
+        help="images a step, of all processes together; the last partial batch is kept (usual for "
+        "imagenet_lt and inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1) (default: 128)",
         default=128,
         type=values.positive_count,
         metavar="N",
@@ -442,6 +455,21 @@ class Options:
         "numbers), or compiled (other roundings); auto: graph on CUDA, else eager",
         default="auto",
         choices=("auto", "eager", "graph", "compile"),
+    )
+    accumulate: int = flag(
+        MACHINE,
+        "--accumulate",
+        help="micro-batches that a step's batch is taken in, for batches beyond memory: the whole "
+        "batch's losses and gradient, twice the forward passes; batch-norm sees micro-batches",
+        default=1,
+        type=values.positive_count,
+        metavar="N",
+    )
+    sync_bn: bool = flag(
+        MACHINE,
+        "--sync_bn",
+        help="batch-norm over the images of all processes instead of each one's own (GPUs)",
+        **BOOLEAN,
     )
     workers: int = flag(
         MACHINE,

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
-
 from datasets.samplers import EffectiveNumberOrder, ShuffledOrder
 from losses import Objective, stage_1_objective
 from models import build_model
@@ -25,8 +23,9 @@ def pretraining(run: Run) -> Stage:
     """One phase that trains everything."""
     options, data = run.options, run.data
     is_ldam = options.loss_type == "LDAM"
-    model = build_model(options.arch, data.num_classes, head_scale=1.0 if is_ldam else None)
-    model = model.to(run.machine.device, memory_format=torch.channels_last)
+    model = run.place(
+        build_model(options.arch, data.num_classes, head_scale=1.0 if is_ldam else None)
+    )
     if options.train_rule == "Resample":
         order = EffectiveNumberOrder(data.train.labels, run.generator)
     else:

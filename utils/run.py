@@ -12,7 +12,9 @@ from datasets import LongTailedData
 from datasets.pipeline import Normalise
 from datasets.samplers import SequentialOrder
 from datasets.streaming import Loader, make_loader
+from models.layers import LayerFeatures
 from utils.device import Machine
+from utils.errors import UserError
 from utils.folders import RunFolder
 from utils.options import Options
 from utils.phases import Phase
@@ -38,7 +40,22 @@ class Run:
             order,
             self.options.augment,
             self.generator,
+            self.machine.world,
         )
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The network on the device, in the memory layout that convolutions are fastest in.
+
+        Raises:
+            UserError: batch-norm over all processes where there is no GPU.
+        """
+        if self.options.sync_bn:
+            if self.machine.device.type != "cuda":
+                raise UserError(
+                    f"--sync_bn True: works on CUDA devices, not on {self.machine.device}"
+                )
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model.to(self.machine.device, memory_format=torch.channels_last)
 
     def sgd(self, parameters: Iterable[Tensor] | list[dict], lr: float) -> torch.optim.SGD:
         """SGD with the momentum and weight decay of both stages, on parameters or on groups of
@@ -54,11 +71,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """A network on its device, the phases that train it, and the margins ε where it has them."""
+    """A network on its device, the phases that train it, and the margins ε where it has them:
+    ``[K]``, or with `layers`, which gives the network's representations at several layers to the
+    robust loss, ``[number of layers, K]``."""
 
     model: nn.Module
     phases: list[Phase]
     margins: Tensor | None = None
+    layers: LayerFeatures | None = None
 
 
 def warn(message: str) -> None:

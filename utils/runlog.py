@@ -15,10 +15,13 @@ from utils.report.records import read_epochs
 from utils.tensorboard import EventFile
 
 READINGS = ("linear", "ncm")
+MARGIN_RANGE = ("margin_min", "margin_mean", "margin_max")
 ACCURACIES = ("top1", "top5", "many", "medium", "few")
 
 
-def columns(loss_names: Sequence[str], splits: Sequence[str]) -> list[str]:
+def columns(
+    loss_names: Sequence[str], splits: Sequence[str], layers: Sequence[str] = ()
+) -> list[str]:
     """Columns of `log.csv`, accuracies in percent, seconds of wall clock."""
     return [
         *("epoch", "phase", "lr", "seconds", "images_per_second"),
@@ -28,7 +31,8 @@ def columns(loss_names: Sequence[str], splits: Sequence[str]) -> list[str]:
             for split in splits
             for name in ("loss", *(f"{r}_{a}" for r in READINGS for a in ACCURACIES))
         ),
-        *("margin_min", "margin_mean", "margin_max"),
+        *MARGIN_RANGE,
+        *(f"{name}@{layer}" for layer in layers for name in MARGIN_RANGE),
     ]
 
 
@@ -44,10 +48,15 @@ def flatten(record: dict) -> dict:
             accuracies = results.get(reading) or {}
             row |= {f"{split}_{reading}_{name}": accuracies.get(name) for name in ACCURACIES}
     if record.get("margins"):
-        margins = record["margins"]
-        row |= {"margin_min": min(margins), "margin_max": max(margins)}
-        row["margin_mean"] = sum(margins) / len(margins)
+        row |= zip(MARGIN_RANGE, _range(record["margins"]), strict=True)
+    for layer, margins in record.get("layer_margins", {}).items():
+        names = (f"{name}@{layer}" for name in MARGIN_RANGE)
+        row |= zip(names, _range(margins), strict=True)
     return row
+
+
+def _range(margins: Sequence[float]) -> tuple[float, float, float]:
+    return min(margins), sum(margins) / len(margins), max(margins)
 
 
 class RunLog:
@@ -59,15 +68,21 @@ class RunLog:
         splits: names of the evaluated splits.
         done_epochs: epochs that count as finished; rows beyond them, of an interrupted run, are
             dropped.
+        layers: those with margins of their own, if several.
 
     Raises:
         UserError: the folder's `log.jsonl` is not that of such a run.
     """
 
     def __init__(
-        self, folder: Path, loss_names: Sequence[str], splits: Sequence[str], done_epochs: int
+        self,
+        folder: Path,
+        loss_names: Sequence[str],
+        splits: Sequence[str],
+        done_epochs: int,
+        layers: Sequence[str] = (),
     ) -> None:
-        self.columns = columns(loss_names, splits)
+        self.columns = columns(loss_names, splits, layers)
         self.jsonl, self.csv = folder / "log.jsonl", folder / "log.csv"
         kept = [r for r in read_epochs(folder) if r["epoch"] <= done_epochs]
         if done_epochs and (not kept or kept[-1]["epoch"] != done_epochs):
@@ -103,6 +118,8 @@ class RunLog:
                 self.events.add_scalar(f"{group}/{rest}" if rest else name, row[name], epoch)
         if record.get("margins"):
             self.events.add_histogram("margins", record["margins"], epoch)
+        for layer, margins in record.get("layer_margins", {}).items():
+            self.events.add_histogram(f"margins@{layer}", margins, epoch)
 
     def close(self) -> None:
         self.events.close()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from datasets.splits import LongTailedData
-from utils import checkpoint, report
+from utils import checkpoint, distributed, report
 from utils.files import atomic_write, write_json
 from utils.groups import GROUPS, group_of_counts
 from utils.run import Run
@@ -21,6 +21,19 @@ _FINALS = (("selected", "last"), ("linear", "ncm"))
 
 def summarise(run: Run, trainer: Trainer) -> None:
     """Writes `predictions.npz`, `report.png` and `summary.json`, and prints the run's table."""
+    _look_at_selected(run, trainer)
+    distributed.from_main(lambda: _write_summary(run, trainer), run.machine.world)
+
+
+def _look_at_selected(run: Run, trainer: Trainer) -> None:
+    """Passes the test images through the selected checkpoint's network."""
+    path = run.folder.best_checkpoint
+    chosen = distributed.from_main(lambda: checkpoint.load(path), run.machine.world)
+    checkpoint.load_weights(trainer.model, chosen["state_dict"], path)
+    trainer.evaluator.look(trainer.model)
+
+
+def _write_summary(run: Run, trainer: Trainer) -> None:
     options, data, folder = run.options, run.data, run.folder
     chosen = trainer.best[options.select_on]
 
@@ -72,9 +85,6 @@ def final_table(summary: dict) -> str:
 @torch.no_grad()
 def _save_predictions(run: Run, trainer: Trainer) -> None:
     """The selected checkpoint's predictions, for the report's confusion matrix."""
-    path = run.folder.best_checkpoint
-    checkpoint.load_weights(trainer.model, checkpoint.load(path)["state_dict"], path)
-    trainer.evaluator.look(trainer.model)
     features, labels = trainer.evaluator.seen("test")
     preds = trainer.model.classify(features).argmax(dim=1)
     with atomic_write(run.folder.records / "predictions.npz") as file:

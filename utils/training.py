@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from losses import Objective
-from utils import checkpoint, signals
+from utils import checkpoint, distributed, signals
 from utils.errors import RunError
 from utils.evaluation import BATCH_SIZE, Evaluator, class_centroids, extract_features
 from utils.folders import best_by
@@ -47,8 +48,12 @@ class Trainer:
 
     def __init__(self, run: Run, stage: Stage) -> None:
         self.model, self.margins = stage.model, stage.margins
+        self.layers = [] if stage.layers is None else list(stage.layers.columns)
+        # What images go through on their way to the losses.
+        self.network = stage.model if stage.layers is None else stage.layers
         self.phases = [phase for phase in stage.phases if phase.epochs]
         self.data, self.machine, self.folder = run.data, run.machine, run.folder
+        self.world = run.machine.world
         self.generator = run.generator
         self.select_on = run.options.select_on
         self.checkpoint_every = run.options.checkpoint_every
@@ -95,10 +100,7 @@ class Trainer:
             OSError: a file cannot be written; those before it are whole.
             Interrupted: a signal came; the last finished epoch's checkpoint is in the folder.
         """
-        loss_names = dict.fromkeys(name for phase in self.phases for name in phase.loss_names)
-        log = RunLog(
-            self.folder.records, list(loss_names), list(self.evaluator.loaders), self.epoch
-        )
+        log = distributed.together(self._open_log, self.world)
         began, first_epoch, seconds_before = time.perf_counter(), self.epoch, self.seconds
         try:
             if not self.phases:
@@ -112,14 +114,33 @@ class Trainer:
                     record = yield from self._run_epoch(phase, epoch)
                     elapsed = time.perf_counter() - began
                     self.seconds = seconds_before + elapsed
-                    log.add(record)
-                    is_due = epoch % self.checkpoint_every == 0 or epoch == phase.epochs[-1]
-                    self._save(phase.name, is_due)
+                    keep = partial(self._keep, log, record, epoch == phase.epochs[-1])
+                    distributed.from_main(keep, self.world)
                     seconds_left = elapsed / (epoch - first_epoch) * (self.last_epoch - epoch)
                     line = console_line(record, self.last_epoch, seconds_left)
                     tqdm.write(self.title + line, sys.stdout)
         finally:
-            log.close()
+            if log is not None:
+                log.close()
+
+    def _open_log(self) -> RunLog | None:
+        """The run's records, which process 0 alone writes."""
+        if not self.world.is_main:
+            return None
+        loss_names = dict.fromkeys(name for phase in self.phases for name in phase.loss_names)
+        return RunLog(
+            self.folder.records,
+            list(loss_names),
+            list(self.evaluator.loaders),
+            self.epoch,
+            self.layers,
+        )
+
+    def _keep(self, log: RunLog, record: dict, is_last_of_phase: bool) -> None:
+        """Writes the epoch's record and checkpoints."""
+        log.add(record)
+        is_due = self.epoch % self.checkpoint_every == 0 or is_last_of_phase
+        self._save(record["phase"], is_due)
 
     def _keep_untrained(self) -> None:
         """A stage without epochs: the network as it starts is also what is selected."""
@@ -128,7 +149,7 @@ class Trainer:
         self.results = {split: {"linear": linear[split], "ncm": ncm[split]} for split in linear}
         for protocol, score in self._scores(linear).items():
             self.best[protocol] = Best(score, self.epoch, self.results)
-        self._save(phase_name="none", is_due=True)
+        distributed.from_main(lambda: self._save("none", is_due=True), self.world)
 
     def _enter(self, phase: Phase) -> None:
         """Before the classifier phase the best features are loaded back, margins included.
@@ -138,14 +159,18 @@ class Trainer:
         """
         if self.select_on != "last":
             path = self.folder.features_checkpoint
-            if not path.exists():
-                checkpoint.save(path, checkpoint.load(self.folder.best_checkpoint))
-            best = checkpoint.load(path)
+            best = distributed.from_main(self._best_features, self.world)
             checkpoint.load_weights(self.model, best["state_dict"], path)
             if self.margins is not None:
                 self.margins.data.copy_(best["epsilons"])
         self.best = self._no_best()
         self.evaluator.forget()
+
+    def _best_features(self) -> dict:
+        path = self.folder.features_checkpoint
+        if not path.exists():
+            checkpoint.save(path, checkpoint.load(self.folder.best_checkpoint))
+        return checkpoint.load(path)
 
     def _run_epoch(self, phase: Phase, epoch: int) -> Generator[None, None, dict]:
         rate = phase.set_learning_rate(epoch)
@@ -159,7 +184,7 @@ class Trainer:
         if phase.uses_centroids:
             # From a pass of its own over the resampled, augmented images, as released.
             batches = phase.loader.batches(BATCH_SIZE)
-            centroids = class_centroids(self.model, batches, self.data.num_classes, self.machine)
+            centroids = class_centroids(self.network, batches, self.data.num_classes, self.machine)
         training_began = time.perf_counter()
         total, losses, top1 = yield from self._train(phase, epoch, centroids)
         training_seconds = time.perf_counter() - training_began
@@ -175,8 +200,18 @@ class Trainer:
             "losses": losses,
             "train_top1": top1,
             "results": self.results,
-            "margins": None if self.margins is None else self.margins.detach().cpu().tolist(),
+            **self._margins_record(),
         }
+
+    def _margins_record(self) -> dict:
+        """The margins ``[K]``; of several layers those of the last named one, and all by layer."""
+        if self.margins is None:
+            return {"margins": None}
+        values = self.margins.detach().cpu().tolist()
+        if not self.layers:
+            return {"margins": values}
+        by_layer = dict(zip(self.layers, values, strict=True))
+        return {"margins": values[-1], "layer_margins": by_layer}
 
     def _train(
         self, phase: Phase, epoch: int, centroids: Tensor | None
@@ -185,7 +220,8 @@ class Trainer:
         self.model.train(not phase.features_are_frozen)
         objective = phase.objective(epoch).to(self.machine.device)
         if objective not in self._steps:
-            self._steps[objective] = make_step(self.model, phase, objective, self.machine)
+            network = self.model if phase.features_are_frozen else self.network
+            self._steps[objective] = make_step(network, phase, objective, self.machine)
         step = self._steps[objective]
         batches = self._frozen_batches(phase) if phase.features_are_frozen else phase.loader
         steps = len(phase.loader)
@@ -200,9 +236,13 @@ class Trainer:
                 bar.advance(statistics[i, 0])
                 signals.check()
                 yield
+        # Batch-norm's running statistics are those of each process's own images.
+        distributed.copy_from_main([*self.model.state_dict().values(), self.margins], self.world)
         # The epoch's only wait for the device.
         on_host = statistics.cpu()
-        self._require_finite(on_host, ["loss", *objective.names], phase, epoch)
+        names = ["loss", *objective.names]
+        require_finite = partial(self._require_finite, on_host, names, phase, epoch)
+        distributed.from_main(require_finite, self.world)
         weighted = on_host * sizes.unsqueeze(1)
         total, *parts, correct = (weighted.sum(dim=0) / sizes.sum()).tolist()
         return total, dict(zip(objective.names, parts, strict=True)), round(100 * correct, 4)

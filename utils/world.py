@@ -1,0 +1,57 @@
+"""The processes that torchrun starts for one run, and which part of a batch is whose."""
+
+import os
+from dataclasses import dataclass
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class World:
+    """A run's processes, seen from one of them.
+
+    Args:
+        rank: this process, from 0; rank 0 alone writes.
+        size: processes of the run.
+        local_rank: this process among those of its machine.
+
+    Example:
+        >>> [World(rank, size=3).share(8) for rank in range(3)]
+        [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None)]
+        >>> World(rank=2, size=3).share(2)
+        slice(0, 2, None)
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def divides(self, count: int) -> bool:
+        """Whether a batch of this size is divided: one of fewer images than processes is not, each
+        of them computes all of it."""
+        return self.size > 1 and count >= self.size
+
+    def share(self, count: int, rank: int | None = None) -> slice:
+        """The rows of a batch of `count` that this process computes (or `rank`, if given): parts
+        in order, of sizes that differ by at most one."""
+        if not self.divides(count):
+            return slice(0, count)
+        rank = self.rank if rank is None else rank
+        quotient, remainder = divmod(count, self.size)
+        start = rank * quotient + min(rank, remainder)
+        return slice(start, start + quotient + (rank < remainder))
+
+
+ALONE = World()
+
+
+def world_of_environment() -> World:
+    """The processes that torchrun's variables describe; one alone where there are none."""
+    if not all(name in os.environ for name in VARIABLES):
+        return ALONE
+    rank, size, local_rank = (int(os.environ[name]) for name in VARIABLES[:3])
+    return World(rank, size, local_rank) if size > 1 else ALONE
