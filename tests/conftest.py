@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest_plugins = ["tests.run_fixtures"]
+pytest_plugins = ["tests.run_fixtures", "tests.page_fixtures"]
 
 # The tensors of the tests are small: more threads cost more than they give, above all where other
 # work has the cores.
@@ -44,6 +44,14 @@ def cuda() -> torch.device:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device("cuda")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The handwritten digits, balanced."""
+    from datasets.digits import load_digits
+
+    return load_digits()
 
 
 @pytest.fixture(scope="session")

@@ -73,9 +73,6 @@ def reference_cutout(image, y, x, size=16):
     return image * torch.from_numpy(mask)
 
 
-# -------- crop and flip --------
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("height", "width", "padding"), [(32, 32, 4), (28, 36, 3), (16, 16, 0)])
 def test_crop_flip_equals_torchvision(height, width, padding, device):
@@ -107,9 +104,6 @@ def test_crop_flip_keeps_its_sources_and_ignores_layout_and_chunks(monkeypatch):
     assert torch.equal(random_crop_flip(images, indices, generator()), expected)
 
 
-# -------- Cutout --------
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 16), (28, 36, 16), (20, 20, 5)])
 def test_cutout_equals_the_released_mask(height, width, size, device):
@@ -135,9 +129,6 @@ def test_cutout_ignores_layout_and_chunks(monkeypatch):
     monkeypatch.setitem(CHUNK_VALUES, "cpu", 7 * images[0].numel())
     channels_last = images.clone(memory_format=torch.channels_last)
     assert torch.equal(cutout(channels_last, generator()), expected)
-
-
-# -------- chains --------
 
 
 @pytest.mark.parametrize("device", DEVICES)

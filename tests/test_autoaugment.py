@@ -33,9 +33,6 @@ DEVICES = [
 SIGNIFICANCE = 1e-3
 
 
-# -------- the reference: one Pillow image at a time --------
-
-
 def pillow_affine(image, coefficients, resample):
     return image.transform(
         image.size, Image.Transform.AFFINE, coefficients, resample, fillcolor=(128, 128, 128)
@@ -119,9 +116,6 @@ def sample_images(height, width):
         rng.normal(128, 8, shape).clip(0, 255),
     ]
     return torch.from_numpy(np.stack(images).astype(np.uint8))
-
-
-# -------- operations --------
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -215,9 +209,6 @@ def test_wrong_images(images):
         apply_operation(images, "invert", None, None)
     with pytest.raises(ValueError, match="images must be uint8"):
         autoaugment(images, torch.Generator())
-
-
-# -------- policy --------
 
 
 def test_policy_table():

@@ -35,9 +35,6 @@ def random_batch(device="cpu", dtype=torch.float32, size=16):
     return logits.to(device, dtype), targets.to(device), weight.to(device, dtype)
 
 
-# -------- golden vectors --------
-
-
 @pytest.mark.parametrize("weighting", ["none", "weighted"])
 @pytest.mark.parametrize("name", ["ldam", "focal1"])
 def test_losses_and_gradients_equal_the_golden_vectors(golden, name, weighting, device):
@@ -69,9 +66,6 @@ def test_class_weights_equal_the_golden_vectors(golden, make_weights, name):
     weights = make_weights(arrays["counts"].tolist())
     assert weights.dtype == torch.float32
     assert_close(weights, torch.tensor(arrays[name]).float(), rtol=1e-6, atol=0)
-
-
-# -------- focal loss --------
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
@@ -108,9 +102,6 @@ def test_focal_loss_of_a_certain_prediction_is_zero_with_a_finite_gradient(gamma
 def test_focal_loss_refuses_a_negative_gamma():
     with pytest.raises(ValueError, match=r"gamma must be at least 0, not -0\.5"):
         FocalLoss(gamma=-0.5)
-
-
-# -------- LDAM --------
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
@@ -155,9 +146,6 @@ def test_ldam_loss_refuses_a_class_without_images():
         LDAMLoss([10, 0, 3])
 
 
-# -------- both --------
-
-
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize(
     "make_loss",
@@ -172,9 +160,6 @@ def test_gradcheck_in_float64(make_loss, weighted, device):
     logits, targets, weight = random_batch(device, torch.float64, size=6)
     loss_of = make_loss(weight if weighted else None).to(device)
     assert torch.autograd.gradcheck(lambda x: loss_of(x, targets), logits.requires_grad_())
-
-
-# -------- class weights --------
 
 
 def test_balanced_weights_agree_with_scikit_learn():
@@ -200,9 +185,6 @@ def test_the_default_beta_is_0_9999():
 
 def test_long_tail_weights_are_counts_over_the_largest_count():
     assert_close(long_tail_weights([50, 100, 1]), torch.tensor([0.5, 1.0, 0.01]))
-
-
-# -------- objectives --------
 
 
 def random_outputs(device):
@@ -309,9 +291,6 @@ def test_the_robust_weight_mixes_cross_entropy_and_robust_loss(robust_weight, de
     objective = stage_2_objective(names, COUNTS, robust_weight=robust_weight).to(device)
     loss, (robust, cross_entropy) = objective(*outputs)
     assert_close(loss, (1 - robust_weight) * cross_entropy + robust_weight * robust)
-
-
-# -------- margins --------
 
 
 @pytest.mark.parametrize(

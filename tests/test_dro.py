@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
 import losses.dro
 from losses import DROLoss
 from losses.dro import class_means, euclidean_distances
+from tests.dro_reference import BATCHES, centroids_of, random_problem, reference_loss
 
 GOLDEN_CASES = (
     "c10_b32",
@@ -24,90 +24,6 @@ GOLDEN_CASES = (
     "c10_far",
 )
 RELEASED_CASES = tuple(case for case in GOLDEN_CASES if case != "c10_far")  # NaN as released
-
-
-# -------- the reference: sums over classes and samples, one number at a time --------
-
-
-def margin_of_sample(targets, epsilons, released):
-    """The margin that each sample receives, in batch order."""
-    if not released:
-        return [epsilons[y] for y in targets]
-    # As the released code writes them: through a boolean mask over (class, sample).
-    margins = np.zeros((len(epsilons), len(targets)))
-    mask = np.arange(len(epsilons))[:, None] == np.asarray(targets)
-    margins[mask] = np.asarray(epsilons)[targets]
-    return margins.sum(axis=0).tolist()
-
-
-def reference_loss(
-    features,
-    targets,
-    centroids,
-    temperature,
-    base_temperature=None,
-    epsilons=None,
-    class_weights=None,
-    released=False,
-):
-    features, targets, centroids = features.tolist(), targets.tolist(), centroids.tolist()
-    epsilons = [0.0] * len(centroids) if epsilons is None else epsilons.tolist()
-    margins = margin_of_sample(targets, epsilons, released)
-    class_losses = {}
-    for c, centroid in enumerate(centroids):
-        members = [i for i, y in enumerate(targets) if y == c]
-        if not members:
-            continue
-        logits = [
-            -(math.dist(centroid, z) + (margin if y == c else 0.0)) / temperature
-            for z, y, margin in zip(features, targets, margins, strict=True)
-        ]
-        largest = max(logits)
-        log_sum = largest + math.log(sum(math.exp(logit - largest) for logit in logits))
-        class_losses[c] = sum(log_sum - logits[i] for i in members) / len(members)
-    factor = 1.0 if base_temperature is None else temperature / base_temperature
-    if class_weights is None:
-        return factor * sum(class_losses.values()) / len(class_losses)
-    weights = class_weights.tolist()
-    return factor * sum(weights[c] * loss for c, loss in class_losses.items()) / sum(weights)
-
-
-BATCHES = {
-    "every class": [2, 0, 1, 4, 3, 0, 2, 2, 1, 4, 3, 3],
-    "absent classes": [3, 1, 3, 3, 1, 1, 3],
-    "one class": [2, 2, 2, 2, 2],
-    "one sample": [4],
-    "one sample per class": [1, 4, 0, 3, 2],
-    "sorted": [0, 0, 1, 2, 2, 2, 4],
-}
-
-
-def random_problem(batch="every class", seed=0, dtype=torch.float64, dimension=6):
-    """Features, targets, bank features, bank targets, and margins of mixed sign, for 5 classes."""
-    generator = torch.Generator().manual_seed(seed)
-    targets = torch.tensor(BATCHES[batch])
-    bank_targets = torch.arange(20) % 5
-    centres = torch.randn(5, dimension, generator=generator, dtype=torch.float64)
-
-    def around(labels):
-        noise = torch.randn(len(labels), dimension, generator=generator, dtype=torch.float64)
-        return (centres[labels] + noise).to(dtype)
-
-    epsilons = torch.tensor([0.7, -0.4, 1.3, 0.0, -1.1], dtype=dtype)
-    return around(targets), targets, around(bank_targets), bank_targets, epsilons
-
-
-def centroids_of(bank_features, bank_targets):
-    labels = bank_targets.tolist()
-    return torch.stack(
-        [
-            torch.stack([f for f, y in zip(bank_features, labels, strict=True) if y == c]).mean(0)
-            for c in range(max(labels) + 1)
-        ]
-    )
-
-
-# -------- golden vectors --------
 
 
 def test_every_golden_case_is_tested(golden):
@@ -158,9 +74,6 @@ def test_released_margins_equal_the_released_loss_and_gradients(golden, case, de
 def test_released_margins_stay_finite_where_the_released_code_gave_nan(golden, device):
     for tensor in golden_loss(golden, "c10_far", device, released_margins=True):
         assert torch.isfinite(tensor).all()
-
-
-# -------- the independent formula --------
 
 
 @pytest.mark.parametrize("released", [False, True], ids=["aligned", "released"])
@@ -238,9 +151,6 @@ def test_gradcheck_in_float64(weighted, released, device):
     assert torch.autograd.gradcheck(loss, (features.requires_grad_(), epsilons.requires_grad_()))
 
 
-# -------- hard inputs --------
-
-
 @pytest.mark.parametrize("released", [False, True], ids=["aligned", "released"])
 @pytest.mark.parametrize("scale", [1e3, 1e10, 1e25])
 def test_far_features_give_finite_loss_and_gradients(scale, released, device):
@@ -307,148 +217,6 @@ def test_features_in_half_precision_are_computed_in_float32(device):
     loss = loss_of.to_centroids(features, targets, centroids)
     assert loss.dtype == torch.float32
     assert torch.equal(loss, loss_of.to_centroids(features.float(), targets, centroids))
-
-
-# -------- identities --------
-
-
-@pytest.mark.parametrize("batch", BATCHES)
-def test_equal_margins_make_released_and_aligned_equal(batch, device):
-    results = []
-    for released in (False, True):
-        features, targets, bank, bank_targets, epsilons = (
-            t.to(device) for t in random_problem(batch)
-        )
-        epsilons = nn.Parameter(torch.full_like(epsilons, 0.8))
-        features.requires_grad_()
-        loss = DROLoss(0.6, epsilons=epsilons, released_margins=released)(
-            features, targets, bank, bank_targets
-        )
-        loss.backward()
-        results.append((loss.detach(), features.grad))
-    assert_close(results[0], results[1], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("batch", BATCHES)
-def test_a_batch_sorted_by_class_makes_released_and_aligned_equal(batch, device):
-    results = []
-    for released in (False, True):
-        features, targets, bank, bank_targets, epsilons = (
-            t.to(device) for t in random_problem(batch)
-        )
-        features.requires_grad_()
-        epsilons = nn.Parameter(epsilons)
-        loss = DROLoss(0.6, epsilons=epsilons, released_margins=released)(
-            features, targets.sort().values, bank, bank_targets
-        )
-        loss.backward()
-        results.append((loss.detach(), features.grad, epsilons.grad))
-    assert_close(results[0], results[1], rtol=0, atol=1e-15)
-
-
-def test_an_unsorted_batch_makes_released_and_aligned_differ():
-    *problem, epsilons = random_problem()
-    losses_of = [DROLoss(0.6, epsilons=epsilons, released_margins=r) for r in (False, True)]
-    aligned, released = (loss_of(*problem).item() for loss_of in losses_of)
-    assert abs(aligned - released) > 1e-2
-
-
-def test_one_sample_per_class_is_the_cross_entropy_over_the_samples(device):
-    features, _, bank, bank_targets, epsilons = (
-        t.to(device) for t in random_problem("one sample per class")
-    )
-    targets = torch.arange(5, device=device)
-    distances = torch.cdist(centroids_of(bank, bank_targets), features) + epsilons.diag()
-    loss = DROLoss(0.6, epsilons=epsilons)(features, targets, bank, bank_targets)
-    assert_close(loss, F.cross_entropy(-distances / 0.6, targets))
-
-
-def test_without_epsilons_the_margins_are_zero(device):
-    *problem, epsilons = (t.to(device) for t in random_problem())
-    zero = DROLoss(0.6, epsilons=torch.zeros_like(epsilons))
-    assert_close(DROLoss(0.6)(*problem), zero(*problem), rtol=0, atol=0)
-
-
-def test_equal_class_weights_equal_no_weights_where_every_class_is_present(device):
-    *problem, epsilons = (t.to(device) for t in random_problem())
-    weighted = DROLoss(0.6, class_weights=torch.full_like(epsilons, 0.3), epsilons=epsilons)
-    assert_close(weighted(*problem), DROLoss(0.6, epsilons=epsilons)(*problem))
-
-
-def test_a_constant_added_to_all_distances_of_a_class_changes_nothing():
-    """On a line, with the centroids left of the samples, moving one further left does that."""
-    features, targets = random_problem(dimension=1)[:2]
-    epsilons = random_problem()[4]
-    loss_of = DROLoss(0.6, epsilons=epsilons)
-    centroids = torch.arange(5).double().unsqueeze(1) - 100
-    moved = centroids - torch.tensor([[0.0], [3.0], [10.0], [0.5], [40.0]])
-    moved_loss = loss_of.to_centroids(features, targets, moved)
-    assert_close(moved_loss, loss_of.to_centroids(features, targets, centroids))
-
-
-def test_the_margin_of_a_batch_of_one_class_changes_nothing():
-    features, targets, bank, bank_targets, epsilons = random_problem("one class")
-    margins = nn.Parameter(epsilons)
-    loss = DROLoss(0.6, epsilons=margins)(features, targets, bank, bank_targets)
-    loss.backward()
-    assert_close(loss.detach(), DROLoss(0.6)(features, targets, bank, bank_targets))
-    assert_close(margins.grad, torch.zeros(5).double(), rtol=0, atol=1e-15)
-
-
-def test_a_single_sample_costs_nothing_and_moves_nothing(device):
-    features, targets, bank, bank_targets, epsilons = (
-        t.to(device) for t in random_problem("one sample")
-    )
-    features.requires_grad_()
-    margins = nn.Parameter(epsilons)
-    loss = DROLoss(0.07, epsilons=margins)(features, targets, bank, bank_targets)
-    loss.backward()
-    assert loss.item() == 0
-    assert features.grad.count_nonzero() == 0 and margins.grad.count_nonzero() == 0
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_loss_never_falls_with_a_margin(seed, device):
-    """Which is why a learned margin only shrinks."""
-    features, targets, bank, bank_targets, epsilons = (
-        t.to(device) for t in random_problem("absent classes", seed)
-    )
-    margins = nn.Parameter(epsilons)
-    DROLoss(0.6, epsilons=margins)(features, targets, bank, bank_targets).backward()
-    present = torch.bincount(targets, minlength=5) > 0
-    assert (margins.grad[present] > 0).all()
-    assert (margins.grad[~present] == 0).all()
-
-
-def test_scaling_space_margins_and_temperature_together_changes_nothing(device):
-    features, targets, bank, bank_targets, epsilons = (t.to(device) for t in random_problem())
-    loss = DROLoss(0.6, epsilons=epsilons)(features, targets, bank, bank_targets)
-    scaled = DROLoss(4.2, epsilons=7 * epsilons)(7 * features, targets, 7 * bank, bank_targets)
-    assert_close(scaled, loss)
-
-
-def test_an_endless_temperature_gives_the_logarithm_of_the_batch_size():
-    features, targets, bank, bank_targets, epsilons = random_problem()
-    loss = DROLoss(1e9, epsilons=epsilons)(features, targets, bank, bank_targets)
-    assert loss.item() == pytest.approx(math.log(len(targets)), rel=1e-7)
-
-
-def test_the_base_temperature_divides_the_loss():
-    *problem, epsilons = random_problem()
-    plain = DROLoss(0.6, epsilons=epsilons)(*problem)
-    assert_close(DROLoss(0.6, 0.6, epsilons=epsilons)(*problem), plain)
-    assert_close(DROLoss(0.6, 0.1, epsilons=epsilons)(*problem), 6 * plain)
-
-
-def test_the_order_of_the_batch_changes_nothing():
-    features, targets, bank, bank_targets, epsilons = random_problem()
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(1))
-    loss_of = DROLoss(0.6, epsilons=epsilons)
-    loss = loss_of(features, targets, bank, bank_targets)
-    assert_close(loss_of(features[order], targets[order], bank, bank_targets), loss)
-
-
-# -------- centroids, arguments, execution --------
 
 
 def test_centroids_get_no_gradient(device):

@@ -22,9 +22,6 @@ from tests.helpers import (
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 
-# Failures of the run itself.
-
-
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_parts(
     tree, finished, pretrained, monkeypatch
 ):

@@ -175,9 +175,6 @@ def test_flags_within_their_bounds_are_taken_as_given(flags):
         assert getattr(options, name) == value
 
 
-# Checkpoints.
-
-
 class Hostile:
     """A pickle that makes the folder `ran` where it is loaded without care."""
 

@@ -90,9 +90,6 @@ def test_exp_takes_a_part_of_a_listed_set(imagenet):
     assert len(data.heldout) == CLASSES
 
 
-# -------- what is wrong with lists --------
-
-
 def change(path, text, addition):
     path.write_text(path.read_text().replace(*text) + addition)
 
@@ -140,9 +137,6 @@ def test_a_missing_list_is_bad_input_and_nothing_is_written(own, tmp_path):
     )
     assert outcome.status == 2 and len(outcome.errors) == 1 and not root.exists()
     assert str(own / "ImageNet_LT_val.txt") in outcome.err
-
-
-# -------- whole runs --------
 
 
 def flags_of(data, root, arch="resnet10", workers=2):

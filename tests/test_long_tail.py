@@ -24,9 +24,6 @@ def balanced_labels(num_classes, per_class, seed=0):
     return np.random.default_rng(seed).permutation(labels)
 
 
-# -------- golden vectors --------
-
-
 def test_counts_equal_the_golden_vectors(golden):
     arrays = golden("imbalance")
     cases = list(golden_cases(arrays))
@@ -49,9 +46,6 @@ def test_indices_equal_the_golden_vectors_order_included(golden):
             np.testing.assert_array_equal(indices, arrays[f"{name}/indices"], name)
             checked += 1
     assert checked == 20
-
-
-# -------- published sizes --------
 
 
 @pytest.mark.parametrize(
@@ -81,9 +75,6 @@ def test_subsets_have_the_published_number_of_images(num_classes, factor, images
 def test_groups_have_the_published_sizes(num_classes, factor, sizes):
     groups = group_of_counts(long_tail_counts(num_classes, 50_000 // num_classes, "exp", factor))
     assert tuple((groups == group).sum() for group in ("many", "medium", "few")) == sizes
-
-
-# -------- counts --------
 
 
 @pytest.mark.parametrize(
@@ -135,9 +126,6 @@ def test_no_class_is_an_error():
 def test_the_example_of_the_docstring_runs():
     results = doctest.testmod(datasets.long_tail)
     assert results.attempted > 0 and results.failed == 0
-
-
-# -------- choice of the images --------
 
 
 def test_indices_are_distinct_images_class_after_class():

@@ -100,9 +100,6 @@ def test_bad_margin_flags(flags, says):
     assert outcome.status == 2 and says in outcome.err and outcome.err.count("\n") == 1
 
 
-# Runs that were made before a flag existed.
-
-
 def forget_flags(folder) -> None:
     path = folder / "args.json"
     recorded = json.loads(path.read_text())

@@ -33,9 +33,6 @@ def convert(request):
     return lambda array: torch.tensor(array, device=where)
 
 
-# -------- golden vectors --------
-
-
 def assert_golden(arrays, prefix, result):
     names = ("many", "medium", "few", "per_class", "mean")[: len(result)]
     for name, value in zip(names, result, strict=True):
@@ -56,9 +53,6 @@ def test_nearest_centroid_accuracy_equals_the_golden_vectors(golden, convert):
     result = nearest_centroid_accuracy(*(convert(arrays[name]) for name in names))
     assert len(result) == 5
     assert_golden(arrays, "ncm_", result)
-
-
-# -------- groups --------
 
 
 def test_medium_is_20_to_100_training_images_inclusive():
@@ -106,9 +100,6 @@ def test_the_mean_over_classes_leaves_nan_out():
     assert mean_over_classes(np.array([0.5, np.nan, 1.0])) == 0.75
     assert math.isnan(mean_over_classes(np.array([np.nan])))
     assert math.isnan(mean_over_classes(np.array([])))
-
-
-# -------- against scikit-learn --------
 
 
 def random_problem(seed):
@@ -171,8 +162,6 @@ def test_cosine_similarities_are_cosines(device):
     expected = torch.tensor([[0.6, 0.8, -1.0], [0.0, 1.0, -0.8]])
     torch.testing.assert_close(cosine_similarities(features, centroids).cpu(), expected)
 
-
-# -------- records --------
 
 # Rows are images; ranks of the true class: 1st, 2nd, 1st, 6th, 5th.
 SCORES = [

@@ -48,9 +48,6 @@ def random_images(size=4, side=32):
     return torch.randn(size, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-# -------- golden vectors --------
-
-
 @pytest.mark.parametrize(
     ("num_classes", "memory_format"),
     [
@@ -74,9 +71,6 @@ def test_features_and_logits_equal_the_golden_vectors(golden, num_classes, memor
     for name in ("running_mean", "running_var"):
         expected = torch.tensor(arrays[f"after_train_bn1_{name}"])
         assert_close(getattr(model.bn1, name).cpu(), expected, rtol=1e-4, atol=1e-6)
-
-
-# -------- architecture --------
 
 
 def test_resnet32_has_464154_parameters_at_10_classes():
@@ -222,9 +216,6 @@ def test_weights_are_kaiming_normal():
     assert kurtoses == pytest.approx([3, 3, 3], abs=0.3)  # 1.8 were they uniform
 
 
-# -------- heads --------
-
-
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_a_cosine_head_gives_scaled_cosines(scale, device):
     torch.manual_seed(0)
@@ -250,9 +241,6 @@ def test_build_model_chooses_the_head():
     assert type(build_model("resnet20", 10).linear) is nn.Linear
     head = build_model("resnet20", 10, head_scale=30.0).linear
     assert type(head) is NormedLinear and head.scale == 30.0
-
-
-# -------- lower precision --------
 
 
 @pytest.mark.parametrize("head_scale", [None, 30.0], ids=["linear head", "cosine head"])

@@ -26,9 +26,6 @@ PACKAGES = ("models", "losses", "datasets", "utils")
 SOURCES = [ROOT / "main.py", *(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))]
 
 
-# -------- requirements --------
-
-
 def requirements():
     """Names of the packages in requirements.txt, in lower case."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
@@ -90,8 +87,6 @@ def test_every_requirement_is_used():
     used = {PACKAGE_OF.get(module, module) for path in SOURCES for module in imported_modules(path)}
     assert requirements() <= used
 
-
-# -------- flags --------
 
 RELEASED_FLAGS = [
     (("--dataset",), "cifar10"),
@@ -203,9 +198,6 @@ def test_options_are_what_the_parser_gives():
     assert {field.name for field in fields(Options)} == {action.dest for action in actions()}
 
 
-# -------- help --------
-
-
 @pytest.fixture(scope="module")
 def help_text():
     """Of a process of its own, as a user starts it, on a terminal of 80 columns."""
@@ -272,8 +264,6 @@ def test_abbreviated_flags_are_refused(flag, capsys):
     assert main([flag, "1"]) == 2
     assert flag in capsys.readouterr().err
 
-
-# -------- examples --------
 
 MODULES = [
     info.name

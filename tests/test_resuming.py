@@ -36,9 +36,6 @@ from tests.helpers import (
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 
-# Repetition, resuming, replacing.
-
-
 def test_two_runs_of_one_seed_are_equal_to_the_last_bit(tree, finished, tmp_path):
     succeed(stage_1(tree, tmp_path))
     succeed(stage_2(tree, tmp_path))
@@ -202,9 +199,6 @@ def test_the_lock_of_a_dead_process_holds_nobody(tree, finished, tmp_path):
     (tmp_path / STAGE_1_NAME / ".lock").write_text("99999\n")
     succeed(stage_1(tree, tmp_path))
     assert not differences_of_runs(tmp_path / STAGE_1_NAME, finished / STAGE_1_NAME)
-
-
-# Real processes, real signals.
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:

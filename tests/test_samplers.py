@@ -51,9 +51,6 @@ BOTH = pytest.mark.parametrize(
 pytestmark = pytest.mark.usefixtures("python_random")
 
 
-# -------- golden vectors --------
-
-
 @pytest.mark.parametrize("k", [1, 2, 4])
 @pytest.mark.parametrize("classes", ["c10", "c100"])
 def test_the_released_sampler_equals_the_golden_vectors(golden, classes, k):
@@ -69,9 +66,6 @@ def test_the_released_sampler_equals_the_golden_vectors(golden, classes, k):
 def test_every_golden_case_is_tested(golden):
     cases = {key.rpartition("/")[0] for key in golden("class_aware_sampler")}
     assert cases - {"c10", "c100"} == {f"{c}/k{k}" for c in ("c10", "c100") for k in (1, 2, 4)}
-
-
-# -------- the law of class-aware sampling, for the released and the vectorised sampler --------
 
 
 def visits_of(epochs, k):
@@ -210,9 +204,6 @@ def test_a_long_run_draws_every_class_and_every_image_of_a_class_equally_often()
         np.testing.assert_allclose(by_image[labels == label], by_class[label] / count, rtol=0.06)
 
 
-# -------- state --------
-
-
 def test_an_order_depends_on_its_generator_alone():
     labels = torch.from_numpy(shuffled_labels(COUNTS))
     first = ClassAwareOrder(labels, 4, seeded(0)).draw()
@@ -246,9 +237,6 @@ def test_a_saved_state_continues_the_class_aware_order_exactly(tmp_path, k, fini
         assert torch.equal(order.draw(), epoch)
 
 
-# -------- plain orders --------
-
-
 def test_a_sequential_order_is_the_order_of_the_set():
     order = SequentialOrder(5)
     assert len(order) == 5 and order.draw().tolist() == order.draw().tolist() == [0, 1, 2, 3, 4]
@@ -259,9 +247,6 @@ def test_a_shuffled_order_has_every_image_once_in_any_order():
     counts = Counter(tuple(order.draw().tolist()) for _ in range(1200))
     assert len(order) == 3 and set(counts) == set(permutations(range(3)))
     assert stats.chisquare(list(counts.values())).pvalue > SIGNIFICANCE
-
-
-# -------- Resample --------
 
 
 def test_resampling_follows_the_effective_numbers():
@@ -287,9 +272,6 @@ def test_resampling_draws_with_replacement():
     labels = torch.from_numpy(shuffled_labels([50, 2]))
     draws = EffectiveNumberOrder(labels, seeded(0)).draw()
     assert draws.bincount().max() > 5
-
-
-# -------- errors --------
 
 
 @pytest.mark.parametrize("k", [0, -1])

@@ -23,9 +23,6 @@ from tests.helpers import (
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 
-# Selection.
-
-
 def score(split: str, record: dict, reading: str) -> float:
     """What selection compares: top-1 on test, the mean over the classes that have any on held-out
     images."""

@@ -177,9 +177,6 @@ def test_class_aware_batches_are_those_of_a_resident_set(folder):
     assert counts.sum() == 15 and counts.max() - counts.min() <= 2
 
 
-# -------- augmentation --------
-
-
 def picture(seed=0, size=(90, 70)):
     pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
@@ -228,9 +225,6 @@ def test_small_images_are_cut_out_after_autoaugment():
     zeros = [(augmented(grey, 32, "autoaugment", seed) == 0).all(dim=0) for seed in range(40)]
     # At least an eighth of the image, where the square's centre is in a corner: 8 x 8 pixels.
     assert min(int(z.sum()) for z in zeros) >= 64
-
-
-# -------- what goes wrong --------
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -301,9 +295,6 @@ def test_workers_end_at_once_with_their_reader(folder, in_a_cycle):
 
 def test_no_more_workers_start_than_there_are_cores():
     assert ImageReader(1000).workers == len(os.sched_getaffinity(0))
-
-
-# -------- what streams --------
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,6 @@ def test_seeds_and_images_make_the_error_together():
     assert Difference([0], 1.0, None, None, False).error is None
 
 
-# Margins.
-
-
 def test_the_course_of_a_straight_fall():
     course = MarginCourse(1.0, [0.5, 0.0, -0.5, -1.0], [4.0, 3.0, 2.5, 2.0], temperature=1.0)
     assert course.slope == pytest.approx(-0.5)
@@ -161,9 +158,6 @@ def test_only_learned_margins_have_a_course(table):
     assert (course.start, course.means, course.losses) == (1.0, [0.6, -0.2], [3.0, 1.0])
     control = table[Cell(CONTROL, CUT, "float32", "test")][0]
     assert margin_course(control.chain.run) is None
-
-
-# Sentences.
 
 
 def sentences(table):
@@ -227,9 +221,6 @@ def test_the_published_numbers_are_those_of_the_reference():
         == 47.3
     )
     assert PUBLISHED["cifar100", 10, "dro_lt"] == 63.4 and PUBLISHED["cifar100", 100, "ce"] == 38.3
-
-
-# The page.
 
 
 def test_the_page_tells_all(tmp_path, table, no_figures):

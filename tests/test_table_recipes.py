@@ -125,9 +125,6 @@ def test_a_shorter_stage_1_moves_its_rate_steps():
     assert options_of("ce", Length(40)).schedule == "scaled"
 
 
-# Which row a run belongs to.
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("length", [Length(2, 2, 1), Length(200, 2, 1)], ids=str)
 def test_every_run_is_recognised_by_its_arguments(method, length, tmp_path):
@@ -219,9 +216,6 @@ def test_seeds_in_sub_folders_find_their_stage_1(tmp_path):
     assert sorted((c.row.method, c.seed) for c in found.chains) == [
         *(("ce", 0), ("ce", 1), ("dro_lt", 0), ("dro_lt", 1))
     ]
-
-
-# Flags for all runs.
 
 
 def test_flags_of_the_machine_are_passed_on():

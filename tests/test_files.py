@@ -1,0 +1,103 @@
+"""Files are replaced as a whole or not at all."""
+
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from utils.files import atomic_write, write_json
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with atomic_write(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_failure_inside_leaves_the_old_file_and_no_other(tmp_path, error, existed):
+    path = tmp_path / "file"
+    if existed:
+        path.write_bytes(b"old")
+    with pytest.raises(error), atomic_write(path) as file:
+        file.write(b"half of the n")
+        raise error("inside")
+    assert os.listdir(tmp_path) == (["file"] if existed else [])
+    assert not existed or path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_of_the_disk_leaves_the_old_file_and_no_other(tmp_path, step, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="No space left"), atomic_write(path) as file:
+        file.write(b"new")
+    assert os.listdir(tmp_path) == ["file"] and path.read_bytes() == b"old"
+
+
+def test_a_file_is_on_disk_before_it_replaces_the_old_one(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def watched(*args, name=name, original=original):
+            calls.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(os, name, watched)
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"new")
+    assert calls == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_permissions_follow_the_umask_and_the_umask_stays(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "file.json", {})
+    finally:
+        after = os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.json").stat().st_mode) == mode
+    assert after == umask
+
+
+def test_json_is_readable_and_nan_is_null_at_any_depth(tmp_path):
+    nan = float("nan")
+    content = {
+        "few": nan,
+        "per_class": [1.5, nan, None],
+        "nested": {"tuple": (nan, 2, True, "text")},
+        "numpy": np.float64("nan"),
+    }
+    write_json(tmp_path / "file.json", content)
+    text = (tmp_path / "file.json").read_text()
+    assert "NaN" not in text and text.endswith("}\n") and text.count("\n") > 5
+    assert json.loads(text) == {
+        "few": None,
+        "per_class": [1.5, None, None],
+        "nested": {"tuple": [None, 2, True, "text"]},
+        "numpy": None,
+    }
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, {"old": 1})
+    for content in ({"inf": float("inf")}, {"object": object()}):
+        with pytest.raises((ValueError, TypeError)):
+            write_json(path, content)
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert os.listdir(tmp_path) == ["file.json"]
