@@ -13,7 +13,6 @@ from benchmarks.arguments import settings_of
 from benchmarks.child import run_child
 from benchmarks.data import benchmark_data, has_images
 from benchmarks.measure import PHASES, Measurements
-from benchmarks.report import commit
 from benchmarks.settings import Settings
 from benchmarks.sides import PLAIN, Sides
 from utils.command_line import parse_stages
@@ -21,6 +20,7 @@ from utils.device import choose_machine
 from utils.errors import RunError, UserError
 from utils.files import write_json
 from utils.folders import run_folder
+from utils.provenance import commit
 
 MAIN = Path(__file__).parents[1] / "main.py"
 

@@ -1,6 +1,6 @@
 """What a benchmark found, as text, Markdown and JSON."""
 
-import subprocess
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +15,7 @@ from benchmarks.sides import PLAIN, side_names
 from datasets import LongTailedData
 from utils.device import Machine
 from utils.files import write_json
+from utils.provenance import commit
 
 TITLES = {
     "pretraining": "stage 1",
@@ -159,7 +160,7 @@ class Report:
     def as_dict(self) -> dict:
         names, phases = self.names, RECIPE
         return {
-            "command": sys.argv,
+            "command": command(),
             "commit": commit(),
             "machine": {k: v for k, v in self.machine.items() if k != "command"},
             "settings": asdict(self.settings),
@@ -185,7 +186,7 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "throughput.json", self.as_dict())
         introduction = self.introduction().replace("\n", "  \n")
-        parts = ["# Throughput", f"`{' '.join(sys.argv)}`, commit {commit()}", introduction]
+        parts = ["# Throughput", f"`{command()}`, commit {commit()}", introduction]
         for title, rows in self._tables().items():
             parts += [f"## {title[0].upper()}{title[1:]}", as_markdown(rows)]
         parts.append(self.ratio_lines().replace("\n", "  \n"))
@@ -210,17 +211,6 @@ def as_markdown(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
-def commit() -> str | None:
-    """The commit that is checked out, with `, changed` where files differ from it; None outside
-    a repository."""
-    folder = Path(__file__).parent
-    try:
-        head, changes = (
-            subprocess.run(
-                ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno"))
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{head}, changed" if changes else head
+def command() -> str:
+    """The command line that started this program."""
+    return shlex.join(["python", "-m", "benchmarks.throughput", *sys.argv[1:]])
