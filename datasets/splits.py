@@ -42,6 +42,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def area(self) -> int:
+        """Pixels of an image."""
+        return self.images.shape[2] * self.images.shape[3]
+
     def subset(self, positions: np.ndarray) -> "Split":
         chosen = torch.from_numpy(positions)
         return Split(self.images[chosen], self.labels[chosen])
@@ -80,6 +85,11 @@ class StreamedSplit:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def area(self) -> int:
+        """Pixels of an image."""
+        return self.side**2
 
     def subset(self, positions: np.ndarray) -> "StreamedSplit":
         names = [self.names[position] for position in positions]

@@ -11,13 +11,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 @torch.no_grad()
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy for inference, in eval mode, that computes the same with fewer operations.
+    """A copy for inference, in eval mode, that computes the same with fewer operations; the model
+    itself where it is such a copy.
 
     Batch-norm with running mean m and variance v maps y = W * x to γ (y − m) / √(v + ϵ) + β, which
     is a convolution with the weights γ W / √(v + ϵ) and the bias β − γ m / √(v + ϵ). It is taken to
     follow the convolution that was registered right before it in the same module, as in every
     ResNet here.
     """
+    if not (model.training or any(isinstance(m, _BatchNorm) for m in model.modules())):
+        return model
     folded = copy.deepcopy(model).eval()
     for module in list(folded.modules()):
         children = list(module.named_children())

@@ -124,7 +124,7 @@ def readings(data: LongTailedData, machine: Machine) -> dict:
     model = frozen_model()
     evaluator = Evaluator(data, machine)
     evaluator.look(model)
-    linear, ncm = evaluator.linear(model), evaluator.ncm(model)
+    linear, ncm = evaluator.linear(model), evaluator.ncm()
     return {
         "features": evaluator.seen("test")[0],
         "targets": evaluator.seen("test")[1],

@@ -1,5 +1,7 @@
 """What is read from a network: features, centroids, accuracies."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -116,7 +118,7 @@ def test_reading_leaves_mode_statistics_and_gradients_as_found(training, what):
     else:
         evaluator = Evaluator(data, CPU)
         evaluator.look(model)
-        evaluator.linear(model), evaluator.ncm(model)
+        evaluator.linear(model), evaluator.ncm()
         result = evaluator.seen("test")[0]
     assert not result.requires_grad
     assert all(module.training == training for module in model.modules())
@@ -165,7 +167,7 @@ def test_ncm_readings_equal_the_public_metrics(split):
         reference_features(model, images),
         images.labels,
     )
-    record = evaluator.ncm(model)[split]
+    record = evaluator.ncm()[split]
     assert [record[g] for g in ("many", "medium", "few")] == in_percent([many, medium, few])
     assert record["per_class"] == in_percent(per_class)
     assert record["top1"] == pytest.approx(100 * mean, abs=1e-4)
@@ -201,7 +203,7 @@ def test_ncm_is_a_mean_over_classes_and_linear_one_over_images():
     )
     evaluator = Evaluator(data, CPU)
     evaluator.look(Perfect())
-    linear, ncm = evaluator.linear(Perfect()), evaluator.ncm(Perfect())
+    linear, ncm = evaluator.linear(Perfect()), evaluator.ncm()
     assert list(linear) == list(ncm) == ["test"]
     per_class = [50, 100, 100, None, 100]
     assert linear["test"]["per_class"] == ncm["test"]["per_class"] == per_class
@@ -216,17 +218,18 @@ def test_a_classifier_is_read_again_without_another_pass(monkeypatch):
     model, data = trained_a_little(), tiny_data()
     evaluator = Evaluator(data, CPU)
     evaluator.look(model)
-    evaluator.ncm(model)
+    evaluator.ncm()
 
-    def forbidden(images):
+    def forbidden(*_):
         raise AssertionError("another pass")
 
-    monkeypatch.setattr(model, "features", forbidden)
+    for name in ("extract_features", "class_centroids"):
+        monkeypatch.setattr(f"utils.evaluation.{name}", forbidden)
     before = evaluator.linear(model)["test"]["loss"]
     with torch.no_grad():
         model.linear.weight.mul_(2)
     assert evaluator.linear(model)["test"]["loss"] != before
-    evaluator.ncm(model)
+    evaluator.ncm()
     evaluator.forget()
     assert not evaluator.has_looked
 
@@ -239,5 +242,14 @@ def test_a_new_look_reads_new_centroids():
         evaluator.look(model)
         fresh = Evaluator(data, CPU)
         fresh.look(model)
-        assert evaluator.ncm(model) == fresh.ncm(model)
+        assert evaluator.ncm() == fresh.ncm()
         assert evaluator.linear(model) == fresh.linear(model)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(32, 500), (64, 125), (2000, 1)])
+def test_passes_take_as_many_images_as_have_the_pixels_of_500_of_cifars(side, expected):
+    split = Split(
+        torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
+    )
+    data = replace(tiny_data(), train=split, test=split)
+    assert Evaluator(data, CPU).batch_size == expected

@@ -268,6 +268,7 @@ def test_folding_leaves_no_batch_norm_and_the_same_features(arch):
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     folded = fold_batch_norm(model)
     assert model.training and not folded.training
+    assert fold_batch_norm(folded) is folded
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with torch.no_grad():

@@ -158,7 +158,7 @@ def test_centroids_and_accuracies_are_those_of_our_evaluator(loop):
     found = loop.validate(centroids)
     evaluator.look(loop.model)
     assert found["top1"] == pytest.approx(evaluator.linear(loop.model)["test"]["top1"])
-    assert found["ncm"] == pytest.approx(evaluator.ncm(loop.model)["test"]["top1"])
+    assert found["ncm"] == pytest.approx(evaluator.ncm()["test"]["top1"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "_".join(map(str, v)))

@@ -59,7 +59,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     model = distributed.together(build, world)
     evaluator = Evaluator(data, machine)
     evaluator.look(model)
-    linear, ncm = evaluator.linear(model), evaluator.ncm(model)
+    linear, ncm = evaluator.linear(model), evaluator.ncm()
     train = extract_features(model, evaluator.train_loader, machine)
     if not world.is_main:
         return None

@@ -13,7 +13,9 @@ from utils import distributed, signals
 from utils.device import Machine
 from utils.metrics import accuracy_record, cosine_similarities
 
-BATCH_SIZE = 500
+PIXELS_A_PASS = {"cpu": 500 * 32**2, "cuda": 5000 * 32**2}
+"""Pixels of the images that go through the network at once without gradients: on a CPU few enough
+for its caches, on a GPU many, so that it waits for no launches."""
 
 
 @torch.no_grad()
@@ -54,7 +56,9 @@ def class_centroids(
             own_targets = targets[world.share(len(targets))]
             batch_sums.index_add_(0, own_targets, features.double())
         sums = sums + batch_sums
-        counts = counts + torch.bincount(targets, minlength=num_classes)
+        # `bincount` would wait for the device.
+        ones = torch.ones_like(targets, dtype=torch.float64)
+        counts = counts + ones.new_zeros(num_classes).index_add_(0, targets, ones)
         signals.check()
     return (distributed.add_up(sums, world) / counts.unsqueeze(1)).float()
 
@@ -63,19 +67,22 @@ class Evaluator:
     """Linear and NCM accuracies on the test and the held-out images.
 
     `look` passes these images through the network once; the readings work on the features that it
-    saw, so that a classifier that trains on frozen features is read at no cost.
+    saw, so that a classifier that trains on frozen features is read at no cost. `batch_size` is
+    that of passes without gradients.
     """
 
     def __init__(self, data: LongTailedData, machine: Machine) -> None:
         self.machine = machine
         self.num_classes = data.num_classes
         self.class_counts = data.class_counts
+        self.batch_size = max(1, PIXELS_A_PASS[machine.device.type] // data.train.area)
         normalise = Normalise(data.mean, data.std, machine.device)
-        self.train_loader = make_loader(data.train, normalise, BATCH_SIZE, world=machine.world)
+        self.train_loader = make_loader(data.train, normalise, self.batch_size, world=machine.world)
         self.loaders = {
-            name: make_loader(split, normalise, BATCH_SIZE, world=machine.world)
+            name: make_loader(split, normalise, self.batch_size, world=machine.world)
             for name, split in data.evaluation_splits.items()
         }
+        self._network: nn.Module | None = None
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}
         self._centroids: Tensor | None = None
 
@@ -84,12 +91,13 @@ class Evaluator:
         return bool(self._seen)
 
     def forget(self) -> None:
-        self._seen, self._centroids = {}, None
+        self._network, self._seen, self._centroids = None, {}, None
 
     def look(self, model: nn.Module) -> None:
-        """Passes all evaluated images through the network."""
+        """Passes all evaluated images through the network as it is now."""
+        self._network = fold_batch_norm(model)
         self._seen = {
-            name: extract_features(model, loader, self.machine)
+            name: extract_features(self._network, loader, self.machine)
             for name, loader in self.loaders.items()
         }
         self._centroids = None
@@ -111,12 +119,13 @@ class Evaluator:
         return distributed.from_main(read, self.machine.world)
 
     @torch.no_grad()
-    def ncm(self, model: nn.Module) -> dict[str, dict]:
+    def ncm(self) -> dict[str, dict]:
         """Nearest class mean by cosine, with the class means of the un-augmented training set: a
-        record per split, its top-1 and top-5 as means over classes."""
+        record per split, its top-1 and top-5 as means over classes. All are features of the last
+        look."""
         if self._centroids is None:
             self._centroids = class_centroids(
-                model, self.train_loader, self.num_classes, self.machine
+                self._network, self.train_loader, self.num_classes, self.machine
             )
 
         def read() -> dict[str, dict]:

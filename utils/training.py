@@ -14,9 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from losses import Objective
+from models.folding import fold_batch_norm
 from utils import checkpoint, distributed, signals
 from utils.errors import RunError
-from utils.evaluation import BATCH_SIZE, Evaluator, class_centroids, extract_features
+from utils.evaluation import Evaluator, class_centroids, extract_features
 from utils.folders import best_by
 from utils.phases import Phase
 from utils.progress import Progress
@@ -145,7 +146,7 @@ class Trainer:
     def _keep_untrained(self) -> None:
         """A stage without epochs: the network as it starts is also what is selected."""
         self.evaluator.look(self.model)
-        linear, ncm = self.evaluator.linear(self.model), self.evaluator.ncm(self.model)
+        linear, ncm = self.evaluator.linear(self.model), self.evaluator.ncm()
         self.results = {split: {"linear": linear[split], "ncm": ncm[split]} for split in linear}
         for protocol, score in self._scores(linear).items():
             self.best[protocol] = Best(score, self.epoch, self.results)
@@ -183,7 +184,7 @@ class Trainer:
         centroids = None
         if phase.uses_centroids:
             # From a pass of its own over the resampled, augmented images, as released.
-            batches = phase.loader.batches(BATCH_SIZE)
+            batches = phase.loader.batches(self.evaluator.batch_size)
             centroids = class_centroids(self.network, batches, self.data.num_classes, self.machine)
         training_began = time.perf_counter()
         total, losses, top1 = yield from self._train(phase, epoch, centroids)
@@ -253,14 +254,15 @@ class Trainer:
         beyond memory too, from a pass over a part after the other."""
         size = phase.loader.batch_size
         batches_a_pass = None
-        per_pass = BATCH_SIZE
+        per_pass = self.evaluator.batch_size
         if self.data.is_streamed:
             batches_a_pass = STREAMED_BATCHES_A_PASS
-            per_pass = max(1, BATCH_SIZE // size) * size  # so that a part ends with a whole batch
+            per_pass = max(1, per_pass // size) * size  # so that a part ends with a whole batch
+        network = fold_batch_norm(self.model)
         batches = phase.loader.batches(per_pass)
         for first in batches:
             part = chain([first], islice(batches, batches_a_pass))
-            features, targets = extract_features(self.model, part, self.machine)
+            features, targets = extract_features(network, part, self.machine)
             yield from zip(features.split(size), targets.split(size), strict=True)
 
     def _require_finite(
@@ -288,13 +290,13 @@ class Trainer:
         if not (phase.features_are_frozen and self.evaluator.has_looked):
             self.evaluator.look(self.model)
         linear = self.evaluator.linear(self.model)
-        ncm = self.evaluator.ncm(self.model) if phase.monitor == "ncm" else None
+        ncm = self.evaluator.ncm() if phase.monitor == "ncm" else None
         monitored = linear if ncm is None else ncm
         scores = self._scores(monitored)
         improved = [p for p, score in scores.items() if score > self.best[p].score]
         must_know = self.epoch == self.last_epoch or set(improved) - {"last"}
         if ncm is None and (phase.features_are_frozen or must_know):
-            ncm = self.evaluator.ncm(self.model)
+            ncm = self.evaluator.ncm()
         self.results = {
             split: {"linear": linear[split], "ncm": None if ncm is None else ncm[split]}
             for split in linear
