@@ -1,5 +1,6 @@
 """How images reach the model: a resident set becomes normalised batches on the device."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from datasets.augmentation import AUGMENTATIONS
 from datasets.samplers import SequentialOrder
-from datasets.splits import Split
+from datasets.splits import AnySplit, Split
 from utils.world import ALONE, World
 
 # Augmented uint8 images held at once: a whole CIFAR epoch of stage 1, half a one of stage 2.
@@ -26,28 +27,27 @@ class Normalise:
         return scaled.sub_(self.mean).div_(self.std)
 
 
-class ResidentLoader:
-    """Batches of a set that lives on the device as uint8.
+class Loader(ABC):
+    """Epochs of batches.
 
-    The order of the epoch is drawn at once, the images are gathered and augmented in large blocks
-    by few operations, and a batch is a slice of a block. Iterating gives
-    ``(images [B, 3, H, W] float32 normalised, targets [B] int64)`` on the device; the last batch
-    may be smaller. Of several processes, each draws the same epoch, random numbers included, and
-    makes the images of its share of each batch; the targets are still those of all of it.
+    Iterating gives ``(images [B, 3, H, W] float32 normalised, targets [B] int64)`` on the device;
+    the last batch may be smaller. Of several processes, each draws the same epoch, random numbers
+    included, and makes the images of its share of each batch; the targets are still those of all
+    of it.
 
     Args:
-        split: the set, already on the device.
-        normalise: what makes floats of a batch.
+        split: the set.
+        normalise: what makes floats of a batch; on its device.
         batch_size: B.
         order: in which order to go through the set (`datasets.samplers`); its own if None.
-        augment: a name of `AUGMENTATIONS`.
+        augment: `none`, `crop_flip` or `autoaugment`.
         generator: CPU generator of the augmentation.
         world: the processes that share each batch.
     """
 
     def __init__(
         self,
-        split: Split,
+        split: AnySplit,
         normalise: Normalise,
         batch_size: int,
         order: SequentialOrder | None = None,
@@ -59,11 +59,9 @@ class ResidentLoader:
         self.normalise = normalise
         self.order = SequentialOrder(len(split)) if order is None else order
         self.batch_size = min(batch_size, len(self.order))
-        self.augment = AUGMENTATIONS[augment]
+        self.augment = augment
         self.generator = generator
         self.world = world
-        batch_bytes = self.batch_size * split.images[0].numel()
-        self.block_size = self.batch_size * max(1, BLOCK_BYTES // batch_bytes)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -72,13 +70,34 @@ class ResidentLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.batches(self.batch_size)
 
+    @abstractmethod
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch in batches of another size: passes without gradients take larger ones."""
+
+
+class ResidentLoader(Loader):
+    """Batches of a set that lives on the device as uint8.
+
+    The order of the epoch is drawn at once, the images are gathered and augmented in large blocks
+    by few operations, and a batch is a slice of a block.
+    """
+
+    split: Split
+
+    @property
+    def block_size(self) -> int:
+        """Images that are augmented at once."""
+        batch_bytes = self.batch_size * self.split.images[0].numel()
+        return self.batch_size * max(1, BLOCK_BYTES // batch_bytes)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `Loader.batches`."""
+        augment = AUGMENTATIONS[self.augment]
         for positions in self.order.draw().split(self.block_size):
             rows = torch.arange(len(positions)).split(batch_size)
             shares = [batch[self.world.share(len(batch))] for batch in rows]
             own = torch.cat(shares) if self.world.size > 1 else None
-            images = self.augment(self.split.images, positions, self.generator, own=own)
+            images = augment(self.split.images, positions, self.generator, own=own)
             targets = self.split.labels[positions.to(self.split.labels.device)]
             for batch, batch_targets in zip(
                 images.split(list(map(len, shares))), targets.split(batch_size), strict=True

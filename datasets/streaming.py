@@ -2,65 +2,32 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from datasets.pipeline import Normalise, ResidentLoader
-from datasets.samplers import SequentialOrder
+from datasets.pipeline import Loader, Normalise, ResidentLoader
 from datasets.splits import AnySplit, StreamedSplit
-from utils.world import ALONE, World
 
 # A worker reads so many images at a time: few enough for all of them to share in a batch, and for
 # what is read ahead to take little memory.
 TASK_IMAGES = 64
 
 
-class StreamedLoader:
-    """Batches of a set beyond memory, read and augmented by the workers of its reader.
+class StreamedLoader(Loader):
+    """Batches of a set beyond memory, read and augmented by the workers of its reader
+    (`datasets.image_reader` has the augmentations).
 
-    The protocol is `ResidentLoader`'s, with the same orders. An epoch's order and one seed an image
-    are drawn before its first batch, so that augmentation depends neither on the number of workers
-    nor on which of them reads an image, and an interrupted run goes on exactly.
-
-    Args:
-        split: the set; what its batches go through is on `normalise`'s device.
-        normalise: what makes floats of a batch.
-        batch_size: B.
-        order: in which order to go through the set (`datasets.samplers`); its own if None.
-        augment: `none`, `crop_flip` or `autoaugment`, as `datasets.image_reader` has them.
-        generator: CPU generator of the augmentation.
-        world: the processes that share each batch: each reads the images of its share of it, and
-            the targets are still those of all of it.
+    An epoch's order and one seed an image are drawn before its first batch, so that augmentation
+    depends neither on the number of workers nor on which of them reads an image, and an
+    interrupted run goes on exactly.
     """
 
-    def __init__(
-        self,
-        split: StreamedSplit,
-        normalise: Normalise,
-        batch_size: int,
-        order: SequentialOrder | None = None,
-        augment: str = "none",
-        generator: torch.Generator | None = None,
-        world: World = ALONE,
-    ) -> None:
-        self.split = split
-        self.normalise = normalise
-        self.order = SequentialOrder(len(split)) if order is None else order
-        self.batch_size = min(batch_size, len(self.order))
-        self.augment = augment
-        self.generator = generator
-        self.world = world
-
-    def __len__(self) -> int:
-        """Batches an epoch."""
-        return -(-len(self.order) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.batches(self.batch_size)
+    split: StreamedSplit
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in batches of another size: passes without gradients take larger ones."""
+        """As `Loader.batches`; of several processes, each reads the images of its share."""
         order = self.order.draw()
         seeds = torch.zeros_like(order)
         if self.augment != "none":
@@ -79,20 +46,9 @@ class StreamedLoader:
             yield self.normalise(torch.cat(pixels)), targets
 
 
-Loader = ResidentLoader | StreamedLoader
-
-
-def make_loader(
-    split: AnySplit,
-    normalise: Normalise,
-    batch_size: int,
-    order: SequentialOrder | None = None,
-    augment: str = "none",
-    generator: torch.Generator | None = None,
-    world: World = ALONE,
-) -> Loader:
-    """The loader of a split on `normalise`'s device: a set held in memory moves there."""
+def make_loader(split: AnySplit, normalise: Normalise, batch_size: int, **settings: Any) -> Loader:
+    """The loader of a split on `normalise`'s device, to which a set held in memory moves; the
+    settings are `Loader`'s."""
     if isinstance(split, StreamedSplit):
-        return StreamedLoader(split, normalise, batch_size, order, augment, generator, world)
-    resident = split.to(normalise.mean.device)
-    return ResidentLoader(resident, normalise, batch_size, order, augment, generator, world)
+        return StreamedLoader(split, normalise, batch_size, **settings)
+    return ResidentLoader(split.to(normalise.mean.device), normalise, batch_size, **settings)

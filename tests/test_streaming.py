@@ -171,7 +171,7 @@ def test_class_aware_batches_are_those_of_a_resident_set(folder):
     epochs = []
     for each in (split, resident):
         order = ClassAwareOrder(split.labels, 2, generator_of())
-        epochs.append(epoch_of(make_loader(each, unchanged(), 4, order)))
+        epochs.append(epoch_of(make_loader(each, unchanged(), 4, order=order)))
     assert_same_batches(*epochs)
     counts = torch.bincount(torch.cat([targets for _, targets in epochs[0]]))
     assert counts.sum() == 15 and counts.max() - counts.min() <= 2

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets.streaming import Loader
+from datasets.pipeline import Loader
 from losses import Objective
 
 

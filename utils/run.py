@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from datasets import LongTailedData
-from datasets.pipeline import Normalise
+from datasets.pipeline import Loader, Normalise
 from datasets.samplers import SequentialOrder
-from datasets.streaming import Loader, make_loader
+from datasets.streaming import make_loader
 from models.layers import LayerFeatures
 from utils.device import Machine
 from utils.errors import UserError
@@ -37,10 +37,10 @@ class Run:
             self.data.train,
             Normalise(self.data.mean, self.data.std, self.machine.device),
             self.options.batch_size,
-            order,
-            self.options.augment,
-            self.generator,
-            self.machine.world,
+            order=order,
+            augment=self.options.augment,
+            generator=self.generator,
+            world=self.machine.world,
         )
 
     def place(self, model: nn.Module) -> nn.Module:
