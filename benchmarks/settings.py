@@ -1,8 +1,8 @@
 """What a benchmark is told, in a form that child processes can be told too. Imports no torch."""
 
-import os
 from dataclasses import dataclass, fields
 
+from utils.cores import usable_cores
 from utils.errors import UserError
 from utils.options import Options
 
@@ -58,8 +58,7 @@ def choices_of(flag: str) -> tuple[str, ...]:
 
 def default_workers() -> int:
     """The released 20, or as many as there are cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(20, cores)
+    return min(20, usable_cores())
 
 
 def check_choice(flag: str, value: str | None, allowed: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from datasets.image_files import LARGE_SIDE, FileList, decode, decode_once, listed
 from datasets.image_reader import ImageReader
 from datasets.splits import AnySplit, Split, StreamedSplit
+from utils.cores import usable_cores
 from utils.errors import UserError
 from utils.options import Options
 
@@ -72,7 +73,7 @@ def memory_bytes() -> int:
 
 def header_faults(files: FileList) -> list[str]:
     """What is wrong with the files as far as their first bytes tell."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         found = pool.map(_header_fault, map(files.path, files.names))
         return [fault for fault in found if fault is not None]
 

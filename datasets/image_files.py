@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision.transforms import functional
 from tqdm import tqdm
 
+from utils.cores import usable_cores
 from utils.errors import UserError
 
 IMAGE_SUFFIXES = (
@@ -139,7 +140,7 @@ def decode(
     """All images, uint8 ``[N, side, side, 3]``; what is wrong with files is added to `faults`."""
     images = np.zeros((len(files), side, side, 3), np.uint8)
     read = partial(read_pixels, prepare=partial(prepare, side=side))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         decoded = pool.map(read, map(files.path, files.names))
         progress = tqdm(decoded, title, total=len(files), unit="image", disable=None)
         for i, pixels in enumerate(progress):

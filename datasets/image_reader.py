@@ -1,7 +1,6 @@
 """Images read and augmented off the training process, by workers of
 `torch.utils.data.DataLoader`."""
 
-import os
 import signal
 import weakref
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from torchvision import transforms
 from datasets.augmentation import cutout
 from datasets.image_files import LARGE_SIDE, fit, listed, to_rgb
 from utils import signals
+from utils.cores import usable_cores
 from utils.errors import RunError, UserError
 
 PADDING = 4
@@ -124,8 +124,7 @@ class ImageReader:
     """
 
     def __init__(self, workers: int) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.workers = min(workers, cores)
+        self.workers = min(workers, usable_cores())
         self._queue = _Queue()
         loader = DataLoader(
             _Files(),

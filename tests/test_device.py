@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.device import Machine, choose_machine, seed_everything, usable_cores
+from utils.cores import usable_cores
+from utils.device import Machine, choose_machine, seed_everything
 from utils.errors import UserError
 
 CPU = Machine(torch.device("cpu"), "float32")
@@ -153,7 +154,7 @@ def test_a_containers_quota_limits_the_cores(limit, cores, monkeypatch):
             raise FileNotFoundError
         return limit + "\n"
 
-    monkeypatch.setattr("utils.device.Path.read_text", read_text)
+    monkeypatch.setattr("utils.cores.Path.read_text", read_text)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert usable_cores() == cores
 

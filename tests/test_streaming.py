@@ -24,6 +24,7 @@ from datasets.streaming import StreamedLoader, make_loader
 from tests.helpers import REPOSITORY
 from tests.streamed_sets import write_jpeg
 from utils.command_line import parse_options
+from utils.cores import usable_cores
 from utils.errors import Interrupted, RunError, UserError
 
 LABELS = [0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -294,7 +295,7 @@ def test_workers_end_at_once_with_their_reader(folder, in_a_cycle):
 
 
 def test_no_more_workers_start_than_there_are_cores():
-    assert ImageReader(1000).workers == len(os.sched_getaffinity(0))
+    assert ImageReader(1000).workers == usable_cores()
 
 
 @pytest.mark.parametrize(

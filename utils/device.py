@@ -1,17 +1,15 @@
 """The machine that a run uses: device, precision, random state."""
 
-import math
-import os
 import platform
 import random
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from utils.cores import usable_cores
 from utils.errors import UserError
 from utils.provenance import commit
 from utils.world import ALONE, World
@@ -63,18 +61,6 @@ def cpu_name() -> str:
         lines = []
     name = lines[0] if lines else platform.processor() or platform.machine()
     return f"{name}, {usable_cores()} cores"
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: of its affinity, and no more than a container's quota (which
-    torch does not look at)."""
-    affine = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or no limit ("max")
-        return cores
 
 
 def choose_machine(

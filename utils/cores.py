@@ -1,0 +1,17 @@
+"""How much of the processor is this process's to use."""
+
+import math
+import os
+from pathlib import Path
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: of its affinity, and no more than a container's quota (which
+    torch does not look at)."""
+    affine = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or no limit ("max")
+        return cores
