@@ -89,6 +89,14 @@ def test_without_either_the_runs_own_checkpoint_is_missed(tree, tmp_path, monkey
     assert outcome.status == 2 and f"no checkpoint {tmp_path / 'checkpoint'}" in outcome.err
 
 
+def test_where_the_run_is_missing_the_ones_beside_it_are_named(tree, finished, clone):
+    command = stage_2(tree, clone / "checkpoint", "--evaluation", "True", "--feat_lr", 0.125)
+    outcome = call(command)
+    assert outcome.status == 2 and outcome.err.count("\n") == 1
+    assert f"; the runs there are pretrained/{STAGE_1_NAME}/robust_" in outcome.err
+    assert stage_2_folder(finished).name in outcome.err
+
+
 def test_only_finished_runs_are_exported(finished, tmp_path, capsys):
     shutil.copytree(finished / STAGE_1_NAME, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()

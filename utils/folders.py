@@ -149,10 +149,20 @@ def run_folder(options: Options) -> RunFolder:
 
 def find_evaluated(options: Options) -> Path:
     """The checkpoint file that `--evaluation` reads: the run's best one, or where this machine has
-    not made the run, the one that comes with the code."""
+    not made the run, the one that comes with the code.
+
+    Raises:
+        UserError: there is neither; it names the runs that there are in the same folders.
+    """
     own = run_folder(options).best_checkpoint
-    shipped = PRETRAINED / own.relative_to(options.root_model)
-    return own if own.exists() or not shipped.is_file() else shipped
+    places = [own, PRETRAINED / own.relative_to(options.root_model)]
+    found = next((path for path in places if _exists(path)), None)
+    if found is None:
+        folders = [p.parent.parent for p in places if _exists(p.parent.parent)]
+        runs = [p.parent for folder in folders for p in folder.glob(f"*/{BEST_CHECKPOINT}")]
+        there = f"; the runs there are {', '.join(map(str, sorted(runs)))}" if runs else ""
+        raise UserError(f"no checkpoint {own}{there}")
+    return found
 
 
 def _name_of_pretrained(path: Path) -> str:
