@@ -196,6 +196,15 @@ def test_no_finding_compares_runs_of_different_length(table, tmp_path):
     assert "the robust loss adds" not in said and "all of stage 2 adds" in said
 
 
+def test_a_run_cut_short_is_compared_with_the_published_only_where_none_is_whole(tmp_path):
+    write_run(tmp_path / "short", CE, [10.0] * 4, length=Length(4))
+    said = "\n".join(sentences(tabulate(collect([tmp_path]).chains)))
+    assert "gives 10.00 by `test`, 4 epochs (cut short)" in said
+    write_run(tmp_path / "whole", CE, [20.0] * 200, length=Length(200), seed=1)
+    said = "\n".join(sentences(tabulate(collect([tmp_path]).chains)))
+    assert "gives 20.00 by `test`, 200 epochs" in said and "gives 10.00" not in said
+
+
 def test_a_clear_difference_of_several_seeds_is_called_so(tmp_path):
     for seed in range(3):
         write_run(tmp_path, CE, [1.0] * 199 + [30.0], length=FULL, seed=seed)

@@ -99,7 +99,8 @@ def _top1(found: dict | None) -> str:
 
 
 def _details(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
-    heads = "row, length, protocol, many, medium, few, NCM, epochs chosen, final epoch, seconds"
+    heads = "row, length, precision, protocol, many, medium, few, NCM, epochs chosen, final epoch"
+    heads += ", seconds"
     yield f"| {heads.replace(', ', ' | ')} |"
     yield "|---" * len(heads.split(", ")) + "|"
     for cell in cells:
@@ -108,8 +109,8 @@ def _details(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
         accuracies = " | ".join("n/a" if v is None else f"{v:.2f}" for v in values)
         epochs = ", ".join(map(str, found["epochs"]))
         yield (
-            f"| `{cell.row.method}` | {cell.length} | {cell.protocol} | {accuracies} | {epochs} | "
-            f"{found['final_epoch_top1']:.2f} | {found['seconds']:.0f} |"
+            f"| `{cell.row.method}` | {cell.length} | {cell.precision} | {cell.protocol} | "
+            f"{accuracies} | {epochs} | {found['final_epoch_top1']:.2f} | {found['seconds']:.0f} |"
         )
 
 

@@ -64,10 +64,13 @@ def _line(cell: Cell) -> tuple:
 
 
 def _published(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
+    """Runs cut short count only where there is none at full length."""
+    answered = {(c.row, c.protocol) for c in cells if c.length.is_full(c.row)}
     for cell in cells:
         row = cell.row
         published = PUBLISHED.get((row.dataset, row.ratio, row.method))
-        if published is None:
+        is_answered = not cell.length.is_full(row) and (row, cell.protocol) in answered
+        if published is None or is_answered:
             continue
         tops = [result.top1 for result in table[cell].values()]
         points = mean(tops) - published
