@@ -1,6 +1,6 @@
 # make demo   both stages and the evaluation on embedded digits, about a minute on 2 cores
 # make table  the paper's table: runs what is missing, or ROWS=cifar100/100 SEEDS=0,1,2 of it
-# make test   lint and tests, under 5 minutes on 2 cores
+# make test   lint and tests, 5 to 8 minutes on 2 cores
 # make lint   ruff alone
 # make clean  the environment and what the demo wrote
 
