@@ -22,7 +22,7 @@ PARTS = (
         "control_from_autoaugment",
     ),
     ("AutoAugment and Cutout in stage 1", "ce_autoaugment", "ce"),
-    ("LDAM-DRW over cross-entropy", "ldam_drw", "ce"),
+    ("LDAM-DRW, over cross-entropy,", "ldam_drw", "ce"),
     ("re-training the classifier alone, balanced,", "classifier_only", "ce"),
     ("fine-tuning the features without the robust loss", "control", "classifier_only"),
     ("all of stage 2", "dro_lt", "ce"),
