@@ -96,6 +96,7 @@ def stage_2_objective(
     temperature: float = 1.0,
     epsilons: Tensor | Sequence[Tensor] | None = None,
     released_margins: bool = False,
+    distance: str = "euclidean",
     robust_weight: float | None = None,
     columns: Mapping[str, slice] | None = None,
 ) -> Objective:
@@ -124,6 +125,7 @@ def stage_2_objective(
                     class_weights=class_weights,
                     epsilons=layer_epsilons,
                     released_margins=released_margins,
+                    distance=distance,
                 )
                 weights.append(1.0 if robust_weight is None else robust_weight)
                 if layer is not None:

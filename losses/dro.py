@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+DISTANCES = ("euclidean", "squared", "normalised")
+
 
 def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     """Class centroids: features ``[N, D]``, targets ``[N]`` (0..K-1) to means ``[K, D]``.
@@ -11,7 +13,9 @@ def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     A class without samples has NaN in its row.
     """
     sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, targets, features)
-    return sums / torch.bincount(targets, minlength=num_classes).unsqueeze(1)
+    # Not `torch.bincount`, which waits for a GPU.
+    counts = sums.new_zeros(num_classes).index_add_(0, targets, sums.new_ones(len(targets)))
+    return sums / counts.unsqueeze(1)
 
 
 def euclidean_distances(centroids: Tensor, features: Tensor) -> Tensor:
@@ -54,6 +58,14 @@ class DROLoss(nn.Module):
     (Samuel and Chechik, ICCV 2021, section 4; arXiv 2104.03066). The paper's derivation has a
     factor 2 before the margin, its released code the factor 1 used here.
 
+    The paper leaves open what distance; the released code has the Euclidean one above. Two others
+    take the place of :math:`\lVert \mu_c - z_i \rVert + \varepsilon_c [y_i = c]`:
+
+    - ``squared``: :math:`\max(\lVert \mu_c - z_i \rVert + \varepsilon_c [y_i = c],\, 0)^2`, the
+      largest squared distance from a point of the ball (of a Gaussian class, up to a factor);
+    - ``normalised``: centroids and features are scaled to length 1 first, so that the distance,
+      0 to 2, is a function of their cosine.
+
     Args:
         temperature: τ > 0.
         base_temperature: τ₀; equal to τ in the paper's code, so that the factor is 1.
@@ -62,9 +74,10 @@ class DROLoss(nn.Module):
             learned), or None for zero margins.
         released_margins: give the margins to the samples that the released code gives them to,
             which are the wrong ones unless the batch is sorted by class (see `misaligned`).
+        distance: one of `DISTANCES`.
 
     Raises:
-        ValueError: a temperature that is not positive.
+        ValueError: a temperature that is not positive, or an unknown distance.
 
     Example:
         >>> loss = DROLoss(temperature=1.0, epsilons=nn.Parameter(torch.ones(2)))
@@ -81,6 +94,7 @@ class DROLoss(nn.Module):
         class_weights: Tensor | None = None,
         epsilons: Tensor | None = None,
         released_margins: bool = False,
+        distance: str = "euclidean",
     ) -> None:
         super().__init__()
         base_temperature = temperature if base_temperature is None else base_temperature
@@ -88,6 +102,8 @@ class DROLoss(nn.Module):
             raise ValueError(
                 f"temperatures must be positive, not {temperature} and {base_temperature}"
             )
+        if distance not in DISTANCES:
+            raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, not {distance!r}")
         self.temperature = temperature
         self.base_temperature = base_temperature
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -96,6 +112,7 @@ class DROLoss(nn.Module):
         else:
             self.register_buffer("epsilons", epsilons, persistent=False)
         self.released_margins = released_margins
+        self.distance = distance
 
     def forward(
         self, feats: Tensor, targets: Tensor, bank_feats: Tensor, bank_targets: Tensor
@@ -115,12 +132,16 @@ class DROLoss(nn.Module):
         features = features.float() if features.dtype.itemsize < 4 else features
         num_classes = len(centroids)
         belongs = F.one_hot(targets, num_classes).T.to(features.dtype)  # [K, B]
+        if self.distance == "normalised":
+            centroids, features = F.normalize(centroids, dim=1), F.normalize(features, dim=1)
         distances = euclidean_distances(centroids, features)
         if self.epsilons is not None:
             margins = self.epsilons[targets]
             if self.released_margins:
                 margins = misaligned(margins, targets)
             distances = distances + belongs * margins
+        if self.distance == "squared":
+            distances = distances.clamp(min=0).square()
         log_probabilities = F.log_softmax(-distances / self.temperature, dim=1)
         counts = belongs.sum(dim=1)
         per_class = -(belongs * log_probabilities).sum(dim=1) / counts.clamp(min=1)

@@ -17,6 +17,11 @@ def margin_of_sample(targets, epsilons, released):
     return margins.sum(axis=0).tolist()
 
 
+def at_unit_length(vector):
+    length = math.hypot(*vector)
+    return [x / length for x in vector]
+
+
 def reference_loss(
     features,
     targets,
@@ -26,8 +31,11 @@ def reference_loss(
     epsilons=None,
     class_weights=None,
     released=False,
+    distance="euclidean",
 ):
     features, targets, centroids = features.tolist(), targets.tolist(), centroids.tolist()
+    if distance == "normalised":
+        features, centroids = ([at_unit_length(v) for v in vs] for vs in (features, centroids))
     epsilons = [0.0] * len(centroids) if epsilons is None else epsilons.tolist()
     margins = margin_of_sample(targets, epsilons, released)
     class_losses = {}
@@ -35,10 +43,13 @@ def reference_loss(
         members = [i for i, y in enumerate(targets) if y == c]
         if not members:
             continue
-        logits = [
-            -(math.dist(centroid, z) + (margin if y == c else 0.0)) / temperature
+        distances = [
+            math.dist(centroid, z) + (margin if y == c else 0.0)
             for z, y, margin in zip(features, targets, margins, strict=True)
         ]
+        if distance == "squared":
+            distances = [max(d, 0.0) ** 2 for d in distances]
+        logits = [-d / temperature for d in distances]
         largest = max(logits)
         log_sum = largest + math.log(sum(math.exp(logit - largest) for logit in logits))
         class_losses[c] = sum(log_sum - logits[i] for i in members) / len(members)

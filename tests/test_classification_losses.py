@@ -22,6 +22,7 @@ from losses import (
     stage_1_objective,
     stage_2_objective,
 )
+from losses.dro import DISTANCES
 
 COUNTS = [500, 120, 60, 20, 5]
 
@@ -282,6 +283,14 @@ def test_stage_2_sums_its_losses_without_weights(device):
     loss, parts = objective(*outputs)
     assert objective.names == ["robust_loss", "ce_lt"]
     assert_close(loss, parts.sum())
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_the_robust_loss_of_an_objective_is_by_its_distance(distance, device):
+    features, logits, targets, centroids = random_outputs(device)
+    objective = stage_2_objective(["robust_loss"], COUNTS, distance=distance).to(device)
+    expected = DROLoss(1.0, distance=distance).to_centroids(features, targets, centroids)
+    assert_close(objective(features, logits, targets, centroids)[0], expected)
 
 
 @pytest.mark.parametrize("robust_weight", [0.0, 0.25, 1.0])

@@ -38,6 +38,7 @@ FLAGS = [
     *("--schedule", "--pretrained", "--feat_loss", "--feat_sampler", "--feat_lr", "--cls_loss"),
     *("--cls_sampler", "--cls_lr", "--temperature", "--margin", "--margin_type"),
     *("--balanced_clf_nepochs", "--robust_weight", "--as_released", "--epochs", "--start-epoch"),
+    *("--robust_distance", "--feat_layers", "--margin_min", "--margin_wd"),
     *("-b", "--batch-size", "--lr", "--learning-rate", "--momentum", "--wd", "--weight-decay"),
     *("--augment", "--select_on", "--seed", "--gpu", "--precision", "-j", "--workers"),
     *("--resume", "--overwrite", "-e", "--evaluate", "--evaluation", "--root_log"),

@@ -128,6 +128,7 @@ OUR_FLAGS = [
     (("--data_root",), "./data"),
     (("--select_on",), "test"),
     (("--robust_weight",), None),
+    (("--robust_distance",), "euclidean"),
     (("--as_released",), False),
     (("--overwrite",), False),
     (("--precision",), "float32"),

@@ -48,6 +48,7 @@ def test_the_folders_of_the_papers_commands_have_the_released_names():
         ("--augment", "none"),
         ("--select_on", "last"),
         ("--robust_weight", "0.5"),
+        ("--robust_distance", "normalised"),
         ("--as_released", "True"),
         ("--precision", "bf16"),
     ],

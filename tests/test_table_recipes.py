@@ -99,6 +99,16 @@ def test_what_the_methods_change():
         "dro_lt_bounded": {"margin_min": 0.0},
         "dro_lt_no_decay": {"margin_wd": 0.0},
         "dro_lt_released": {"as_released": True},
+        "dro_lt_weight": {"robust_weight": 0.1},
+        "dro_lt_temperature": {"temperature": 10.0},
+        "dro_lt_layers": {"feat_layers": "layer2,layer3"},
+        "dro_lt_normalised": {
+            "robust_distance": "normalised",
+            "temperature": 0.1,
+            "margin": 0.1,
+            "margin_type": "shared",
+        },
+        "dro_lt_squared": {"robust_distance": "squared", "temperature": 20.0},
         "dro_lt_instance": {"cls_sampler": "instance"},
     }
     assert options_of("ce_autoaugment").augment == "autoaugment"

@@ -128,12 +128,18 @@ def _check_stage_2(options: Options) -> None:
             "such as ce"
         )
     _check_margins(options)
+    has_robust_loss = "robust" in (options.feat_loss or "")
     if options.feat_layers and options.step == "compile":
         raise UserError("--feat_layers works with --step auto, eager or graph, not compile")
-    if options.feat_layers and "robust" not in (options.feat_loss or ""):
+    if options.feat_layers and not has_robust_loss:
         raise UserError(
             "--feat_layers says on which layers the robust loss works, but --feat_loss is "
             f"{options.feat_loss!r}"
+        )
+    if options.robust_distance != "euclidean" and not has_robust_loss:
+        raise UserError(
+            f"--robust_distance {options.robust_distance} is for the robust loss, but --feat_loss "
+            f"is {options.feat_loss!r}"
         )
     if options.robust_weight is not None:
         names = (options.feat_loss or "").split(",")

@@ -58,6 +58,7 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
             temperature=options.temperature,
             epsilons=epsilons,
             released_margins=options.as_released,
+            distance=options.robust_distance,
             robust_weight=options.robust_weight if names == options.feat_loss else None,
             columns=None if network is None else network.columns,
         ).to(device)

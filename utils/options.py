@@ -47,6 +47,7 @@ NAMED_FLAGS = (
     "accumulate",
     "sync_bn",
     "feat_layers",
+    "robust_distance",
 )
 
 # Flags that may differ between a run and its continuation, because they do not change its result;
@@ -325,6 +326,14 @@ class Options:
         help="(1-W) cross-entropy + W robust loss, 0 <= W <= 1 (default: their plain sum)",
         type=values.weight,
         metavar="W",
+    )
+    robust_distance: str = flag(
+        ROBUST,
+        "--robust_distance",
+        help="between features and centroids: the norm of their difference (as published), its "
+        "square with the margin, or the norm after both are scaled to length 1",
+        default="euclidean",
+        choices=("euclidean", "squared", "normalised"),
     )
     feat_layers: str | None = flag(
         ROBUST,

@@ -128,6 +128,11 @@ def robust_weight_without_a_cross_entropy(scene):
     return scene.stage_2("--robust_weight", 0.5, "--feat_loss", "robust_loss")
 
 
+@case("--robust_distance normalised", "'ce_lt'")
+def robust_distance_without_a_robust_loss(scene):
+    return scene.stage_2("--robust_distance", "normalised", "--feat_loss", "ce_lt")
+
+
 @case("--resume True", "--overwrite True")
 def resume_with_overwrite(scene):
     return scene.stage_1("--resume", "True", "--overwrite", "True")

@@ -17,7 +17,7 @@ from utils.options import FREE_FLAGS
 NOT_SETTINGS = {*FREE_FLAGS, "seed", "exp_str", "pretrained", "machine", "data"}
 """What runs of the same settings may differ in: the seed, names and paths, the machine."""
 
-STAGE_2_PREFIXES = ("feat_", "cls_", "margin", "temperature", "balanced_clf", "robust_weight")
+STAGE_2_PREFIXES = ("feat_", "cls_", "margin", "temperature", "balanced_clf", "robust_")
 SUBSET_FLAGS = ("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fraction")
 
 

@@ -23,7 +23,7 @@ NOT_OF_A_ROW = {*FREE_FLAGS, "seed", "exp_str", "epochs", "balanced_clf_nepochs"
 NOT_OF_A_ROW |= {"precision", "select_on"}
 OF_STAGE_1 = ("loss_type", "train_rule", "lr", "schedule")
 OF_FEATURES = ("feat_loss", "feat_lr")
-OF_ROBUST_LOSS = ("temperature", "margin", "robust_weight", "as_released")
+OF_ROBUST_LOSS = ("temperature", "margin", "robust_", "as_released")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,10 @@ PAPER_STAGE_2 = (
     "--temperature 1 --batch-size 128 --margin 1 --margin_type learned"
 )
 
+# Lengths of features are about 10 after stage 1, so these are τ = 1 and ε = 1 at length 1. Learned
+# margins would fall a hundred times as fast there, by the same rate.
+AT_UNIT_LENGTH = "--temperature 0.1 --margin 0.1 --margin_type shared"
+
 
 @dataclass(frozen=True)
 class Method:
@@ -59,6 +63,27 @@ METHODS = {
         "DRO-LT, learned margins without weight decay", "--margin_wd 0", start="ce"
     ),
     "dro_lt_released": Method("DRO-LT as the released code", "--as_released True", start="ce"),
+    "dro_lt_weight": Method(
+        "DRO-LT, weight 0.1 of the robust loss", "--robust_weight 0.1", start="ce", is_reading=True
+    ),
+    "dro_lt_temperature": Method(
+        "DRO-LT, temperature 10", "--temperature 10", start="ce", is_reading=True
+    ),
+    "dro_lt_layers": Method(
+        "DRO-LT on two layers", "--feat_layers layer2,layer3", start="ce", is_reading=True
+    ),
+    "dro_lt_normalised": Method(
+        "DRO-LT, distances of normalised features",
+        f"--robust_distance normalised {AT_UNIT_LENGTH}",
+        start="ce",
+        is_reading=True,
+    ),
+    "dro_lt_squared": Method(
+        "DRO-LT, squared distances",
+        "--robust_distance squared --temperature 20",
+        start="ce",
+        is_reading=True,
+    ),
     "ce_decay": Method(
         "cross-entropy, weight decay 2e-4", "--wd 2e-4", label="wd2e-4", is_reading=True
     ),
