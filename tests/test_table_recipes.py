@@ -104,7 +104,7 @@ def test_what_the_methods_change():
         "dro_lt_layers": {"feat_layers": "layer2,layer3"},
         "dro_lt_normalised": {
             "robust_distance": "normalised",
-            "temperature": 0.1,
+            "temperature": 0.07,
             "margin": 0.1,
             "margin_type": "shared",
         },

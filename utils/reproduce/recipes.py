@@ -15,9 +15,11 @@ PAPER_STAGE_2 = (
     "--temperature 1 --batch-size 128 --margin 1 --margin_type learned"
 )
 
-# Lengths of features are about 10 after stage 1, so these are τ = 1 and ε = 1 at length 1. Learned
-# margins would fall a hundred times as fast there, by the same rate.
-AT_UNIT_LENGTH = "--temperature 0.1 --margin 0.1 --margin_type shared"
+# Features of length 16, as after stage 1, with τ = 1 are features of length 1 with τ = 0.06: near
+# the released parser's defaults, which are taken. Learned margins would fall 1/τ² times as fast.
+AT_UNIT_LENGTH = "--temperature 0.07 --margin 0.1 --margin_type shared"
+# Distances of 8 to 12, as after stage 1: so that the squares have the slope of distances with τ = 1.
+AT_SQUARES = "--temperature 20"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ METHODS = {
     ),
     "dro_lt_squared": Method(
         "DRO-LT, squared distances",
-        "--robust_distance squared --temperature 20",
+        f"--robust_distance squared {AT_SQUARES}",
         start="ce",
         is_reading=True,
     ),
