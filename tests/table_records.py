@@ -90,8 +90,12 @@ def write_run(
     summary = {
         **{"dataset": row.dataset, "arch": "resnet32", "stage": options.stage, "seed": seed},
         **{"selected_on": protocol, "epochs": options.epochs, "seconds": 10.0},
-        **{"class_counts": CLASS_COUNTS, "heldout": None},
+        **{"class_counts": CLASS_COUNTS},
         "test": {"selected": of(best), "last": of(options.epochs)},
+    }
+    summary["heldout"] = heldout and {
+        name: {"epoch": epoch, **records[epoch - 1]["results"]["heldout"]}
+        for name, epoch in (("selected", best), ("last", options.epochs))
     }
     if preds is not None:
         labels = np.zeros(len(preds), dtype=int)

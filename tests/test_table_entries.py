@@ -161,7 +161,7 @@ def test_only_learned_margins_have_a_course(table):
 
 
 def sentences(table):
-    return list(findings(table, sorted(table)))
+    return [s for found in findings(table, sorted(table)).values() for s in found]
 
 
 def test_every_finding_is_of_its_numbers(table):

@@ -90,10 +90,16 @@ def _score_by(protocol: str):
         accuracies = record["results"][protocol][reading]
         if protocol == "test":
             return accuracies["top1"]
-        known = [a for a in accuracies["per_class"] if a is not None]
-        return sum(known) / len(known)
+        return class_mean(accuracies)
 
     return score
+
+
+def class_mean(accuracies: Mapping) -> float:
+    """The mean of per-class accuracies over the classes that have images, which is what held-out
+    images are judged by."""
+    known = [a for a in accuracies["per_class"] if a is not None]
+    return sum(known) / len(known)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from utils.report.records import RecordedRun
 from utils.reproduce.chains import Cell, Collection, Table
 from utils.reproduce.entries import entry
 from utils.reproduce.findings import DATASET_TITLES, findings
+from utils.reproduce.ranking import rankings
 from utils.reproduce.recipes import FULL_LENGTH, METHODS, PROTOCOLS, ROWS, Row
 
 INTRODUCTION = """# The paper's table
@@ -39,15 +40,18 @@ def document(
         comments: by hand, Markdown.
     """
     lines = [INTRODUCTION]
+    if comments:
+        lines += ["## Comments\n", comments.strip(), ""]
     for (dataset, ratio), cells in by_set(table).items():
         lines += [f"## {DATASET_TITLES.get(dataset, dataset)}, r = {ratio}\n"]
         lines += [*_table(table, cells), "", *_details(table, cells), ""]
         lines += [f"![{path.stem}]({path.as_posix()})" for path in figures[dataset, ratio]]
-        lines += ["", "### Findings\n"]
-        lines += [f"- {sentence}" for sentence in findings(table, cells)] or ["None yet."]
+        for subject, sentences in findings(table, cells).items():
+            lines += ["", f"### {subject}\n", *(f"- {sentence}" for sentence in sentences)]
+        for ranking in rankings(table, cells):
+            lines += ["", "### Which reading of the robust loss do held-out images choose?\n"]
+            lines += ranking.lines()
         lines += [""]
-    if comments:
-        lines += ["## Comments\n", comments.strip(), ""]
     lines += ["## Not run\n", *_not_run(table), ""]
     lines += ["## How it was made\n", *_made(collection), ""]
     return "\n".join(lines)

@@ -40,16 +40,18 @@ PARTS = (
 """What is added, by the difference of which two methods."""
 
 
-def findings(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
-    """Sentences on the cells, in their order, which are of one data set and ratio."""
-    yield from _published(table, cells)
-    for what, ours, theirs in PARTS:
-        yield from _part(table, cells, what, ours, theirs)
-    for cell in cells:
-        # One protocol speaks for the margins: their features are trained by the same steps.
-        firsts = [c for c in cells if (c.row, c.length, c.precision) == _line(cell)]
-        if cell == firsts[0]:
-            yield from _margins(table, cell)
+def findings(table: Table, cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """Sentences by subject on the cells, in their order, which are of one data set and ratio."""
+    parts = [sentence for part in PARTS for sentence in _part(table, cells, *part)]
+    # One protocol speaks for the margins: their features are trained by the same steps.
+    firsts = {_line(cell): cell for cell in reversed(cells)}
+    margins = [s for c in cells if firsts[_line(c)] == c for s in _margins(table, c)]
+    found = {
+        "Does the published number hold?": list(_published(table, cells)),
+        "What does each part add?": parts,
+        "What do the learned margins do?": margins,
+    }
+    return {subject: sentences for subject, sentences in found.items() if sentences}
 
 
 def setting(cell: Cell) -> str:

@@ -18,7 +18,7 @@ PAPER_STAGE_2 = (
 # Features of length 16, as after stage 1, with τ = 1 are features of length 1 with τ = 0.06: near
 # the released parser's defaults, which are taken. Learned margins would fall 1/τ² times as fast.
 AT_UNIT_LENGTH = "--temperature 0.07 --margin 0.1 --margin_type shared"
-# Distances of 8 to 12, as after stage 1: so that the squares have the slope of distances with τ = 1.
+# Distances are 8 to 12 after stage 1: their squares have the slope then that they have with τ = 1.
 AT_SQUARES = "--temperature 20"
 
 
