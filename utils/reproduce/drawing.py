@@ -59,7 +59,8 @@ def top1(axes: Axes, table: Table, cells: Sequence[Cell]) -> bool:
         if published is not None:
             axes.plot([published] * 2, [place - 0.35, place + 0.35], "k:", linewidth=1.5)
     axes.plot([], [], "k:", label="published")
-    axes.set_yticks(range(len(lines)), [f"{row.method} ({length})" for row, length, _ in lines])
+    names = dict.fromkeys(_name(cell, cells) for cell in cells)
+    axes.set_yticks(range(len(lines)), list(names))
     axes.invert_yaxis()
     axes.set_xlabel("top-1 on the test set (%), deviation over seeds")
     axes.grid(axis="x", alpha=0.3)
@@ -81,10 +82,15 @@ def margins(axes: Axes, table: Table, cells: Sequence[Cell]) -> bool:
 
 
 def epochs(axes: Axes, table: Table, cells: Sequence[Cell]) -> bool:
-    """NCM and linear accuracy by epoch of DRO-LT and of its control."""
-    compared = [c for c in _one_a_line(cells) if c.row.method in ("dro_lt", "control")]
-    if len({cell.row.method for cell in compared}) < 2:
+    """NCM and linear accuracy by epoch of the longest runs of DRO-LT and its control."""
+    pairs: dict[tuple, list[Cell]] = {}
+    for cell in _one_a_line(cells):
+        if cell.row.method in ("dro_lt", "control"):
+            pairs.setdefault((cell.length, cell.precision), []).append(cell)
+    complete = [pair for pair in pairs.values() if len(pair) == 2]
+    if not complete:
         return False
+    compared = max(complete, key=lambda pair: pair[0].length)
     for reading, style in (("ncm", "NCM"), ("linear", "linear")):
 
         def curve(result: Result, reading: str = reading) -> tuple[list[int], list[float]]:
@@ -95,6 +101,12 @@ def epochs(axes: Axes, table: Table, cells: Sequence[Cell]) -> bool:
         _curves(axes, table, compared, curve, style, first=4 * (reading == "linear"))
     axes.set(xlabel="epoch of stage 2", ylabel="top-1 on the test set (%)")
     return True
+
+
+def _name(cell: Cell, cells: Sequence[Cell]) -> str:
+    """Tells the cell's line of the table from those of the other cells."""
+    precision = f", {cell.precision}" if len({c.precision for c in cells}) > 1 else ""
+    return f"{cell.row.method} ({cell.length}{precision})"
 
 
 def _one_a_line(cells: Sequence[Cell]) -> list[Cell]:
@@ -118,7 +130,7 @@ def _curves(
     for cell in cells:
         found = [c for c in map(curve, table[cell].values()) if c]
         for i, (x, y) in enumerate(found):
-            label = f"{cell.row.method} ({cell.length}) {suffix}" if i == 0 else None
+            label = f"{_name(cell, cells)} {suffix}" if i == 0 else None
             colour, line = PALETTE[number % len(PALETTE)], LINE_STYLES[number % len(LINE_STYLES)]
             axes.plot(x, y, color=colour, linestyle=line, label=label)
         number += bool(found)
