@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from datasets.augmentation import AUGMENTATIONS
-from datasets.samplers import SequentialOrder
+from datasets.samplers import Order, SequentialOrder
 from datasets.splits import AnySplit, Split
 from utils.world import ALONE, World
 
@@ -50,7 +50,7 @@ class Loader(ABC):
         split: AnySplit,
         normalise: Normalise,
         batch_size: int,
-        order: SequentialOrder | None = None,
+        order: Order | None = None,
         augment: str = "none",
         generator: torch.Generator | None = None,
         world: World = ALONE,

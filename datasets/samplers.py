@@ -7,6 +7,7 @@ depend on the device, and their `state_dict` continues an interrupted run exactl
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -66,6 +67,22 @@ def _positions_by_class(labels: Sequence[int] | np.ndarray | Tensor) -> list[np.
     if empty:
         raise ValueError(f"classes without images: {', '.join(map(str, empty))}")
     return positions
+
+
+class Order(Protocol):
+    """Which images an epoch consists of, and in which order."""
+
+    def __len__(self) -> int:
+        """Images an epoch."""
+
+    def draw(self) -> Tensor:
+        """The epoch's image positions, int64 ``[len(self)]``, on the CPU."""
+
+    def state_dict(self) -> dict:
+        """What the orders of later epochs depend on, beside the generator."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on from there."""
 
 
 class SequentialOrder:
@@ -138,6 +155,9 @@ class ClassAwareOrder:
         labels: label of each image ``[N]``, every class 0..K−1 at least once.
         samples_per_class: images drawn at each visit of a class, ≥ 1.
         generator: CPU generator.
+
+    Raises:
+        ValueError: a class without images, or a visit that draws none.
     """
 
     def __init__(self, labels: Tensor, samples_per_class: int, generator: torch.Generator) -> None:

@@ -1,6 +1,6 @@
 """Losses of both stages, and the objectives that training minimises."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from losses.classification import (
 )
 from losses.dro import DROLoss, class_means
 from losses.margins import make_layer_margins, make_margins
+
+CLASS_WEIGHTS = {"": None, "_lt": long_tail_weights, "_bal": balanced_weights}
+"""What a loss's suffix makes of the class counts."""
 
 
 class Objective(nn.Module):
@@ -109,15 +112,24 @@ def stage_2_objective(
     With `columns`, the features are those of several layers side by side: the robust loss
     `robust_loss` becomes one `robust_loss@LAYER` on each layer's columns, with margins of its own:
     `epsilons` holds one vector ``[K]`` per layer.
+
+    Args:
+        names: of the losses, which its parts are in the order of.
+        class_counts: training images per class n_c ``[K]``, all at least 1.
+        temperature, epsilons, released_margins, distance: of the robust loss (`DROLoss`).
+        robust_weight: w, 0 to 1, or None.
+        columns: by layer, or None.
+
+    Raises:
+        ValueError: an unknown loss.
     """
-    suffixes = {"_lt": long_tail_weights, "_bal": balanced_weights}
     losses, weights, columns_of = {}, [], {}
     # None stands for the features as a whole.
     layers = {None: epsilons} if columns is None else dict(zip(columns, epsilons, strict=True))
     for name in names:
-        make_weights = next((f for suffix, f in suffixes.items() if name.endswith(suffix)), None)
+        base, make_weights = _base_and_weights(name)
         class_weights = make_weights(class_counts) if make_weights else None
-        if name.startswith("robust_loss"):
+        if base == "robust_loss":
             for layer, layer_epsilons in layers.items():
                 layer_name = name if layer is None else f"{name}@{layer}"
                 losses[layer_name] = DROLoss(
@@ -134,6 +146,16 @@ def stage_2_objective(
             losses[name] = nn.CrossEntropyLoss(weight=class_weights)
             weights.append(1.0 if robust_weight is None else 1.0 - robust_weight)
     return Objective(losses, weights, columns_of)
+
+
+def _base_and_weights(name: str) -> tuple[str, Callable[[Sequence[int]], Tensor] | None]:
+    """A loss without its suffix, and what makes class weights by the suffix."""
+    for base in ("robust_loss", "ce"):
+        if name.startswith(base) and name.removeprefix(base) in CLASS_WEIGHTS:
+            return base, CLASS_WEIGHTS[name.removeprefix(base)]
+    raise ValueError(
+        f"the loss must be ce or robust_loss, or either with _lt or _bal, not {name!r}"
+    )
 
 
 __all__ = [

@@ -85,7 +85,8 @@ class LDAMLoss(nn.Module):
 
 
 def effective_number_weights(class_counts: Sequence[int], beta: float = 0.9999) -> Tensor:
-    """Weights (1 − β) / (1 − β^n_c), normalised to sum to the number of classes, ``[K]``.
+    """Weights (1 − β) / (1 − β^n_c), normalised to sum to the number of classes, ``[K]``; every
+    class needs an image.
 
     Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, equation 2.
     """
@@ -94,7 +95,8 @@ def effective_number_weights(class_counts: Sequence[int], beta: float = 0.9999) 
 
 
 def balanced_weights(class_counts: Sequence[int]) -> Tensor:
-    """The suffix ``_bal``: N / (K · n_c), scikit-learn's "balanced" weights, ``[K]``."""
+    """The suffix ``_bal``: N / (K · n_c), scikit-learn's "balanced" weights, ``[K]``; every class
+    needs an image."""
     counts = np.asarray(class_counts, dtype=np.float64)
     return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
 

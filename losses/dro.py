@@ -67,7 +67,7 @@ class DROLoss(nn.Module):
       0 to 2, is a function of their cosine.
 
     Args:
-        temperature: τ > 0.
+        temperature: τ > 0, in units of the distance.
         base_temperature: τ₀; equal to τ in the paper's code, so that the factor is 1.
         class_weights: w of shape ``[K]``, or None.
         epsilons: margins of shape ``[K]``, in units of distance (a parameter where they are
@@ -118,8 +118,8 @@ class DROLoss(nn.Module):
         self, feats: Tensor, targets: Tensor, bank_feats: Tensor, bank_targets: Tensor
     ) -> Tensor:
         """Loss of features ``[B, D]`` with targets ``[B]`` against the class means of a bank of
-        features ``[N, D]`` with targets ``[N]``, which must hold every class. The means are
-        constants for the gradient."""
+        features ``[N, D]`` with targets ``[N]``, which must hold every class (a mean that is not
+        there makes the loss NaN). The means are constants for the gradient."""
         num_classes = int(bank_targets.max()) + 1 if self.epsilons is None else len(self.epsilons)
         centroids = class_means(bank_feats.detach(), bank_targets, num_classes)
         return self.to_centroids(feats, targets, centroids)

@@ -34,7 +34,12 @@ def build_model(arch: str, num_classes: int, head_scale: float | None = None) ->
         arch: a name of `ARCHITECTURES`.
         num_classes: number of logits.
         head_scale: None for a linear head, else the scale of a cosine head (`NormedLinear`).
+
+    Raises:
+        ValueError: an unknown network.
     """
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"the network must be one of {', '.join(ARCHITECTURES)}, not {arch!r}")
     model = ARCHITECTURES[arch](num_classes, normed_head=head_scale is not None)
     if head_scale is not None:
         model.linear.scale = head_scale

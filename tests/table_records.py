@@ -40,6 +40,8 @@ def write_run(
     preds: np.ndarray | None = None,
     selected: int | None = None,
     flags: str = "",
+    fingerprint: str | None = None,
+    layers: int = 1,
 ) -> Path:
     """A run's folder below `root`.
 
@@ -53,6 +55,8 @@ def write_run(
         preds: predictions of the selected epoch, of 100 images of class 0.
         selected: the epoch; that of the highest top-1 if None.
         flags: further flags of main.py.
+        fingerprint: of the training images.
+        layers: that the margins and the robust loss are recorded of, all alike.
     """
     length = length.of(row)
     pretrained = None
@@ -66,6 +70,7 @@ def write_run(
     folder.mkdir(parents=True)
     machine = {"device": "cpu", "processor": "abacus", "commit": "0ddba11", "command": ["main.py"]}
     arguments = options.as_dict() | {"machine": machine, "class_counts": CLASS_COUNTS}
+    arguments["fingerprint"] = fingerprint
     (folder / "args.json").write_text(json.dumps(arguments))
     assert len(tops) == options.epochs
     records = []
@@ -79,6 +84,10 @@ def write_run(
         record = {"epoch": i + 1, "phase": phase, "lr": 0.1, "seconds": 1.0, "results": results}
         record |= {"losses": {"robust_loss": robust[i]} if robust else {"ce": 1.0}}
         record |= {"margins": [margins[i]] * 2 if margins else None}
+        if layers > 1:
+            names = [f"layer{n}" for n in range(layers)]
+            record["losses"] = {f"robust_loss@{name}": robust[i] for name in names}
+            record["layer_margins"] = dict.fromkeys(names, record["margins"])
         records.append(record)
     (folder / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     best = tops.index(max(tops)) + 1 if selected is None else selected
@@ -94,8 +103,11 @@ def write_run(
         "test": {"selected": of(best), "last": of(options.epochs)},
     }
     summary["heldout"] = heldout and {
-        name: {"epoch": epoch, **records[epoch - 1]["results"]["heldout"]}
-        for name, epoch in (("selected", best), ("last", options.epochs))
+        "images": 200,
+        **{
+            name: {"epoch": epoch, **records[epoch - 1]["results"]["heldout"]}
+            for name, epoch in (("selected", best), ("last", options.epochs))
+        },
     }
     if preds is not None:
         labels = np.zeros(len(preds), dtype=int)

@@ -285,6 +285,12 @@ def test_stage_2_sums_its_losses_without_weights(device):
     assert_close(loss, parts.sum())
 
 
+@pytest.mark.parametrize("name", ["robust", "ce_tl", "robust_loss_", "focal", ""])
+def test_an_unknown_stage_2_loss_is_an_error(name):
+    with pytest.raises(ValueError, match=f"not '{name}'"):
+        stage_2_objective(["ce", name], COUNTS)
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_the_robust_loss_of_an_objective_is_by_its_distance(distance, device):
     features, logits, targets, centroids = random_outputs(device)

@@ -77,6 +77,40 @@ def test_evaluation_works_right_after_cloning(make, tree, finished, clone):
     assert snapshot(clone / "pretrained") == before
 
 
+def test_what_a_network_was_trained_on_goes_with_it(finished, clone):
+    """Own data are normalised as in training, and streamed or not."""
+    slim = load(clone / "pretrained" / STAGE_1_NAME / "ckpt.best.pth.tar")
+    assert {"mean", "std"} <= set(slim["data"]["normalisation"]) and "streamed" in slim["data"]
+
+
+def test_a_run_is_evaluated_in_another_precision_than_it_was_trained_in(tree, finished, clone):
+    [run] = (clone / "pretrained" / STAGE_1_NAME).glob("robust_*")
+    run.rename(run.with_name(run.name + "_precision=bf16"))
+    outcome = succeed(stage_2(tree, clone / "checkpoint", "--evaluation", "True"))
+    assert "_precision=bf16/ckpt.best.pth.tar" in outcome.out
+
+
+def test_evaluating_what_came_with_the_code_leaves_its_run_to_be_made(tree, clone):
+    argv = stage_1(tree, clone / "checkpoint")
+    succeed([*argv, "--evaluation", "True", "--readings", "linear"])
+    assert list((clone / "checkpoint" / STAGE_1_NAME).glob("events.*"))
+    succeed(argv)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [
+        ("test", "ckpt.best.pth.tar"),
+        ("heldout", "ckpt.best_heldout.pth.tar"),
+        ("last", "ckpt.pth.tar"),
+    ],
+)
+def test_a_stage_1_is_evaluated_as_the_protocol_chooses(protocol, name, tree, finished, clone):
+    flags = ("--evaluation", "True", "--select_on", protocol)
+    outcome = succeed(stage_1(tree, clone / "checkpoint", *flags))
+    assert f"pretrained/{STAGE_1_NAME}/{name}, epoch" in outcome.out
+
+
 def test_a_run_of_ones_own_is_evaluated_rather_than_what_came_with_the_code(tree, finished, clone):
     shutil.copytree(finished, clone / "checkpoint")
     outcome = succeed(stage_1(tree, clone / "checkpoint", "--evaluation", "True"))

@@ -52,7 +52,7 @@ def test_the_conda_environment_installs_the_requirements():
 
 
 # Modules whose package has another name; Pillow comes with torchvision.
-PACKAGE_OF = {"sklearn": "scikit-learn", "tensorboardX": "tensorboardx", "PIL": "torchvision"}
+PACKAGE_OF = {"sklearn": "scikit-learn", "tensorboardX": "tensorboardx", "PIL": "pillow"}
 
 
 def imported_modules(path):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from tests.helpers import (
     succeed,
 )
 from utils.command_line import parse_options, parse_stages
+from utils.report.records import read_run
+from utils.reproduce.chains import place_of
 from utils.seeds import combine, side_by_side
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -72,6 +75,37 @@ def test_each_of_several_seeds_is_its_own_single_run(tree, finished, tmp_path):
         assert top1["mean"] == pytest.approx(sum(top1s) / 2, abs=1e-4)
         assert top1["std"] == pytest.approx(abs(top1s[0] - top1s[1]) / 2**0.5, abs=1e-4)
         assert combined["seconds"] == pytest.approx(sum(s["seconds"] for s in summaries))
+
+
+def test_a_stage_2_of_one_seeds_stage_1_goes_into_its_folder(tree, tmp_path):
+    """And not into that of another run's stage 1 of this seed."""
+    for name in ("a", "b"):
+        argv = without_seed(stage_1(tree, tmp_path, "--epochs", 1, "--exp_str", name))
+        succeed([*argv, "--seeds", "1,2"])
+    folders = []
+    for name in ("a", "b"):
+        of_seed = tmp_path / (STAGE_1_NAME.removesuffix("0") + name) / "seed1"
+        argv = [*stage_2(tree, tmp_path, "--epochs", 1), "--pretrained", of_seed]
+        outcome = succeed([*argv, "--resume", "True"])
+        assert "finished" not in outcome.out
+        [folder] = of_seed.glob("robust_*")
+        folders.append(folder)
+        run = read_run(folder)
+        assert run.parent.folder == of_seed and (folder / "summary.json").exists()
+        assert place_of(folder, stage=2) == folder.relative_to(tmp_path)
+
+
+def test_the_records_of_one_of_several_seeds_know_its_stage_1(tree, finished, tmp_path):
+    root = shutil.copytree(finished, tmp_path / "root")
+    single = stage_2_folder(root)
+    for stage, several in ((single, single / "seed3"), (single.parent, single.parent / "seed3")):
+        several.mkdir()
+        for file in filter(Path.is_file, list(stage.iterdir())):
+            file.rename(several / file.name)
+    assert read_run(single / "seed3").parent.folder == single.parent / "seed3"
+    for file in (single.parent / "seed3").iterdir():  # one stage 1 that all seeds started from
+        file.rename(single.parent / file.name)
+    assert read_run(single / "seed3").parent.folder == single.parent
 
 
 def test_several_seeds_are_evaluated_one_by_one_and_together(tree, tmp_path):

@@ -120,7 +120,7 @@ def test_seeds_and_images_make_the_error_together():
 
 
 def test_the_course_of_a_straight_fall():
-    course = MarginCourse(1.0, [0.5, 0.0, -0.5, -1.0], [4.0, 3.0, 2.5, 2.0], temperature=1.0)
+    course = MarginCourse(1.0, [0.5, 0.0, -0.5, -1.0], [4.0, 3.0, 2.5, 2.0], steepest=1.0)
     assert course.slope == pytest.approx(-0.5)
     assert course.crossing == 3 and course.loss_fall == 2.0
     # In the middle of the first epoch the margin is 0.75, of the last -0.75.
@@ -128,10 +128,11 @@ def test_the_course_of_a_straight_fall():
 
 
 def test_the_margins_account_for_no_more_than_all_and_less_at_higher_temperature():
-    steep = MarginCourse(1.0, [0.0, -4.0], [2.0, 1.5], temperature=1.0)
+    steep = MarginCourse(1.0, [0.0, -4.0], [2.0, 1.5], steepest=1.0)
     assert steep.largest_share == 1.0
-    assert MarginCourse(1.0, [0.0, -4.0], [2.0, 1.5], 10.0).largest_share == pytest.approx(0.5)
+    assert MarginCourse(1.0, [0.0, -4.0], [2.0, 1.5], 0.1).largest_share == pytest.approx(0.5)
     assert MarginCourse(1.0, [0.0, -4.0], [1.0, 1.5], 1.0).largest_share is None
+    assert MarginCourse(1.0, [0.0, -4.0], [2.0, 1.5], None).largest_share is None
     assert MarginCourse(1.0, [0.9, 0.8], [2.0, 1.0], 1.0).crossing is None
 
 
@@ -244,9 +245,10 @@ def test_the_page_tells_all(tmp_path, table, no_figures):
     for sentence in sentences(table):
         assert sentence in page
     not_run = page.split("## Not run")[1].split("## How")[0]
-    for text in ("`dro_lt`", "`ce` (heldout)", "make table SEEDS=0,1,2"):
+    for text in ("`dro_lt`", "`ce` (seeds by test: 2, last: 2)", "make table SEEDS=0,1,2"):
         assert text in not_run
     assert "0ddba11" in page and "- 5 runs on abacus" in page
+    assert "training images of 5 runs on CIFAR-100-LT, r = 100: not recorded" in page
     for name in ("cifar100_100_top1.png", "cifar100_100_margins.png", "cifar100_100_epochs.png"):
         assert f"](figures/{name})" in page and (tmp_path / "results" / "figures" / name).is_file()
 

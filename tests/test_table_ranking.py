@@ -1,5 +1,7 @@
 """Which reading of the robust loss held-out images choose, from made-up records."""
 
+import math
+
 import pytest
 
 from tests.table_records import write_run
@@ -17,14 +19,14 @@ LASTS = {  # held-out and test top-1 of the last epoch
 }
 
 
-def write(root, lasts, **settings):
-    write_run(root, Row("cifar100", 100, "ce"), [30.0] * 200, length=LENGTH)
+def write(root, lasts, seed=0, **settings):
+    write_run(root, Row("cifar100", 100, "ce"), [30.0] * 200, length=LENGTH, seed=seed)
     for method, (heldout, test) in lasts.items():
         row = Row("cifar100", 100, method)
         write_run(
             *(root, row, [10.0, 60.0, test]),
             **{"heldout": [1.0, 2.0, heldout], "ncm": [3.0, 4.0, test - 5]},
-            **{"length": LENGTH, **settings},
+            **{"length": LENGTH, "seed": seed, **settings},
         )
 
 
@@ -33,26 +35,55 @@ def ranking_of(root):
     return list(rankings(table, cells))
 
 
+def methods(ranking):
+    return [reading.cell.row.method for reading in ranking.readings]
+
+
 def test_readings_are_in_the_order_of_held_out_images_at_the_last_epoch(tmp_path):
     write(tmp_path, LASTS)
     [ranking] = ranking_of(tmp_path)
-    found = [(r.cell.row.method, r.heldout, r.test, r.ncm, r.seeds) for r in ranking.readings]
-    order = ("dro_lt_squared", "dro_lt_weight", "control", "dro_lt")
-    assert found == [(m, *LASTS[m], LASTS[m][1] - 5, [0]) for m in order]
+    assert methods(ranking) == ["dro_lt_squared", "dro_lt_weight", "dro_lt"]
+    for reading in ranking.readings:
+        heldout, test = LASTS[reading.cell.row.method]
+        assert reading.accuracies == {"heldout": heldout, "top1": test, "ncm": test - 5}
+        ahead = {"heldout": heldout - 40, "top1": test - 50, "ncm": test - 50}
+        assert reading.ahead == ahead and reading.seeds == [0]
+    # Of 200 images each: √(0.42 · 0.58 / 200 + 0.40 · 0.60 / 200).
+    assert ranking.readings[0].error == pytest.approx(4.9173, abs=1e-4)
     lines = "\n".join(ranking.lines())
-    assert "| `dro_lt_squared` | 42.00 (+2.00) | 48.00 (-2.00) | 43.00 (-2.00) | 1 |" in lines
-    assert "| `control` | 40.00 | 50.00 | 45.00 | 1 |" in lines
-    assert (
-        "choose `dro_lt_squared` (42.00), +2.00 points ahead of the control there, -2.00" in lines
-    )
+    row = "| `dro_lt_squared` | 42.00 (+2.00 ± 4.92) | 48.00 (-2.00) | 43.00 (-2.00) | 1 |"
+    assert row in lines and "| `control` | 40.00 | 50.00 | 45.00 | 1 |" in lines
+    assert "choose `dro_lt_squared`, +2.00 against the control there: within twice" in lines
+    assert "were chosen on the test set" in lines
 
 
-def test_a_control_ahead_of_all_readings_is_said_to_be(tmp_path):
-    write(tmp_path, LASTS | {"control": (45.0, 50.0)})
+@pytest.mark.parametrize(("control", "verdict"), [(90.0, "error behind"), (5.0, "error ahead")])
+def test_a_clear_difference_to_the_control_is_said_to_be_one(control, verdict, tmp_path):
+    write(tmp_path, LASTS | {"control": (control, 50.0)})
     [ranking] = ranking_of(tmp_path)
-    assert ranking.readings[0] is ranking.control
-    said = list(ranking.lines())[-1]
-    assert "choose `dro_lt_squared` (42.00), but the control is 3.00 points ahead of it." in said
+    assert f"more than twice the standard {verdict}" in list(ranking.lines())[-1]
+
+
+def test_only_seeds_that_both_have_are_compared(tmp_path):
+    for seed, control in ((0, 40.0), (1, 20.0)):
+        write(tmp_path, {"control": (control, 50.0), "dro_lt": (45.0 + seed, 50.0)}, seed=seed)
+    write_run(
+        *(tmp_path, Row("cifar100", 100, "dro_lt_squared"), [1.0, 2.0, 50.0]),
+        **{"heldout": [1.0, 2.0, 41.0], "length": LENGTH, "seed": 0},
+    )
+    [ranking] = ranking_of(tmp_path)
+    assert ranking.accuracies["heldout"] == 30.0 and ranking.seeds == [0, 1]
+    both, one = ranking.readings
+    assert one.ahead["heldout"] == 1.0 and one.seeds == [0]
+    assert both.ahead["heldout"] == (5 + 26) / 2 and both.seeds == [0, 1]
+    # The deviation of 5 and 26 is 21 / √2, of their mean 21 / 2; and of the images 4.79.
+    assert both.error == pytest.approx(math.hypot(21 / 2, 4.79), abs=0.01)
+
+
+def test_a_row_that_changes_more_than_the_feature_loss_is_no_reading_of_it(tmp_path):
+    write(tmp_path, LASTS | {"dro_lt_instance": (99.0, 99.0)})
+    [ranking] = ranking_of(tmp_path)
+    assert "dro_lt_instance" not in methods(ranking)
 
 
 @pytest.mark.parametrize("without", ["control", ("dro_lt", "dro_lt_weight")])
@@ -65,12 +96,13 @@ def test_runs_without_held_out_images_are_left_out(tmp_path):
     write(tmp_path, {m: LASTS[m] for m in list(LASTS)[:3]})
     write_run(tmp_path, Row("cifar100", 100, "dro_lt_weight"), [1.0] * 3, length=LENGTH)
     [ranking] = ranking_of(tmp_path)
-    assert [r.cell.row.method for r in ranking.readings] == ["dro_lt_squared", "control", "dro_lt"]
+    assert methods(ranking) == ["dro_lt_squared", "dro_lt"]
 
 
 def test_runs_chosen_on_held_out_images_come_before_those_chosen_on_test(tmp_path):
     write(tmp_path / "a", LASTS)
     write(tmp_path / "b", {m: (1.0, 2.0) for m in LASTS}, protocol="heldout")
     [ranking] = ranking_of(tmp_path)
-    assert {r.cell.protocol for r in ranking.readings} == {"heldout"}
-    assert {r.test for r in ranking.readings} == {2.0}
+    assert ranking.control.protocol == "heldout"
+    assert {r.accuracies["top1"] for r in ranking.readings} == {2.0}
+    assert "chosen on the test set" not in "".join(ranking.lines())

@@ -15,6 +15,7 @@ import pytest
 
 from tests.faults import disk_full_for, interrupted_at_check
 from tests.helpers import REPOSITORY, Outcome, snapshot, write_tree
+from utils.export import main as export
 from utils.reproduce.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -138,6 +139,34 @@ def test_a_stage_1_of_another_folder_is_started_from(made, tree, tmp_path):
     assert outcome.out.count("$ python main.py") == 1
     assert "classifier_only" in {entry["method"] for entry in table_of(tmp_path)}
     assert len(list((tmp_path / "checkpoint").rglob("args.json"))) == 1
+
+
+def test_runs_on_other_images_are_not_taken_for_ones_own(made, tree, tmp_path):
+    for path in shutil.copytree(made / "results" / "runs", tmp_path / "results" / "runs").rglob(
+        "args.json"
+    ):
+        recorded = json.loads(path.read_text())
+        path.write_text(json.dumps(recorded | {"fingerprint": "beef" * 16}))
+    rows = "cifar10/2/ce"
+    outcome = reproduce(tmp_path, tree, rows=rows)
+    assert outcome.status == 0 and outcome.out.count("$ python main.py") == 1
+    subsets = {entry["subset"] for entry in table_of(tmp_path) if entry["method"] == "ce"}
+    assert len(subsets) == 2 and "beefbeef" in subsets
+    # Where there are no images here, nothing can tell.
+    outcome = reproduce(tmp_path, tmp_path / "none", "--dry-run", rows=rows)
+    assert outcome.out.count(": recorded") == 2
+
+
+def test_a_stage_1_that_came_with_the_code_is_started_from(made, tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made / "results" / "runs", tmp_path / "results" / "runs")
+    [first] = (path.parent for path in (made / "checkpoint").glob("*/ckpt.pth.tar"))
+    assert export([str(first), "--last"]) == 0
+    rows = "cifar10/2/classifier_only"
+    outcome = reproduce(tmp_path, tree, "--protocols", "test", rows=rows)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.count("$ python main.py") == 1 and "pretrained/" in outcome.out
+    assert "classifier_only" in {entry["method"] for entry in table_of(tmp_path)}
 
 
 @pytest.mark.parametrize("number", [2, 7, 14])

@@ -188,6 +188,7 @@ def _open_folders(
         if not job.folder.arguments.exists():
             of_run = {
                 "class_counts": data.class_counts,
+                "fingerprint": data.fingerprint,
                 "data": data.description(),
                 "machine": machine.description(),
             }

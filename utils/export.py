@@ -21,7 +21,7 @@ from utils.reproduce.chains import place_of
 
 KEPT = (
     *("epoch", "arch", "state_dict", "best_acc1", "stage", "dataset", "class_counts"),
-    *("fingerprint", "selected_on", "results", "epsilons"),
+    *("fingerprint", "data", "selected_on", "results", "epsilons"),
 )
 
 

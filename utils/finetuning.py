@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from datasets.samplers import ClassAwareOrder, SequentialOrder, ShuffledOrder
+from datasets.samplers import ClassAwareOrder, Order, ShuffledOrder
 from losses import Objective, make_layer_margins, make_margins, stage_2_objective
 from models.layers import LayerFeatures
 from utils import checkpoint
@@ -22,7 +22,9 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
     """The two phases of stage 2, from the stage-1 checkpoint `start`, read from `path`.
 
     Raises:
-        UserError: a checkpoint of another network, or a sampler that cannot visit every class.
+        UserError: a checkpoint of another network, a sampler that cannot visit every class, a layer
+            that the network does not have or that no loss would train, or batch-norm over all
+            processes without a GPU.
     """
     options, data, device = run.options, run.data, run.machine.device
     _warn_of_other_chain(start, path, options.select_on)
@@ -128,7 +130,7 @@ def _bound(margins: Tensor, lowest: float | None) -> Callable[[], None] | None:
     return project
 
 
-def _order(run: Run, sampler: Sampler) -> SequentialOrder:
+def _order(run: Run, sampler: Sampler) -> Order:
     if sampler.samples_per_class is None:
         return ShuffledOrder(len(run.data.train), run.generator)
     largest = max(run.data.class_counts)

@@ -5,11 +5,18 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.errors import RunError, UserError
-from utils.options import FREE_FLAGS, NAMED_FLAGS, OWN_DATASETS, Options, default_of
+from utils.options import (
+    FREE_FLAGS,
+    NAMED_FLAGS,
+    OWN_DATASETS,
+    PRECISIONS,
+    Options,
+    default_of,
+)
 
 LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
@@ -69,9 +76,9 @@ class RunFolder:
         return sorted({path for path in found if path.is_file()})
 
     def holds_a_run(self) -> bool:
-        return any(
-            not path.name.startswith((".", "outputs_", "readings.")) for path in self.own_files()
-        )
+        """Whether a run has begun here; an evaluation of a checkpoint from elsewhere is none."""
+        begun = ("args.", "ckpt", "log.", "summary.")
+        return any(path.name.startswith(begun) for path in self.own_files())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -134,13 +141,18 @@ def seed_folder(seed: int) -> str:
     return f"seed{seed}"
 
 
+def is_seed_folder(name: str) -> bool:
+    """Whether it is the name of such a sub-folder."""
+    return name.startswith("seed") and name[4:].isdigit()
+
+
 def run_folder(options: Options) -> RunFolder:
     """The folder of the run that the options name; of the runs with `--seeds`, the one above
     theirs, or that of one of them if the options have its seed."""
     if options.stage == 1:
         parts = [stage_1_name(options)]
     else:
-        parts = [_name_of_pretrained(Path(options.pretrained)), stage_2_name(options)]
+        parts = [_place_of_pretrained(Path(options.pretrained)), stage_2_name(options)]
     if options.seeds is not None and options.seed is not None:
         parts.append(seed_folder(options.seed))
     models = Path(options.root_model, *parts)
@@ -148,31 +160,43 @@ def run_folder(options: Options) -> RunFolder:
 
 
 def find_evaluated(options: Options) -> Path:
-    """The checkpoint file that `--evaluation` reads: the run's best one, or where this machine has
-    not made the run, the one that comes with the code.
+    """The checkpoint file that `--evaluation` reads: the run's best one (of a stage 1 by
+    `--select_on`), or where this machine has not made the run, the one that comes with the code; or
+    else one of the same run in another precision of training, as weights have none.
 
     Raises:
-        UserError: there is neither; it names the runs that there are in the same folders.
+        UserError: there is none; it names the runs that there are in the same folders.
     """
-    own = run_folder(options).best_checkpoint
-    places = [own, PRETRAINED / own.relative_to(options.root_model)]
-    found = next((path for path in places if _exists(path)), None)
+    precisions = dict.fromkeys([options.precision, *PRECISIONS])
+    runs = [run_folder(replace(options, precision=precision)).models for precision in precisions]
+    folders = [f for run in runs for f in (run, PRETRAINED / run.relative_to(options.root_model))]
+    names = [BEST_CHECKPOINT] if options.stage == 2 else _chosen_by(options.select_on)
+    candidates = (folder / name for folder in folders for name in names)
+    found = next((path for path in candidates if _exists(path)), None)
     if found is None:
-        folders = [p.parent.parent for p in places if _exists(p.parent.parent)]
-        runs = [p.parent for folder in folders for p in folder.glob(f"*/{BEST_CHECKPOINT}")]
+        above = [folder.parent for folder in folders[:2] if _exists(folder.parent)]
+        runs = [path.parent for folder in above for path in folder.glob(f"*/{BEST_CHECKPOINT}")]
         there = f"; the runs there are {', '.join(map(str, sorted(runs)))}" if runs else ""
-        raise UserError(f"no checkpoint {own}{there}")
+        raise UserError(f"no checkpoint {folders[0] / BEST_CHECKPOINT}{there}")
     return found
 
 
-def _name_of_pretrained(path: Path) -> str:
-    """The stage-1 folder's name: that of the folder, or of the folder that the file is in; a file
-    that is not named as a run names its checkpoints goes by its own name."""
-    if not path.name.endswith(CHECKPOINT_SUFFIX):
-        return path.resolve().name
-    if path.name.startswith("ckpt"):
-        return path.resolve().parent.name
-    return path.name.removesuffix(CHECKPOINT_SUFFIX)
+def _chosen_by(protocol: str) -> list[str]:
+    """Names of a stage 1's checkpoint that is best by the protocol, the likeliest first."""
+    chosen = LAST_CHECKPOINT if protocol == "last" else best_by(protocol)
+    return [chosen, BEST_CHECKPOINT]
+
+
+def _place_of_pretrained(path: Path) -> Path:
+    """The stage-1 folder's name, below that of its run where it is one of several seeds: of the
+    folder, or of the folder that the file is in; a file that is not named as a run names its
+    checkpoints goes by its own name."""
+    folder = path.resolve()
+    if path.name.endswith(CHECKPOINT_SUFFIX):
+        if not path.name.startswith("ckpt"):
+            return Path(path.name.removesuffix(CHECKPOINT_SUFFIX))
+        folder = folder.parent
+    return Path(*folder.parts[-2 if is_seed_folder(folder.name) else -1 :])
 
 
 def find_pretrained(options: Options) -> Path:
@@ -191,10 +215,7 @@ def find_pretrained(options: Options) -> Path:
         return place
     if options.seeds is not None and _exists(place / seed_folder(options.seed)):
         place = place / seed_folder(options.seed)
-    if options.select_on == "last":
-        candidates = [place / LAST_CHECKPOINT, place / BEST_CHECKPOINT]
-    else:
-        candidates = [place / best_by(options.select_on), place / BEST_CHECKPOINT]
+    candidates = [place / name for name in _chosen_by(options.select_on)]
     found = next((p for p in candidates if p.is_file()), None)
     if found is None:
         raise UserError(f"--pretrained {name}: no {BEST_CHECKPOINT} in {place}")

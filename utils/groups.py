@@ -1,5 +1,7 @@
 """Many-, medium- and few-shot classes."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -14,3 +16,10 @@ def group_of_counts(class_counts: ArrayLike) -> np.ndarray:
     CVPR 2019, section 5.1)."""
     counts = np.asarray(class_counts)
     return np.select([counts > MANY_ABOVE, counts < FEW_BELOW], ["many", "few"], "medium")
+
+
+def class_mean(per_class: Iterable[float | None]) -> float | None:
+    """The mean of per-class accuracies over the classes that have images (not None); None where
+    none has."""
+    known = [accuracy for accuracy in per_class if accuracy is not None]
+    return sum(known) / len(known) if known else None

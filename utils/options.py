@@ -17,6 +17,7 @@ IMAGENET_NETWORKS = ("resnet10", "resnet50", "resnext50")
 ARCHITECTURES = (*CIFAR_NETWORKS, *IMAGENET_NETWORKS)
 CLASSIFICATION_LOSSES = ("ce", "ce_lt", "ce_bal")
 FEATURE_LOSSES = (*CLASSIFICATION_LOSSES, "robust_loss", "robust_loss_lt", "robust_loss_bal")
+PRECISIONS = ("float32", "tf32", "bf16")
 FEATURE_LAYERS = ("layer1", "layer2", "layer3", "layer4")
 READINGS = (
     "linear",
@@ -277,7 +278,7 @@ class Options:
     temperature: float = flag(
         ROBUST,
         "--temperature",
-        help="temperature of the robust loss, in units of feature distance, > 0",
+        help="temperature of the robust loss, in units of --robust_distance, > 0",
         default=0.07,
         type=values.positive,
         metavar="T",
@@ -285,7 +286,8 @@ class Options:
     margin: float = flag(
         ROBUST,
         "--margin",
-        help="margin epsilon (its start, where learned), in units of feature distance, >= 0",
+        help="margin epsilon (its start, where learned), in units of the distance before squaring, "
+        ">= 0",
         default=0.1,
         type=values.rate,
         metavar="E",
@@ -455,7 +457,7 @@ class Options:
         help="of the convolutions; losses, centroids and weights stay in float32 (tf32: NVIDIA "
         "GPUs from 8.0; bf16: where the processor or GPU has it natively)",
         default="float32",
-        choices=("float32", "tf32", "bf16"),
+        choices=PRECISIONS,
     )
     step: str = flag(
         MACHINE,

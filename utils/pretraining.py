@@ -20,7 +20,11 @@ PUBLISHED_EPOCHS = 200
 
 
 def pretraining(run: Run) -> Stage:
-    """One phase that trains everything."""
+    """One phase that trains everything.
+
+    Raises:
+        UserError: batch-norm over all processes without a GPU.
+    """
     options, data = run.options, run.data
     is_ldam = options.loss_type == "LDAM"
     model = run.place(

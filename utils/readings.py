@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from losses import class_means
 from models import NormedLinear
 from utils.files import atomic_write, write_json
-from utils.metrics import accuracy_record, cosine_similarities, mean_over_classes, percent
+from utils.groups import class_mean
+from utils.metrics import accuracy_record, cosine_similarities, percent
 
 Classifier = Callable[[Tensor], Tensor]
 """Features ``[N, D]`` to scores ``[N, K]``."""
@@ -116,8 +116,7 @@ def best_tau(bank: FeatureBank) -> float:
 
     def score(tau: float) -> float:
         record = accuracy_record(tau_norm(bank, tau)(features), labels, bank.class_counts)
-        known = [np.nan if a is None else a for a in record["per_class"]]
-        return mean_over_classes(np.array(known))
+        return class_mean(record["per_class"])
 
     return max(TAUS, key=score)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datasets import LongTailedData
 from datasets.pipeline import Loader, Normalise
-from datasets.samplers import SequentialOrder
+from datasets.samplers import Order
 from datasets.streaming import make_loader
 from models.layers import LayerFeatures
 from utils.device import Machine
@@ -31,7 +31,7 @@ class Run:
     data: LongTailedData
     generator: torch.Generator
 
-    def training_loader(self, order: SequentialOrder) -> Loader:
+    def training_loader(self, order: Order) -> Loader:
         """Augmented batches of the training set; held in memory, it moves to the device."""
         return make_loader(
             self.data.train,

@@ -19,6 +19,7 @@ from utils import checkpoint, distributed, signals
 from utils.errors import RunError
 from utils.evaluation import Evaluator, class_centroids, extract_features
 from utils.folders import best_by
+from utils.groups import class_mean
 from utils.phases import Phase
 from utils.progress import Progress
 from utils.run import Run, Stage
@@ -391,5 +392,4 @@ def _selection_score(split: str, record: dict) -> float:
     classes have few or none."""
     if split == "test":
         return record["top1"]
-    known = [accuracy for accuracy in record["per_class"] if accuracy is not None]
-    return sum(known) / len(known)
+    return class_mean(record["per_class"])

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import statistics
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
-from utils.groups import GROUPS
+from utils.folders import is_seed_folder
+from utils.groups import GROUPS, class_mean
 from utils.options import FREE_FLAGS
 
 NOT_SETTINGS = {*FREE_FLAGS, "seed", "exp_str", "pretrained", "machine", "data"}
@@ -54,7 +54,7 @@ class RecordedRun:
         arguments: the content of `args.json`.
         epochs: the entries of `log.jsonl`.
         summary: the content of `summary.json`; None for an unfinished run.
-        parent: a stage-2 run's stage 1, where the folder above holds one.
+        parent: a stage-2 run's stage 1, where the folders above hold one.
     """
 
     folder: Path
@@ -130,6 +130,8 @@ class RecordedRun:
             settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in SUBSET_FLAGS}
         if settings.get("dataset") not in ("cifar10", "cifar100", "digits"):
             settings["data_root"] = self.arguments.get("data_root")
+        # Of runs from before it was recorded, unknown.
+        settings = {k: v for k, v in settings.items() if k != "fingerprint" or v}
         return {"stage": self.stage} | settings
 
     def arrays(self, name: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
@@ -197,12 +199,20 @@ def read_run(folder: Path) -> RecordedRun:
 
 
 def _parent_of(folder: Path) -> RecordedRun | None:
-    """The stage-1 run in the folder above, if there is one that can be read."""
-    try:
-        parent = read_run(folder.absolute().parent)
-    except UserError:
-        return None
-    return parent if parent.stage == 1 else None
+    """The stage-1 run in the folder above, or for one of several seeds that of its seed, or the
+    one that they all started from; None if there is none that can be read."""
+    above = folder.absolute().parent
+    places = [above]
+    if is_seed_folder(folder.name):
+        places += [above.parent / folder.name, above.parent]
+    for place in places:
+        try:
+            parent = read_run(place)
+        except UserError:
+            continue
+        if parent.stage == 1:
+            return parent
+    return None
 
 
 def _read_object(path: Path) -> dict:
@@ -257,6 +267,5 @@ def accuracies_of(results: dict) -> dict[str, float | None]:
     linear, ncm, heldout = results["test"]["linear"], results["test"]["ncm"], results["heldout"]
     found = {"top1": linear["top1"]} | {group: linear[group] for group in GROUPS}
     found["ncm"] = ncm["top1"] if ncm else None
-    known = [a for a in heldout["linear"]["per_class"] if a is not None] if heldout else []
-    found["heldout"] = statistics.fmean(known) if known else None
+    found["heldout"] = class_mean(heldout["linear"]["per_class"]) if heldout else None
     return {name: None if value is None else float(value) for name, value in found.items()}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from utils.command_line import parse_options
 from utils.errors import UserError
+from utils.folders import is_seed_folder
+from utils.groups import class_mean
 from utils.options import FREE_FLAGS, Options, default_of
 from utils.report.records import RecordedRun, accuracies_of, read_run
 from utils.reproduce.recipes import (
@@ -39,6 +41,11 @@ class Chain:
     @property
     def seed(self) -> int:
         return self.run.arguments["seed"]
+
+    @property
+    def subset(self) -> str:
+        """Which training images; empty where it is not recorded."""
+        return subset_name(self.run.arguments.get("fingerprint"))
 
     @property
     def protocol(self) -> str:
@@ -90,16 +97,14 @@ def _score_by(protocol: str):
         accuracies = record["results"][protocol][reading]
         if protocol == "test":
             return accuracies["top1"]
-        return class_mean(accuracies)
+        return class_mean(accuracies["per_class"])
 
     return score
 
 
-def class_mean(accuracies: Mapping) -> float:
-    """The mean of per-class accuracies over the classes that have images, which is what held-out
-    images are judged by."""
-    known = [a for a in accuracies["per_class"] if a is not None]
-    return sum(known) / len(known)
+def subset_name(fingerprint: str | None) -> str:
+    """A short name for training images of this fingerprint; empty for none."""
+    return (fingerprint or "")[:8]
 
 
 @dataclass(frozen=True)
@@ -150,19 +155,18 @@ def _start_of(run: RecordedRun, stages_1: dict[Path, RecordedRun]) -> RecordedRu
         return None
     if run.parent is not None and run.parent.is_finished:
         return run.parent
-    parts = place_of(run.folder, stage=2).parts
-    return stages_1.get(Path(parts[0], *parts[2:]))
+    first, *rest = place_of(run.folder, stage=2).parts
+    return stages_1.get(Path(first, *filter(is_seed_folder, rest)))
 
 
 def place_of(folder: Path, stage: int) -> Path:
     """A run's place below any root: its released name, below that of its stage 1, and `seed0`
-    where several seeds share these."""
-    depth = stage + _is_of_a_seed(folder)
-    return Path(*folder.absolute().parts[-depth:])
-
-
-def _is_of_a_seed(folder: Path) -> bool:
-    return folder.name.startswith("seed") and folder.name[4:].isdigit()
+    below either where several seeds share that name."""
+    parts, depth, names = folder.absolute().parts, 0, 0
+    while names < stage:
+        depth += 1
+        names += not is_seed_folder(parts[-depth])
+    return Path(*parts[-depth:])
 
 
 def identify(run: RecordedRun, start: RecordedRun | None) -> Chain:
@@ -171,7 +175,7 @@ def identify(run: RecordedRun, start: RecordedRun | None) -> Chain:
     Raises:
         ValueError: it belongs to none; the message says why.
     """
-    recorded = _with_defaults(run.arguments)
+    recorded = with_defaults(run.arguments)
     dataset, ratio = recorded["dataset"], round(1 / recorded["imb_factor"])
     length, precision = Length(recorded["epochs"]), recorded["precision"]
     from_row = None
@@ -195,7 +199,7 @@ def identify(run: RecordedRun, start: RecordedRun | None) -> Chain:
     raise ValueError("no row of the table has its flags")
 
 
-def _with_defaults(arguments: Mapping) -> dict:
+def with_defaults(arguments: Mapping) -> dict:
     """A flag that a record lacks did not exist then, which counts as its default."""
     return {f.name: arguments.get(f.name, default_of(f.name)) for f in fields(Options)}
 
@@ -236,6 +240,13 @@ class Cell:
     length: Length
     precision: str
     protocol: str
+    subset: str = ""
+
+    @property
+    def line(self) -> "Cell":
+        """Of the cells of one line of the table, which differ in their protocol, one and the same:
+        that of the first protocol."""
+        return self.by(PROTOCOLS[0])
 
     def by(self, protocol: str) -> "Cell":
         return replace(self, protocol=protocol)
@@ -272,7 +283,7 @@ def tabulate(chains: Sequence[Chain]) -> Table:
             found = chain.result(protocol)
             if found is None:
                 continue
-            cell = Cell(chain.row, chain.length, chain.precision, protocol)
+            cell = Cell(chain.row, chain.length, chain.precision, protocol, chain.subset)
             accuracies = accuracies_of({"test": found, "heldout": None})
             result = Result(chain, found["epoch"], accuracies)
             table.setdefault(cell, {}).setdefault(chain.seed, result)

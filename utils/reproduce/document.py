@@ -12,6 +12,8 @@ from utils.reproduce.findings import DATASET_TITLES, findings
 from utils.reproduce.ranking import rankings
 from utils.reproduce.recipes import FULL_LENGTH, METHODS, PROTOCOLS, ROWS, Row
 
+WANTED_SEEDS = 3
+
 INTRODUCTION = """# The paper's table
 
 Written by `python -m utils.reproduce` from the records in `runs/` alone
@@ -66,7 +68,7 @@ def by_set(table: Table) -> dict[tuple[str, int], list[Cell]]:
         place = rows.get(Row(row.dataset, row.ratio, "ce"), len(rows)), row.dataset, row.ratio
         epochs = -length.stage_1, -length.features, -length.classifier
         rank = PROTOCOLS.index(cell.protocol)
-        return *place, methods.index(row.method), *epochs, cell.precision, rank
+        return *place, methods.index(row.method), *epochs, cell.precision, cell.subset, rank
 
     found: dict[tuple[str, int], list[Cell]] = {}
     for cell in sorted(table, key=order):
@@ -77,22 +79,26 @@ def by_set(table: Table) -> dict[tuple[str, int], list[Cell]]:
 def _table(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     yield "| method | row | length | precision | test | last | held-out | published | difference |"
     yield "|---|---|---|---|---|---|---|---|---|"
-    for row, length, precision in dict.fromkeys((c.row, c.length, c.precision) for c in cells):
-        found = {
-            p: entry(cell, table[cell])
-            for p in PROTOCOLS
-            if (cell := Cell(row, length, precision, p)) in table
-        }
+    for line in dict.fromkeys(cell.line for cell in cells):
+        row = line.row
+        found = {p: entry(line.by(p), table[line.by(p)]) for p in PROTOCOLS if line.by(p) in table}
         tops = [_top1(found.get(protocol)) for protocol in PROTOCOLS]
         differences = [
             f"{e['difference']:+.2f} ({p})" for p, e in found.items() if e["difference"] is not None
         ]
         published = next(iter(found.values()))["published"]
-        cut = "" if length.is_full(row) else ", **cut short**"
+        cut = "" if line.length.is_full(row) else ", **cut short**"
         yield (
-            f"| {METHODS[row.method].title} | `{row.method}` | {length}{cut} | {precision} | "
+            f"| {METHODS[row.method].title} | `{row.method}` | {line.length}{cut} | "
+            f"{_precision(line, cells)} | "
             f"{' | '.join(tops)} | {published or ''} | {', '.join(differences)} |"
         )
+
+
+def _precision(cell: Cell, cells: Sequence[Cell]) -> str:
+    """And the subset, where the cells are of more than one."""
+    is_told = len({c.subset for c in cells}) > 1
+    return f"{cell.precision}, subset {cell.subset or 'unknown'}" if is_told else cell.precision
 
 
 def _top1(found: dict | None) -> str:
@@ -113,39 +119,51 @@ def _details(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
         accuracies = " | ".join("n/a" if v is None else f"{v:.2f}" for v in values)
         epochs = ", ".join(map(str, found["epochs"]))
         yield (
-            f"| `{cell.row.method}` | {cell.length} | {cell.precision} | {cell.protocol} | "
-            f"{accuracies} | {epochs} | {found['final_epoch_top1']:.2f} | {found['seconds']:.0f} |"
+            f"| `{cell.row.method}` | {cell.length} | {_precision(cell, cells)} | "
+            f"{cell.protocol} | {accuracies} | {epochs} | {found['final_epoch_top1']:.2f} | "
+            f"{found['seconds']:.0f} |"
         )
 
 
 def _not_run(table: Table) -> Iterator[str]:
-    """Rows of the table without a full-length run, by protocol, and the command that makes them."""
-    full = {(c.row, c.protocol) for c in table if c.length.is_full(c.row)}
-    missing = {row: [p for p in PROTOCOLS if (row, p) not in full] for row in ROWS}
-    sets = dict.fromkeys((row.dataset, row.ratio) for row in ROWS)
-    for dataset, ratio in sets:
-        names = [
-            f"`{row.method}`"
-            + ("" if len(protocols) == len(PROTOCOLS) else f" ({', '.join(protocols)})")
-            for row, protocols in missing.items()
-            if (row.dataset, row.ratio) == (dataset, ratio) and protocols
-        ]
+    """Rows of the table with fewer full-length runs than wanted, and the command that makes
+    them."""
+    seeds = dict.fromkeys(((row, p) for row in ROWS for p in PROTOCOLS), 0)
+    for cell, results in table.items():
+        if cell.length.is_full(cell.row):
+            key = cell.row, cell.protocol
+            seeds[key] = max(seeds.get(key, 0), len(results))
+    is_complete = True
+    for dataset, ratio in dict.fromkeys((row.dataset, row.ratio) for row in ROWS):
+        names = []
+        for row in ROWS:
+            counts = {p: seeds[row, p] for p in PROTOCOLS}
+            if (row.dataset, row.ratio) == (dataset, ratio) and min(counts.values()) < WANTED_SEEDS:
+                there = ", ".join(f"{p}: {count}" for p, count in counts.items() if count)
+                names.append(f"`{row.method}`" + (f" (seeds by {there})" if there else ""))
         if names:
+            is_complete = False
             yield f"- {DATASET_TITLES[dataset]}, r = {ratio}: {', '.join(names)}"
-    if any(missing.values()):
-        yield f"\nAt full length ({FULL_LENGTH} epochs). One command makes what is missing, with"
-        yield "three seeds each, and goes on where it was interrupted:\n"
-        yield "```sh\nmake table SEEDS=0,1,2\n```"
+    if is_complete:
+        yield f"Nothing: every row has been run at full length with {WANTED_SEEDS} seeds."
     else:
-        yield "Nothing: every row has been run at full length."
+        yield f"\nAt full length ({FULL_LENGTH} epochs) with {WANTED_SEEDS} seeds. One command"
+        yield "makes what is missing, and goes on where it was interrupted:\n"
+        yield f"```sh\nmake table SEEDS={','.join(map(str, range(WANTED_SEEDS)))}\n```"
 
 
 def _made(collection: Collection) -> Iterator[str]:
-    machines = Counter(_machine(chain.run) for chain in collection.chains)
+    chains = sorted(collection.chains, key=lambda c: (c.row, c.length, c.seed, c.protocol))
+    machines = Counter(_machine(chain.run) for chain in chains)
     for machine, count in machines.items():
         yield f"- {count} run{'s' if count > 1 else ''} on {machine}"
+    subsets = Counter((chain.row.dataset, chain.row.ratio, chain.subset) for chain in chains)
+    for (dataset, ratio, subset), count in subsets.items():
+        known = f"those whose fingerprint begins with {subset}" if subset else "not recorded"
+        title = f"{DATASET_TITLES.get(dataset, dataset)}, r = {ratio}"
+        yield f"- training images of {count} run{'s' if count > 1 else ''} on {title}: {known}"
     yield "\n| run | seed | commit | command |\n|---|---|---|---|"
-    for chain in sorted(collection.chains, key=lambda c: (c.row, c.length, c.seed, c.protocol)):
+    for chain in chains:
         commit = (chain.run.arguments.get("machine") or {}).get("commit") or "not recorded"
         command = chain.run.command.replace("|", "\\|")
         yield f"| {chain.row}, {chain.protocol} | {chain.seed} | {commit} | `{command}` |"

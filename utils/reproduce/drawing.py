@@ -40,10 +40,10 @@ def draw(table: Table, cells: Sequence[Cell], folder: Path) -> list[Path]:
 
 def top1(axes: Axes, table: Table, cells: Sequence[Cell]) -> bool:
     """Top-1 with deviations over seeds, each method beside its published number."""
-    lines = list(dict.fromkeys((c.row, c.length, c.precision) for c in cells))
+    lines = list(dict.fromkeys(cell.line for cell in cells))
     for number, protocol in enumerate(PROTOCOLS):
         shown = [c for c in cells if c.protocol == protocol]
-        places = [lines.index((c.row, c.length, c.precision)) for c in shown]
+        places = [lines.index(cell.line) for cell in shown]
         tops = [[result.top1 for result in table[c].values()] for c in shown]
         axes.errorbar(
             [mean(values) for values in tops],
@@ -54,13 +54,12 @@ def top1(axes: Axes, table: Table, cells: Sequence[Cell]) -> bool:
             capsize=3,
             label=f"by {protocol}",
         )
-    for place, (row, _, _) in enumerate(lines):
-        published = PUBLISHED.get((row.dataset, row.ratio, row.method))
+    for place, line in enumerate(lines):
+        published = PUBLISHED.get((line.row.dataset, line.row.ratio, line.row.method))
         if published is not None:
             axes.plot([published] * 2, [place - 0.35, place + 0.35], "k:", linewidth=1.5)
     axes.plot([], [], "k:", label="published")
-    names = dict.fromkeys(_name(cell, cells) for cell in cells)
-    axes.set_yticks(range(len(lines)), list(names))
+    axes.set_yticks(range(len(lines)), [_name(line, cells) for line in lines])
     axes.invert_yaxis()
     axes.set_xlabel("top-1 on the test set (%), deviation over seeds")
     axes.grid(axis="x", alpha=0.3)
@@ -82,15 +81,13 @@ def margins(axes: Axes, table: Table, cells: Sequence[Cell]) -> bool:
 
 
 def epochs(axes: Axes, table: Table, cells: Sequence[Cell]) -> bool:
-    """NCM and linear accuracy by epoch of the longest runs of DRO-LT and its control."""
-    pairs: dict[tuple, list[Cell]] = {}
-    for cell in _one_a_line(cells):
-        if cell.row.method in ("dro_lt", "control"):
-            pairs.setdefault((cell.length, cell.precision), []).append(cell)
-    complete = [pair for pair in pairs.values() if len(pair) == 2]
-    if not complete:
+    """NCM and linear accuracy by epoch of the longest runs of DRO-LT and its control, both by one
+    protocol."""
+    pairs = [(c.of("control"), c) for c in cells if c.row.method == "dro_lt"]
+    pairs = [pair for pair in pairs if pair[0] in table]
+    if not pairs:
         return False
-    compared = max(complete, key=lambda pair: pair[0].length)
+    compared = max(pairs, key=lambda pair: pair[0].length)
     for reading, style in (("ncm", "NCM"), ("linear", "linear")):
 
         def curve(result: Result, reading: str = reading) -> tuple[list[int], list[float]]:
@@ -99,21 +96,23 @@ def epochs(axes: Axes, table: Table, cells: Sequence[Cell]) -> bool:
             return [r["epoch"] for r in known], tops
 
         _curves(axes, table, compared, curve, style, first=4 * (reading == "linear"))
-    axes.set(xlabel="epoch of stage 2", ylabel="top-1 on the test set (%)")
+    protocol = compared[0].protocol
+    axes.set(xlabel=f"epoch of stage 2, by {protocol}", ylabel="top-1 on the test set (%)")
     return True
 
 
 def _name(cell: Cell, cells: Sequence[Cell]) -> str:
     """Tells the cell's line of the table from those of the other cells."""
-    precision = f", {cell.precision}" if len({c.precision for c in cells}) > 1 else ""
-    return f"{cell.row.method} ({cell.length}{precision})"
+    told = [cell.precision] if len({c.precision for c in cells}) > 1 else []
+    told += [cell.subset] if len({c.subset for c in cells}) > 1 else []
+    return f"{cell.row.method} ({', '.join([str(cell.length), *told])})"
 
 
 def _one_a_line(cells: Sequence[Cell]) -> list[Cell]:
     """Of the protocols of a line of the table the first that has runs."""
     firsts = {}
     for cell in cells:
-        firsts.setdefault((cell.row, cell.length, cell.precision), cell)
+        firsts.setdefault(cell.line, cell)
     return list(firsts.values())
 
 

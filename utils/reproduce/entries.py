@@ -29,6 +29,7 @@ def entry(cell: Cell, results: dict[int, Result]) -> dict:
         "length": str(cell.length),
         "is_full_length": cell.length.is_full(row),
         "precision": cell.precision,
+        "subset": cell.subset or None,
         "seed_list": sorted(results),
         "epochs": [result.epoch for result in found],
         "final_epoch_top1": _rounded(mean([_final_top1(result) for result in found])),

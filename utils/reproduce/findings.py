@@ -7,9 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.report.records import RecordedRun
-from utils.reproduce.chains import Cell, Result, Table
-from utils.reproduce.measures import Difference, difference, mean
-from utils.reproduce.published import PUBLISHED
+from utils.reproduce.chains import Cell, Result, Table, with_defaults
+from utils.reproduce.measures import (
+    Difference,
+    binomial_error,
+    deviation,
+    difference,
+    joint_error,
+    mean,
+    number_of_images,
+)
+from utils.reproduce.published import PUBLISHED, REMARKS
 from utils.reproduce.recipes import METHODS
 
 DATASET_TITLES = {"cifar10": "CIFAR-10-LT", "cifar100": "CIFAR-100-LT"}
@@ -44,8 +52,8 @@ def findings(table: Table, cells: Sequence[Cell]) -> dict[str, list[str]]:
     """Sentences by subject on the cells, in their order, which are of one data set and ratio."""
     parts = [sentence for part in PARTS for sentence in _part(table, cells, *part)]
     # One protocol speaks for the margins: their features are trained by the same steps.
-    firsts = {_line(cell): cell for cell in reversed(cells)}
-    margins = [s for c in cells if firsts[_line(c)] == c for s in _margins(table, c)]
+    firsts = {cell.line: cell for cell in reversed(cells)}
+    margins = [s for c in cells if firsts[c.line] == c for s in _margins(table, c)]
     found = {
         "Does the published number hold?": list(_published(table, cells)),
         "What does each part add?": parts,
@@ -61,10 +69,6 @@ def setting(cell: Cell) -> str:
     return f"by `{cell.protocol}`, {cell.length} epochs{cut}{precision}"
 
 
-def _line(cell: Cell) -> tuple:
-    return cell.row, cell.length, cell.precision
-
-
 def _published(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     """Runs cut short count only where there is none at full length."""
     answered = {(c.row, c.protocol) for c in cells if c.length.is_full(c.row)}
@@ -75,27 +79,34 @@ def _published(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
         if published is None or is_answered:
             continue
         tops = [result.top1 for result in table[cell].values()]
-        points = mean(tops) - published
-        if not cell.length.is_full(row):
-            verdict = "a run cut short, which says nothing against it"
-        elif points >= 0:
-            verdict = "the published number is reached"
-        else:
-            verdict = "the published number is not reached"
+        remark = REMARKS.get((row.dataset, row.ratio, row.method))
         yield (
             f"{_capital(METHODS[row.method].title)} (`{row.method}`) gives {mean(tops):.2f} "
-            f"{setting(cell)}, "
-            f"{points:+.2f} to the published {published} ({_seeds(len(tops), _spread(tops))}): "
-            f"{verdict}."
+            f"{setting(cell)}, {mean(tops) - published:+.2f} to the published {published}"
+            f"{f', of which {remark}' if remark else ''} "
+            f"({_seeds(len(tops), deviation(tops))}): {_agreement(cell, table[cell], published)}."
         )
+
+
+def _agreement(cell: Cell, results: dict[int, Result], published: float) -> str:
+    """What the runs say of the published number."""
+    if not cell.length.is_full(cell.row):
+        return "a run cut short, which says nothing against it"
+    tops = [result.top1 for result in results.values()]
+    points = mean(tops) - published
+    side = "reached" if points >= 0 else "not reached"
+    images = next(filter(None, map(number_of_images, results.values())), None)
+    if images is None:
+        return f"the published number is {side}"
+    error = joint_error(deviation(tops), len(tops), binomial_error(mean(tops), images))
+    size = f"twice the standard error of {error:.2f}"
+    if abs(points) <= 2 * error:
+        return f"it agrees with the published number within {size}"
+    return f"the published number is {side}, by more than {size}"
 
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
-
-
-def _spread(values: Sequence[float]) -> float | None:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _seeds(number: int, spread: float | None) -> str:
@@ -158,15 +169,16 @@ class MarginCourse:
 
     Args:
         start: the margin at the start.
-        means: the mean over classes after each epoch.
-        losses: the mean robust loss of each epoch.
-        temperature: τ.
+        means: the mean over classes, of all layers, after each epoch.
+        losses: the mean robust loss of each epoch, the sum over layers.
+        steepest: a bound on the loss's slope in a margin common to all classes and layers, in
+            1 / unit of distance; None where there is none.
     """
 
     start: float
     means: list[float]
     losses: list[float]
-    temperature: float
+    steepest: float | None
 
     @property
     def slope(self) -> float:
@@ -188,29 +200,38 @@ class MarginCourse:
     def largest_share(self) -> float | None:
         """The largest part of the loss's fall that the margins' fall can account for, 0 to 1.
 
-        0 ≤ ∂L/∂ε_c and Σ_c ∂L/∂ε_c ≤ 1/τ: a fall of all margins by Δ lowers the loss by at most
-        Δ/τ. A loss is a mean over an epoch, so the margins are taken in the middle of it.
+        Where ε is added to the distance, 0 ≤ ∂L/∂ε_c and Σ_c ∂L/∂ε_c ≤ 1/τ: a fall of all margins
+        by Δ lowers the loss of a layer by at most Δ/τ. A loss is a mean over an epoch, so the
+        margins are taken in the middle of it.
         """
-        if self.loss_fall <= 0:
+        if self.loss_fall <= 0 or self.steepest is None:
             return None
         middles = [(a + b) / 2 for a, b in zip([self.start, *self.means], self.means, strict=False)]
-        bound = (middles[0] - middles[-1]) / self.temperature
+        bound = (middles[0] - middles[-1]) * self.steepest
         return min(1.0, max(0.0, bound / self.loss_fall))
 
 
 def margin_course(run: RecordedRun) -> MarginCourse | None:
     """Of a run with learned margins and a feature phase with the robust loss; else None."""
-    arguments = run.arguments
-    name = next((n for n in (arguments["feat_loss"] or "").split(",") if "robust" in n), None)
+    arguments = with_defaults(run.arguments)
     records = [r for r in run.epochs if r["phase"] == "features" and r["margins"]]
-    if name is None or not records or arguments["margin_type"] != "learned":
+    if not records or arguments["margin_type"] != "learned" or _robust_losses(run)[0] is None:
         return None
+    by_layer = [list((r.get("layer_margins") or {"": r["margins"]}).values()) for r in records]
+    is_added = arguments["robust_distance"] != "squared"
     return MarginCourse(
         1.0 if arguments["as_released"] else arguments["margin"],
-        [math.fsum(r["margins"]) / len(r["margins"]) for r in records],
-        [r["losses"][name] for r in records],
-        arguments["temperature"],
+        [mean([mean(margins) for margins in layers]) for layers in by_layer],
+        _robust_losses(run),
+        len(by_layer[0]) / arguments["temperature"] if is_added else None,
     )
+
+
+def _robust_losses(run: RecordedRun) -> list[float | None]:
+    """The robust loss of each feature epoch, summed over layers; None where there is none."""
+    records = [r["losses"] for r in run.epochs if r["phase"] == "features"]
+    parts = [[v for name, v in losses.items() if "robust" in name] for losses in records]
+    return [math.fsum(values) if values else None for values in parts] or [None]
 
 
 def _margins(table: Table, cell: Cell) -> Iterator[str]:
@@ -241,12 +262,15 @@ def _margins(table: Table, cell: Cell) -> Iterator[str]:
             f"{100 * mean(shares):.0f} %"
         )
         fixed = [result.chain.run for result in table.get(cell.of("dro_lt_shared"), {}).values()]
-        falls = [_loss_fall(run) for run in fixed]
-        if falls:
+        if fixed and _loss_settings(fixed[0]) == _loss_settings(runs[0]):
+            losses = map(_robust_losses, fixed)
+            falls = [of_run[0] - of_run[-1] for of_run in losses]
             text += f" (with one fixed margin it falls by {mean(falls):.2f})"
     yield text + "."
 
 
-def _loss_fall(run: RecordedRun) -> float:
-    losses = [r["losses"]["robust_loss"] for r in run.epochs if r["phase"] == "features"]
-    return losses[0] - losses[-1]
+def _loss_settings(run: RecordedRun) -> dict:
+    """What decides the robust loss but for its margins."""
+    names = ("feat_loss", "temperature", "robust_weight", "robust_distance", "feat_layers")
+    arguments = with_defaults(run.arguments)
+    return {name: arguments[name] for name in names}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.report.records import MissingRecord
-from utils.reproduce.chains import Result
+from utils.reproduce.chains import Chain, Result, is_same_run
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -26,15 +26,17 @@ def deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def correct_of(result: Result) -> np.ndarray | None:
-    """Which test images are predicted right ``[N]``, where the run's predictions are recorded and
-    are those of this result."""
+def predictions_of(result: Result) -> tuple[np.ndarray, np.ndarray] | None:
+    """Labels of the test images ``[N]`` and which of them are predicted right ``[N]``, where the
+    run's predictions are recorded and are those of this result."""
     try:
         arrays = result.chain.run.arrays("predictions.npz", ("labels", "preds"))
     except MissingRecord:
         return None
     correct = arrays["labels"] == arrays["preds"]
-    return correct if abs(100 * correct.mean() - result.top1) < 0.005 else None
+    if abs(100 * correct.mean() - result.top1) >= 0.005:
+        return None
+    return arrays["labels"], correct
 
 
 def paired_error(first: np.ndarray, second: np.ndarray) -> float:
@@ -49,8 +51,13 @@ def paired_error(first: np.ndarray, second: np.ndarray) -> float:
 def unpaired_error(first: float, second: float, images: int) -> float:
     """The standard error, in points, of the difference of two accuracies in percent as if they were
     of different images: more than the paired one."""
-    variances = [a / 100 * (1 - a / 100) for a in (first, second)]
-    return 100 * math.sqrt(sum(variances) / images)
+    return math.hypot(*(binomial_error(accuracy, images) for accuracy in (first, second)))
+
+
+def binomial_error(accuracy: float, images: int) -> float:
+    """The standard error, in points, of an accuracy in percent on so many images."""
+    share = accuracy / 100
+    return 100 * math.sqrt(share * (1 - share) / images)
 
 
 @dataclass(frozen=True)
@@ -76,26 +83,46 @@ class Difference:
         """The standard error of seeds and images together."""
         if self.image_error is None:
             return None
-        of_seeds = 0 if self.deviation is None else self.deviation / math.sqrt(len(self.seeds))
-        return math.hypot(of_seeds, self.image_error)
+        return joint_error(self.deviation, len(self.seeds), self.image_error)
+
+
+def joint_error(deviation: float | None, seeds: int, image_error: float) -> float:
+    """The standard error that seeds, of this deviation, and images leave together."""
+    return math.hypot(0 if deviation is None else deviation / math.sqrt(seeds), image_error)
+
+
+def comparable_seeds(ours: dict[int, Result], theirs: dict[int, Result]) -> list[int]:
+    """The seeds that both have, where what they should share is the same: two stage 2 on one kind
+    of stage 1, the run itself; a stage 2 and its stage 1, that it started from it."""
+    shared = sorted(ours.keys() & theirs.keys())
+    return [seed for seed in shared if _is_comparable(ours[seed].chain, theirs[seed].chain)]
+
+
+def _is_comparable(ours: Chain, theirs: Chain) -> bool:
+    if ours.row.start == theirs.row.start:
+        starts = ours.start, theirs.start
+    elif ours.row.start == theirs.row:
+        starts = ours.start, theirs.run
+    else:
+        return True
+    return None in starts or is_same_run(*starts)
 
 
 def difference(ours: dict[int, Result], theirs: dict[int, Result]) -> Difference | None:
-    """`ours` minus `theirs`, by seed; None where they have no seed in common."""
-    seeds = sorted(ours.keys() & theirs.keys())
+    """`ours` minus `theirs`, by seed; None where they have no comparable seed in common."""
+    seeds = comparable_seeds(ours, theirs)
     if not seeds:
         return None
     values = [ours[seed].top1 - theirs[seed].top1 for seed in seeds]
     errors, pairing = [], []
     for seed in seeds:
-        correct = correct_of(ours[seed]), correct_of(theirs[seed])
-        is_paired = None not in [c if c is None else 0 for c in correct]
-        is_paired = is_paired and len(correct[0]) == len(correct[1])
+        found = [predictions_of(result) for result in (ours[seed], theirs[seed])]
+        is_paired = None not in found and np.array_equal(found[0][0], found[1][0])
         pairing.append(is_paired)
         if is_paired:
-            errors.append(paired_error(*correct))
+            errors.append(paired_error(found[0][1], found[1][1]))
         else:
-            images = _test_images(ours[seed]) or _test_images(theirs[seed])
+            images = number_of_images(ours[seed]) or number_of_images(theirs[seed])
             tops = ours[seed].top1, theirs[seed].top1
             errors.append(unpaired_error(*tops, images) if images else None)
     return Difference(
@@ -103,7 +130,8 @@ def difference(ours: dict[int, Result], theirs: dict[int, Result]) -> Difference
     )
 
 
-def _test_images(result: Result) -> int | None:
+def number_of_images(result: Result) -> int | None:
+    """Those of the test set, where the run's predictions are recorded."""
     try:
         return len(result.chain.run.arrays("predictions.npz", ("labels",))["labels"])
     except MissingRecord:

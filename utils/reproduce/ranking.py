@@ -3,107 +3,145 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from utils.reproduce.chains import Cell, Table, class_mean
-from utils.reproduce.measures import mean
+from utils.report.records import accuracies_of
+from utils.reproduce.chains import Cell, Result, Table
+from utils.reproduce.measures import (
+    comparable_seeds,
+    deviation,
+    joint_error,
+    mean,
+    unpaired_error,
+)
 
 CONTROL = "control"
+COMPARED = ("heldout", "top1", "ncm")
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """One reading, at the last epoch of its runs, in percent.
+class Reading:
+    """One reading against the control, at the last epoch of the runs of the seeds that both have.
 
     Args:
         cell: what it is.
-        seeds: those of the mean.
-        heldout: the mean of per-class accuracies on held-out images.
-        test: top-1 on the test set.
-        ncm: top-1 of the nearest class mean on the test set.
+        seeds: those.
+        accuracies: in percent: `heldout`, the mean of per-class accuracies on held-out images;
+            `top1` and `ncm` on the test set.
+        ahead: of the control, in points, by the same names.
+        error: the standard error of `ahead["heldout"]` by seeds and images, the images taken as
+            independent, which makes it too large.
     """
 
     cell: Cell
     seeds: list[int]
-    heldout: float
-    test: float
-    ncm: float
+    accuracies: dict[str, float]
+    ahead: dict[str, float]
+    error: float
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Readings that start from the same stage 1 and have the same length, precision and protocol,
-    the best on held-out images first."""
+    """Readings of the same length, precision, images and protocol, the best on held-out images
+    first, and the accuracies of their control, over all its seeds."""
 
-    readings: list[Ranked]
-
-    @property
-    def control(self) -> Ranked:
-        return next(r for r in self.readings if r.cell.row.method == CONTROL)
+    control: Cell
+    seeds: list[int]
+    accuracies: dict[str, float]
+    readings: list[Reading]
 
     def lines(self) -> Iterator[str]:
         """As Markdown: a table and what it says."""
-        control = self.control
-        cell = control.cell
+        cell = self.control
         yield (
             f"Last epochs of the runs by `{cell.protocol}`, {cell.length} epochs, "
-            f"{cell.precision}; in brackets against `{CONTROL}`, which has no robust loss.\n"
+            f"{cell.precision}; in brackets against `{CONTROL}`, which has no robust loss, over "
+            "the seeds that both have; ± is the standard error, held-out images taken as "
+            "independent."
         )
-        yield "| row | held-out | test | NCM, test | seeds |\n|---|---|---|---|---|"
+        if cell.protocol == "test":
+            yield (
+                "\nThe checkpoints that these last epochs go back to were chosen on the test set."
+            )
+        yield "\n| row | held-out | test | NCM, test | seeds |\n|---|---|---|---|---|"
+        yield _row(CONTROL, [f"{self.accuracies[name]:.2f}" for name in COMPARED], self.seeds)
         for reading in self.readings:
-            pairs = (
-                (reading.heldout, control.heldout),
-                (reading.test, control.test),
-                (reading.ncm, control.ncm),
-            )
-            values = " | ".join(
-                f"{ours:.2f}" + ("" if reading is control else f" ({ours - theirs:+.2f})")
-                for ours, theirs in pairs
-            )
-            yield f"| `{reading.cell.row.method}` | {values} | {len(reading.seeds)} |"
-        best, *_ = (r for r in self.readings if r is not control)
-        ahead = best.heldout - control.heldout
-        verdict = (
-            f"{ahead:+.2f} points ahead of the control there, {best.test - control.test:+.2f} on "
-            "the test set"
-            if ahead > 0
-            else f"but the control is {-ahead:.2f} points ahead of it"
-        )
+            values = [f"{reading.accuracies[n]:.2f} ({reading.ahead[n]:+.2f}" for n in COMPARED]
+            values[0] += f" ± {reading.error:.2f}"
+            yield _row(reading.cell.row.method, [f"{v})" for v in values], reading.seeds)
+        best = self.readings[0]
+        ahead = best.ahead["heldout"]
+        if abs(ahead) <= 2 * best.error:
+            verdict = "within twice the standard error, so these images do not tell them apart"
+        else:
+            verdict = f"more than twice the standard error {'ahead' if ahead > 0 else 'behind'}"
         yield (
-            f"\nOf the readings, held-out images choose `{best.cell.row.method}` "
-            f"({best.heldout:.2f}), {verdict}."
+            f"\nOf the readings, held-out images choose `{best.cell.row.method}`, {ahead:+.2f} "
+            f"against the control there: {verdict}. On the test set it is at "
+            f"{best.accuracies['top1']:.2f}, {best.ahead['top1']:+.2f} against the control."
         )
+
+
+def _row(method: str, values: Sequence[str], seeds: Sequence[int]) -> str:
+    return f"| `{method}` | {' | '.join(values)} | {len(seeds)} |"
 
 
 def rankings(table: Table, cells: Sequence[Cell]) -> Iterator[Ranking]:
-    """One for each length and precision with a control and at least two readings; of the protocols
-    the one with most of them, `heldout` before the others."""
-    lines = dict.fromkeys((c.length, c.precision) for c in cells if c.row.method == CONTROL)
-    for length, precision in lines:
-        found = [
-            [
-                c
-                for c in cells
-                if (c.length, c.precision, c.protocol) == (length, precision, protocol)
-                and c.row.start == c.of(CONTROL).row.start
-                and c.row.recipe.has_features
-            ]
-            for protocol in ("heldout", "last", "test")
-        ]
-        readings = [r for c in max(found, key=len) if (r := _ranked(table, c))]
-        methods = [r.cell.row.method for r in readings]
-        if CONTROL in methods and len(methods) > 2:
-            yield Ranking(sorted(readings, key=lambda r: -r.heldout))
+    """One for each length, precision and set of images with a control and at least two readings; of
+    the protocols the one with most of them, `heldout` before the others."""
+    controls = dict.fromkeys(cell.line for cell in cells if cell.row.method == CONTROL)
+    for line in controls:
+        found = [_ranking(table, cells, line.by(p)) for p in ("heldout", "last", "test")]
+        best = max(found, key=lambda ranking: len(ranking.readings) if ranking else 0)
+        if best and len(best.readings) > 1:
+            yield best
 
 
-def _ranked(table: Table, cell: Cell) -> Ranked | None:
-    """None where a run has no held-out images."""
-    summaries = {seed: result.chain.run.summary for seed, result in sorted(table[cell].items())}
-    if not all(s.get("heldout") for s in summaries.values()):
+def _ranking(table: Table, cells: Sequence[Cell], control: Cell) -> Ranking | None:
+    base = _lasts(table.get(control, {}))
+    if not base:
         return None
-    lasts = [(s["heldout"]["last"], s["test"]["last"]) for s in summaries.values()]
-    return Ranked(
-        cell,
-        list(summaries),
-        mean([class_mean(heldout["linear"]) for heldout, _ in lasts]),
-        mean([test["linear"]["top1"] for _, test in lasts]),
-        mean([test["ncm"]["top1"] for _, test in lasts]),
-    )
+    readings = []
+    for cell in cells:
+        is_reading = cell == control.of(cell.row.method) and _is_of_the_feature_loss(cell)
+        if not is_reading or cell == control:
+            continue
+        own = _lasts(table[cell])
+        seeds = [s for s in comparable_seeds(table[cell], table[control]) if s in own and s in base]
+        if seeds:
+            readings.append(_reading(cell, own, base, seeds, _images(table[cell][seeds[0]])))
+    readings.sort(key=lambda reading: -reading.ahead["heldout"])
+    return Ranking(control, sorted(base), _means(base, sorted(base)), readings)
+
+
+def _is_of_the_feature_loss(cell: Cell) -> bool:
+    """Whether it differs from the control in nothing but the loss of the feature phase."""
+    recipe = cell.row.recipe
+    return recipe.start == "ce" and recipe.has_features and "--cls_" not in recipe.flags
+
+
+def _lasts(results: dict[int, Result]) -> dict[int, dict[str, float]]:
+    """The accuracies of the last epoch by seed, of runs that have held-out images."""
+    runs = {seed: result.chain.run for seed, result in results.items()}
+    found = {seed: accuracies_of(run.results("last")) for seed, run in runs.items()}
+    return {seed: a for seed, a in found.items() if a["heldout"] is not None}
+
+
+def _images(result: Result) -> int:
+    return result.chain.run.summary["heldout"]["images"]
+
+
+def _means(lasts: dict[int, dict[str, float]], seeds: Sequence[int]) -> dict[str, float]:
+    return {name: mean([lasts[seed][name] for seed in seeds]) for name in COMPARED}
+
+
+def _reading(
+    cell: Cell,
+    own: dict[int, dict[str, float]],
+    base: dict[int, dict[str, float]],
+    seeds: list[int],
+    images: int,
+) -> Reading:
+    ours, theirs = _means(own, seeds), _means(base, seeds)
+    spread = deviation([own[seed]["heldout"] - base[seed]["heldout"] for seed in seeds])
+    image_error = unpaired_error(ours["heldout"], theirs["heldout"], images)
+    ahead = {name: ours[name] - theirs[name] for name in COMPARED}
+    return Reading(cell, seeds, ours, ahead, joint_error(spread, len(seeds), image_error))

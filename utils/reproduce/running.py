@@ -6,15 +6,15 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from utils.command_line import build_parser, parse_options
 from utils.errors import UserError
-from utils.folders import LAST_CHECKPOINT, run_folder
-from utils.reproduce.chains import Cell, Collection, collect, tabulate
+from utils.folders import LAST_CHECKPOINT, PRETRAINED, run_folder
+from utils.reproduce.chains import Cell, Collection, collect, place_of, subset_name, tabulate
 from utils.reproduce.recipes import Length, Row, command
 
 PASSED_ON = ("data_root", "gpu", "workers", "precision", "step", "print_freq", "checkpoint_every")
@@ -61,6 +61,7 @@ class Runner:
     def __post_init__(self) -> None:
         self.precision = check_passed_on(self.extra)
         self._collection: Collection | None = None
+        self._subsets: dict[tuple[str, int], str] = {}
         self._seconds: dict[int, list[float]] = {1: [], 2: []}
         self._failed_starts: set[tuple[Row, int]] = set()
 
@@ -93,16 +94,38 @@ class Runner:
         return self._collection
 
     def is_recorded(self, cell: Cell, seed: int) -> bool:
-        return seed in tabulate(self.collection().chains).get(cell, {})
+        """Whether there is a run of the cell and seed on the images at hand."""
+        table = tabulate(self.collection().chains)
+        found = [c for c in table if replace(c, subset="") == cell and seed in table[c]]
+        return any(self._is_at_hand(other.subset, cell.row) for other in found)
+
+    def _is_at_hand(self, subset: str, row: Row) -> bool:
+        """Whether a run's training images are those here. Where either is not known, it counts as
+        if."""
+        return not subset or self._subset_of(row) in ("", subset)
+
+    def _subset_of(self, row: Row) -> str:
+        """The row's training images as they are here; empty where there are none."""
+        key = row.dataset, row.ratio
+        if key not in self._subsets:
+            from datasets import load_data
+
+            options = parse_options(self._command(replace(row, method="ce"), seed=0))
+            try:
+                self._subsets[key] = subset_name(load_data(options).fingerprint)
+            except UserError:
+                self._subsets[key] = ""
+        return self._subsets[key]
 
     def own_command(self, cell: Cell, seed: int) -> list[str]:
         """The command of the cell's own stage, with the stage-1 folder as it is or would be."""
         start = cell.row.start
-        return self._command(cell.row, seed, cell.protocol, start and self._start_of(start, seed))
+        pretrained = None if start is None else str(self._start_of(start, seed)[0])
+        return self._command(cell.row, seed, cell.protocol, pretrained)
 
     def _make(self, cell: Cell, seed: int, name: str) -> int:
         start = cell.row.start
-        if start and not Path(self._start_of(start, seed), "summary.json").is_file():
+        if start and not self._start_of(start, seed)[1]:
             if (start, seed) in self._failed_starts:
                 print(f"{name}: its stage 1, {start}, has failed", file=sys.stderr)
                 return 1
@@ -112,16 +135,20 @@ class Runner:
                 return status
         return self._main(self.own_command(cell, seed), name)
 
-    def _start_of(self, row: Row, seed: int) -> str:
-        """The stage-1 folder to start from: one that is there with its checkpoints, wherever, or
-        the one to be made."""
+    def _start_of(self, row: Row, seed: int) -> tuple[Path, bool]:
+        """The stage-1 folder to start from, and whether it is there: one with the checkpoints of a
+        recorded run, which may have come with the code, or the one to be made."""
         length = self.length.of(row)
         for chain in self.collection().chains:
-            is_it = (chain.row, chain.length, chain.seed) == (row, length, seed)
-            has_checkpoints = (chain.run.folder / LAST_CHECKPOINT).is_file()
-            if is_it and chain.precision == self.precision and has_checkpoints:
-                return str(chain.run.folder)
-        return str(run_folder(parse_options(self._command(row, seed))).models)
+            found = (chain.row, chain.length, chain.precision, chain.seed)
+            if found != (row, length, self.precision, seed):
+                continue
+            for folder in (chain.run.folder, PRETRAINED / place_of(chain.run.folder, stage=1)):
+                has_checkpoints = (folder / LAST_CHECKPOINT).is_file()
+                if has_checkpoints and self._is_at_hand(chain.subset, row):
+                    return folder, True
+        folder = run_folder(parse_options(self._command(row, seed))).models
+        return folder, (folder / "summary.json").is_file()
 
     def _command(
         self, row: Row, seed: int, protocol: str = "test", pretrained: str | None = None
