@@ -13,10 +13,11 @@ from datasets.autoaugment import (
     chunk_length,
     draw_policies,
 )
+from datasets.transfer import to_device
 
 
 def _gather(images: Tensor, indices: Tensor) -> Tensor:
-    return images.index_select(0, indices.to(images.device, non_blocking=True))
+    return images.index_select(0, to_device(indices, images.device))
 
 
 def random_crop_flip(
@@ -61,7 +62,7 @@ def random_crop_flip(
     starts = torch.arange(n) % chunk * image_stride + rows * row_stride + columns
 
     flips = flips[:, None, None, None]
-    tables = [t.to(images.device, non_blocking=True).split(chunk) for t in (indices, starts, flips)]
+    tables = [to_device(t, images.device).split(chunk) for t in (indices, starts, flips)]
     result = images.new_empty(n, channels, height, width)
     for index, start, flip, target in zip(*tables, result.split(chunk), strict=True):
         source = images.index_select(0, index)
@@ -108,7 +109,7 @@ def cutout(
     keep_rows = _outside_window(y, height, size // 2)[:, None, :, None]
     keep_columns = _outside_window(x, width, size // 2)[:, None, None, :]
     keep_rows, keep_columns = (
-        t.to(images.device, torch.uint8, non_blocking=True) for t in (keep_rows, keep_columns)
+        to_device(t.to(torch.uint8), images.device) for t in (keep_rows, keep_columns)
     )
     chunk = chunk_length(images)
     parts = (t.split(chunk) for t in (images, keep_rows, keep_columns))

@@ -25,6 +25,8 @@ from torch import Tensor
 from torchvision.transforms import AutoAugment as TorchvisionAutoAugment
 from torchvision.transforms import AutoAugmentPolicy
 
+from datasets.transfer import to_device
+
 GREY = 128  # fills what shear, translation and rotation uncover
 
 ENHANCEMENTS = ("color", "contrast", "sharpness", "brightness")
@@ -323,7 +325,7 @@ def apply_policies(images: Tensor, draws: PolicyDraws) -> Tensor:
         positive = (draws.signs[chosen, k] > 0).long()
         variants = VARIANT_INDEX[draws.policies[chosen], k, positive]
         counts = variants.bincount(minlength=len(VARIANTS)).tolist()
-        order = chosen[variants.argsort(stable=True)].to(images.device, non_blocking=True)
+        order = to_device(chosen[variants.argsort(stable=True)], images.device)
         for variant, group in zip(VARIANTS, order.split(counts), strict=True):
             for part in group.split(chunk_length(images)):
                 images[part] = OPERATIONS[variant[0]](images[part], *variant)

@@ -9,6 +9,7 @@ from torch import Tensor
 from datasets.augmentation import AUGMENTATIONS
 from datasets.samplers import Order, SequentialOrder
 from datasets.splits import AnySplit, Split
+from datasets.transfer import to_device
 from utils.world import ALONE, World
 
 # Augmented uint8 images held at once: a whole CIFAR epoch of stage 1, half a one of stage 2.
@@ -98,7 +99,7 @@ class ResidentLoader(Loader):
             shares = [batch[self.world.share(len(batch))] for batch in rows]
             own = torch.cat(shares) if self.world.size > 1 else None
             images = augment(self.split.images, positions, self.generator, own=own)
-            targets = self.split.labels[positions.to(self.split.labels.device)]
+            targets = self.split.labels[to_device(positions, self.split.labels.device)]
             for batch, batch_targets in zip(
                 images.split(list(map(len, shares))), targets.split(batch_size), strict=True
             ):

@@ -66,7 +66,16 @@ class Split:
         return cls(channels_first.contiguous(), torch.from_numpy(labels.astype(np.int64)))
 
     def to(self, device: torch.device) -> "Split":
-        return Split(self.images.to(device), self.labels.to(device))
+        """On a device; moved there once for all who ask."""
+        if device not in self._elsewhere:
+            is_here = device == self.images.device
+            moved = self if is_here else Split(self.images.to(device), self.labels.to(device))
+            self._elsewhere[device] = moved
+        return self._elsewhere[device]
+
+    @cached_property
+    def _elsewhere(self) -> dict[torch.device, "Split"]:
+        return {}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DISTANCES = ("euclidean", "squared", "normalised")
+DIFFERENCES_AT_ONCE = 2**28
 
 
 def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
@@ -26,9 +27,14 @@ def euclidean_distances(centroids: Tensor, features: Tensor) -> Tensor:
     """
     largest = torch.maximum(centroids.abs().max(), features.abs().max())
     scale = largest.detach().clamp(min=1.0)
+    centroids, features = centroids / scale, features / scale
     # The matrix-product form of cdist cancels for close points: keep to the differences.
     exact = "donot_use_mm_for_euclid_dist"
-    return scale * torch.cdist(centroids / scale, features / scale, compute_mode=exact)
+    # Of thousands of classes with thousands of features cdist's backward would take too much memory
+    # at once: it holds all K · B · D differences on a GPU.
+    parts = centroids.split(max(1, DIFFERENCES_AT_ONCE // features.numel()))
+    distances = [torch.cdist(part, features, compute_mode=exact) for part in parts]
+    return scale * (distances[0] if len(parts) == 1 else torch.cat(distances))
 
 
 def misaligned(margins: Tensor, targets: Tensor) -> Tensor:

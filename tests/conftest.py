@@ -1,5 +1,6 @@
 """What several test files share: the devices, and the released code's golden vectors."""
 
+import contextlib
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -12,11 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import without_gpus
+
 pytest_plugins = ["tests.run_fixtures", "tests.page_fixtures"]
 
 # The tensors of the tests are small: more threads cost more than they give, above all where other
 # work has the cores.
 torch.set_num_threads(1)
+
+HAS_CUDA = torch.cuda.is_available()
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -26,7 +31,7 @@ GOLDEN = Path(__file__).parent / "golden"
         "cpu",
         pytest.param(
             "cuda",
-            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+            marks=pytest.mark.skipif(not HAS_CUDA, reason="no CUDA device"),
         ),
     ]
 )
@@ -41,9 +46,18 @@ def device(request, monkeypatch) -> torch.device:
 @pytest.fixture
 def cuda() -> torch.device:
     """For what only a CUDA device can show."""
-    if not torch.cuda.is_available():
+    if not HAS_CUDA:
         pytest.skip("no CUDA device")
     return torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def gpus_for_those_who_ask(request) -> Iterator[None]:
+    """Tests that take neither `cuda` nor `device` find no GPU, nor do processes that they start:
+    they hold on a CPU, many to the last bit."""
+    asks = {"cuda", "device"} & set(request.fixturenames)
+    with contextlib.nullcontext() if asks or not HAS_CUDA else without_gpus():
+        yield
 
 
 @pytest.fixture(scope="session")

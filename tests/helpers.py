@@ -8,9 +8,10 @@ import io
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -43,19 +44,32 @@ class Outcome:
         return [w for w in self.err.splitlines() if w.startswith("main.py: warning: ")]
 
 
-def call(argv: Sequence[object]) -> Outcome:
+@contextlib.contextmanager
+def without_gpus() -> Iterator[None]:
+    """Inside, this process and those that it starts find no GPU, on which runs of one seed do not
+    end with equal bits."""
+    with (
+        patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""),
+        patch("torch.cuda.is_available", return_value=False),
+        patch("torch.cuda.device_count", return_value=0),
+    ):
+        yield
+
+
+def call(argv: Sequence[object], on_gpu: bool = False) -> Outcome:
     """`main.main` in this process."""
     import main
 
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    devices = contextlib.nullcontext() if on_gpu else without_gpus()
+    with devices, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main.main([str(argument) for argument in argv])
     return Outcome(status, out.getvalue(), err.getvalue())
 
 
-def succeed(argv: Sequence[object]) -> Outcome:
+def succeed(argv: Sequence[object], on_gpu: bool = False) -> Outcome:
     """As `call`, for a run that must end well."""
-    outcome = call(argv)
+    outcome = call(argv, on_gpu)
     assert outcome.status == 0, outcome.err
     return outcome
 
@@ -76,6 +90,8 @@ def fork(
 
 
 def _run_child(argv: list[str], output: Path | None, before: Callable[[], None] | None) -> None:
+    # Before anything looks for a device.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import main
 
     target = os.open(output or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -176,7 +192,7 @@ def load(path: Path) -> dict:
     """A checkpoint, read without running anything in it."""
     import torch
 
-    return torch.load(path, weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def differences(a: object, b: object, where: str = "") -> list[str]:

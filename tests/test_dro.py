@@ -184,6 +184,20 @@ def test_close_points_far_from_the_origin_keep_their_distances(device):
     assert_close(euclidean_distances(points, points), expected, rtol=5e-4, atol=0)
 
 
+def test_distances_in_parts_are_those_at_once(device, monkeypatch):
+    features, _, bank, bank_targets, _ = (t.to(device) for t in random_problem())
+    centroids = class_means(bank, bank_targets, 5)
+    results = []
+    for at_once in (losses.dro.DIFFERENCES_AT_ONCE, 2 * features.numel(), 1):
+        monkeypatch.setattr(losses.dro, "DIFFERENCES_AT_ONCE", at_once)
+        own = features.clone().requires_grad_()
+        distances = euclidean_distances(centroids, own)
+        distances.square().sum().backward()
+        results.append((distances.detach(), own.grad))
+    for result in results[1:]:
+        assert_close(result, results[0])
+
+
 def test_a_sample_on_its_centroid_has_a_finite_loss_and_gradient(device):
     bank = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 0.0], [10.0, 2.0]], device=device)
     bank_targets = torch.tensor([0, 0, 1, 1], device=device)

@@ -26,7 +26,7 @@ def test_equal_margins_make_released_and_aligned_equal(batch, device):
         )
         loss.backward()
         results.append((loss.detach(), features.grad))
-    assert_close(results[0], results[1], rtol=0, atol=0)
+    assert_close(results[0], results[1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -66,7 +66,7 @@ def test_one_sample_per_class_is_the_cross_entropy_over_the_samples(device):
 def test_without_epsilons_the_margins_are_zero(device):
     *problem, epsilons = (t.to(device) for t in random_problem())
     zero = DROLoss(0.6, epsilons=torch.zeros_like(epsilons))
-    assert_close(DROLoss(0.6)(*problem), zero(*problem), rtol=0, atol=0)
+    assert_close(DROLoss(0.6)(*problem), zero(*problem), rtol=0, atol=1e-12)
 
 
 def test_equal_class_weights_equal_no_weights_where_every_class_is_present(device):

@@ -226,7 +226,7 @@ def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
     flags = ["-b", "4", "--stream", stream, "--epochs", "1", "--balanced_clf_nepochs", "1"]
     succeed(stage_1(own, tmp_path, "--epochs", 0))
     monkeypatch.setattr("utils.training.extract_features", extract)
-    monkeypatch.setattr("utils.evaluation.PIXELS_A_PASS", {"cpu": 9 * 64**2})
+    monkeypatch.setattr("utils.evaluation.PIXELS_A_PASS", {"cpu": 9 * 64**2, "cuda": 9 * 64**2})
     monkeypatch.setattr("utils.training.STREAMED_BATCHES_A_PASS", 1)
     succeed([*stage_2(own, tmp_path), *flags])
     assert data.class_counts[0] == 12

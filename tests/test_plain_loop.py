@@ -29,7 +29,7 @@ from datasets.autoaugment import POLICIES, VARIANTS
 from datasets.pipeline import Normalise
 from datasets.splits import CIFAR_MEAN, CIFAR_STD
 from losses import DROLoss, stage_1_objective, stage_2_objective
-from utils.device import choose_machine
+from utils.device import Machine
 from utils.evaluation import Evaluator, class_centroids
 
 QUICK = Settings(dataset="cifar10", imb_factor=0.5, arch="resnet20", batch_size=16, quick=True)
@@ -149,7 +149,7 @@ def test_accuracies_of_a_batch():
 
 
 def test_centroids_and_accuracies_are_those_of_our_evaluator(loop):
-    machine = choose_machine(None, "float32")
+    machine = Machine(torch.device("cpu"), "float32")
     evaluator = Evaluator(loop.data, machine)
     loop.epoch("pretraining")
     ours = class_centroids(loop.model, evaluator.train_loader, 10, machine)

@@ -14,6 +14,7 @@ from tests.helpers import (
     call,
     common,
     differences_of_runs,
+    load,
     read_summary,
     snapshot,
     stage_1,
@@ -24,7 +25,7 @@ from tests.helpers import (
 from utils.command_line import parse_options, parse_stages
 from utils.report.records import read_run
 from utils.reproduce.chains import place_of
-from utils.seeds import combine, side_by_side
+from utils.seeds import combine, side_by_side, summarise_seeds
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -106,6 +107,15 @@ def test_the_records_of_one_of_several_seeds_know_its_stage_1(tree, finished, tm
     for file in (single.parent / "seed3").iterdir():  # one stage 1 that all seeds started from
         file.rename(single.parent / file.name)
     assert read_run(single / "seed3").parent.folder == single.parent
+
+
+@pytest.mark.parametrize(("together", "seconds"), [(False, 5.0), (True, 3.0)])
+def test_the_seconds_of_seeds_beside_each_other_are_counted_once(together, seconds, tmp_path):
+    paths = []
+    for seed, taken in ((1, 2.0), (2, 3.0)):
+        paths.append(tmp_path / f"{seed}.json")
+        paths[-1].write_text(json.dumps({"seed": seed, "seconds": taken}))
+    assert summarise_seeds(tmp_path / "all.json", paths, together)["seconds"] == seconds
 
 
 def test_several_seeds_are_evaluated_one_by_one_and_together(tree, tmp_path):
@@ -275,17 +285,15 @@ def test_seeds_side_by_side_on_a_gpu_are_their_single_runs(cuda, tree, tmp_path)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         argv = [*common(tree, tmp_path / "s"), "--epochs", 4, "--schedule", "scaled"]
-        succeed([*without_seed(argv), "--seeds", "1,2,3"])
+        succeed([*without_seed(argv), "--seeds", "1,2,3"], on_gpu=True)
         for seed in (1, 2, 3):
             single = [*common(tree, tmp_path / f"{seed}"), "--epochs", 4, "--schedule", "scaled"]
-            succeed([*single, "--seed", seed])
+            succeed([*single, "--seed", seed], on_gpu=True)
             folders = (
                 tmp_path / f"{seed}" / STAGE_1_NAME,
                 tmp_path / "s" / STAGE_1_NAME / f"seed{seed}",
             )
-            weights = [
-                torch.load(f / "ckpt.pth.tar", weights_only=True)["state_dict"] for f in folders
-            ]
+            weights = [load(f / "ckpt.pth.tar")["state_dict"] for f in folders]
             for name, value in weights[0].items():
                 torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-4)
     finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import disk_full_for, interrupted_at_check
-from tests.helpers import REPOSITORY, Outcome, snapshot, write_tree
+from tests.helpers import REPOSITORY, Outcome, snapshot, without_gpus, write_tree
 from utils.export import main as export
 from utils.reproduce.__main__ import main
 
@@ -30,7 +30,11 @@ def reproduce(folder: Path, tree: Path, *extra: object, rows: str = ROWS) -> Out
     argv += ["--root", folder / "checkpoint", "--results", folder / "results"]
     argv += ["--data_root", tree, *extra]
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        without_gpus(),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         status = main([str(argument) for argument in argv])
     return Outcome(status, out.getvalue(), err.getvalue())
 

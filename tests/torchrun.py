@@ -12,7 +12,7 @@ from tests.helpers import REPOSITORY
 
 
 def start(processes: int, words: Sequence[object]) -> subprocess.Popen:
-    """`torchrun` of these words, on a port that is free."""
+    """`torchrun` of these words on CPUs, on a port that is free."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -20,7 +20,7 @@ def start(processes: int, words: Sequence[object]) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", *launch, *map(str, words)],
         cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

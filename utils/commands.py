@@ -48,9 +48,10 @@ def train(stages: Sequence[Options]) -> None:
             machine = distributed.together(lambda: machine_of(stages[0], world), world)
             data = distributed.main_first(lambda: load_data(stages[0], remembered), world)
         for stage, stage_jobs in zip(stages, jobs, strict=True):
-            _train(stage_jobs, machine, data)
+            together = _train(stage_jobs, machine, data)
             if stage.seeds is not None:
-                distributed.from_main(partial(_summarise_seeds, stage, stage_jobs), world)
+                combine = partial(_summarise_seeds, stage, stage_jobs, together)
+                distributed.from_main(combine, world)
 
 
 def machine_of(options: Options, world: World) -> Machine:
@@ -97,14 +98,15 @@ def _plan(stages: Sequence[Options]) -> tuple[list[list[_Job]], dict | None]:
     return jobs, remembered and {"data": remembered.get("data")}
 
 
-def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData | None) -> None:
-    """Trains what is not finished yet: side by side on a GPU, else one after another."""
+def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData | None) -> bool:
+    """Trains what is not finished yet: side by side on a GPU, else one after another; whether it
+    was side by side."""
     for job in jobs:
         if not job.is_open:
             print(f"{job.folder.records} holds this run, finished: see summary.json")
     jobs = [job for job in jobs if job.is_open]
     if not jobs:
-        return
+        return False
     world = machine.world
     runs = [_build(job, machine, data) for job in jobs]
     with ExitStack() as stack:
@@ -113,7 +115,8 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
         stack.enter_context(signals.deferred(lambda number: distributed.largest(number, world)))
         # All loaders of a streamed set share their workers, which read one epoch at a time.
         can_share = machine.device.type == "cuda" and world.size == 1 and not data.is_streamed
-        if can_share and len(jobs) > 1:
+        is_together = can_share and len(jobs) > 1
+        if is_together:
             side_by_side([trainer.steps() for _, trainer in runs], machine.device)
             for run, trainer in runs:
                 summarise(run, trainer)
@@ -121,6 +124,7 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
             for run, trainer in runs:
                 trainer.run()
                 summarise(run, trainer)
+    return is_together
 
 
 def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trainer]:
@@ -199,8 +203,8 @@ def _open_folders(
         )
 
 
-def _summarise_seeds(options: Options, jobs: Sequence[_Job]) -> None:
+def _summarise_seeds(options: Options, jobs: Sequence[_Job], together: bool) -> None:
     folder = run_folder(options)
-    combined = summarise_seeds(folder.summary, [job.folder.summary for job in jobs])
+    combined = summarise_seeds(folder.summary, [job.folder.summary for job in jobs], together)
     print(final_table(combined))
     print(f"mean ± standard deviation over seeds {options.seeds}: {folder.summary}")

@@ -3,6 +3,7 @@
 import platform
 import random
 import sys
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -48,6 +49,29 @@ class Machine:
             "commit": commit(),
             "command": sys.argv,
         }
+
+
+class Stopwatch:
+    """Seconds of the device's work from here on; nothing waits for the device to begin."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_cuda = device.type == "cuda"
+        self.began = self._now()
+
+    def _now(self) -> "torch.cuda.Event | float":
+        if not self.is_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def stop(self) -> float:
+        """Seconds until what the device has been asked to do is done."""
+        ended = self._now()
+        if not self.is_cuda:
+            return ended - self.began
+        ended.synchronize()
+        return self.began.elapsed_time(ended) / 1000
 
 
 def cpu_name() -> str:

@@ -53,12 +53,13 @@ def combine(summaries: Sequence[Any]) -> Any:
     return first if all(summary == first for summary in summaries) else list(summaries)
 
 
-def summarise_seeds(path: Path, summaries: Sequence[Path]) -> dict:
-    """Writes and gives the `summary.json` of several seeds, from theirs."""
+def summarise_seeds(path: Path, summaries: Sequence[Path], together: bool) -> dict:
+    """Writes and gives the `summary.json` of several seeds, from theirs; its seconds are the sum of
+    theirs, or the most where they were trained `together`, each beside the others."""
     read = [json.loads(summary.read_text()) for summary in summaries]
     combined = combine(read) | {
         "seeds": [summary["seed"] for summary in read],
-        "seconds": sum(summary["seconds"] for summary in read),
+        "seconds": (max if together else sum)(summary["seconds"] for summary in read),
     }
     del combined["seed"]
     write_json(path, combined)

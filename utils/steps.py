@@ -195,22 +195,28 @@ class GraphStep:
         self.step = step
         self.graphs: dict[torch.Size, _Captured] = {}
         self.pool = torch.cuda.graph_pool_handle()
+        # A graph keeps the workspace that libraries have on the stream it was captured on. Runs
+        # beside each other must not share one: by default all graphs of a process would.
+        current = torch.cuda.current_stream()
+        is_own = current != torch.cuda.default_stream()
+        self.stream = current if is_own else torch.cuda.Stream()
         add_momenta(step.phase.optimizer)
 
     def __call__(self, inputs: Tensor, targets: Tensor, centroids: Tensor | None) -> Tensor:
         batch = [inputs, targets] if centroids is None else [inputs, targets, centroids]
         if inputs.shape not in self.graphs:
-            self.graphs[inputs.shape] = _Captured(self.step, batch, self.pool)
+            self.graphs[inputs.shape] = _Captured(self.step, batch, self.pool, self.stream)
         return self.graphs[inputs.shape].replay(batch)
 
 
 class _Captured:
     """One graph, the memory it reads and the memory it writes its statistics to."""
 
-    def __init__(self, step: EagerStep, batch: Sequence[Tensor], pool: tuple) -> None:
+    def __init__(
+        self, step: EagerStep, batch: Sequence[Tensor], pool: tuple, stream: torch.cuda.Stream
+    ) -> None:
         self.batch = [tensor.clone() for tensor in batch]
         inputs, targets, centroids = (*self.batch, None)[:3]
-        stream = torch.cuda.Stream()
         with preserved(step.state()):
             # cuDNN chooses kernels, and libraries take workspaces, outside of the capture.
             stream.wait_stream(torch.cuda.current_stream())
@@ -222,7 +228,8 @@ class _Captured:
         step.phase.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
         # Another thread may pin the memory of streamed images at the same time.
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+        capture = {"pool": pool, "stream": stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.graph(self.graph, **capture):
             self.statistics = step(inputs, targets, centroids)
 
     def replay(self, batch: Sequence[Tensor]) -> Tensor:

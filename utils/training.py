@@ -16,6 +16,7 @@ from tqdm import tqdm
 from losses import Objective
 from models.folding import fold_batch_norm
 from utils import checkpoint, distributed, signals
+from utils.device import Stopwatch
 from utils.errors import RunError
 from utils.evaluation import Evaluator, class_centroids, extract_features
 from utils.folders import best_by
@@ -187,9 +188,9 @@ class Trainer:
             # From a pass of its own over the resampled, augmented images, as released.
             batches = phase.loader.batches(self.evaluator.batch_size)
             centroids = class_centroids(self.network, batches, self.data.num_classes, self.machine)
-        training_began = time.perf_counter()
+        stopwatch = Stopwatch(self.machine.device)
         total, losses, top1 = yield from self._train(phase, epoch, centroids)
-        training_seconds = time.perf_counter() - training_began
+        training_seconds = stopwatch.stop()
         self.epoch = epoch
         self._evaluate(phase)
         return {
