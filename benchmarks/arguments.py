@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.settings import Settings, check_choice, choices_of, default_workers
 from utils import values
+from utils.command_line import Parser
 from utils.errors import UserError
 from utils.folders import check_writable
 from utils.options import ARCHITECTURES
@@ -15,18 +16,13 @@ RECIPE = {"pretraining": 200, "features": 80, "classifier": 20}
 QUICK = {"dataset": "cifar10", "imb_factor": 0.5, "arch": "resnet20", "batch_size": 16}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-
 def parse_arguments(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
     """The command line.
 
     Raises:
         UserError: something in it is unknown or out of bounds.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="python -m benchmarks.throughput",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,

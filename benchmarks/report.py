@@ -76,7 +76,10 @@ class Report:
     def _tables(self) -> dict[str, list[list[str]]]:
         return {
             "medians (lower to upper quartile)": self._rates(),
-            "seconds per epoch, and their growth beside that of the images": self._growth(),
+            "seconds of an epoch's training, and their growth beside that of its images": (
+                self._growth()
+            ),
+            "seconds of all of an epoch, with its passes without gradients": self._epochs(),
             "the recipe's full length, a PROJECTION from these epochs": self._projection(),
         }
 
@@ -112,7 +115,7 @@ class Report:
             first = self.sizes[min(self.sizes)][phase]
             for size, images in self.sizes.items():
                 cells = [
-                    f"{self.found.text(f'{phase} seconds', name, size)}, "
+                    f"{self.found.text(f'{phase} training seconds', name, size)}, "
                     f"{self.growth(phase, name, size):.2f}"
                     for name in self.names
                 ]
@@ -121,10 +124,18 @@ class Report:
         return rows
 
     def growth(self, phase: str, name: str, size: int) -> float:
-        """Seconds of an epoch at the size over those at the smallest: of medians."""
-        quantity = f"{phase} seconds"
+        """Training seconds of an epoch at the size over those at the smallest: of medians."""
+        quantity = f"{phase} training seconds"
         first = self.found.median(quantity, name, min(self.sizes))
         return self.found.median(quantity, name, size) / first
+
+    def _epochs(self) -> list[list[str]]:
+        rows = [["", *self.names]]
+        for phase in PHASES:
+            for size in self.sizes:
+                cells = [self.found.text(f"{phase} seconds", name, size) for name in self.names]
+                rows.append([f"{TITLES[phase]}, x{size}", *cells])
+        return rows
 
     def full_epoch(self, phase: str, name: str) -> float:
         """Seconds of an epoch of all the data: the median, where one was measured, else by the

@@ -61,8 +61,8 @@ def measure_passes(
 def measure_epochs(
     found: Measurements, sides: Sides, parts: dict[int, LongTailedData], deadline: float
 ) -> None:
-    """`PHASE images/s` (of training) and `PHASE seconds` (of an epoch) at each size, in rounds
-    until there is no time for another; one at least."""
+    """`PHASE images/s` and `PHASE training seconds` of an epoch's training and `PHASE seconds` of
+    all of it, at each size, in rounds until there is no time for another; one at least."""
     names = side_names(sides.settings.precision)
     for name in names:
         sides.visit(name, parts[min(parts)])  # warms up
@@ -74,6 +74,7 @@ def measure_epochs(
                 for phase, epochs in sides.visit(name, data).items():
                     for epoch in epochs:
                         found.add(f"{phase} seconds", name, epoch.seconds, size)
+                        found.add(f"{phase} training seconds", name, epoch.training_seconds, size)
                         found.add(f"{phase} images/s", name, epoch.images_per_second, size)
         rounds += 1
         _say(f"round {rounds} of epochs measured")

@@ -8,18 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.command_line import Parser
 from utils.errors import UserError
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports what is wrong in one line, without the usage."""
-
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m utils.report",
         description="Compares runs on one self-contained HTML page.",
         allow_abbrev=False,
