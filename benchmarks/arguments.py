@@ -34,7 +34,7 @@ def parse_arguments(argv: Sequence[str] | None, description: str) -> argparse.Na
     add("-a", "--arch", choices=ARCHITECTURES, default="resnet32")
     add("-b", "--batch-size", type=values.positive_count, default=128, metavar="N")
     add("--data_root", metavar="DIR", help="with the images (default: ./data, else made-up ones)")
-    add("--budget", type=values.positive, default=400.0, metavar="S", help="seconds to spend")
+    add("--budget", type=values.positive, default=500.0, metavar="S", help="seconds to spend")
     add("--fraction", type=values.fraction, metavar="F", help="part of the images that is size 1")
     add("--quick", action="store_true", help="few made-up images, once: tries the program")
     add("--precision", default="auto", help="ours: auto is bf16 where it is native")

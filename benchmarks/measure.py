@@ -8,20 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+TRAINING_BATCHES = 20
+"""Of an epoch, or all if it has fewer: by these, images a second of training are measured."""
+
 PHASES = ("pretraining", "features", "classifier")
 
 
 @dataclass(frozen=True)
 class EpochTime:
-    """One epoch: wall clock of all of it and of its training part, and the images trained on."""
+    """One epoch: wall clock of all of it and of its training part."""
 
     seconds: float
     training_seconds: float
-    images: int
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / self.training_seconds
 
 
 def clock(device: torch.device) -> float:

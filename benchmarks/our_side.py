@@ -5,23 +5,25 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
-from benchmarks.measure import PHASES, EpochTime, clock
+from benchmarks.measure import PHASES, TRAINING_BATCHES, EpochTime, clock
 from benchmarks.settings import Settings
 from datasets import LongTailedData
 from utils import checkpoint
 from utils.command_line import parse_options
 from utils.device import choose_machine, seed_everything
 from utils.errors import UserError
-from utils.evaluation import Evaluator
+from utils.evaluation import Evaluator, class_centroids
 from utils.finetuning import finetuning
 from utils.folders import find_pretrained, run_folder
 from utils.options import Options
 from utils.pretraining import pretraining
 from utils.progress import Progress
 from utils.run import Run, Stage
+from utils.steps import Step, make_step
 from utils.training import Trainer
 
 
@@ -95,9 +97,8 @@ class OurSide:
         images = {p.name: len(p.loader.order) for p in trainer.phases}
         found: dict[str, list[EpochTime]] = {}
         for record in records:
-            count = images[record["phase"]]
-            training_seconds = count / record["images_per_second"]
-            time_of_epoch = EpochTime(record["seconds"] + between, training_seconds, count)
+            training_seconds = images[record["phase"]] / record["images_per_second"]
+            time_of_epoch = EpochTime(record["seconds"] + between, training_seconds)
             found.setdefault(record["phase"], []).append(time_of_epoch)
         return found
 
@@ -113,7 +114,7 @@ class OurSide:
                 self._train(flags, pretraining)
 
     def prepared(self) -> "PreparedSide":
-        """A network and loaders for what is measured without training."""
+        """Networks and loaders for what is measured without whole epochs."""
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             roots = ["--root_log", name, "--root_model", name]
             run = self._run(parse_options([*self._stage_1_flags(1), *roots]))
@@ -123,16 +124,36 @@ class OurSide:
             checkpoint.save(path, {"state_dict": stage.model.state_dict()})
             flags, make_stage = self._stage_2(name, roots)
             run = self._run(parse_options(flags))
-            return PreparedSide(run, make_stage(run))
+            return PreparedSide(run, stage, make_stage(run))
 
 
 class PreparedSide:
-    """Stage 2 of a run, before its first epoch."""
+    """Both stages of a run, before their first epochs."""
 
-    def __init__(self, run: Run, stage: Stage) -> None:
-        self.device, self.stage = run.machine.device, stage
+    def __init__(self, run: Run, stage_1: Stage, stage_2: Stage) -> None:
+        self.machine, self.device, self.stage = run.machine, run.machine.device, stage_2
         self.evaluator = Evaluator(run.data, run.machine)
         self.images = sum(len(split) for split in run.data.evaluation_splits.values())
+        self.stages = {"pretraining": stage_1, "features": stage_2}
+        self.steps: dict[str, Step] = {}
+        self.centroids = class_centroids(
+            stage_2.model, self.evaluator.train_loader, run.data.num_classes, run.machine
+        )
+
+    def training_rate(self, name: str) -> float:
+        """Images a second of the first steps of an epoch, its augmentation included."""
+        stage = self.stages[name]
+        phase, model = stage.phases[0], stage.model.train()
+        phase.free(model)
+        if name not in self.steps:
+            objective = phase.objective(phase.epochs.start).to(self.device)
+            self.steps[name] = make_step(model, phase, objective, self.machine)
+        centroids = self.centroids if phase.uses_centroids else None
+        began, images = clock(self.device), 0
+        for inputs, targets in islice(phase.loader, TRAINING_BATCHES):
+            self.steps[name](inputs, targets, centroids)
+            images += len(targets)
+        return images / (clock(self.device) - began)
 
     def evaluation_rate(self) -> float:
         """Images a second of the pass over the evaluated sets."""

@@ -8,6 +8,7 @@ benchmark mode, pinned memory, and workers that persist if so wished.
 """
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.measure import EpochTime, clock
+from benchmarks.measure import TRAINING_BATCHES, EpochTime, clock
 from benchmarks.pillow_policy import make_transform
 from datasets import ClassAwareSampler, LongTailedData, Split
 from models import build_model
@@ -146,11 +147,11 @@ class PlainLoop:
         began = clock(self.device)
         centroids = None if is_pretraining else self.centroids(self.feature_loader)
         training_began = clock(self.device)
-        images = self.train(phase, loader, centroids)
+        self.train(phase, loader, centroids)
         training_seconds = clock(self.device) - training_began
         self.validate(None if is_pretraining else self.centroids(self.train_loader))
         self.save()
-        return EpochTime(clock(self.device) - began, training_seconds, images)
+        return EpochTime(clock(self.device) - began, training_seconds)
 
     def first_step(self) -> None:
         """Stage 1's first."""
@@ -158,14 +159,16 @@ class PlainLoop:
         inputs, targets = (t.to(self.device) for t in next(iter(self.pretraining_loader)))
         self.step("pretraining", inputs, targets, None)
 
-    def train(self, phase: str, loader: DataLoader, centroids: Tensor | None) -> int:
+    def train(
+        self, phase: str, batches: Iterable[tuple[Tensor, Tensor]], centroids: Tensor | None
+    ) -> int:
         """Steps over all batches; the number of images."""
         self.model.train(phase != "classifier")
         for name, parameter in self.model.named_parameters():
             other_phase = "classifier" if "linear" not in name else "features"
             parameter.requires_grad_(phase != other_phase)
         images = 0
-        for inputs, targets in loader:
+        for inputs, targets in batches:
             inputs = inputs.to(self.device, non_blocking=True)
             targets = targets.to(self.device, non_blocking=True)
             self.statistics.append(self.step(phase, inputs, targets, centroids))
@@ -236,6 +239,15 @@ class PlainLoop:
 
     def save(self) -> None:
         torch.save({"state_dict": self.model.state_dict()}, self.folder / "plain.pth.tar")
+
+    def training_rate(self, phase: str) -> float:
+        """Images a second of the first steps of an epoch, from asking for the first batch on."""
+        is_pretraining = phase == "pretraining"
+        loader = self.pretraining_loader if is_pretraining else self.feature_loader
+        centroids = None if is_pretraining else self.centroids(islice(self.train_loader, 1))
+        began = clock(self.device)
+        images = self.train(phase, islice(loader, TRAINING_BATCHES), centroids)
+        return images / (clock(self.device) - began)
 
     def evaluation_rate(self) -> float:
         """Images a second of the pass over the test set."""

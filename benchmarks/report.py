@@ -84,28 +84,25 @@ class Report:
         }
 
     def _rates(self) -> list[list[str]]:
-        largest = max(self.sizes)
-        quantities = [
-            *((f"{TITLES[p]}: training, images/s", f"{p} images/s", largest) for p in PHASES[:2]),
-            ("evaluation pass, images/s", "evaluation images/s", None),
-            ("augmentation to batches, images/s", "augmentation images/s", None),
-            ("start-up to the first step, s", "start-up seconds", None),
-            *(
-                (f"peak memory of {place}, MiB", f"peak MiB of {place}", None)
-                for place in ("process and workers", "device")
-            ),
-        ]
+        quantities = {
+            **{f"{TITLES[p]}: training, images/s": f"{p} images/s" for p in PHASES[:2]},
+            "evaluation pass, images/s": "evaluation images/s",
+            "augmentation to batches, images/s": "augmentation images/s",
+            "start-up to the first step, s": "start-up seconds",
+            "peak memory of process and workers, MiB": "peak MiB of process and workers",
+            "peak memory of device, MiB": "peak MiB of device",
+        }
         rows = [["", *self.names, f"{self.names[-1]} / plain"]]
-        for title, *key in quantities:
-            cells = [self.found.text(key[0], name, key[1]) for name in self.names]
+        for title, quantity in quantities.items():
+            cells = [self.found.text(quantity, name) for name in self.names]
             if any(cells):
-                rows.append([title, *cells, short(self.ratio(*key)) if all(cells) else ""])
+                rows.append([title, *cells, short(self.ratio(quantity)) if all(cells) else ""])
         return rows
 
-    def ratio(self, quantity: str, size: int | None = None) -> float:
+    def ratio(self, quantity: str) -> float:
         """Ours, in the precision asked for, over plain: of medians."""
         ours, plain = (
-            self.found.median(quantity, name, size) for name in (self.names[-1], self.names[0])
+            self.found.median(quantity, name) for name in (self.names[-1], self.names[0])
         )
         return ours / plain if plain else float("nan")
 
@@ -164,7 +161,7 @@ class Report:
         return [*rows, ["all, minutes", *minutes, short(totals[0] / totals[-1])]]
 
     def ratio_lines(self) -> str:
-        training = self.ratio("features images/s", max(self.sizes))
+        training = self.ratio("features images/s")
         augmentation = self.ratio("augmentation images/s")
         return f"training ratio: {training:.2f}\naugmentation ratio: {augmentation:.2f}"
 
@@ -187,7 +184,7 @@ class Report:
                 }
                 for name in names
             },
-            "training_ratio": self.ratio("features images/s", max(self.sizes)),
+            "training_ratio": self.ratio("features images/s"),
             "augmentation_ratio": self.ratio("augmentation images/s"),
             "compared": [names[-1], PLAIN],
         }

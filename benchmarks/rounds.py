@@ -17,14 +17,14 @@ class, whose class-aware sampler needs 4."""
 
 
 def affordable(sides: Sides, data: LongTailedData, sizes: Sequence[int], deadline: float) -> float:
-    """The part of the images of which two rounds of all sizes end in time, as far as a first visit
-    of each side tells."""
+    """The part of the images of which a warm-up and two rounds of all sizes end in time, as far as
+    a first visit of each side tells."""
     began = time.perf_counter()
     part = scaled(data, SMALLEST)
     for name in side_names(sides.settings.precision):
         sides.visit(name, part)
     now = time.perf_counter()
-    affordable = SMALLEST * (deadline - now) / ((2 * sum(sizes) + 1) * (now - began))
+    affordable = SMALLEST * (deadline - now) / (3 * sum(sizes) * (now - began))
     return min(LARGEST, max(SMALLEST, affordable))
 
 
@@ -47,25 +47,27 @@ def measure_processes(
 def measure_passes(
     found: Measurements, sides: Sides, data: LongTailedData, repetitions: int
 ) -> None:
-    """`evaluation images/s` and `augmentation images/s`; a first round warms up."""
+    """`images/s` of `evaluation`, `augmentation`, and training in `pretraining` and `features`; a
+    first round warms up."""
     with sides.passes(data) as passes:
         for i in range(repetitions + 1):
-            for quantity in ("evaluation", "augmentation"):
+            for quantity in next(iter(passes.values())):
                 for name, rates in passes.items():
                     rate = rates[quantity]()
                     if i:
                         found.add(f"{quantity} images/s", name, rate)
-    _say("evaluation and augmentation measured")
+    _say("training, evaluation and augmentation measured")
 
 
 def measure_epochs(
     found: Measurements, sides: Sides, parts: dict[int, LongTailedData], deadline: float
 ) -> None:
-    """`PHASE images/s` and `PHASE training seconds` of an epoch's training and `PHASE seconds` of
-    all of it, at each size, in rounds until there is no time for another; one at least."""
+    """`PHASE training seconds` of an epoch's training and `PHASE seconds` of all of it, at each
+    size, in rounds until there is no time for another; one at least."""
     names = side_names(sides.settings.precision)
-    for name in names:
-        sides.visit(name, parts[min(parts)])  # warms up
+    for data in parts.values():
+        for name in names:
+            sides.visit(name, data)  # warms up: each size has a last batch of a size of its own
     began, rounds = time.perf_counter(), 0
     while not rounds or _time_left(began, rounds, deadline):
         order = names if rounds % 2 == 0 else names[::-1]
@@ -75,7 +77,6 @@ def measure_epochs(
                     for epoch in epochs:
                         found.add(f"{phase} seconds", name, epoch.seconds, size)
                         found.add(f"{phase} training seconds", name, epoch.training_seconds, size)
-                        found.add(f"{phase} images/s", name, epoch.images_per_second, size)
         rounds += 1
         _say(f"round {rounds} of epochs measured")
 

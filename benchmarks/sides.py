@@ -93,8 +93,9 @@ class Sides:
 
     @contextmanager
     def passes(self, data: LongTailedData) -> Iterator[dict[str, dict[str, Rate]]]:
-        """By side, functions that measure images a second of `evaluation` and `augmentation`. The
-        plain loop's workers persist here: their start is no part of either."""
+        """By side, functions that measure images a second of training in `pretraining` and
+        `features`, of `evaluation` and of `augmentation`. The plain loop's workers persist here:
+        their start is no part of any."""
         s = self.settings
         loop = PlainLoop(data, s.arch, self.device, self.folder, s.batch_size, s.workers, True)
         with contextlib.closing(loop):
@@ -113,6 +114,8 @@ class Sides:
             return rate
 
         return {
+            "pretraining": of(lambda: side.training_rate("pretraining")),
+            "features": of(lambda: side.training_rate("features")),
             "evaluation": of(side.evaluation_rate),
             "augmentation": of(side.augmentation_rate),
         }

@@ -21,6 +21,8 @@ from utils.errors import RunError, UserError
 
 SIZES = (1, 2, 4)
 MEMORY_FRACTION = 0.02
+PASS_FRACTION = 0.25
+"""Of the images, for what is no whole epoch: `TRAINING_BATCHES` of CIFAR-100-LT's stage 1."""
 
 
 def throughput(arguments) -> None:
@@ -44,13 +46,14 @@ def throughput(arguments) -> None:
         sides = Sides(settings, Path(folder))
         starts, part = (1, 1.0) if quick else (3, MEMORY_FRACTION)
         rounds.measure_processes(found, settings, part, repetitions=starts)
+        part = data if is_whole else scaled(data, PASS_FRACTION)
+        rounds.measure_passes(found, sides, part, repetitions=2 if quick else 3)
         fraction = arguments.fraction
         if fraction is None:
             fraction = 1.0 if is_whole else rounds.affordable(sides, data, SIZES, deadline)
         parts = {size: scaled(data, fraction * size) for size in SIZES}
         report = Report(settings, images, data, parts, found, sides.device)
         print(report.introduction(), flush=True)
-        rounds.measure_passes(found, sides, parts[SIZES[-1]], repetitions=2 if quick else 7)
         rounds.measure_epochs(found, sides, parts, deadline)
         sides.close()
     print(report.text())

@@ -52,15 +52,13 @@ def test_every_quantity_is_measured_for_every_side(record):
     for name in names:
         for phase in PHASES:
             for size in (1, 2, 4):
-                whole, training, rate = (
+                whole, training = (
                     np.array(found[f"{phase} {quantity}", name, size]["values"])
-                    for quantity in ("seconds", "training seconds", "images/s")
+                    for quantity in ("seconds", "training seconds")
                 )
                 assert (whole > training).all() and (training > 0).all()
-                images = record["images_per_epoch"][str(size)][phase]
-                assert training * rate == pytest.approx(np.full(len(rate), images))
-        for kind in ("evaluation images/s", "augmentation images/s"):
-            assert len(found[kind, name, None]["values"]) == 2
+        for kind in ("pretraining", "features", "evaluation", "augmentation"):
+            assert len(found[f"{kind} images/s", name, None]["values"]) == 2
         assert 0.5 < found["start-up seconds", name, None]["median"] < 120
         assert 100 < found["peak MiB of process and workers", name, None]["median"] < 20_000
     for measured in found.values():
@@ -71,11 +69,11 @@ def test_every_quantity_is_measured_for_every_side(record):
 def test_ratios_and_projection_follow_from_the_measurements(record):
     median = {(m["quantity"], m["side"], m["size"]): m["median"] for m in record["measurements"]}
     ours, plain = record["compared"]
-    for kind, quantity, size in (
-        ("training", "features images/s", 4),
-        ("augmentation", "augmentation images/s", None),
+    for kind, quantity in (
+        ("training", "features images/s"),
+        ("augmentation", "augmentation images/s"),
     ):
-        expected = median[quantity, ours, size] / median[quantity, plain, size]
+        expected = median[quantity, ours, None] / median[quantity, plain, None]
         assert record[f"{kind}_ratio"] == pytest.approx(expected)
     # At fraction 1 the first size is the whole set.
     for name, projected in record["projection"].items():
@@ -187,10 +185,10 @@ def test_rounds_end_in_time(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "left", "expected"), [(1, 1e9, 0.02), (10, 150, 0.008), (2, 60, 0.016)]
+    ("seconds", "left", "expected"), [(1, 1e9, 0.02), (10, 150, 0.008), (2, 60, 0.008 * 60 / 42)]
 )
 def test_no_more_images_than_there_is_time_for(seconds, left, expected, monkeypatch):
-    """Two rounds of one, two and four times the images and a warm-up: 15 visits of a side."""
+    """A warm-up and two rounds of one, two and four times the images: 21 visits of a side."""
     data, _ = benchmark_data(Settings(dataset="cifar10", imb_factor=0.5, quick=True))
     now = [0.0]
 

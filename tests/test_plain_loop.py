@@ -137,10 +137,16 @@ def test_an_epoch_trains_its_own_part(loop, phase):
     head = {"linear.weight", "linear.bias"}
     expected = {"pretraining": set(before), "features": set(before) - head, "classifier": head}
     assert changed == expected[phase]
-    assert time.images == (len(loop.data.train) if phase == "pretraining" else 40)
-    assert len(loop.statistics) == -(-time.images // 16)
+    images = len(loop.data.train) if phase == "pretraining" else 40
+    assert len(loop.statistics) == -(-images // 16)
     assert 0 < time.training_seconds < time.seconds
     assert torch.load(loop.folder / "plain.pth.tar", weights_only=True).keys() == {"state_dict"}
+
+
+@pytest.mark.parametrize("phase", PHASES[:2])
+def test_the_rate_of_training_is_of_its_first_batches(loop, phase, monkeypatch):
+    monkeypatch.setattr("benchmarks.plain_loop.TRAINING_BATCHES", 2)
+    assert loop.training_rate(phase) > 0 and len(loop.statistics) == 2
 
 
 def test_accuracies_of_a_batch():

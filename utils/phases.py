@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets.pipeline import Loader
 from losses import Objective
@@ -42,6 +42,13 @@ class Phase:
     @property
     def loss_names(self) -> list[str]:
         return self.objective(self.epochs.start).names if self.epochs else []
+
+    def free(self, model: nn.Module) -> None:
+        """Lets gradients reach what the phase trains, and no other part of the model."""
+        model.requires_grad_(False)
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(True)
 
     def set_learning_rate(self, epoch: int) -> float:
         """Sets and gives the rate of an epoch; a rate on the device is filled in place, where a

@@ -177,11 +177,7 @@ class Trainer:
 
     def _run_epoch(self, phase: Phase, epoch: int) -> Generator[None, None, dict]:
         rate = phase.set_learning_rate(epoch)
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
-        for group in phase.optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.requires_grad_(True)
+        phase.free(self.model)
         began = time.perf_counter()
         centroids = None
         if phase.uses_centroids:
