@@ -45,18 +45,22 @@ def measure_processes(
 
 
 def measure_passes(
-    found: Measurements, sides: Sides, data: LongTailedData, repetitions: int
+    found: Measurements,
+    sides: Sides,
+    data: LongTailedData,
+    quantities: Sequence[str],
+    repetitions: int,
 ) -> None:
-    """`images/s` of `evaluation`, `augmentation`, and training in `pretraining` and `features`; a
-    first round warms up."""
+    """`images/s` of these quantities: `evaluation`, `augmentation`, or training in `pretraining` or
+    `features`; a first round warms up."""
     with sides.passes(data) as passes:
         for i in range(repetitions + 1):
-            for quantity in next(iter(passes.values())):
+            for quantity in quantities:
                 for name, rates in passes.items():
                     rate = rates[quantity]()
                     if i:
                         found.add(f"{quantity} images/s", name, rate)
-    _say("training, evaluation and augmentation measured")
+    _say(f"{', '.join(quantities)} measured")
 
 
 def measure_epochs(

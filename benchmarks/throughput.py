@@ -21,8 +21,9 @@ from utils.errors import RunError, UserError
 
 SIZES = (1, 2, 4)
 MEMORY_FRACTION = 0.02
-PASS_FRACTION = 0.25
-"""Of the images, for what is no whole epoch: `TRAINING_BATCHES` of CIFAR-100-LT's stage 1."""
+PASSES = {0.25: ("pretraining", "evaluation"), 0.05: ("features", "augmentation")}
+"""What is measured apart from whole epochs, on which part of the images: an epoch of CIFAR-100-LT's
+stage 1 and of its features is then about `TRAINING_BATCHES` long."""
 
 
 def throughput(arguments) -> None:
@@ -46,8 +47,9 @@ def throughput(arguments) -> None:
         sides = Sides(settings, Path(folder))
         starts, part = (1, 1.0) if quick else (3, MEMORY_FRACTION)
         rounds.measure_processes(found, settings, part, repetitions=starts)
-        part = data if is_whole else scaled(data, PASS_FRACTION)
-        rounds.measure_passes(found, sides, part, repetitions=2 if quick else 3)
+        for part, quantities in PASSES.items():
+            of_data = data if is_whole else scaled(data, part)
+            rounds.measure_passes(found, sides, of_data, quantities, repetitions=2 if quick else 5)
         fraction = arguments.fraction
         if fraction is None:
             fraction = 1.0 if is_whole else rounds.affordable(sides, data, SIZES, deadline)
