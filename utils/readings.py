@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from losses import class_means
 from models import NormedLinear
+from utils.calibration import BINS, expected_calibration_error
 from utils.files import atomic_write, write_json
 from utils.groups import class_mean
 from utils.metrics import accuracy_record, cosine_similarities, percent
@@ -24,7 +25,6 @@ from utils.metrics import accuracy_record, cosine_similarities, percent
 Classifier = Callable[[Tensor], Tensor]
 """Features ``[N, D]`` to scores ``[N, K]``."""
 
-CALIBRATION_BINS = 15
 TAUS = tuple(round(0.1 * step, 1) for step in range(21))
 WEIGHT_DECAY = 5e-4
 FITTING_ITERATIONS = 200
@@ -190,19 +190,12 @@ FITTERS: dict[str, Callable[[FeatureBank], Classifier | None]] = {
 }
 
 
-def calibration_error(scores: Tensor, targets: Tensor, bins: int = CALIBRATION_BINS) -> float:
-    """Expected calibration error in [0, 1]: Σ_b n_b/N · |accuracy_b − confidence_b| over equal bins
-    of the confidence, the largest softmax probability (Guo et al., "On Calibration of Modern Neural
-    Networks", ICML 2017, equation 3).
-
-    Shapes: scores ``[N, K]``, targets ``[N]``.
-    """
+def calibration_error(scores: Tensor, targets: Tensor, bins: int = BINS) -> float:
+    """`expected_calibration_error` of scores ``[N, K]`` for targets ``[N]``; a confidence is the
+    largest softmax probability."""
     confidence, preds = torch.softmax(scores.double(), dim=1).max(dim=1)
-    # Bins are open below and closed above, as in the paper: (0, 1/15], (1/15, 2/15], ...
-    index = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gap = (preds == targets).double() - confidence
-    sums = torch.zeros(bins, dtype=torch.float64, device=gap.device).index_add_(0, index, gap)
-    return sums.abs().sum().item() / len(targets)
+    correct = preds == targets
+    return expected_calibration_error(confidence.cpu().numpy(), correct.cpu().numpy(), bins)
 
 
 def read(names: Sequence[str], bank: FeatureBank, features: Tensor, targets: Tensor) -> dict:

@@ -13,6 +13,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Circle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from utils.calibration import expected_calibration_error, reliability_bins
 from utils.groups import FEW_BELOW, GROUPS, MANY_ABOVE, group_of_counts
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; lines and markers differ as well,
@@ -25,7 +26,6 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#5
 LINE_STYLES = ("-", "--", "-.", ":")
 POINT_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
-RELIABILITY_BINS = 15
 MAX_TICKS = 12
 
 
@@ -187,7 +187,7 @@ def reliability(axes: Axes, confs: np.ndarray, correct: np.ndarray) -> None:
         markersize=5,
         label="accuracy (%)",
     )
-    error = 100 * calibration_error(confs, correct)
+    error = 100 * expected_calibration_error(confs, correct)
     axes.set(
         title=f"Reliability, expected calibration error {error:.2f} %",
         xlabel="confidence (mean of the bin)",
@@ -196,28 +196,6 @@ def reliability(axes: Axes, confs: np.ndarray, correct: np.ndarray) -> None:
         ylim=(0, 103),
     )
     axes.legend(loc="upper left")
-
-
-def reliability_bins(
-    confs: np.ndarray, correct: np.ndarray, bins: int = RELIABILITY_BINS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Share of images, mean confidence and accuracy of each bin ``[bins]``, the last two NaN for an
-    empty bin. Bins are open below and closed above: (0, 1/15], (1/15, 2/15], ..."""
-    confs = np.asarray(confs, dtype=np.float64)
-    index = np.clip(np.ceil(confs * bins).astype(int), 1, bins) - 1
-    counts = np.bincount(index, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        confidence = np.bincount(index, confs, minlength=bins) / counts
-        accuracy = np.bincount(index, correct, minlength=bins) / counts
-    return counts / len(confs), confidence, accuracy
-
-
-def calibration_error(confs: np.ndarray, correct: np.ndarray) -> float:
-    """Expected calibration error in [0, 1]: Σ_b n_b/N · |accuracy_b − confidence_b| (Guo et al.,
-    "On Calibration of Modern Neural Networks", ICML 2017, equation 3)."""
-    shares, confidence, accuracy = reliability_bins(confs, correct)
-    filled = shares > 0
-    return float((shares * np.abs(accuracy - confidence))[filled].sum())
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from utils.calibration import BINS, expected_calibration_error
 from utils.report import figures
 from utils.report.records import MissingRecord, RecordedRun
 from utils.report.run_groups import SettingsGroup, class_counts, first_that_can
@@ -23,7 +24,7 @@ def reliability(groups: Sequence[SettingsGroup]) -> Section:
         "reliability",
         "Reliability",
         "Accuracy on the test images against confidence (the largest softmax probability) in "
-        f"{figures.RELIABILITY_BINS} bins; grey bars: the share of the images in each bin.",
+        f"{BINS} bins; grey bars: the share of the images in each bin.",
     )
 
     def attempt(run: RecordedRun) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +54,7 @@ def _errors(group: SettingsGroup, attempt: Callable) -> str:
     found = []
     for run in group.runs:
         try:
-            error = figures.calibration_error(*attempt(run))
+            error = expected_calibration_error(*attempt(run))
         except MissingRecord:
             continue
         found.append(f"{100 * error:.2f} % (seed {run.seed})")

@@ -75,13 +75,13 @@ METHODS = {
         "DRO-LT on two layers", "--feat_layers layer2,layer3", start="ce", is_reading=True
     ),
     "dro_lt_normalised": Method(
-        "DRO-LT, distances of normalised features",
+        "DRO-LT, normalised features, τ = 0.07, shared margin 0.1",
         f"--robust_distance normalised {AT_UNIT_LENGTH}",
         start="ce",
         is_reading=True,
     ),
     "dro_lt_squared": Method(
-        "DRO-LT, squared distances",
+        "DRO-LT, squared distances, τ = 20",
         f"--robust_distance squared {AT_SQUARES}",
         start="ce",
         is_reading=True,
