@@ -74,7 +74,7 @@ def test_a_gpu_that_several_devices_do_not_include_is_refused_with_their_names(s
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"Abacus {index}00")
 
-    outcome = call(scene.stage_1("--gpu", 2))
+    outcome = call(scene.stage_1("--gpu", 2), on_gpu=True)
 
     assert_refused(outcome, ("--gpu 2", "0 (Abacus 000)", "1 (Abacus 100)"))
     assert snapshot(scene.tmp) == {}

@@ -144,9 +144,11 @@ def collect(folders: Iterable[Path]) -> Collection:
 
 
 def is_same_run(one: RecordedRun, other: RecordedRun) -> bool:
-    """Whether the records are of one run: it has one name and one result."""
+    """Whether the records are of one run: it has one name, one result and one set of images, if it
+    is recorded."""
     same_place = place_of(one.folder, one.stage) == place_of(other.folder, other.stage)
-    return same_place and one.summary == other.summary
+    images = {run.arguments.get("fingerprint") for run in (one, other)} - {None}
+    return same_place and one.summary == other.summary and len(images) < 2
 
 
 def _start_of(run: RecordedRun, stages_1: dict[Path, RecordedRun]) -> RecordedRun | None:
