@@ -54,6 +54,16 @@ def test_other_settings_are_another_row_and_are_named(tmp_path, compare_numbers)
     ]
 
 
+def test_runs_on_other_images_are_another_row(tmp_path, compare_numbers):
+    folders = [
+        write_run(tmp_path / name, seed, fingerprint=fingerprint)
+        for seed, (name, fingerprint) in enumerate((("a", "0123abcd" * 8), ("b", "beef" * 16)))
+    ]
+    rows = compare_numbers(*folders).rows
+    assert rows[1] == ["A: stage 1, fingerprint 0123abcd — 1 run, seed 0"]
+    assert rows[4] == ["B: stage 1, fingerprint beefbeef — 1 run, seed 1"]
+
+
 def test_a_stage_2_from_another_stage_1_is_other_settings(tmp_path):
     runs = []
     for seed, rate in ((0, 0.1), (1, 0.1), (2, 0.5)):

@@ -18,7 +18,9 @@ NOT_SETTINGS = {*FREE_FLAGS, "seed", "exp_str", "pretrained", "machine", "data"}
 """What runs of the same settings may differ in: the seed, names and paths, the machine."""
 
 STAGE_2_PREFIXES = ("feat_", "cls_", "margin", "temperature", "balanced_clf", "robust_")
-SUBSET_FLAGS = ("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fraction")
+SUBSET_FLAGS = (
+    *("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fraction", "fingerprint"),
+)
 
 
 def read_epochs(folder: Path) -> list[dict]:
@@ -130,8 +132,9 @@ class RecordedRun:
             settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in SUBSET_FLAGS}
         if settings.get("dataset") not in ("cifar10", "cifar100", "digits"):
             settings["data_root"] = self.arguments.get("data_root")
-        # Of runs from before it was recorded, unknown.
-        settings = {k: v for k, v in settings.items() if k != "fingerprint" or v}
+        fingerprint = settings.pop("fingerprint", None)
+        if fingerprint is not None:  # unknown of runs from before it was recorded
+            settings["fingerprint"] = fingerprint[:8]
         return {"stage": self.stage} | settings
 
     def arrays(self, name: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
