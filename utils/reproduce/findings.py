@@ -40,6 +40,7 @@ PARTS = (
     ("sparing the margins weight decay", "dro_lt_no_decay", "dro_lt"),
     ("giving margins to the wrong classes, as released,", "dro_lt_released", "dro_lt"),
     ("the robust loss with margins bounded at zero", "dro_lt_bounded", "control"),
+    ("the robust loss by normalised distances", "dro_lt_normalised", "control"),
     ("not balancing the classifier phase", "dro_lt_instance", "dro_lt"),
     ("AutoAugment in the stage 1 of DRO-LT", "dro_lt_from_autoaugment", "dro_lt"),
     ("twice the weight decay in stage 1", "ce_decay", "ce"),
