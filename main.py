@@ -21,9 +21,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
-from utils.command_line import parse_stages
 from utils.errors import Interrupted, RunError, UserError
-from utils.world import World, world_of_environment
+from utils.machine.processes import World, world_of_environment
+from utils.options.parse import parse_stages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> None:
     stages = parse_stages(argv)
     # Torch is imported only once the options are known to be right.
-    from utils.commands import train
-    from utils.evaluating import evaluate
+    from utils.commands.evaluate import evaluate
+    from utils.commands.train import train
 
     if stages[-1].evaluation:
         evaluate(stages[-1])

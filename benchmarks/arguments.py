@@ -6,11 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from benchmarks.settings import Settings, check_choice, choices_of, default_workers
-from utils import values
-from utils.command_line import Parser
 from utils.errors import UserError
-from utils.folders import check_writable
-from utils.options import ARCHITECTURES
+from utils.options import values
+from utils.options.flags import ARCHITECTURES
+from utils.options.parse import Parser
+from utils.runs.folders import check_writable
 
 RECIPE = {"pretraining": 200, "features": 80, "classifier": 20}
 QUICK = {"dataset": "cifar10", "imb_factor": 0.5, "arch": "resnet20", "batch_size": 16}
@@ -71,7 +71,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     """
     from benchmarks.measure import process_settings_kept
     from benchmarks.our_side import native_precision
-    from utils.device import choose_machine
+    from utils.machine.device import choose_machine
 
     with process_settings_kept():
         precision = arguments.precision

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.settings import Settings
 from datasets import BalancedData, LongTailedData, Split, load_data, make_long_tailed
-from utils.command_line import parse_options
 from utils.errors import UserError
+from utils.options.parse import parse_options
 
 CIFAR_FILES = {
     "cifar10": ("cifar10/train", "cifar-10-batches-py", "cifar-10-python.tar.gz"),

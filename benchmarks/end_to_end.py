@@ -15,12 +15,12 @@ from benchmarks.data import benchmark_data, has_images
 from benchmarks.measure import PHASES, Measurements
 from benchmarks.settings import Settings
 from benchmarks.sides import PLAIN, Sides
-from utils.command_line import parse_stages
-from utils.device import choose_machine
 from utils.errors import RunError, UserError
 from utils.files import write_json
-from utils.folders import run_folder
-from utils.provenance import commit
+from utils.machine.device import choose_machine
+from utils.machine.provenance import commit
+from utils.options.parse import parse_stages
+from utils.runs.folders import run_folder
 
 MAIN = Path(__file__).parents[1] / "main.py"
 

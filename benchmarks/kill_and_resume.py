@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.helpers import (
+from tests.support.helpers import (
     STAGE_1_NAME,
     differences_of_runs,
     fork,

@@ -12,19 +12,19 @@ from unittest.mock import patch
 from benchmarks.measure import PHASES, TRAINING_BATCHES, EpochTime, clock
 from benchmarks.settings import Settings
 from datasets import LongTailedData
-from utils import checkpoint
-from utils.command_line import parse_options
-from utils.device import choose_machine, seed_everything
 from utils.errors import UserError
-from utils.evaluation import Evaluator, class_centroids
-from utils.finetuning import finetuning
-from utils.folders import find_pretrained, run_folder
-from utils.options import Options
-from utils.pretraining import pretraining
+from utils.evaluation.evaluator import Evaluator, class_centroids
+from utils.machine.device import choose_machine, seed_everything
+from utils.options.flags import Options
+from utils.options.parse import parse_options
 from utils.progress import Progress
-from utils.run import Run, Stage
-from utils.steps import Step, make_step
-from utils.training import Trainer
+from utils.runs import checkpoint
+from utils.runs.folders import find_pretrained, run_folder
+from utils.training.setup import Run, Stage
+from utils.training.stage1 import pretraining
+from utils.training.stage2 import finetuning
+from utils.training.steps import Step, make_step
+from utils.training.trainer import Trainer
 
 
 class _FirstStepDone(Exception):

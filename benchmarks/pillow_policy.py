@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision import transforms
 
-from datasets.autoaugment import GREY, MAGNITUDES, POLICIES
+from datasets.loading.autoaugment import GREY, MAGNITUDES, POLICIES
 
 _FILL = (GREY,) * 3
 

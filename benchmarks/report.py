@@ -13,9 +13,9 @@ from benchmarks.measure import PHASES, Measurements, line_through, short
 from benchmarks.settings import Settings
 from benchmarks.sides import PLAIN, side_names
 from datasets import LongTailedData
-from utils.device import Machine
 from utils.files import write_json
-from utils.provenance import commit
+from utils.machine.device import Machine
+from utils.machine.provenance import commit
 
 TITLES = {
     "pretraining": "stage 1",

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, fields
 
-from utils.cores import usable_cores
 from utils.errors import UserError
-from utils.options import Options
+from utils.machine.cores import usable_cores
+from utils.options.flags import Options
 
 STAGE_2 = (
     "--feat_sampler resample,4 --feat_lr 0.005 --feat_loss ce_lt,robust_loss --cls_sampler none "

@@ -13,7 +13,7 @@ from benchmarks.measure import PHASES, EpochTime, clock, process_settings_kept
 from benchmarks.plain_loop import PlainLoop, favour
 from benchmarks.settings import Settings
 from datasets import LongTailedData
-from utils.device import choose_machine
+from utils.machine.device import choose_machine
 
 if TYPE_CHECKING:
     from benchmarks.our_side import OurSide, PreparedSide

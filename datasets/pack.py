@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.command_line import parse_options
 from utils.errors import UserError
+from utils.options.parse import parse_options
 
 
 def pack(argv: Sequence[str] | None = None) -> Path:
@@ -35,7 +35,7 @@ def pack(argv: Sequence[str] | None = None) -> Path:
         raise UserError(f"--dataset {options.dataset} is not packed: cifar10 and cifar100 are")
 
     from datasets import load_data
-    from datasets.packed import packed_name, write_packed
+    from datasets.sources.packed import packed_name, write_packed
 
     path = arguments.output / packed_name(options)
     data = load_data(options)

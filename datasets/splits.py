@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.image_reader import ImageReader, Task
+from datasets.files.reader import ImageReader, Task
 from datasets.normalisation import CIFAR, Normalisation
 from utils.errors import UserError
 

@@ -1,7 +1,6 @@
 """Networks. Every one gives ``(features, logits)`` and keeps its head in `linear`."""
 
-from torch import nn
-
+from models.build import ARCHITECTURES, build_model
 from models.heads import NormedLinear
 from models.resnet_cifar import (
     ResNetCifar,
@@ -14,43 +13,19 @@ from models.resnet_cifar import (
 )
 from models.resnet_imagenet import ResNetImageNet, resnet10, resnet50, resnext50
 
-ARCHITECTURES = {
-    "resnet20": resnet20,
-    "resnet32": resnet32,
-    "resnet44": resnet44,
-    "resnet56": resnet56,
-    "resnet110": resnet110,
-    "resnet1202": resnet1202,
-    "resnet10": resnet10,
-    "resnet50": resnet50,
-    "resnext50": resnext50,
-}
-
-
-def build_model(arch: str, num_classes: int, head_scale: float | None = None) -> nn.Module:
-    """A network with random weights.
-
-    Args:
-        arch: a name of `ARCHITECTURES`.
-        num_classes: number of logits.
-        head_scale: None for a linear head, else the scale of a cosine head (`NormedLinear`).
-
-    Raises:
-        ValueError: an unknown network.
-    """
-    if arch not in ARCHITECTURES:
-        raise ValueError(f"the network must be one of {', '.join(ARCHITECTURES)}, not {arch!r}")
-    model = ARCHITECTURES[arch](num_classes, normed_head=head_scale is not None)
-    if head_scale is not None:
-        model.linear.scale = head_scale
-    return model
-
-
 __all__ = [
     "ARCHITECTURES",
     "NormedLinear",
     "ResNetCifar",
     "ResNetImageNet",
     "build_model",
-    *ARCHITECTURES,
+    "resnet10",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet50",
+    "resnet56",
+    "resnet110",
+    "resnet1202",
+    "resnext50",
 ]

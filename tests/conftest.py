@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import without_gpus
+from tests.support.helpers import without_gpus
 
-pytest_plugins = ["tests.run_fixtures", "tests.page_fixtures"]
+pytest_plugins = ["tests.support.run_fixtures", "tests.support.page_fixtures"]
 
 # The tensors of the tests are small: more threads cost more than they give, above all where other
 # work has the cores.
@@ -63,7 +63,7 @@ def gpus_for_those_who_ask(request) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits():
     """The handwritten digits, balanced."""
-    from datasets.digits import load_digits
+    from datasets.sources.digits import load_digits
 
     return load_digits()
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from main import main
-from utils.command_line import build_parser, parse_options
-from utils.options import Options
+from utils.options.flags import Options
+from utils.options.parse import build_parser, parse_options
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "losses", "datasets", "utils")

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from main import main
-from utils.command_line import parse_options
-from utils.folders import run_folder
-from utils.summary import accuracy_table
+from utils.options.parse import parse_options
+from utils.runs.folders import run_folder
+from utils.training.summary import accuracy_table
 
 DATA = "--dataset digits --arch resnet20 --imb_factor 0.02 --augment none"
 STAGE_1 = f"{DATA} --epochs 40 --schedule scaled --wd 5e-4"

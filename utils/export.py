@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.command_line import Parser
 from utils.errors import UserError
-from utils.folders import BEST_CHECKPOINT, LAST_CHECKPOINT, PRETRAINED, best_by
-from utils.report.records import read_run
+from utils.options.parse import Parser
 from utils.reproduce.chains import place_of
+from utils.runs.folders import BEST_CHECKPOINT, LAST_CHECKPOINT, PRETRAINED, best_by
+from utils.runs.records import read_run
 
 KEPT = (
     *("epoch", "arch", "state_dict", "best_acc1", "stage", "dataset", "class_counts"),
@@ -39,7 +39,7 @@ def export(folder: Path, output: Path, with_last: bool) -> list[Path]:
     run = read_run(folder)
     if not run.is_finished:
         raise UserError(f"{folder}: this run is not finished (no summary.json)")
-    from utils import checkpoint
+    from utils.runs import checkpoint
 
     names = [BEST_CHECKPOINT, *(best_by(protocol) for protocol in ("test", "heldout"))]
     names += [LAST_CHECKPOINT] * with_last

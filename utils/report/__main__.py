@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.command_line import Parser
 from utils.errors import UserError
+from utils.options.parse import Parser
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,8 +13,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Circle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from utils.calibration import expected_calibration_error, reliability_bins
-from utils.groups import FEW_BELOW, GROUPS, MANY_ABOVE, group_of_counts
+from utils.evaluation.calibration import expected_calibration_error, reliability_bins
+from utils.evaluation.shot_groups import FEW_BELOW, GROUPS, MANY_ABOVE, group_of_counts
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; lines and markers differ as well,
 # for print without colour.

@@ -6,11 +6,11 @@ from functools import partial
 
 import numpy as np
 
-from utils.calibration import BINS, expected_calibration_error
+from utils.evaluation.calibration import BINS, expected_calibration_error
 from utils.report import figures
-from utils.report.records import MissingRecord, RecordedRun
 from utils.report.run_groups import SettingsGroup, class_counts, first_that_can
 from utils.report.sections import Figure, Section, name_of
+from utils.runs.records import MissingRecord, RecordedRun
 
 EVALUATE = "run its command (listed under Runs) with --evaluation True added"
 MAP_CLASSES = 3

@@ -10,13 +10,13 @@ from string import Template
 import matplotlib.pyplot as plt
 
 from utils.errors import UserError
+from utils.evaluation.shot_groups import FEW_BELOW, MANY_ABOVE
 from utils.files import atomic_write
-from utils.folders import check_writable
-from utils.groups import FEW_BELOW, MANY_ABOVE
 from utils.report.output_sections import confusion, feature_maps, reliability
-from utils.report.records import RecordedRun, accuracies_of, read_run
 from utils.report.run_groups import SettingsGroup, group_runs, mean_and_deviation
 from utils.report.sections import Figure, Section, accuracy_by_class, margins, training_curves
+from utils.runs.folders import check_writable
+from utils.runs.records import RecordedRun, accuracies_of, read_run
 
 COLUMNS = {
     "top1": "Top-1",

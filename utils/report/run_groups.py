@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from utils.report.records import SUBSET_FLAGS, MissingRecord, RecordedRun
+from utils.runs.records import SUBSET_FLAGS, MissingRecord, RecordedRun
 
 Found = TypeVar("Found")
 

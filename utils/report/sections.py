@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 from matplotlib.axes import Axes
 
-from utils.groups import FEW_BELOW, MANY_ABOVE
+from utils.evaluation.shot_groups import FEW_BELOW, MANY_ABOVE
 from utils.report import figures
-from utils.report.records import MissingRecord, RecordedRun
 from utils.report.run_groups import SettingsGroup, class_counts, first_that_can
+from utils.runs.records import MissingRecord, RecordedRun
 
 MAX_LABELLED = 6
 """Up to so many groups the legends describe them; of more, their letters have to do."""

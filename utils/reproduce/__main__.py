@@ -13,13 +13,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.command_line import Parser
 from utils.errors import UserError
+from utils.options.parse import Parser
+from utils.options.values import parse_names, positive_count
+from utils.options.values import seed as seed_value
 from utils.reproduce.chains import Cell
 from utils.reproduce.recipes import FULL_LENGTH, PROTOCOLS, Length, select_rows
 from utils.reproduce.running import Runner
-from utils.values import parse_names, positive_count
-from utils.values import seed as seed_value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from utils.files import atomic_write
-from utils.report.records import RecordedRun, read_run
 from utils.reproduce.chains import Chain, is_same_run, place_of
+from utils.runs.records import RecordedRun, read_run
 
 KEPT = ("args.json", "log.csv", "log.jsonl", "predictions.npz", "readings.json", "summary.json")
 """`summary.json` comes last: its presence says that a run is finished."""

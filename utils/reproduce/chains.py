@@ -5,12 +5,10 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
-from utils.command_line import parse_options
 from utils.errors import UserError
-from utils.folders import is_seed_folder
-from utils.groups import class_mean
-from utils.options import FREE_FLAGS, Options, default_of
-from utils.report.records import RecordedRun, accuracies_of, read_run
+from utils.evaluation.shot_groups import class_mean
+from utils.options.flags import FREE_FLAGS, Options, default_of
+from utils.options.parse import parse_options
 from utils.reproduce.recipes import (
     FULL_STAGE_1,
     METHODS,
@@ -19,6 +17,8 @@ from utils.reproduce.recipes import (
     Row,
     command,
 )
+from utils.runs.folders import is_seed_folder
+from utils.runs.records import RecordedRun, accuracies_of, read_run
 
 # What runs of one row may differ in: seed, length and precision are told apart in other ways.
 NOT_OF_A_ROW = {*FREE_FLAGS, "seed", "exp_str", "epochs", "balanced_clf_nepochs"}

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.groups import GROUPS
-from utils.report.records import RecordedRun
+from utils.evaluation.shot_groups import GROUPS
 from utils.reproduce.chains import Cell, Collection, Table
 from utils.reproduce.entries import entry
 from utils.reproduce.findings import DATASET_TITLES, findings
 from utils.reproduce.ranking import rankings
 from utils.reproduce.recipes import FULL_LENGTH, METHODS, PROTOCOLS, ROWS, Row
+from utils.runs.records import RecordedRun
 
 WANTED_SEEDS = 3
 

@@ -1,6 +1,6 @@
 """`table.json`: the table's cells in percent."""
 
-from utils.groups import GROUPS
+from utils.evaluation.shot_groups import GROUPS
 from utils.reproduce.chains import Cell, Result
 from utils.reproduce.measures import deviation, mean
 from utils.reproduce.published import PUBLISHED

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.report.records import RecordedRun
 from utils.reproduce.chains import Cell, Result, Table, with_defaults
 from utils.reproduce.measures import (
     Difference,
@@ -19,6 +18,7 @@ from utils.reproduce.measures import (
 )
 from utils.reproduce.published import PUBLISHED, REMARKS
 from utils.reproduce.recipes import METHODS
+from utils.runs.records import RecordedRun
 
 DATASET_TITLES = {"cifar10": "CIFAR-10-LT", "cifar100": "CIFAR-100-LT"}
 

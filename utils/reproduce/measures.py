@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.report.records import MissingRecord
 from utils.reproduce.chains import Chain, Result, is_same_run
+from utils.runs.records import MissingRecord
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from utils.report.records import accuracies_of
 from utils.reproduce.chains import Cell, Result, Table
 from utils.reproduce.measures import (
     comparable_seeds,
@@ -12,6 +11,7 @@ from utils.reproduce.measures import (
     mean,
     unpaired_error,
 )
+from utils.runs.records import accuracies_of
 
 CONTROL = "control"
 COMPARED = ("heldout", "top1", "ncm")

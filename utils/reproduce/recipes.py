@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from utils.errors import UserError
-from utils.options import DATASETS
+from utils.options.flags import DATASETS
 
 PROTOCOLS = ("test", "last", "heldout")
 FULL_STAGE_1 = 200

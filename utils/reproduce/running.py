@@ -11,11 +11,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.command_line import build_parser, parse_options
 from utils.errors import UserError
-from utils.folders import LAST_CHECKPOINT, PRETRAINED, run_folder
+from utils.options.parse import build_parser, parse_options
 from utils.reproduce.chains import Cell, Collection, collect, place_of, subset_name, tabulate
 from utils.reproduce.recipes import Length, Row, command
+from utils.runs.folders import LAST_CHECKPOINT, PRETRAINED, run_folder
 
 PASSED_ON = ("data_root", "gpu", "workers", "precision", "step", "print_freq", "checkpoint_every")
 """Flags of main.py that change no row and may be given for all runs."""

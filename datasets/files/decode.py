@@ -1,0 +1,88 @@
+"""From lists of image files to splits, decoded into memory or streamed."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from datasets.files.images import LARGE_SIDE, FileList, decode, decode_once, listed
+from datasets.files.reader import ImageReader
+from datasets.splits import AnySplit, Split, StreamedSplit
+from utils.errors import UserError
+from utils.machine.cores import usable_cores
+from utils.options.flags import Options
+
+MEMORY_SHARE = 0.25
+
+
+def load_files(
+    splits: dict[str, FileList], options: Options, faults: list[str], cache: Path | None = None
+) -> dict[str, AnySplit]:
+    """The images of every split, decoded (from the cache, where it is of these files) or streamed.
+
+    Args:
+        splits: by name.
+        options: of which `image_size`, `stream` and `workers` count.
+        faults: what is known to be wrong already.
+
+    Raises:
+        UserError: anything is wrong with the lists or the files; it tells how much, and the first
+            few.
+    """
+    side = options.image_size
+    is_streamed = streams(options, sum(map(len, splits.values())))
+    if is_streamed:
+        for files in splits.values():
+            faults += header_faults(files)
+    elif cache is not None:
+        images = decode_once(splits, side, f"decoding {options.dataset}", cache, faults)
+    else:
+        title = f"decoding {options.dataset}"
+        images = {n: decode(files, side, f"{title} {n}", faults) for n, files in splits.items()}
+    if faults:
+        number = f"{len(faults)} faults: " if len(faults) > 1 else ""
+        raise UserError(f"--data_root {options.data_root}: {number}{listed(faults)}")
+    if not is_streamed:
+        return {n: Split.from_arrays(images[n], np.array(f.labels)) for n, f in splits.items()}
+    reader = ImageReader(options.workers)
+    return {
+        name: StreamedSplit(files.root, files.names, torch.tensor(files.labels), side, reader)
+        for name, files in splits.items()
+    }
+
+
+def streams(options: Options, num_images: int) -> bool:
+    """Whether so many images are read from their files in each epoch.
+
+    `auto` streams images from 64 pixels on, whose training crops come from the original file, and
+    sets of smaller ones that would take over a quarter of the machine's memory.
+    """
+    if options.stream != "auto":
+        return options.stream
+    decoded = num_images * 3 * options.image_size**2
+    return options.image_size >= LARGE_SIDE or decoded > MEMORY_SHARE * memory_bytes()
+
+
+def memory_bytes() -> int:
+    """Physical memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def header_faults(files: FileList) -> list[str]:
+    """What is wrong with the files as far as their first bytes tell."""
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        found = pool.map(_header_fault, map(files.path, files.names))
+        return [fault for fault in found if fault is not None]
+
+
+def _header_fault(path: str) -> str | None:
+    try:
+        with Image.open(path):
+            return None
+    except FileNotFoundError:
+        return f"{path}: no such file"
+    except Exception as error:  # whatever the bytes made of the reader
+        return f"{path}: {error or type(error).__name__}"

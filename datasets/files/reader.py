@@ -1,0 +1,163 @@
+"""Images read and augmented off the training process, by workers of
+`torch.utils.data.DataLoader`."""
+
+import signal
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from datasets.files.images import LARGE_SIDE, fit, listed, to_rgb
+from datasets.loading.augmentation import cutout
+from utils.errors import RunError, UserError
+from utils.machine import signals
+from utils.machine.cores import usable_cores
+
+PADDING = 4
+JITTER = 0.4
+
+
+class Task(NamedTuple):
+    """A batch to read: files, the side of the result, an augmentation and a seed an image."""
+
+    paths: list[str]
+    side: int
+    augment: str
+    seeds: list[int]
+
+
+def augmented(image: Image.Image, side: int, augment: str, seed: int) -> Tensor:
+    """One RGB image as uint8 ``[3, side, side]``; equal seeds give equal results, and torch's
+    global generator is left as found.
+
+    - `none`: resized and cropped in the centre (`fit`).
+    - `crop_flip`, from 64 pixels on: a random part of 8 to 100 % of the image, flipped in half of
+      the cases, with brightness, contrast and saturation changed by up to 0.4, the usual recipe of
+      ImageNet-LT (Kang et al., "Decoupling Representation and Classifier for Long-Tailed
+      Recognition", ICLR 2020, and its code). Below: fitted, padded by 4, cropped, flipped.
+    - `autoaugment`, from 64 pixels on: a random part, flipped, and AutoAugment's ImageNet policy.
+      Below: padded, cropped, flipped, AutoAugment's CIFAR-10 policy, Cutout 16.
+    """
+    if augment == "none":
+        return to_tensor(fit(image, side))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if side >= LARGE_SIDE:
+            return to_tensor(_large(side, augment)(image))
+        small = to_tensor(_small(side, augment)(fit(image, side)))
+        if augment == "autoaugment":
+            cutout(small.unsqueeze(0), torch.default_generator)
+        return small
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """uint8 ``[3, H, W]``."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _large(side: int, augment: str) -> transforms.Compose:
+    last = {
+        "crop_flip": transforms.ColorJitter(JITTER, JITTER, JITTER),
+        "autoaugment": transforms.AutoAugment(transforms.AutoAugmentPolicy.IMAGENET),
+    }
+    crop_flip = [transforms.RandomResizedCrop(side), transforms.RandomHorizontalFlip()]
+    return transforms.Compose([*crop_flip, last[augment]])
+
+
+def _small(side: int, augment: str) -> transforms.Compose:
+    steps = [transforms.RandomCrop(side, padding=PADDING), transforms.RandomHorizontalFlip()]
+    if augment == "autoaugment":
+        policy = transforms.AutoAugmentPolicy.CIFAR10
+        steps.append(transforms.AutoAugment(policy, fill=[128] * 3))
+    return transforms.Compose(steps)
+
+
+class _Files(Dataset):
+    """From a task to its images and what is wrong with them; it holds nothing itself."""
+
+    def __getitem__(self, task: Task) -> tuple[Tensor, list[str]]:
+        images = torch.zeros(len(task.paths), 3, task.side, task.side, dtype=torch.uint8)
+        faults = []
+        for i, (path, seed) in enumerate(zip(task.paths, task.seeds, strict=True)):
+            try:
+                with Image.open(path) as image:
+                    images[i] = augmented(to_rgb(image), task.side, task.augment, seed)
+            except Exception as error:  # whatever the bytes made of the reader
+                faults.append(f"{path}: {error or type(error).__name__}")
+        return images, faults
+
+
+def _as_it_is(batch: tuple[Tensor, list[str]]) -> tuple[Tensor, list[str]]:
+    return batch
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """A terminal sends them to the workers as well, whose images the parent still waits for."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _Queue:
+    """The loader's sampler: the tasks at hand."""
+
+    def __init__(self) -> None:
+        self.tasks: Iterable[Task] = ()
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+
+class ImageReader:
+    """One set of worker processes, which all loaders of a run share and which lives as long as it.
+
+    What is to be read goes to the workers with each task, so they hold no list of files. They start
+    at once, before the run opens files and locks that they would hold on to.
+
+    Args:
+        workers: number of processes, at most one a core is started; 0 reads in this process.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = min(workers, usable_cores())
+        self._queue = _Queue()
+        loader = DataLoader(
+            _Files(),
+            batch_size=None,
+            sampler=self._queue,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_leave_signals_to_the_parent,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # Of its own, so that torch's global one is left alone.
+            generator=torch.Generator(),
+        )
+        iter(loader)
+        # Workers are told to end when the loader's last reference goes, but not where the garbage
+        # collector finds it in a cycle; this list is in none.
+        self._loaders = [loader]
+        weakref.finalize(self, self._loaders.clear)
+
+    def read(self, tasks: Iterable[Task]) -> Iterator[Tensor]:
+        """The images of each task in order, uint8 ``[B, 3, side, side]``. One reading at a time: a
+        new one ends the one before.
+
+        Raises:
+            UserError: files that cannot be read.
+            RunError: a worker died.
+        """
+        self._queue.tasks = tasks
+        try:
+            for images, faults in self._loaders[0]:
+                if faults:
+                    raise UserError(f"unreadable images: {listed(faults)}")
+                yield images
+        except RuntimeError as error:
+            signals.check()
+            raise RunError(f"the workers that read images failed: {error}") from error

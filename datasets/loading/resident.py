@@ -1,0 +1,106 @@
+"""How images reach the model: a resident set becomes normalised batches on the device."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from datasets.loading.augmentation import AUGMENTATIONS
+from datasets.loading.transfer import to_device
+from datasets.samplers import Order, SequentialOrder
+from datasets.splits import AnySplit, Split
+from utils.machine.processes import ALONE, World
+
+# Augmented uint8 images held at once: a whole CIFAR epoch of stage 1, half a one of stage 2.
+BLOCK_BYTES = 128 * 2**20
+
+
+class Normalise:
+    """uint8 images ``[B, C, H, W]`` to float32, channels-last: (x / 255 − mean) / std."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, device=device).view(1, -1, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        scaled = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+        return scaled.sub_(self.mean).div_(self.std)
+
+
+class Loader(ABC):
+    """Epochs of batches.
+
+    Iterating gives ``(images [B, 3, H, W] float32 normalised, targets [B] int64)`` on the device;
+    the last batch may be smaller. Of several processes, each draws the same epoch, random numbers
+    included, and makes the images of its share of each batch; the targets are still those of all
+    of it.
+
+    Args:
+        split: the set.
+        normalise: what makes floats of a batch; on its device.
+        batch_size: B.
+        order: in which order to go through the set (`datasets.samplers`); its own if None.
+        augment: `none`, `crop_flip` or `autoaugment`.
+        generator: CPU generator of the augmentation.
+        world: the processes that share each batch.
+    """
+
+    def __init__(
+        self,
+        split: AnySplit,
+        normalise: Normalise,
+        batch_size: int,
+        order: Order | None = None,
+        augment: str = "none",
+        generator: torch.Generator | None = None,
+        world: World = ALONE,
+    ) -> None:
+        self.split = split
+        self.normalise = normalise
+        self.order = SequentialOrder(len(split)) if order is None else order
+        self.batch_size = min(batch_size, len(self.order))
+        self.augment = augment
+        self.generator = generator
+        self.world = world
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches(self.batch_size)
+
+    @abstractmethod
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in batches of another size: passes without gradients take larger ones."""
+
+
+class ResidentLoader(Loader):
+    """Batches of a set that lives on the device as uint8.
+
+    The order of the epoch is drawn at once, the images are gathered and augmented in large blocks
+    by few operations, and a batch is a slice of a block.
+    """
+
+    split: Split
+
+    @property
+    def block_size(self) -> int:
+        """Images that are augmented at once."""
+        batch_bytes = self.batch_size * self.split.images[0].numel()
+        return self.batch_size * max(1, BLOCK_BYTES // batch_bytes)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `Loader.batches`."""
+        augment = AUGMENTATIONS[self.augment]
+        for positions in self.order.draw().split(self.block_size):
+            rows = torch.arange(len(positions)).split(batch_size)
+            shares = [batch[self.world.share(len(batch))] for batch in rows]
+            own = torch.cat(shares) if self.world.size > 1 else None
+            images = augment(self.split.images, positions, self.generator, own=own)
+            targets = self.split.labels[to_device(positions, self.split.labels.device)]
+            for batch, batch_targets in zip(
+                images.split(list(map(len, shares))), targets.split(batch_size), strict=True
+            ):
+                yield self.normalise(batch), batch_targets

@@ -1,0 +1,54 @@
+"""Batches of images that stay in their files."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datasets.loading.resident import Loader, Normalise, ResidentLoader
+from datasets.splits import AnySplit, StreamedSplit
+
+# A worker reads so many images at a time: few enough for all of them to share in a batch, and for
+# what is read ahead to take little memory.
+TASK_IMAGES = 64
+
+
+class StreamedLoader(Loader):
+    """Batches of a set beyond memory, read and augmented by the workers of its reader
+    (`datasets.files.reader` has the augmentations).
+
+    An epoch's order and one seed an image are drawn before its first batch, so that augmentation
+    depends neither on the number of workers nor on which of them reads an image, and an
+    interrupted run goes on exactly.
+    """
+
+    split: StreamedSplit
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `Loader.batches`; of several processes, each reads the images of its share."""
+        order = self.order.draw()
+        seeds = torch.zeros_like(order)
+        if self.augment != "none":
+            seeds.random_(2**32, generator=self.generator)
+        device = self.normalise.mean.device
+        batches = order.split(batch_size)
+        shares = [batch[self.world.share(len(batch))] for batch in batches]
+        own_seeds = torch.cat([s[self.world.share(len(s))] for s in seeds.split(batch_size)])
+        parts = [part for share in shares for part in share.split(TASK_IMAGES)]
+        part_seeds = own_seeds.split([len(part) for part in parts])
+        images = self.split.read(parts, self.augment, part_seeds)
+        for positions, share in zip(batches, shares, strict=True):
+            count = -(-len(share) // TASK_IMAGES)
+            pixels = [part.to(device, non_blocking=True) for part in islice(images, count)]
+            targets = self.split.labels[positions].to(device, non_blocking=True)
+            yield self.normalise(torch.cat(pixels)), targets
+
+
+def make_loader(split: AnySplit, normalise: Normalise, batch_size: int, **settings: Any) -> Loader:
+    """The loader of a split on `normalise`'s device, to which a set held in memory moves; the
+    settings are `Loader`'s."""
+    if isinstance(split, StreamedSplit):
+        return StreamedLoader(split, normalise, batch_size, **settings)
+    return ResidentLoader(split.to(normalise.mean.device), normalise, batch_size, **settings)

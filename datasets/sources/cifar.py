@@ -1,0 +1,103 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
+2009), from the official archives (through torchvision) or from trees of PNG files."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from datasets.files.images import class_folders, decode_once, exactly, list_tree, listed
+from datasets.splits import BalancedData, Split
+from utils.errors import UserError
+
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
+HELDOUT_IMAGES_PER_CLASS = 20
+CONNECT_SECONDS = 10
+SIDE = 32
+
+
+def load_cifar(name: str, root: Path) -> BalancedData:
+    """`cifar10` or `cifar100` below `root`: the official archive if it is there, else a PNG tree
+    ``root/name/{train,test}/<class>/*.png``, else the official archive by download.
+
+    Raises:
+        UserError: the files are missing and cannot be downloaded, or are damaged.
+    """
+    source = _torchvision_source(name)
+    unpacked, archive = root / source.base_folder, root / source.filename
+    tree = root / name
+    if (tree / "train").is_dir() and not (unpacked.is_dir() or archive.is_file()):
+        return _load_tree(name, tree)
+    return _load_official(name, root)
+
+
+def _torchvision_source(name: str):
+    import torchvision  # half a second to import, so only where needed
+
+    return {
+        "cifar10": torchvision.datasets.CIFAR10,
+        "cifar100": torchvision.datasets.CIFAR100,
+    }[name]
+
+
+@contextmanager
+def _connect_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _load_official(name: str, root: Path) -> BalancedData:
+    source = _torchvision_source(name)
+    new_folders = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        with _connect_timeout(CONNECT_SECONDS):
+            train = source(str(root), train=True, download=True)
+            test = source(str(root), train=False, download=True)
+    except Exception as error:  # torchvision lets urllib's, tarfile's and its own through
+        with suppress(OSError):
+            for folder in new_folders:
+                folder.rmdir()
+        raise UserError(
+            f"--dataset {name}: not found under {root} and the download failed ({error}); put "
+            f"{source.filename} (md5 {source.tgz_md5}) from {source.url} into {root}, or PNG "
+            f"files into {root / name}/{{train,test}}/<class>/"
+        ) from error
+    return BalancedData(
+        train=Split.from_arrays(train.data, np.asarray(train.targets)),
+        test=Split.from_arrays(test.data, np.asarray(test.targets)),
+        class_names=list(train.classes),
+    )
+
+
+def _load_tree(name: str, tree: Path) -> BalancedData:
+    classes, found = class_folders(tree / "train"), class_folders(tree / "test")
+    if len(classes) != NUM_CLASSES[name]:
+        raise UserError(
+            f"--dataset {name} needs {NUM_CLASSES[name]} class folders in {tree / 'train'}, "
+            f"which has {len(classes)}"
+        )
+    if found != classes:
+        unpaired = sorted(set(classes) ^ set(found))
+        raise UserError(f"classes in only one of train and test of {tree}: {', '.join(unpaired)}")
+    files = {split: list_tree(tree / split, classes, (".png",)) for split in ("train", "test")}
+    for split, listing in files.items():
+        empty = sorted(set(range(len(classes))) - set(listing.labels))
+        if empty:
+            names = ", ".join(classes[label] for label in empty)
+            raise UserError(f"no PNG files of {names} in {tree / split}")
+    faults: list[str] = []
+    cache = tree / "decoded.npz"
+    images = decode_once(files, SIDE, f"decoding {name}", cache, faults, prepare=exactly)
+    if faults:
+        raise UserError(f"unreadable images: {listed(faults)}")
+    splits = {
+        split: Split.from_arrays(images[split], np.asarray(listing.labels))
+        for split, listing in files.items()
+    }
+    return BalancedData(splits["train"], splits["test"], classes)

@@ -1,0 +1,157 @@
+"""The objectives that training minimises: sums of named losses."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from losses.classification import (
+    FocalLoss,
+    LDAMLoss,
+    balanced_weights,
+    effective_number_weights,
+    long_tail_weights,
+)
+from losses.dro import DROLoss
+
+CLASS_WEIGHTS = {"": None, "_lt": long_tail_weights, "_bal": balanced_weights}
+"""What a loss's suffix makes of the class counts."""
+
+
+class Objective(nn.Module):
+    """A weighted sum of named losses: of the logits, or (`DROLoss`) of the features and the
+    epoch's centroids.
+
+    Args:
+        losses: name to loss module.
+        weights: one factor per loss; 1 each if None.
+        columns: which columns of features and centroids a robust loss works on; all if not named.
+    """
+
+    def __init__(
+        self,
+        losses: dict[str, nn.Module],
+        weights: Sequence[float] | None = None,
+        columns: Mapping[str, slice] | None = None,
+    ) -> None:
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+        weights = [1.0] * len(losses) if weights is None else weights
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        self.columns = {} if columns is None else dict(columns)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.losses)
+
+    def forward(
+        self, features: Tensor, logits: Tensor, targets: Tensor, centroids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The sum, and the losses by themselves ``[number of losses]`` without weights, detached.
+
+        Shapes: features ``[B, D]``, logits ``[B, K]``, targets ``[B]``, centroids ``[K, D]``.
+        """
+        parts = torch.stack(
+            [
+                loss.to_centroids(*self._columns_of(name, features, targets, centroids))
+                if isinstance(loss, DROLoss)
+                else loss(logits, targets)
+                for name, loss in self.losses.items()
+            ]
+        )
+        return (self.weights * parts).sum(), parts.detach()
+
+    def _columns_of(
+        self, name: str, features: Tensor, targets: Tensor, centroids: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if name not in self.columns:
+            return features, targets, centroids
+        columns = self.columns[name]
+        return features[:, columns], targets, centroids[:, columns]
+
+
+def stage_1_objective(
+    loss_type: str, class_counts: Sequence[int], reweighted: bool = False
+) -> Objective:
+    """Stage 1's loss `CE`, `Focal` (γ = 1) or `LDAM` (largest margin 0.5, scale 30), with
+    effective-number class weights if `reweighted`.
+
+    Raises:
+        ValueError: an unknown loss.
+    """
+    weight = effective_number_weights(class_counts) if reweighted else None
+    if loss_type == "CE":
+        loss = nn.CrossEntropyLoss(weight=weight)
+    elif loss_type == "Focal":
+        loss = FocalLoss(weight=weight, gamma=1.0)
+    elif loss_type == "LDAM":
+        loss = LDAMLoss(class_counts, max_m=0.5, weight=weight, s=30)
+    else:
+        raise ValueError(f"the loss must be CE, Focal or LDAM, not {loss_type!r}")
+    return Objective({loss_type: loss})
+
+
+def stage_2_objective(
+    names: Sequence[str],
+    class_counts: Sequence[int],
+    *,
+    temperature: float = 1.0,
+    epsilons: Tensor | Sequence[Tensor] | None = None,
+    released_margins: bool = False,
+    distance: str = "euclidean",
+    robust_weight: float | None = None,
+    columns: Mapping[str, slice] | None = None,
+) -> Objective:
+    """The sum of the named losses.
+
+    `ce` and `robust_loss` (`DROLoss`), each with an optional suffix: `_lt` for class weights
+    n_c / n_max, `_bal` for N / (K n_c). With `robust_weight` w, the sum becomes
+    (1 − w) · cross-entropy + w · robust (the paper's joint loss, with λ = 1 − w).
+
+    With `columns`, the features are those of several layers side by side: the robust loss
+    `robust_loss` becomes one `robust_loss@LAYER` on each layer's columns, with margins of its own:
+    `epsilons` holds one vector ``[K]`` per layer.
+
+    Args:
+        names: of the losses, which its parts are in the order of.
+        class_counts: training images per class n_c ``[K]``, all at least 1.
+        temperature, epsilons, released_margins, distance: of the robust loss (`DROLoss`).
+        robust_weight: w, 0 to 1, or None.
+        columns: by layer, or None.
+
+    Raises:
+        ValueError: an unknown loss.
+    """
+    losses, weights, columns_of = {}, [], {}
+    # None stands for the features as a whole.
+    layers = {None: epsilons} if columns is None else dict(zip(columns, epsilons, strict=True))
+    for name in names:
+        base, make_weights = _base_and_weights(name)
+        class_weights = make_weights(class_counts) if make_weights else None
+        if base == "robust_loss":
+            for layer, layer_epsilons in layers.items():
+                layer_name = name if layer is None else f"{name}@{layer}"
+                losses[layer_name] = DROLoss(
+                    temperature,
+                    class_weights=class_weights,
+                    epsilons=layer_epsilons,
+                    released_margins=released_margins,
+                    distance=distance,
+                )
+                weights.append(1.0 if robust_weight is None else robust_weight)
+                if layer is not None:
+                    columns_of[layer_name] = columns[layer]
+        else:
+            losses[name] = nn.CrossEntropyLoss(weight=class_weights)
+            weights.append(1.0 if robust_weight is None else 1.0 - robust_weight)
+    return Objective(losses, weights, columns_of)
+
+
+def _base_and_weights(name: str) -> tuple[str, Callable[[Sequence[int]], Tensor] | None]:
+    """A loss without its suffix, and what makes class weights by the suffix."""
+    for base in ("robust_loss", "ce"):
+        if name.startswith(base) and name.removeprefix(base) in CLASS_WEIGHTS:
+            return base, CLASS_WEIGHTS[name.removeprefix(base)]
+    raise ValueError(
+        f"the loss must be ce or robust_loss, or either with _lt or _bal, not {name!r}"
+    )

@@ -1,0 +1,356 @@
+"""Images that stay in their files: what their batches are, and what they do not depend on."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from datasets.files import decode as file_splits
+from datasets.files.decode import streams
+from datasets.files.images import fit
+from datasets.files.reader import ImageReader, augmented
+from datasets.loading.resident import Normalise
+from datasets.loading.streamed import StreamedLoader, make_loader
+from datasets.samplers import ClassAwareOrder, ShuffledOrder
+from datasets.splits import Split, StreamedSplit
+from tests.support.helpers import REPOSITORY
+from tests.support.streamed_sets import write_jpeg
+from utils.errors import Interrupted, RunError, UserError
+from utils.machine.cores import usable_cores
+from utils.options.parse import parse_options
+
+LABELS = [0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for i, label in enumerate(LABELS):
+        write_jpeg(root / f"{i}.jpg", label, seed=i)
+    return root
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    return ImageReader(2)
+
+
+def split_of(folder, side=64, reader=None):
+    names = [f"{i}.jpg" for i in range(len(LABELS))]
+    return StreamedSplit(folder, names, torch.tensor(LABELS), side, reader or ImageReader(0))
+
+
+def generator_of(seed=5):
+    return torch.Generator().manual_seed(seed)
+
+
+def unchanged(device="cpu"):
+    """Leaves the values 0 to 255 as they are."""
+    return Normalise((0.0,) * 3, (1 / 255,) * 3, torch.device(device))
+
+
+def epoch_of(loader):
+    return [(images.clone(), targets) for images, targets in loader]
+
+
+def loader_of(split, augment="none", order=None, seed=5):
+    generator = generator_of(seed)
+    order = None if order is None else order(generator)
+    return StreamedLoader(split, unchanged(), 4, order, augment, generator)
+
+
+def assert_same_batches(one, other):
+    for (images, targets), (expected, expected_targets) in zip(one, other, strict=True):
+        assert torch.equal(images, expected) and torch.equal(targets, expected_targets)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_without_augmentation_batches_are_the_fitted_images_in_order(folder, side):
+    loader = loader_of(split_of(folder, side))
+    batches = epoch_of(loader)
+    assert [len(targets) for _, targets in batches] == [4, 4, 3] and len(loader) == 3
+    assert torch.cat([targets for _, targets in batches]).tolist() == LABELS
+    images = torch.cat([images for images, _ in batches])
+    for i, image in enumerate(images):
+        with Image.open(folder / f"{i}.jpg") as original:
+            expected = torch.from_numpy(np.array(fit(original, side))).permute(2, 0, 1)
+        torch.testing.assert_close(image, expected.float(), rtol=1e-6, atol=1e-4)
+
+
+def test_batches_are_normalised_float32_channels_last_on_the_device(folder, device):
+    split = split_of(folder)
+    normalise = Normalise((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), device)
+    for images, targets in make_loader(split, normalise, 4):
+        assert images.dtype == torch.float32 and targets.dtype == torch.int64
+        assert images.device.type == targets.device.type == device.type
+        assert images.is_contiguous(memory_format=torch.channels_last)
+    pixels = next(iter(split.read([torch.tensor([10])])))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
+    torch.testing.assert_close(images[-1].cpu(), (pixels[0] / 255 - mean) / std)
+
+
+@pytest.mark.parametrize("task_images", [1, 3, 4])
+def test_how_a_batch_is_shared_among_the_workers_changes_nothing(folder, monkeypatch, task_images):
+    expected = epoch_of(loader_of(split_of(folder), "crop_flip"))
+    monkeypatch.setattr("datasets.loading.streamed.TASK_IMAGES", task_images)
+    assert_same_batches(epoch_of(loader_of(split_of(folder), "crop_flip")), expected)
+
+
+def test_batches_of_another_size_hold_the_same_epoch(folder):
+    images = [
+        torch.cat([batch for batch, _ in loader_of(split_of(folder), "crop_flip").batches(size)])
+        for size in (3, 100)
+    ]
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("augment", ["none", "crop_flip", "autoaugment"])
+def test_the_number_of_workers_changes_nothing(folder, two_workers, augment, side):
+    def order(generator):
+        return ShuffledOrder(len(LABELS), generator)
+
+    here = loader_of(split_of(folder, side), augment, order)
+    there = loader_of(split_of(folder, side, two_workers), augment, order)
+    for _ in range(2):
+        assert_same_batches(epoch_of(here), epoch_of(there))
+
+
+def test_an_epoch_that_was_left_early_does_not_show_in_the_next(folder, two_workers):
+    split = split_of(folder, reader=two_workers)
+    for _ in loader_of(split):
+        break
+    assert_same_batches(epoch_of(loader_of(split)), epoch_of(loader_of(split_of(folder))))
+
+
+def test_augmentation_differs_by_image_and_epoch_and_not_by_run(folder):
+    names = ["0.jpg"] * 4
+    split = StreamedSplit(folder, names, torch.zeros(4, dtype=torch.long), 64, ImageReader(0))
+    loader = loader_of(split, "crop_flip")
+    (first, _), (second, _) = next(iter(loader)), next(iter(loader))
+    distinct = {image.numpy().tobytes() for images in (first, second) for image in images}
+    assert len(distinct) == 8
+    assert torch.equal(next(iter(loader_of(split, "crop_flip")))[0], first)
+    assert not torch.equal(next(iter(loader_of(split, "crop_flip", seed=6)))[0], first)
+
+
+def test_torchs_global_generator_is_left_alone(folder, two_workers):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    for reader in (ImageReader(0), two_workers):
+        epoch_of(loader_of(split_of(folder, reader=reader), "autoaugment"))
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_the_states_of_order_and_generator_continue_an_interrupted_run(folder):
+    split = split_of(folder)
+    order = ClassAwareOrder(split.labels, 2, generator_of())
+    loader = StreamedLoader(split, unchanged(), 4, order, "crop_flip", order.classes.generator)
+    epoch_of(loader)
+    orders, state = order.state_dict(), order.classes.generator.get_state()
+    expected = epoch_of(loader)
+    resumed_order = ClassAwareOrder(split.labels, 2, generator_of(99))
+    generator = resumed_order.classes.generator
+    resumed = StreamedLoader(split, unchanged(), 4, resumed_order, "crop_flip", generator)
+    resumed_order.load_state_dict(orders)
+    generator.set_state(state)
+    assert_same_batches(epoch_of(resumed), expected)
+
+
+def test_class_aware_batches_are_those_of_a_resident_set(folder):
+    split = split_of(folder, 32)
+    resident = Split(torch.cat(list(split.pixels())), split.labels)
+    epochs = []
+    for each in (split, resident):
+        order = ClassAwareOrder(split.labels, 2, generator_of())
+        epochs.append(epoch_of(make_loader(each, unchanged(), 4, order=order)))
+    assert_same_batches(*epochs)
+    counts = torch.bincount(torch.cat([targets for _, targets in epochs[0]]))
+    assert counts.sum() == 15 and counts.max() - counts.min() <= 2
+
+
+def picture(seed=0, size=(90, 70)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def seeded(transform, image, seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.from_numpy(np.array(transform(image))).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("augment", ["crop_flip", "autoaugment"])
+def test_large_images_are_augmented_by_the_recipe_of_imagenet_lt(augment):
+    last = {
+        "crop_flip": transforms.ColorJitter(0.4, 0.4, 0.4),
+        "autoaugment": transforms.AutoAugment(transforms.AutoAugmentPolicy.IMAGENET),
+    }
+    recipe = transforms.Compose(
+        [transforms.RandomResizedCrop(64), transforms.RandomHorizontalFlip(), last[augment]]
+    )
+    for seed in range(10):
+        expected = seeded(recipe, picture(seed), seed)
+        assert torch.equal(augmented(picture(seed), 64, augment, seed), expected)
+
+
+def test_small_images_are_padded_by_4_cropped_and_flipped():
+    image = picture(size=(32, 32))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    padded = torch.nn.functional.pad(pixels, (4, 4, 4, 4))
+    crops = {}
+    for flip in (0, 1):
+        for y in range(9):
+            for x in range(9):
+                crop = padded[:, y : y + 32, x : x + 32]
+                crops[(crop.flip(-1) if flip else crop).numpy().tobytes()] = flip, y, x
+    drawn = [
+        crops[augmented(image, 32, "crop_flip", seed).numpy().tobytes()] for seed in range(300)
+    ]
+    flips, rows, columns = zip(*drawn, strict=True)
+    assert 100 < sum(flips) < 200
+    assert set(rows) == set(columns) == set(range(9))
+
+
+def test_small_images_are_cut_out_after_autoaugment():
+    grey = Image.fromarray(np.full((32, 32, 3), 128, np.uint8))
+    zeros = [(augmented(grey, 32, "autoaugment", seed) == 0).all(dim=0) for seed in range(40)]
+    # At least an eighth of the image, where the square's centre is in a corner: 8 x 8 pixels.
+    assert min(int(z.sum()) for z in zeros) >= 64
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_that_cannot_be_read_are_named(folder, tmp_path, workers):
+    for i in range(6):
+        whole = (folder / f"{i}.jpg").read_bytes()
+        (tmp_path / f"{i}.jpg").write_bytes(whole[:300] if i < 5 else whole)
+    names = [f"{i}.jpg" for i in range(6)]
+    split = StreamedSplit(tmp_path, names, torch.zeros(6).long(), 64, ImageReader(workers))
+    with pytest.raises(UserError) as raised:
+        epoch_of(StreamedLoader(split, unchanged(), 6))
+    message = str(raised.value)
+    assert message.startswith("unreadable images: ") and message.endswith("and 2 more")
+    assert all(f"{tmp_path}/{i}.jpg: " in message for i in range(3))
+
+
+def workers_of(reader):
+    return reader._loaders[0]._iterator._workers
+
+
+def killing_a_worker(folder):
+    reader = ImageReader(2)
+    batches = iter(loader_of(split_of(folder, reader=reader)))
+    next(batches)
+    for worker in workers_of(reader):
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+    list(batches)
+    epoch_of(loader_of(split_of(folder, reader=reader)))
+
+
+def test_a_worker_that_dies_fails_the_run(folder):
+    with pytest.raises(RunError, match="workers that read images failed"):
+        killing_a_worker(folder)
+
+
+def test_a_signal_that_ended_the_workers_too_interrupts_the_run(folder, monkeypatch):
+    monkeypatch.setattr("utils.machine.signals._received", [signal.SIGTERM])
+    with pytest.raises(Interrupted):
+        killing_a_worker(folder)
+
+
+def test_workers_outlive_the_signals_that_the_run_defers(folder):
+    reader = ImageReader(1)
+    split = split_of(folder, reader=reader)
+    expected = epoch_of(loader_of(split))
+    [worker] = workers_of(reader)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    assert_same_batches(epoch_of(loader_of(split)), expected)
+    assert workers_of(reader) == [worker]
+
+
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+def test_workers_end_at_once_with_their_reader(folder, in_a_cycle):
+    reader = ImageReader(2)
+    epoch_of(loader_of(split_of(folder, reader=reader)))
+    workers = workers_of(reader)
+    assert all(worker.is_alive() for worker in workers)
+    if in_a_cycle:
+        reader.itself = reader
+    began = time.monotonic()
+    del reader
+    gc.collect()
+    assert not any(worker.is_alive() for worker in workers)
+    assert time.monotonic() - began < 4  # what torch waits for one that does not hear
+
+
+def test_no_more_workers_start_than_there_are_cores():
+    assert ImageReader(1000).workers == usable_cores()
+
+
+@pytest.mark.parametrize(
+    ("flags", "images", "expected"),
+    [
+        (("--image_size", "64"), 1, True),
+        (("--image_size", "63"), 1, False),
+        (("--image_size", "224", "--stream", "False"), 1, False),
+        (("--image_size", "32", "--stream", "True"), 1, True),
+        (("--image_size", "32"), 81, False),
+        (("--image_size", "32"), 82, True),
+        (("--arch", "resnet10"), 1, True),
+    ],
+)
+def test_large_images_stream_and_small_ones_beyond_a_quarter_of_the_memory(
+    monkeypatch, flags, images, expected
+):
+    monkeypatch.setattr(file_splits, "memory_bytes", lambda: 1_000_000)
+    assert streams(parse_options(["--dataset", "folder", *flags]), images) is expected
+
+
+GROWTH = """
+import resource, sys
+from pathlib import Path
+import torch
+from datasets.files.reader import ImageReader
+from datasets.loading.resident import Normalise
+from datasets.samplers import ShuffledOrder
+from datasets.splits import StreamedSplit
+from datasets.loading.streamed import StreamedLoader
+
+def peak(images):
+    names = [f"{i % 11}.jpg" for i in range(images)]
+    labels = torch.zeros(images, dtype=torch.long)
+    split = StreamedSplit(Path(sys.argv[1]), names, labels, 64, ImageReader(0))
+    generator = torch.Generator().manual_seed(0)
+    normalise = Normalise((0.5,) * 3, (0.5,) * 3, torch.device("cpu"))
+    order = ShuffledOrder(images, generator)
+    for batch, _ in StreamedLoader(split, normalise, 16, order, "crop_flip", generator):
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+small, large = peak(100), peak(1100)
+print(1024 * (large - small) // 1000)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_images(folder):
+    """Decoded, an image of this test takes 12,288 bytes."""
+    ran = subprocess.run(
+        [sys.executable, "-c", GROWTH, folder],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) < 3000

@@ -1,0 +1,174 @@
+"""CIFAR from torchvision's official files: reading, downloading, and the published sizes."""
+
+import hashlib
+import socket
+import tarfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datasets import load_data, long_tail_counts
+from datasets.sources.cifar import load_cifar
+from main import main
+from tests.support.image_data import CLASSES, SOURCES, expected_of, write_official
+from tests.support.pictures import options, save
+from utils.errors import UserError
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Every attempt to open an address fails; the time-outs that were set meanwhile."""
+    timeouts = []
+
+    def refuse(*args, **kwargs):
+        timeouts.append(socket.getdefaulttimeout())
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    return timeouts
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_official_files_give_images_and_labels_in_file_order(
+    name, tmp_path, monkeypatch, no_network
+):
+    contents = write_official(name, tmp_path, monkeypatch)
+    balanced = load_cifar(name, tmp_path)
+    source = SOURCES[name]
+    for split, files in ((balanced.train, source.train_list), (balanced.test, source.test_list)):
+        images, labels = expected_of(contents, [file for file, _ in files])
+        assert split.images.dtype == torch.uint8 and split.images.is_contiguous()
+        np.testing.assert_array_equal(split.images, images)
+        assert split.labels.dtype == torch.int64
+        np.testing.assert_array_equal(split.labels, labels)
+    assert balanced.class_names == contents[source.meta["filename"]][source.meta["key"]]
+    assert no_network == []
+
+
+def test_the_archive_alone_is_enough(tmp_path, monkeypatch, no_network):
+    contents = write_official("cifar10", tmp_path / "unpacked", monkeypatch)
+    source, root = SOURCES["cifar10"], tmp_path / "data"
+    root.mkdir()
+    with tarfile.open(root / source.filename, "w:gz") as archive:
+        archive.add(tmp_path / "unpacked" / source.base_folder, source.base_folder)
+    md5 = hashlib.md5((root / source.filename).read_bytes()).hexdigest()
+    monkeypatch.setattr(source, "tgz_md5", md5)
+    # With a PNG tree beside it, too: the official file comes first.
+    (root / "cifar10" / "train").mkdir(parents=True)
+    balanced = load_cifar("cifar10", root)
+    images, labels = expected_of(contents, ["test_batch"])
+    np.testing.assert_array_equal(balanced.test.images, images)
+    np.testing.assert_array_equal(balanced.test.labels, labels)
+    assert no_network == []
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("fault", ["damaged", "missing"])
+def test_a_damaged_or_missing_file_without_network_names_the_archive_and_its_place(
+    name, fault, tmp_path, monkeypatch, no_network
+):
+    write_official(name, tmp_path, monkeypatch)
+    source = SOURCES[name]
+    path = tmp_path / source.base_folder / source.train_list[0][0]
+    if fault == "damaged":
+        content = bytearray(path.read_bytes())
+        content[1000] ^= 1
+        path.write_bytes(content)
+    else:
+        path.unlink()
+    with pytest.raises(UserError) as raised:
+        load_cifar(name, tmp_path)
+    message = str(raised.value)
+    for part in (name, source.filename, source.tgz_md5, source.url, str(tmp_path), "no route"):
+        assert part in message
+    assert f"{tmp_path / name}/{{train,test}}/<class>/" in message
+    if fault == "damaged":
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("before", [None, 123.0])
+def test_the_connect_time_out_is_seconds_and_restored_after_the_download(
+    before, tmp_path, no_network
+):
+    original = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(before)
+    try:
+        with pytest.raises(UserError):
+            load_cifar("cifar10", tmp_path)
+        after = socket.getdefaulttimeout()
+    finally:
+        socket.setdefaulttimeout(original)
+    assert after == before
+    assert no_network and all(seconds is not None and 1 <= seconds <= 60 for seconds in no_network)
+
+
+def test_a_failed_download_is_bad_input_and_leaves_nothing(
+    tmp_path, monkeypatch, capsys, no_network
+):
+    monkeypatch.chdir(tmp_path)
+    command = f"--dataset cifar10 --data_root {tmp_path}/data --epochs 1 --seed 0"
+    assert main(command.split()) == 2
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if "warning" not in line]
+    assert len(errors) == 1 and errors[0].startswith("main.py: error: ")
+    assert "cifar-10-python.tar.gz" in errors[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_selection_on_held_out_images_needs_some(tmp_path, monkeypatch):
+    write_official("cifar10", tmp_path, monkeypatch)
+    flags = ("--dataset", "cifar10", "--data_root", tmp_path, "--select_on", "heldout")
+    with pytest.raises(UserError, match="--select_on heldout"):
+        load_data(options(*flags, "--imb_factor", 1))
+    data = load_data(options(*flags, "--imb_factor", 0.2))
+    # Five batches with each class once; class 0 keeps all five images.
+    assert data.class_counts[0] == 5 and data.class_counts[-1] == 1
+    expected = [5 - count for count in data.class_counts]
+    assert torch.bincount(data.heldout.labels, minlength=10).tolist() == expected
+
+
+def test_the_container_changes_neither_subset_nor_fingerprint(tmp_path, monkeypatch):
+    """The same images in the same order, once as official files, once as PNGs."""
+    in_order = {f"data_batch_{b + 1}": [2 * b] * 5 + [2 * b + 1] * 5 for b in range(5)}
+    in_order["test_batch"] = list(range(10))
+    contents = write_official("cifar10", tmp_path / "official", monkeypatch, in_order)
+    batches = {"train": list(in_order)[:5], "test": ["test_batch"]}
+    for split, files in batches.items():
+        images, labels = expected_of(contents, files)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            path = tmp_path / "png" / "cifar10" / split / CLASSES[label] / f"{i:02}.png"
+            save(path, np.ascontiguousarray(image.transpose(1, 2, 0)))
+
+    def load(container, *flags):
+        flags = ("--dataset", "cifar10", "--imb_factor", 0.2, *flags)
+        return load_data(options(*flags, "--data_root", tmp_path / container))
+
+    official, png = load("official"), load("png")
+    assert official.fingerprint == png.fingerprint
+    assert torch.equal(official.heldout.images, png.heldout.images)
+    assert torch.equal(official.test.images, png.test.images)
+    assert load("png", "--rand_number", 1).fingerprint != png.fingerprint
+
+
+@pytest.fixture(scope="module")
+def real_cifar100():
+    root = REPOSITORY / "data"
+    if not (root / "cifar100" / "train").is_dir():
+        pytest.skip(f"no PNG files of CIFAR-100 in {root / 'cifar100'}")
+    return load_data(options("--dataset", "cifar100", "--data_root", root))
+
+
+def test_the_long_tailed_cifar100_has_the_published_sizes(real_cifar100):
+    data = real_cifar100
+    assert (len(data.train), len(data.test), len(data.heldout)) == (10_847, 10_000, 1_980)
+    assert data.class_counts == long_tail_counts(100, 500, "exp", 0.01)
+    assert (data.class_counts[0], data.class_counts[-1]) == (500, 5)
+    assert torch.bincount(data.test.labels).tolist() == [100] * 100
+    assert torch.bincount(data.heldout.labels, minlength=100).tolist() == [0] + [20] * 99
+    assert data.class_names == sorted(data.class_names) and data.num_classes == 100

@@ -1,0 +1,173 @@
+"""One's own images as a tree: what is read, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import datasets.files.images
+from datasets.files.images import fit, to_rgb
+from tests.support.own_images import CLASSES, folder_data, write_folder
+from tests.support.pictures import noise, options, pixels_of, save
+from utils.errors import UserError
+
+
+def test_a_tree_keeps_its_own_imbalance_and_its_pixels(tmp_path):
+    data = folder_data(write_folder(tmp_path))
+    assert (data.class_counts, data.class_names) == ([6, 3, 2], list(CLASSES))
+    assert (len(data.test), data.heldout) == (6, None)
+    expected = {
+        noise(32, 32, 3, seed=100 * k + i).tobytes()
+        for k, n in enumerate((6, 3, 2))
+        for i in range(n)
+    }
+    assert {image.tobytes() for image in pixels_of(data.train)} == expected
+    np.testing.assert_array_equal(pixels_of(data.test)[0], noise(32, 32, 3, seed=1000))
+
+
+@pytest.mark.parametrize(
+    ("splits", "test_seed", "heldout_seed"),
+    [(("train", "test"), 1, None), (("train", "val"), 1, None), (("train", "test", "val"), 1, 2)],
+)
+def test_val_is_held_out_beside_test_and_else_the_test_set(
+    tmp_path, splits, test_seed, heldout_seed
+):
+    data = folder_data(write_folder(tmp_path, splits=splits))
+    np.testing.assert_array_equal(pixels_of(data.test)[0], noise(32, 32, 3, seed=1000 * test_seed))
+    assert (data.heldout is None) == (heldout_seed is None)
+    if heldout_seed:
+        first = noise(32, 32, 3, seed=1000 * heldout_seed)
+        np.testing.assert_array_equal(pixels_of(data.heldout)[0], first)
+
+
+@pytest.mark.parametrize(
+    "suffix", ["JPG", "jpeg", "Png", "bmp", "gif", "webp", "TIF", "tiff", "ppm"]
+)
+def test_every_common_format_is_read_as_pillow_reads_it(tmp_path, suffix):
+    name = f"a.{suffix}"
+    write_folder(tmp_path, counts=(1, 1, 1))
+    save(tmp_path / "train" / "ant" / name, noise(32, 32, 3, seed=9))
+    data = folder_data(tmp_path)
+    assert data.class_counts == [2, 1, 1]
+    with Image.open(tmp_path / "train" / "ant" / name) as image:
+        expected = np.asarray(image.convert("RGB"))
+    assert any(np.array_equal(image, expected) for image in pixels_of(data.train)[:2])
+
+
+@pytest.mark.parametrize("size", [(50, 40), (20, 33), (32, 31), (7, 90)])
+def test_images_of_other_sizes_are_resized_by_the_shorter_side_and_cropped_in_the_centre(size):
+    image = Image.fromarray(noise(*size[::-1], 3))
+    scale = 32 / min(size)
+    resized = image.resize([max(32, int(x * scale)) for x in size], Image.Resampling.BILINEAR)
+    left, top = (round((x - 32) / 2) for x in resized.size)
+    expected = resized.crop((left, top, left + 32, top + 32))
+    np.testing.assert_array_equal(fit(image, 32), expected)
+
+
+def test_large_images_are_prepared_as_imagenets_test_images_are():
+    from torchvision import transforms
+
+    image = Image.fromarray(noise(301, 417, 3))
+    theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    np.testing.assert_array_equal(fit(image, 224), theirs(image))
+
+
+def test_grey_palette_transparent_and_16_bit_images_become_rgb(tmp_path):
+    grey = noise(32, 32)
+    expected = np.repeat(grey[..., None], 3, axis=2)
+    wide = Image.fromarray(grey.astype(np.uint16) * 256 + 77)
+    for image in (Image.fromarray(grey), Image.fromarray(grey).convert("P"), wide):
+        np.testing.assert_array_equal(to_rgb(image), expected)
+    wide.save(tmp_path / "wide.png")
+    with Image.open(tmp_path / "wide.png") as image:
+        np.testing.assert_array_equal(to_rgb(image), expected)
+    rgba = np.dstack([expected, noise(32, 32, seed=1)])
+    np.testing.assert_array_equal(to_rgb(Image.fromarray(rgba)), expected)
+    with pytest.raises(ValueError, match="32-bit"):
+        to_rgb(Image.fromarray(grey.astype(np.float32)))
+
+
+def test_hidden_and_other_files_are_no_images(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "train" / "ant" / "._00.png").write_bytes(b"resource fork")
+    (tmp_path / "train" / "ant" / "labels.csv").write_text("no image")
+    assert folder_data(tmp_path).class_counts == [6, 3, 2]
+
+
+def test_a_tree_is_decoded_once_for_each_size(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    first, small = folder_data(tmp_path), folder_data(tmp_path, "--image_size", 16)
+    assert small.train.images.shape == (11, 3, 16, 16)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(datasets.files.images, "read_pixels", refuse)
+    assert torch.equal(folder_data(tmp_path).train.images, first.train.images)
+    assert torch.equal(folder_data(tmp_path, "--image_size", 16).test.images, small.test.images)
+
+
+def test_exp_caps_every_class_by_what_it_has_and_holds_out_the_rest(tmp_path):
+    write_folder(tmp_path, counts=(10, 9, 9))
+    data = folder_data(tmp_path, "--imb_type", "exp", "--imb_factor", 0.2)
+    assert data.class_counts == [10, 4, 2]
+    assert torch.bincount(data.heldout.labels).tolist() == [0, 5, 7]
+    write_folder(tmp_path, counts=(10, 9, 9), splits=("train", "test", "val"))
+    own = folder_data(tmp_path, "--imb_type", "exp", "--imb_factor", 0.2)
+    assert own.class_counts == [10, 4, 2] and len(own.heldout) == 6
+
+
+def refused(root, *flags):
+    with pytest.raises(UserError) as raised:
+        folder_data(root, *flags)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_all_faults_are_collected_counted_and_the_first_few_named(tmp_path, stream):
+    write_folder(tmp_path)
+    (tmp_path / "train" / "dog").mkdir()
+    save(tmp_path / "test" / "eel" / "0.png", noise(32, 32, 3))
+    for name in ("00.png", "01.png", "02.png"):
+        (tmp_path / "train" / "ant" / name).write_bytes(b"no image")
+    message = refused(tmp_path, "--stream", stream)
+    assert message.startswith(f"--data_root {tmp_path}: 5 faults: ")
+    assert f"{tmp_path}/train/dog: no images" in message
+    assert f"{tmp_path}/test/eel: a class that {tmp_path}/train lacks" in message
+    assert f"{tmp_path}/train/ant/00.png: " in message and message.endswith(" and 2 more")
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_a_tree_without_train_or_without_test_is_refused(tmp_path):
+    assert "neither of the folders test and val" in refused(tmp_path)
+    (tmp_path / "test").mkdir()
+    assert f"no folder {tmp_path}/train" in refused(tmp_path)
+    (tmp_path / "train").mkdir()
+    assert "no class folders" in refused(tmp_path)
+
+
+def test_32_bit_grey_is_refused_by_name(tmp_path):
+    write_folder(tmp_path)
+    save(tmp_path / "train" / "ant" / "x.tif", noise(32, 32).astype(np.float32))
+    assert "x.tif: 32-bit grey" in refused(tmp_path)
+
+
+def test_a_held_out_fraction_and_val_contradict_each_other(tmp_path):
+    write_folder(tmp_path, splits=("train", "test", "val"))
+    assert "--heldout_fraction 0.5" in refused(tmp_path, "--heldout_fraction", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--dataset", "cifar10", "--image_size", 16), "--image_size"),
+        (("--dataset", "npz", "--stream", "True"), "--stream True"),
+        (("--dataset", "folder", "--list_root", "x"), "--list_root"),
+        (("--dataset", "folder", "--image_size", 7), "8 <= x <= 1024"),
+        (("--stream", "maybe"), "'maybe'"),
+    ],
+)
+def test_flags_that_do_not_belong_to_the_data_are_refused(flags, says):
+    with pytest.raises(UserError, match=says):
+        options(*flags)

@@ -1,0 +1,86 @@
+"""One's own images in an npz file: what is read, and what is refused."""
+
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.own_images import npz_data, write_npz
+from tests.support.pictures import noise, pixels_of
+from utils.errors import UserError
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("side", [28, 64])
+def test_an_npz_file_gives_its_images_in_three_channels_with_val_held_out(tmp_path, colour, side):
+    path = tmp_path / "own.npz"
+    arrays = write_npz(path, side=side, colour=colour, flat_labels=colour)
+    data = npz_data(path)
+    assert data.class_counts == [6, 4, 3] and data.class_names == ["0", "1", "2"]
+    for split, key in ((data.test, "test"), (data.heldout, "val")):
+        images = arrays[f"{key}_images"]
+        expected = images if colour else np.repeat(images[..., None], 3, axis=3)
+        np.testing.assert_array_equal(pixels_of(split), expected)
+        np.testing.assert_array_equal(split.labels, arrays[f"{key}_labels"].ravel())
+
+
+def test_an_npz_file_is_resized_where_a_side_is_asked_for(tmp_path):
+    arrays = write_npz(tmp_path / "own.npz")
+    data = npz_data(tmp_path / "own.npz", "--image_size", 32)
+    first = Image.fromarray(arrays["test_images"][0]).convert("RGB").resize((32, 32), 2)
+    np.testing.assert_array_equal(pixels_of(data.test)[0], first)
+
+
+def test_val_is_the_test_set_of_an_npz_file_without_one(tmp_path):
+    arrays = write_npz(tmp_path / "own.npz", test_images=None, test_labels=None)
+    data = npz_data(tmp_path / "own.npz")
+    assert data.heldout is None
+    np.testing.assert_array_equal(pixels_of(data.test)[..., 0], arrays["val_images"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train_labels": None}, ["no train_labels"]),
+        ({"train_images": None, "train_labels": None}, ["no train_images"]),
+        ({"test_images": None, "val_labels": None}, ["no test_images", "no val_labels"]),
+        ({"train_images": np.zeros((13, 28, 28), np.float32)}, ["float32 [13, 28, 28]"]),
+        ({"train_images": noise(13, 28, 20)}, ["[13, 28, 20]"]),
+        ({"train_images": noise(13, 4, 4)}, ["[13, 4, 4]", "from 8 to 1024"]),
+        ({"train_images": np.uint8(3)}, ["train_images are uint8 []"]),
+        ({"test_labels": np.int64(3)}, ["test_labels are int64 []"]),
+        ({"train_labels": 2**40 * np.arange(13)}, ["[1, 2, 3, 4, 5] of train_labels"]),
+        ({"test_images": noise(5, 28, 28, 28)}, ["test_images", "[5, 28, 28, 28]"]),
+        ({"train_labels": np.zeros((13, 14), np.uint8)}, ["[13, 14]", "each of 13 images"]),
+        ({"train_labels": np.zeros(12, np.int64)}, ["[12]"]),
+        ({"train_labels": np.arange(13) - 1}, ["train_labels go down to -1"]),
+        ({"train_labels": 2 * np.arange(13)}, ["[1, 3, 5, 7, 9] of train_labels"]),
+        (
+            {"test_labels": np.array([0, 1, 2, 7, 0]), "val_labels": np.array([0, 9, 2, 1, 0])},
+            ["[7] of test_labels", "[9] of val_labels"],
+        ),
+        ({"test_images": noise(0, 28, 28), "test_labels": noise(0)}, ["test_images are none"]),
+    ],
+)
+def test_what_is_wrong_with_an_npz_file_is_named(tmp_path, changes, says):
+    write_npz(tmp_path / "own.npz", **changes)
+    with pytest.raises(UserError) as raised:
+        npz_data(tmp_path / "own.npz")
+    assert all(part in str(raised.value) for part in [str(tmp_path / "own.npz"), *says])
+
+
+@pytest.mark.parametrize("damage", ["missing", "folder", "garbage", "cut off", "pickle"])
+def test_an_npz_file_that_cannot_be_read_is_named_and_nothing_in_it_runs(tmp_path, damage):
+    path = tmp_path / "own.npz"
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "garbage":
+        path.write_bytes(b"no archive")
+    elif damage == "cut off":
+        write_npz(path)
+        path.write_bytes(path.read_bytes()[:500])
+    elif damage == "pickle":
+        write_npz(path, train_images=np.array([random], dtype=object)[:0])
+    with pytest.raises(UserError, match=f"--data_root {path}"):
+        npz_data(path)

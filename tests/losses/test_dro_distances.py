@@ -1,0 +1,125 @@
+"""The DRO loss with other distances than the released code's."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from losses import DROLoss
+from losses.dro import DISTANCES
+from tests.support.dro_reference import BATCHES, centroids_of, random_problem, reference_loss
+from tests.support.helpers import read_records, stage_2, stage_2_folder, succeed
+from utils.options.flags import Options
+
+OTHERS = [distance for distance in DISTANCES if distance != "euclidean"]
+
+
+@pytest.mark.parametrize("released", [False, True], ids=["aligned", "released"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("distance", OTHERS)
+def test_loss_equals_the_formula(distance, batch, weighted, released, device):
+    features, targets, bank, bank_targets, epsilons = problem = random_problem(batch)
+    weights = torch.tensor([1.0, 0.5, 0.2, 0.1, 0.05]).double() if weighted else None
+    expected = reference_loss(
+        features,
+        targets,
+        centroids_of(bank, bank_targets),
+        0.6,
+        epsilons=epsilons,
+        class_weights=weights,
+        released=released,
+        distance=distance,
+    )
+    loss_of = DROLoss(0.6, None, weights, epsilons, released, distance).to(device)
+    loss = loss_of(*(tensor.to(device) for tensor in problem[:4]))
+    assert loss.item() == pytest.approx(expected, rel=1e-12, abs=1e-14)
+
+
+@pytest.mark.parametrize("distance", OTHERS)
+def test_gradcheck_in_float64(distance, device):
+    problem = [tensor.to(device) for tensor in random_problem(dimension=3)]
+    features, targets, bank, bank_targets, epsilons = problem
+
+    def loss(features, epsilons):
+        return DROLoss(0.6, epsilons=epsilons, distance=distance)(
+            features, targets, bank, bank_targets
+        )
+
+    assert torch.autograd.gradcheck(loss, (features.requires_grad_(), epsilons.requires_grad_()))
+
+
+def test_normalised_distances_do_not_see_lengths():
+    features, targets, bank, bank_targets, epsilons = random_problem()
+    centroids = centroids_of(bank, bank_targets)
+    lengths = torch.rand(len(features) + 5, 1, generator=torch.Generator().manual_seed(0)) + 0.5
+    loss_of = DROLoss(0.1, epsilons=epsilons, distance="normalised")
+    scaled = loss_of.to_centroids(lengths[5:] * features, targets, lengths[:5] * centroids)
+    assert_close(scaled, loss_of.to_centroids(features, targets, centroids))
+
+
+def test_the_squared_distance_is_the_largest_in_the_ball():
+    """Of many points of the ball about the centroid, none is further from the sample, and the one
+    on the far side of its sphere is as far."""
+    generator = torch.Generator().manual_seed(0)
+    centroid, sample = torch.randn(2, 1, 3, generator=generator, dtype=torch.float64)
+    radius = 0.8
+    directions = torch.randn(2000, 3, generator=generator, dtype=torch.float64)
+    directions[0] = (centroid - sample).squeeze()
+    lengths = torch.rand(2000, 1, generator=generator, dtype=torch.float64)
+    lengths[0] = 1
+    points = centroid + radius * lengths * directions / directions.norm(dim=1, keepdim=True)
+    largest = (points - sample).square().sum(dim=1).max()
+    loss_of = DROLoss(1.0, epsilons=torch.full((1,), radius).double(), distance="squared")
+    # Beside the sample, one of the same class on the centroid: no point of its ball is further off
+    # than the radius.
+    features = torch.cat([sample, centroid])
+    loss = loss_of.to_centroids(features, torch.tensor([0, 0]), centroid)
+    logits = torch.stack([-largest, -torch.tensor(radius**2).double()])
+    assert_close(loss, -logits.log_softmax(dim=0).mean())
+
+
+def test_inside_a_ball_of_negative_radius_squared_distances_are_zero():
+    """So that a learned margin stops falling: its gradient is zero there."""
+    features, targets, bank, bank_targets, _ = random_problem()
+    margins = nn.Parameter(torch.full((5,), -100.0).double())
+    loss = DROLoss(0.6, epsilons=margins, distance="squared")(features, targets, bank, bank_targets)
+    loss.backward()
+    assert torch.isfinite(loss) and margins.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("distance", OTHERS)
+def test_far_features_and_one_on_its_centroid_have_finite_losses_and_gradients(distance, device):
+    features, targets, bank, bank_targets, epsilons = (
+        t.to(device) for t in random_problem(dtype=torch.float32)
+    )
+    centroids = 1e6 * centroids_of(bank, bank_targets).to(device)
+    features = 1e6 * features
+    features[0] = centroids[targets[0]]
+    features.requires_grad_()
+    margins = nn.Parameter(epsilons)
+    loss = DROLoss(0.5, epsilons=margins, distance=distance).to_centroids(
+        features, targets, centroids
+    )
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(features.grad).all()
+    assert torch.isfinite(margins.grad).all()
+
+
+def test_an_unknown_distance_is_an_error():
+    with pytest.raises(ValueError, match="euclidean, squared, normalised, not 'cosine'"):
+        DROLoss(1.0, distance="cosine")
+
+
+def test_the_flag_takes_the_distances_of_the_loss():
+    settings = Options.__dataclass_fields__["robust_distance"].metadata["settings"]
+    assert settings["choices"] == DISTANCES
+
+
+@pytest.mark.parametrize("distance", OTHERS)
+def test_stage_2_trains_by_the_distance_of_the_flag(distance, tree, pretrained, finished):
+    succeed(stage_2(tree, pretrained, "--robust_distance", distance))
+    folder = stage_2_folder(pretrained)
+    assert folder.name.endswith(f"_robust_distance={distance}")
+    first, plain = (read_records(f)[0]["losses"] for f in (folder, stage_2_folder(finished)))
+    assert first["robust_loss"] != plain["robust_loss"]

@@ -1,0 +1,139 @@
+"""Bad input of every kind ends with status 2 and one clear line, and leaves the disk as it was."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+
+from tests.support.bad_input.cases import CASES, Scene
+from tests.support.bad_input.checkpoints import Hostile
+from tests.support.helpers import (
+    REPOSITORY,
+    call,
+    snapshot,
+    stage_1,
+    stage_2,
+    succeed,
+)
+
+
+@pytest.fixture(scope="module")
+def pretrained_root(tree, tmp_path_factory) -> Path:
+    """A root that holds a finished stage 1, to be copied."""
+    root = tmp_path_factory.mktemp("pretrained")
+    succeed(stage_1(tree, root))
+    return root
+
+
+@pytest.fixture
+def scene(tmp_path, tree, pretrained_root, monkeypatch) -> Scene:
+    monkeypatch.chdir(tmp_path)
+    return Scene(tmp_path, tree, pretrained_root)
+
+
+@pytest.fixture
+def offline(monkeypatch) -> None:
+    """Downloads fail at once, whether or not there is a network."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no network in tests")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+def assert_refused(outcome, says: tuple[str, ...]) -> None:
+    assert outcome.status == 2, outcome.err
+    (line,) = outcome.errors
+    assert line.startswith("main.py: error: ")
+    for fragment in says:
+        assert fragment in line
+    assert "Traceback" not in outcome.out + outcome.err
+    assert "usage:" not in outcome.out + outcome.err
+
+
+def test_the_table_has_at_least_sixty_inputs():
+    assert len({case.id for case in CASES}) == len(CASES) >= 60
+
+
+@pytest.mark.parametrize("bad", CASES, ids=lambda bad: bad.id)
+def test_bad_input_ends_with_status_2_and_one_clear_line_and_changes_nothing(bad, scene, offline):
+    argv = bad.argv(scene)
+    before = snapshot(scene.tmp), snapshot(scene.tree)
+
+    outcome = call(argv)
+
+    assert_refused(outcome, bad.says)
+    assert (snapshot(scene.tmp), snapshot(scene.tree)) == before
+
+
+def test_a_gpu_that_several_devices_do_not_include_is_refused_with_their_names(scene, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"Abacus {index}00")
+
+    outcome = call(scene.stage_1("--gpu", 2), on_gpu=True)
+
+    assert_refused(outcome, ("--gpu 2", "0 (Abacus 000)", "1 (Abacus 100)"))
+    assert snapshot(scene.tmp) == {}
+
+
+def test_bf16_is_refused_where_the_processor_has_none(scene, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+
+    outcome = call(scene.stage_1("--precision", "bf16"))
+
+    assert_refused(outcome, ("--precision bf16", "float32"))
+    assert snapshot(scene.tmp) == {}
+
+
+def in_a_process(argv: list[object], folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, REPOSITORY / "main.py", *map(str, argv)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "says"),
+    [
+        (lambda scene: ["--lr", "fast"], "'fast' is not a finite number >= 0"),
+        (lambda scene: ["--dataset", "mnist"], "'mnist'"),
+        (lambda scene: scene.stage_2("--balanced_clf_nepochs", 9), "--epochs 3"),
+        (lambda scene: stage_2(scene.tree, scene.root, "--pretrained", "no"), "--pretrained no"),
+        (lambda scene: scene.stage_2_from(pickle.dumps(Hostile())), "strange.pth.tar"),
+    ],
+    ids=["malformed number", "unknown data set", "contradiction", "missing", "hostile checkpoint"],
+)
+def test_a_real_process_refuses_bad_input_likewise(prepare, says, scene):
+    argv = prepare(scene)
+    before = snapshot(scene.tmp)
+
+    done = in_a_process(argv, scene.tmp)
+
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("main.py: error: ")
+    assert says in line
+    assert done.stdout == ""
+    assert snapshot(scene.tmp) == before
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--lr", "-1"], ["--frobnicate"], ["--pretrained", "x", "--epochs", "3"]],
+    ids=["bound", "unknown flag", "contradiction"],
+)
+def test_bad_flags_are_refused_without_importing_torch(argv):
+    code = (
+        "import sys, main\n"
+        f"status = main.main({argv!r})\n"
+        "heavy = {'torch', 'numpy', 'torchvision', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "print(status, sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "2 []\n"

@@ -1,0 +1,132 @@
+"""Runs that fail lose nothing and say why."""
+
+import pytest
+import torch
+
+from tests.support.faults import assert_failed, disk_full_for, disk_full_for_appending
+from tests.support.helpers import (
+    STAGE_1_NAME,
+    call,
+    differences_of_runs,
+    fill_disk_of_events,
+    fork,
+    load,
+    read_csv,
+    stage_1,
+    stage_2,
+    stage_2_folder,
+    succeed,
+    weights_of,
+)
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_parts(
+    tree, finished, pretrained, monkeypatch
+):
+    from losses.dro import DROLoss
+
+    original, calls = DROLoss.to_centroids, 0
+
+    def to_centroids(self, features, targets, centroids):
+        nonlocal calls
+        calls += 1
+        loss = original(self, features, targets, centroids)
+        return loss * float("nan") if calls == 11 else loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DROLoss, "to_centroids", to_centroids)
+        outcome = call(stage_2(tree, pretrained))
+    folder = stage_2_folder(pretrained)
+    # Eight steps an epoch: 240 images in batches of 32.
+    kept = folder / "ckpt.pth.tar"
+    parts = ("ce_lt ", "robust_loss nan")
+    assert_failed(outcome, "step 3 of epoch 2", "not finite", *parts, str(kept))
+    assert load(kept)["epoch"] == 1
+    assert [row["epoch"] for row in read_csv(folder)] == ["1"]
+    succeed(stage_2(tree, pretrained, "--resume", "True"))
+    assert not differences_of_runs(folder, stage_2_folder(finished))
+
+
+@pytest.mark.parametrize("batch", [32, 200], ids=["several steps", "one step"])
+def test_a_diverging_run_fails_and_keeps_no_checkpoint_that_is_not_finite(batch, tree, tmp_path):
+    outcome = call(stage_1(tree, tmp_path, "--lr", 1e30, "-b", batch, "--epochs", 3))
+    assert_failed(outcome, "not finite", "epoch", "CE")
+    for path in tmp_path.rglob("ckpt*.pth.tar"):
+        weights = weights_of(path.parent, path.name)
+        assert all(torch.isfinite(weight).all() for weight in weights.values()), path.name
+    assert not (tmp_path / STAGE_1_NAME / "summary.json").exists()
+
+
+def test_a_rate_beyond_float32_ends_without_a_traceback(tree, tmp_path):
+    outcome = call(stage_1(tree, tmp_path, "--lr", 1e300))
+    assert outcome.status in (1, 2)
+    assert len(outcome.errors) == 1
+
+
+def test_a_batch_larger_than_any_set_is_the_whole_set(tree, tmp_path):
+    succeed(stage_1(tree, tmp_path, "--epochs", 1, "-b", 10**20))
+
+
+FULL = [
+    *[(disk_full_for, name, 1) for name in ("args.json", "log.jsonl")],
+    *[(disk_full_for, "ckpt.pth.tar", nth) for nth in (1, 2)],
+    *[(disk_full_for, name, 1) for name in ("ckpt.best.pth.tar", "ckpt.best_features.pth.tar")],
+    *[(disk_full_for, name, 1) for name in ("predictions.npz", "report.png", "summary.json")],
+    *[(disk_full_for_appending, name, 2) for name in ("log.jsonl", "log.csv")],
+]
+
+
+@pytest.mark.parametrize(
+    ("fill", "name", "nth"),
+    FULL,
+    ids=[f"{name} {'line' if f is disk_full_for_appending else ''}{n}" for f, name, n in FULL],
+)
+def test_a_full_disk_is_a_clear_failure_that_loses_nothing(
+    fill, name, nth, tree, finished, pretrained, tmp_path
+):
+    if "features" in name:
+        argv, reference = stage_2(tree, pretrained), stage_2_folder(finished)
+        folder = pretrained / STAGE_1_NAME / reference.name
+    else:
+        argv, reference = stage_1(tree, tmp_path / "fresh"), finished / STAGE_1_NAME
+        folder = tmp_path / "fresh" / STAGE_1_NAME
+    with fill(name, nth) as happened:
+        outcome = call(argv)
+    assert happened(), "the run never wrote this file"
+    assert not (folder / "summary.json").exists()
+    assert not list(folder.glob(".*.tmp"))
+    for path in folder.glob("ckpt*.pth.tar"):
+        load(path)
+    if (name, nth) == ("ckpt.pth.tar", 2):
+        assert load(folder / "ckpt.pth.tar")["epoch"] == 1
+
+    succeed([*argv, "--resume", "True"])
+
+    assert not differences_of_runs(folder, reference)
+    assert_failed(outcome, "No space left on device", str(folder))
+
+
+def test_a_full_disk_under_the_tensorboard_events_ends_the_run_and_loses_nothing(
+    tree, finished, tmp_path
+):
+    argv = stage_1(tree, tmp_path / "root")
+    process = fork(argv, tmp_path / "output", before=fill_disk_of_events)
+    process.join(40)
+    was_hanging = process.is_alive()
+    process.kill()
+    assert not was_hanging, "the run hangs for ever"
+    written = (tmp_path / "output").read_text()
+    assert process.exitcode == 1
+    assert "Traceback" not in written
+    assert "No space left on device" in written.splitlines()[-1]
+    succeed([*argv, "--resume", "True"])
+    folder = tmp_path / "root" / STAGE_1_NAME
+    assert not differences_of_runs(folder, finished / STAGE_1_NAME)
+
+
+def test_an_evaluation_on_a_full_disk_fails_clearly(tree, both):
+    with disk_full_for("outputs_test.npz"):
+        outcome = call(stage_1(tree, both, "--evaluation", "True"))
+    assert_failed(outcome, "No space left on device", str(both / STAGE_1_NAME))

@@ -1,0 +1,129 @@
+"""Whole runs on one's own images."""
+
+import json
+
+import pytest
+import torch
+
+from datasets import load_data
+from tests.support.helpers import REPOSITORY, call, load, read_summary, succeed, write_tree
+from tests.support.own_images import folder_data, write_folder, write_npz
+from tests.support.pictures import noise, options
+from utils.options.parse import parse_options
+from utils.runs.folders import run_folder
+
+
+def both_stages(root, data, epochs=2, arch="resnet20"):
+    """Flags of stage 1 and of stage 2 from it, and stage 2's records."""
+    common = ["--root_log", root, "--root_model", root, "--seed", 1, "-b", 16, "-a", arch, *data]
+    common = [str(flag) for flag in common]
+    first = [*common, "--epochs", str(epochs), "--schedule", "cosine"]
+    pretrained = run_folder(parse_options(first)).models.name
+    second = [
+        *(*common, "--pretrained", pretrained, "--epochs", "2", "--balanced_clf_nepochs", "1"),
+        *("--feat_loss", "ce_lt,robust_loss", "--feat_sampler", "resample,2", "--cls_loss", "ce"),
+        *("--temperature", "1", "--margin", "1"),
+    ]
+    return first, second, run_folder(parse_options(second)).records
+
+
+def train_and_evaluate(root, *data, arch="resnet20"):
+    """Stage 2's records after both stages and the evaluation."""
+    first, second, records = both_stages(root, data, arch=arch)
+    succeed(first)
+    succeed(second)
+    succeed([*second, "--evaluation", "True"])
+    assert (records / "outputs_test.npz").exists()
+    return records
+
+
+def test_a_tree_trains_and_evaluates_with_its_own_normalisation(tmp_path, no_figures):
+    tree = write_folder(tmp_path / "own")
+    records = train_and_evaluate(tmp_path, "--dataset", "folder", "--data_root", tree)
+    assert records.parent.name == "folder_resnet20_CE_None_natural_0.01_0"
+    summary = read_summary(records)
+    assert (summary["dataset"], summary["class_counts"]) == ("folder", [6, 3, 2])
+    arguments = json.loads((records / "args.json").read_text())
+    remembered = load(records.parent / "ckpt.best.pth.tar")["data"]["normalisation"]
+    data = folder_data(tree)
+    assert remembered == {"mean": list(data.mean), "std": list(data.std)}
+    assert arguments["normalisation"] == "auto"
+    assert arguments["data"]["normalisation"] == remembered
+    assert arguments["imb_type"] == "natural" and arguments["image_size"] == 32
+
+
+def test_an_npz_file_trains_and_evaluates_and_stage_2_takes_stage_1s_normalisation(
+    tmp_path, no_figures
+):
+    path = tmp_path / "own.npz"
+    write_npz(path)
+    first, second, records = both_stages(tmp_path, ["--dataset", "npz", "--data_root", path])
+    succeed(first)
+    remembered = load(records.parent / "ckpt.best.pth.tar")["data"]["normalisation"]
+    write_npz(path, train_images=noise(13, 28, 28, seed=7))
+    assert any("another subset" in w for w in succeed(second).warnings)
+    assert load(records / "ckpt.best.pth.tar")["data"]["normalisation"] == remembered
+    succeed([*second, "--evaluation", "True"])
+    assert read_summary(records)["heldout"]["images"] == 5
+
+
+def test_going_on_with_other_images_is_refused(tmp_path, no_figures):
+    path, other = tmp_path / "own.npz", tmp_path / "other.npz"
+    write_npz(path)
+    write_npz(other)
+    first, *_ = both_stages(tmp_path, ["--dataset", "npz", "--data_root", path])
+    succeed(first)
+    outcome = call([*first, "--resume", "True", "--data_root", str(other)])
+    assert outcome.status == 2 and f"--data_root {other} (recorded: {path})" in outcome.err
+    folder = run_folder(parse_options(first)).records
+    (folder / "summary.json").unlink()
+    write_npz(path, train_images=noise(13, 28, 28, seed=7))
+    outcome = call([*first, "--resume", "True"])
+    assert outcome.status == 2 and "other training images" in outcome.err
+
+
+def equal_to_cifar(cifar, tree):
+    """The same subset, held-out and test images by both data sets."""
+    flags = ("--imb_type", "exp", "--normalisation", "cifar", "--data_root", tree)
+    own = load_data(options("--dataset", "folder", *flags, "--imb_factor", cifar[1]))
+    theirs = load_data(
+        options("--dataset", cifar[0], "--data_root", tree.parent, "--imb_factor", cifar[1])
+    )
+    assert (own.fingerprint, own.class_counts) == (theirs.fingerprint, theirs.class_counts)
+    assert (own.class_names, own.mean, own.std) == (theirs.class_names, theirs.mean, theirs.std)
+    for split in ("train", "test", "heldout"):
+        ours, expected = getattr(own, split), getattr(theirs, split)
+        assert torch.equal(ours.images, expected.images), split
+        assert torch.equal(ours.labels, expected.labels), split
+
+
+def test_a_tree_of_cifar_gives_cifars_subset_and_results(tmp_path, no_figures):
+    tree = write_tree(tmp_path / "data", 15, 2) / "cifar10"
+    equal_to_cifar(("cifar10", 0.1), tree)
+    own = [
+        "--dataset",
+        "folder",
+        "--data_root",
+        tree,
+        "--imb_type",
+        "exp",
+        "--normalisation",
+        "cifar",
+    ]
+    theirs = ["--dataset", "cifar10", "--data_root", tree.parent]
+    results = []
+    for data in (own, theirs):
+        flags = [*data, "--imb_factor", 0.1]
+        first, second, records = both_stages(tmp_path / data[1], flags, epochs=1)
+        succeed(first)
+        succeed(second)
+        summary = read_summary(records)
+        results.append([summary[key] for key in ("test", "heldout", "class_counts", "seed")])
+    assert results[0] == results[1]
+
+
+def test_the_real_cifar_100_as_a_plain_tree_gives_the_same_subset():
+    tree = REPOSITORY / "data" / "cifar100"
+    if not (tree / "train").is_dir():
+        pytest.skip(f"no PNG files of CIFAR-100 in {tree}")
+    equal_to_cifar(("cifar100", 0.01), tree)

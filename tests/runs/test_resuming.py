@@ -1,0 +1,281 @@
+"""Runs that are repeated, interrupted, killed, resumed or replaced end with the same bits."""
+
+import fcntl
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.faults import interrupted_at_check
+from tests.support.helpers import (
+    REPOSITORY,
+    STAGE_1_NAME,
+    call,
+    differences,
+    differences_of_runs,
+    fork,
+    load,
+    read_csv,
+    read_summary,
+    snapshot,
+    stage_1,
+    stage_2,
+    stage_2_folder,
+    succeed,
+    weights_of,
+)
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+
+def test_two_runs_of_one_seed_are_equal_to_the_last_bit(tree, finished, tmp_path):
+    succeed(stage_1(tree, tmp_path))
+    succeed(stage_2(tree, tmp_path))
+    assert not differences_of_runs(finished / STAGE_1_NAME, tmp_path / STAGE_1_NAME)
+    assert not differences_of_runs(stage_2_folder(finished), stage_2_folder(tmp_path))
+
+
+def test_another_seed_gives_other_weights(tree, finished, tmp_path):
+    succeed(stage_1(tree, tmp_path, "--seed", 4))
+    assert differences(weights_of(finished / STAGE_1_NAME), weights_of(tmp_path / STAGE_1_NAME))
+
+
+def test_resume_starts_a_run_that_is_not_there(tree, finished, tmp_path):
+    succeed(stage_1(tree, tmp_path, "--resume", "True"))
+    assert not differences_of_runs(finished / STAGE_1_NAME, tmp_path / STAGE_1_NAME)
+
+
+@pytest.mark.parametrize("make", [stage_1, stage_2])
+def test_resume_leaves_a_finished_run_as_it_is(make, tree, both):
+    before = snapshot(both)
+    outcome = succeed(make(tree, both, "--resume", "True"))
+    assert "finished" in outcome.out
+    assert snapshot(both) == before
+
+
+@pytest.fixture(scope="module")
+def checks(tree, finished, tmp_path_factory) -> dict[int, int]:
+    """How often each stage looks for signals."""
+    root = tmp_path_factory.mktemp("counted")
+    counts = {}
+    for stage, make in ((1, stage_1), (2, stage_2)):
+        with interrupted_at_check(-1) as count:
+            succeed(make(tree, root))
+        counts[stage] = count()
+    return counts
+
+
+@pytest.mark.parametrize("at", [0.0, 0.3, 0.55, 0.85, 1.0])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    stage, at, tree, finished, pretrained, tmp_path, checks
+):
+    root = tmp_path / "fresh" if stage == 1 else pretrained
+    make = stage_1 if stage == 1 else stage_2
+    with interrupted_at_check(1 + round(at * (checks[stage] - 1))):
+        outcome = call(make(tree, root))
+    assert outcome.status == 143
+    folder = root / STAGE_1_NAME if stage == 1 else stage_2_folder(root)
+    assert not (folder / "summary.json").exists()
+    rows = read_csv(folder)
+    if rows:
+        assert load(folder / "ckpt.pth.tar")["epoch"] == len(rows)
+
+    succeed(make(tree, root, "--resume", "True"))
+
+    reference = finished / STAGE_1_NAME if stage == 1 else stage_2_folder(finished)
+    assert not differences_of_runs(folder, reference)
+
+
+@pytest.mark.parametrize("extra", [(), ("--checkpoint_every", 2)], ids=["every", "every second"])
+def test_a_run_interrupted_again_and_again_goes_on_to_the_same_bits(extra, tree, tmp_path):
+    succeed(stage_1(tree, tmp_path / "a", "--epochs", 4))
+    argv = stage_1(tree, tmp_path / "b", "--epochs", 4, "--resume", "True", *extra)
+    statuses = []
+    for number in (5, 11, 17, 18, 19, 20, 1000):
+        with interrupted_at_check(number):
+            statuses.append(call(argv).status)
+        if statuses[-1] == 0:
+            break
+    assert statuses[-1] == 0
+    assert set(statuses[:-1]) == {143}
+    assert len(statuses) >= 4
+    assert not differences_of_runs(tmp_path / "a" / STAGE_1_NAME, tmp_path / "b" / STAGE_1_NAME)
+
+
+@pytest.mark.parametrize("moment", ["before the reload", "after the reload"])
+def test_a_run_interrupted_between_its_phases_goes_on_to_the_same_bits(
+    moment, tree, finished, pretrained
+):
+    from utils.errors import Interrupted
+    from utils.training.trainer import Trainer
+
+    original = Trainer._enter
+
+    def enter(self, phase):
+        if moment == "after the reload":
+            original(self, phase)
+        raise Interrupted(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_enter", enter)
+        assert call(stage_2(tree, pretrained)).status == 143
+    succeed(stage_2(tree, pretrained, "--resume", "True"))
+    assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(finished))
+
+
+def test_overwriting_a_stage_1_replaces_it_alone(tree, both, tmp_path):
+    folder, inner = both / STAGE_1_NAME, stage_2_folder(both)
+    before = snapshot(inner)
+    succeed(stage_1(tree, both, "--overwrite", "True", "--seed", 5))
+    succeed(stage_1(tree, tmp_path / "fresh", "--seed", 5))
+    assert snapshot(inner) == before
+    assert not differences_of_runs(folder, tmp_path / "fresh" / STAGE_1_NAME)
+
+
+def test_overwriting_a_stage_2_gives_what_a_fresh_run_gives(tree, both, pretrained_copy):
+    succeed(stage_2(tree, both, "--overwrite", "True", "--seed", 5))
+    succeed(stage_2(tree, pretrained_copy, "--seed", 5))
+    assert not differences_of_runs(stage_2_folder(both), stage_2_folder(pretrained_copy))
+    events = [len(list(stage_2_folder(root).glob("events.*"))) for root in (both, pretrained_copy)]
+    assert events[0] == events[1], "events of the replaced run are left"
+
+
+@pytest.fixture
+def pretrained_copy(finished, tmp_path) -> Path:
+    root = tmp_path / "copy"
+    shutil.copytree(finished, root, ignore=shutil.ignore_patterns("robust_*"))
+    return root
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_an_overwriting_run_that_is_interrupted_at_once_never_takes_up_the_replaced_one(
+    stage, tree, both, pretrained_copy
+):
+    make = stage_1 if stage == 1 else stage_2
+    with interrupted_at_check(2):
+        assert call(make(tree, both, "--overwrite", "True", "--seed", 5)).status == 143
+    succeed(make(tree, both, "--resume", "True", "--seed", 5))
+    if stage == 1:
+        fresh = pretrained_copy / "fresh"
+        succeed(stage_1(tree, fresh, "--seed", 5))
+        assert not differences_of_runs(both / STAGE_1_NAME, fresh / STAGE_1_NAME)
+    else:
+        succeed(stage_2(tree, pretrained_copy, "--seed", 5))
+        assert not differences_of_runs(stage_2_folder(both), stage_2_folder(pretrained_copy))
+
+
+def test_a_run_may_be_resumed_under_another_spelling_of_its_checkpoint(tree, pretrained):
+    with interrupted_at_check(20):
+        assert call(stage_2(tree, pretrained)).status == 143
+    path = pretrained / STAGE_1_NAME
+    succeed(stage_2(tree, pretrained, "--resume", "True", "--pretrained", path))
+
+
+def test_a_second_run_in_one_folder_is_refused_while_the_first_is_at_work(tree, tmp_path):
+    folder = tmp_path / STAGE_1_NAME
+    folder.mkdir()
+    with open(folder / ".lock", "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = snapshot(tmp_path)
+        outcome = call(stage_1(tree, tmp_path))
+        assert outcome.status == 2
+        (line,) = outcome.errors
+        assert line.startswith("main.py: error: another run")
+        assert str(folder) in line
+        assert snapshot(tmp_path) == before
+
+
+def test_the_lock_of_a_dead_process_holds_nobody(tree, finished, tmp_path):
+    (tmp_path / STAGE_1_NAME).mkdir()
+    (tmp_path / STAGE_1_NAME / ".lock").write_text("99999\n")
+    succeed(stage_1(tree, tmp_path))
+    assert not differences_of_runs(tmp_path / STAGE_1_NAME, finished / STAGE_1_NAME)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.01)
+
+
+def epochs_in_log(folder: Path) -> int:
+    path = folder / "log.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
+def test_sigterm_ends_a_real_process_with_143_and_resume_goes_on(tree, six_epochs, tmp_path):
+    argv = stage_1(tree, tmp_path, "--epochs", 6, "--resume", "True")
+    folder = tmp_path / STAGE_1_NAME
+    command = [sys.executable, REPOSITORY / "main.py", *map(str, argv)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        wait_for(lambda: epochs_in_log(folder) >= 1)
+        second = call(argv)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Traceback" not in err
+    assert second.status == 2
+    assert "another run is at work" in second.err
+    done = epochs_in_log(folder)
+    assert 1 <= load(folder / "ckpt.pth.tar")["epoch"] == done < 6
+    succeed(argv)
+    assert not differences_of_runs(folder, six_epochs)
+
+
+def test_sigint_ends_a_process_with_130_and_resume_goes_on(tree, six_epochs, tmp_path):
+    argv = stage_1(tree, tmp_path, "--epochs", 6, "--resume", "True")
+    folder = tmp_path / STAGE_1_NAME
+    process = fork(argv, tmp_path / "output")
+    wait_for(lambda: epochs_in_log(folder) >= 1)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    assert "Traceback" not in (tmp_path / "output").read_text()
+    succeed(argv)
+    assert not differences_of_runs(folder, six_epochs)
+
+
+def kill_twice_and_finish(argv: list, folder: Path, seconds: float, seed: int) -> None:
+    """Kills the run at two random instants, looks at its files, and finishes it."""
+    instants = random.Random(seed)
+    for _ in range(2):
+        process = fork([*argv, "--resume", "True"])
+        wait_for(lambda: (folder / "args.json").exists())
+        time.sleep(instants.uniform(0, 0.4 * seconds))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        for path in folder.glob("ckpt*.pth.tar"):
+            assert torch.isfinite(load(path)["state_dict"]["linear.weight"]).all()
+    done = epochs_in_log(folder)
+    kept = load(folder / "ckpt.pth.tar")["epoch"] if (folder / "ckpt.pth.tar").exists() else 0
+    assert done - 1 <= kept <= done, "more than the unfinished epoch is lost"
+    process = fork([*argv, "--resume", "True"])
+    process.join(120)
+    assert process.exitcode == 0
+
+
+def test_a_stage_1_killed_at_random_instants_ends_with_the_same_bits(tree, six_epochs, tmp_path):
+    argv = stage_1(tree, tmp_path, "--epochs", 6)
+    seconds = read_summary(six_epochs)["seconds"]
+    kill_twice_and_finish(argv, tmp_path / STAGE_1_NAME, seconds, seed=1)
+    assert not differences_of_runs(tmp_path / STAGE_1_NAME, six_epochs)
+
+
+def test_a_stage_2_killed_at_random_instants_ends_with_the_same_bits(tree, finished, pretrained):
+    argv = stage_2(tree, pretrained)
+    name = stage_2_folder(finished).name
+    seconds = read_summary(stage_2_folder(finished))["seconds"]
+    kill_twice_and_finish(argv, pretrained / STAGE_1_NAME / name, seconds, seed=2)
+    assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(finished))

@@ -1,0 +1,166 @@
+"""Folders that hold runs already, do not fit the command, or cannot be written."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+
+from tests.support.bad_input.cases import case
+from tests.support.helpers import (
+    STAGE_1_NAME,
+)
+
+IS_ROOT = os.geteuid() == 0
+
+
+@case("already holds a run", "--resume True", "--overwrite True", STAGE_1_NAME)
+def a_folder_that_holds_a_finished_run(scene):
+    scene.copy_pretrained()
+    return scene.stage_1()
+
+
+@case("already holds a run")
+def a_folder_that_holds_an_unfinished_run(scene):
+    scene.unfinished()
+    return scene.stage_1()
+
+
+@case("already holds a run")
+def a_folder_that_holds_nothing_but_a_best_checkpoint(scene):
+    scene.run_folder.mkdir(parents=True)
+    shutil.copy(scene.pretrained_root / STAGE_1_NAME / "ckpt.best.pth.tar", scene.run_folder)
+    return scene.stage_1()
+
+
+@case("--lr 0.2 (recorded: 0.1)", "--momentum 0.5 (recorded: 0.9)", "--seed 4 (recorded: 3)")
+def a_resume_with_other_options_than_the_finished_run(scene):
+    scene.copy_pretrained()
+    return scene.stage_1("--resume", "True", "--lr", 0.2, "--momentum", 0.5, "--seed", 4)
+
+
+@case("--batch_size 16 (recorded: 32)", "--epochs 4 (recorded: 2)", "--weight_decay 0.0")
+def a_resume_with_other_options_than_the_unfinished_run(scene):
+    scene.unfinished()
+    return scene.stage_1("--resume", "True", "-b", 16, "--epochs", 4, "--wd", 0)
+
+
+@case("args.json")
+def a_resume_of_checkpoints_without_a_record_of_their_options(scene):
+    (scene.unfinished() / "args.json").unlink()
+    return scene.stage_1("--resume", "True")
+
+
+@case("args.json")
+def a_resume_with_an_unreadable_record_of_options(scene):
+    (scene.unfinished() / "args.json").write_bytes(b"\xff\xfe{")
+    return scene.stage_1("--resume", "True")
+
+
+@case("args.json")
+def a_resume_with_a_record_of_options_that_is_a_list(scene):
+    (scene.unfinished() / "args.json").write_text("[1]")
+    return scene.stage_1("--resume", "True")
+
+
+@case("seed")
+def a_resume_with_a_record_without_the_seed(scene):
+    path = scene.unfinished() / "args.json"
+    recorded = json.loads(path.read_text())
+    del recorded["seed"]
+    path.write_text(json.dumps(recorded))
+    argv = scene.stage_1("--resume", "True")
+    position = argv.index("--seed")
+    return argv[:position] + argv[position + 2 :]
+
+
+@case("log.jsonl")
+def a_resume_with_an_unreadable_log(scene):
+    (scene.unfinished() / "log.jsonl").write_bytes(b"\xff\xfe{}\n")
+    return scene.stage_1("--resume", "True")
+
+
+@case("log.jsonl")
+def a_resume_with_a_log_of_something_else(scene):
+    (scene.unfinished() / "log.jsonl").write_text("[1, 2]\n")
+    return scene.stage_1("--resume", "True")
+
+
+@case("ckpt.pth.tar")
+def a_resume_from_a_truncated_checkpoint(scene):
+    path = scene.unfinished() / "ckpt.pth.tar"
+    path.write_bytes(path.read_bytes()[:-100])
+    return scene.stage_1("--resume", "True")
+
+
+@case("ckpt.pth.tar", "no state")
+def a_resume_from_a_checkpoint_of_the_released_form(scene):
+    path = scene.unfinished() / "ckpt.pth.tar"
+    content = torch.load(path, weights_only=True)
+    torch.save({key: content[key] for key in ("epoch", "arch", "state_dict", "best_acc1")}, path)
+    return scene.stage_1("--resume", "True")
+
+
+@case("ckpt.pth.tar", "100, 64")
+def a_resume_from_a_checkpoint_of_other_classes(scene):
+    from models import build_model
+
+    path = scene.unfinished() / "ckpt.pth.tar"
+    content = torch.load(path, weights_only=True)
+    weights = build_model("resnet20", 100).state_dict()
+    torch.save(content | {"state_dict": weights}, path)
+    return scene.stage_1("--resume", "True")
+
+
+@case("ckpt.pth.tar")
+def a_resume_from_a_checkpoint_whose_epoch_is_a_word(scene):
+    path = scene.unfinished() / "ckpt.pth.tar"
+    torch.save(torch.load(path, weights_only=True) | {"epoch": "two"}, path)
+    return scene.stage_1("--resume", "True")
+
+
+@case("ckpt.pth.tar")
+def a_resume_from_a_checkpoint_with_momentum_of_another_shape(scene):
+    path = scene.unfinished() / "ckpt.pth.tar"
+    content = torch.load(path, weights_only=True)
+    content["epoch"] = 1
+    content["optimizers"]["pretraining"]["state"][0]["momentum_buffer"] = torch.zeros(7)
+    torch.save(content, path)
+    return scene.stage_1("--resume", "True")
+
+
+@case("cannot write", "occupied")
+def a_root_below_a_file(scene):
+    (scene.tmp / "occupied").write_text("a file")
+    root = scene.tmp / "occupied" / "root"
+    return [*scene.stage_1(), "--root_log", root, "--root_model", root]
+
+
+@case("cannot write", "occupied")
+def a_root_of_records_below_a_file(scene):
+    (scene.tmp / "occupied").write_text("a file")
+    return [*scene.stage_1(), "--root_log", scene.tmp / "occupied"]
+
+
+@case("cannot write", STAGE_1_NAME)
+def a_file_in_the_place_of_the_run(scene):
+    scene.root.mkdir()
+    scene.run_folder.write_text("a file")
+    return scene.stage_1()
+
+
+@case("cannot write", "occupied")
+def an_evaluation_whose_outputs_have_no_place(scene):
+    scene.copy_pretrained()
+    (scene.tmp / "occupied").write_text("a file")
+    return scene.stage_1("-e", "--root_log", scene.tmp / "occupied" / "log")
+
+
+@case("cannot write", "sealed")
+def a_root_that_is_not_writable(scene):
+    if IS_ROOT:
+        pytest.skip("root may write everywhere")
+    (scene.tmp / "sealed").mkdir(mode=0o555)
+    root = scene.tmp / "sealed" / "root"
+    return [*scene.stage_1(), "--root_log", root, "--root_model", root]

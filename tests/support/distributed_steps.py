@@ -1,0 +1,161 @@
+"""A program for torchrun: steps, centroids and metrics on the digits, with batch-norm frozen.
+
+    torchrun --nproc_per_node=N -m tests.support.distributed_steps OUTPUT MICRO_BATCHES
+
+Process 0 writes what it found to OUTPUT; the others check that they found the same.
+"""
+
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.samplers import ShuffledOrder
+from datasets.sources.digits import load_digits
+from datasets.splits import CIFAR_MEAN, CIFAR_STD, LongTailedData, Split
+from losses import make_layer_margins, make_margins, stage_1_objective, stage_2_objective
+from models import build_model
+from models.layers import LayerFeatures
+from utils.evaluation.evaluator import Evaluator, class_centroids
+from utils.machine import collectives
+from utils.machine.device import Machine
+from utils.machine.processes import World
+from utils.training.phase import Phase
+from utils.training.steps import make_step
+
+STEPS, BATCH, CLASSES, RATE = 20, 32, 10, 0.0001
+WARM_UP_EPOCHS = 20
+CPU = torch.device("cpu")
+NORMALISE = Normalise(CIFAR_MEAN, CIFAR_STD, CPU)
+
+
+def digits() -> LongTailedData:
+    """150 training images, of 38 to 2 a class, and 101 for the test: both odd in all ways."""
+    balanced = load_digits()
+    labels = balanced.train.labels
+    counts = [38, 30, 23, 18, 13, 10, 8, 5, 3, 2]
+    chosen = torch.cat([(labels == c).nonzero()[:n, 0] for c, n in enumerate(counts)]).numpy()
+    test = Split(balanced.test.images[::5][:101], balanced.test.labels[::5][:101])
+    return LongTailedData("digits", balanced.train.subset(chosen), test, None, ["c"] * CLASSES)
+
+
+@cache
+def warm_weights() -> dict[str, torch.Tensor]:
+    """Of a network after a few steps: untrained ones amplify roundings a hundredfold a step."""
+    torch.manual_seed(0)
+    data, model = digits(), build_model("resnet20", CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
+    for _ in range(WARM_UP_EPOCHS):
+        for rows in torch.randperm(len(data.train)).split(50):
+            loss = nn.functional.cross_entropy(
+                model(NORMALISE(data.train.images[rows]))[1], data.train.labels[rows]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.state_dict()
+
+
+def frozen_model() -> nn.Module:
+    """A network in eval mode, so that batch-norm does not depend on the batch."""
+    model = build_model("resnet20", CLASSES)
+    model.load_state_dict(warm_weights())
+    return model.eval()
+
+
+def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.Tensor]:
+    """The weights after 20 steps (the last of each epoch a partial one) and what they reported."""
+    model = frozen_model()
+    generator = torch.Generator().manual_seed(1)
+    order = ShuffledOrder(len(data.train), generator)
+    loader = ResidentLoader(
+        data.train, NORMALISE, BATCH, order, "crop_flip", generator, machine.world
+    )
+    network, margins = model, None
+    if kind == "stage 1":
+        objective = stage_1_objective("CE", data.class_counts, reweighted=True)
+        parameters = list(model.parameters())
+    else:
+        parameters = [p for n, p in model.named_parameters() if not n.startswith("linear.")]
+        model.linear.requires_grad_(False)
+        if kind == "layers":
+            network = LayerFeatures(model, ["layer2", "layer3"])
+            margins, rows = make_layer_margins("learned", 1.0, data.class_counts, 2)
+        else:
+            margins = make_margins("learned", 1.0, data.class_counts)
+            rows = [margins]
+        objective = stage_2_objective(
+            ["ce_lt", "robust_loss"],
+            data.class_counts,
+            epsilons=rows if kind == "layers" else margins,
+            columns=network.columns if kind == "layers" else None,
+        )
+        parameters += rows
+    phase = Phase(
+        name=kind,
+        epochs=range(1, 2),
+        loader=loader,
+        objective=lambda epoch: objective,
+        optimizer=torch.optim.SGD(parameters, RATE, momentum=0.9, weight_decay=1e-4),
+        learning_rate=lambda epoch: RATE,
+        monitor="ncm",
+    )
+    step = make_step(network, phase, objective, machine)
+    reported = []
+    while len(reported) < STEPS:
+        centroids = None
+        if margins is not None:
+            centroids = class_centroids(network, loader.batches(40), CLASSES, machine)
+        for images, targets in loader:
+            reported.append(step(images, targets, centroids))
+    found = {name: value.clone() for name, value in model.state_dict().items()}
+    found["reported"] = torch.stack(reported)
+    if margins is not None:
+        found |= {"margins": margins.detach().clone(), "centroids": centroids}
+    return found
+
+
+def readings(data: LongTailedData, machine: Machine) -> dict:
+    """Features, centroids' reading and metrics of one network."""
+    model = frozen_model()
+    evaluator = Evaluator(data, machine)
+    evaluator.look(model)
+    linear, ncm = evaluator.linear(model), evaluator.ncm()
+    return {
+        "features": evaluator.seen("test")[0],
+        "targets": evaluator.seen("test")[1],
+        "centroids": evaluator._centroids,
+        "metrics": {"linear": linear["test"], "ncm": ncm["test"]},
+    }
+
+
+def differing(found: dict, main: dict) -> list[str]:
+    return [
+        name
+        for name, value in found.items()
+        if not (torch.equal(value, main[name]) if torch.is_tensor(value) else value == main[name])
+    ]
+
+
+def find(world: World, micro_batches: int) -> dict:
+    machine = Machine(CPU, "float32", micro_batches=micro_batches, world=world)
+    data = digits()
+    found = {kind: steps(kind, data, machine) for kind in ("stage 1", "stage 2", "layers")}
+    return found | {"readings": readings(data, machine)}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with collectives.joined() as world:
+        found = find(world, int(sys.argv[2]))
+        if world.is_main:
+            torch.save(found, Path(sys.argv[1]))
+        if world.size > 1:
+            told = [found]
+            dist.broadcast_object_list(told, src=0)
+            wrong = {name: differing(part, told[0][name]) for name, part in found.items()}
+            assert not any(wrong.values()), (world.rank, wrong)

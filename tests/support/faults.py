@@ -1,0 +1,92 @@
+"""Signals and full disks at chosen moments."""
+
+import contextlib
+import errno
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+
+@contextlib.contextmanager
+def interrupted_at_check(number: int, signal_number: int = signal.SIGTERM):
+    """Delivers the signal before the n-th time that training looks for one."""
+    from utils.machine import signals
+
+    original, count = signals.check, 0
+
+    def check() -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal_number)
+        original()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signals, "check", check)
+        yield lambda: count
+
+
+@contextlib.contextmanager
+def disk_full_for(name: str, nth: int = 1):
+    """The n-th time that a file of this name is to be made durable, the disk is full."""
+    original, count = os.fsync, 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal count
+        if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.startswith(f".{name}."):
+            count += 1
+            if count == nth:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        yield lambda: count >= nth
+
+
+class FullDisk:
+    """A file on which half of what is written arrives before the disk is full."""
+
+    def __init__(self, file) -> None:
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, text: str) -> None:
+        self.file.write(text[: len(text) // 2])
+        self.file.flush()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def disk_full_for_appending(name: str, nth: int):
+    """The n-th time that a line is appended to the file of this name, the disk is full."""
+    count = 0
+
+    def opening(path, mode="r", *arguments, **settings):
+        nonlocal count
+        file = open(path, mode, *arguments, **settings)  # noqa: SIM115
+        if mode == "a" and Path(path).name == name:
+            count += 1
+            if count == nth:
+                return FullDisk(file)
+        return file
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.runs.epoch_log.open", opening, raising=False)
+        yield lambda: count >= nth
+
+
+def assert_failed(outcome, *says: str) -> None:
+    assert outcome.status == 1, outcome.err
+    (line,) = outcome.errors
+    assert line.startswith("main.py: error: ")
+    for fragment in says:
+        assert fragment in line
+    assert "Traceback" not in outcome.out + outcome.err

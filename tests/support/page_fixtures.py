@@ -1,0 +1,88 @@
+"""The page that compares made-up runs, and how tests read it."""
+
+import contextlib
+import io
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.support.made_up_runs import write_outputs, write_run
+from utils.report import __main__ as command
+from utils.report import page
+
+
+class Reader(HTMLParser):
+    """Collects a page's text, the rows of its table, and its tags with their attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.rows, self.words = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.rows and self.rows[-1] and self.tags[-1][0] in ("td", "th", "span", "b"):
+            self.rows[-1][-1] += data.strip("\n")
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def call(*argv):
+    """Status, standard output and standard error of the command, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = command.main([str(argument) for argument in argv])
+    return status, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    """The page of some runs, read; its figures are coarse, which is quicker."""
+    monkeypatch.setattr(page, "FIGURE_DPI", 20)
+
+    def write(*folders):
+        output = tmp_path / "out" / "page.html"
+        status, out, err = call(*folders, "--output", output)
+        assert (status, out, err) == (0, f"{output}\n", "")
+        return Reader(output.read_text())
+
+    return write
+
+
+@pytest.fixture
+def compare_numbers(compare, monkeypatch):
+    """As `compare`, without pictures."""
+    monkeypatch.setattr(page, "_figure", lambda figure, pictures: "")
+    return compare
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """The page of two evaluated seeds of both stages and of an unfinished stage 2."""
+    root = tmp_path_factory.mktemp("complete")
+    folders = []
+    for seed in (0, 1):
+        parent = write_run(root / f"stage1_{seed}", seed, base=40.0 + seed, heldout=True)
+        child = write_run(parent / "robust", seed, stage=2, base=50.0 + 3 * seed, heldout=True)
+        for folder in (parent, child):
+            write_outputs(folder)
+        folders += [parent, child]
+    folders.append(
+        write_run(root / "stage1_0" / "other", 5, stage=2, epochs=2, finished=False, margin=0.5)
+    )
+    output = root / "page.html"
+    status, _, err = call(*folders, "--output", output)
+    assert (status, err) == (0, "")
+    return output

@@ -1,0 +1,24 @@
+"""Small images, as arrays and as files, and options by their flags."""
+
+import numpy as np
+from PIL import Image
+
+from utils.options.parse import parse_options
+
+
+def options(*flags):
+    return parse_options([str(flag) for flag in flags])
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def pixels_of(split):
+    """uint8 [N, H, W, 3], as files hold them."""
+    return split.images.permute(0, 2, 3, 1).numpy()
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)

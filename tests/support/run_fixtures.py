@@ -1,0 +1,65 @@
+"""Runs that several test files share, made once."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.support.helpers import (
+    STAGE_1_NAME,
+    make_data,
+    stage_1,
+    stage_2,
+    succeed,
+)
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def finished(tree, tmp_path_factory) -> Path:
+    """A root with a finished stage 1 of two epochs and in it a finished stage 2 of three; for
+    reading."""
+    root = tmp_path_factory.mktemp("finished")
+    succeed(stage_1(tree, root))
+    succeed(stage_2(tree, root))
+    return root
+
+
+@pytest.fixture(scope="session")
+def six_epochs(tree, tmp_path_factory) -> Path:
+    """The folder of an uninterrupted stage 1 of six epochs."""
+    root = tmp_path_factory.mktemp("six")
+    succeed(stage_1(tree, root, "--epochs", 6))
+    return root / STAGE_1_NAME
+
+
+@pytest.fixture
+def no_figures(monkeypatch) -> None:
+    """Drawing takes as long as training here; the shared runs are drawn for real."""
+
+    def savefig(self, file, **_: object) -> None:
+        Image.new("RGB", (1, 1)).save(file, "png")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+
+
+@pytest.fixture
+def pretrained(finished, tmp_path) -> Path:
+    """A root of the test's own with the finished stage 1 alone."""
+    root = tmp_path / "root"
+    ignored = shutil.ignore_patterns("robust_*", "report.png", "events.*")
+    shutil.copytree(finished, root, ignore=ignored)
+    return root
+
+
+@pytest.fixture
+def both(finished, tmp_path) -> Path:
+    """A root of the test's own with both finished stages."""
+    root = tmp_path / "root"
+    shutil.copytree(finished, root)
+    return root

@@ -1,0 +1,44 @@
+"""Starting the program, or a test's module, in several processes."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.support.helpers import REPOSITORY
+
+
+def start(processes: int, words: Sequence[object]) -> subprocess.Popen:
+    """`torchrun` of these words on CPUs, on a port that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    return subprocess.Popen(
+        [sys.executable, "-m", *launch, *map(str, words)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def torchrun(processes: int, words: Sequence[object]) -> tuple[int, str, str]:
+    """As `start`, to its end: status, standard output, standard error."""
+    process = start(processes, words)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """The processes that it has started, by their ids."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if f"\nPPid:\t{process.pid}\n" in status.read_text():
+                found.append(int(status.parent.name))
+    return sorted(found)

@@ -1,0 +1,197 @@
+"""Readings of one feature extractor: formulas, independent fits, and where values are tuned."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
+from torch import nn
+
+from models import NormedLinear
+from utils.evaluation.classifiers import (
+    FITTERS,
+    TAUS,
+    WEIGHT_DECAY,
+    FeatureBank,
+    best_tau,
+    calibration_error,
+    read,
+    write_readings,
+)
+from utils.options.flags import READINGS
+
+COUNTS = [60, 25, 8, 4]
+
+
+def blobs(counts, seed, spread=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    centres = 1.5 * torch.randn(len(counts), 6, generator=torch.Generator().manual_seed(7))
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    noise = torch.randn(len(labels), 6, generator=generator)
+    return centres[labels] + spread * noise + 0.5, labels
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(3)
+    return nn.Linear(6, len(COUNTS))
+
+
+@pytest.fixture
+def bank(head):
+    return FeatureBank(*blobs(COUNTS, 0), head, COUNTS, heldout=blobs([10] * 4, 1))
+
+
+@pytest.fixture
+def test_set():
+    return blobs([25] * 4, 2)
+
+
+def test_the_flag_offers_every_reading():
+    assert tuple(FITTERS) == READINGS
+
+
+def test_ncm_by_euclidean_distance_is_scikit_learns_nearest_centroid(bank, test_set):
+    features, _ = test_set
+    oracle = NearestCentroid().fit(bank.features.numpy(), bank.labels.numpy())
+    preds = FITTERS["ncm_euclidean"](bank)(features).argmax(dim=1)
+    assert (preds.numpy() == oracle.predict(features.numpy())).all()
+
+
+def test_ncm_by_cosine_is_nearest_centroid_of_normalised_means(bank, test_set):
+    features, _ = test_set
+    means = np.stack([bank.features[bank.labels == c].numpy().mean(axis=0) for c in range(4)])
+    normalised = means / np.linalg.norm(means, axis=1, keepdims=True)
+    oracle = NearestCentroid().fit(normalised, np.arange(4))
+    points = features.numpy() / np.linalg.norm(features.numpy(), axis=1, keepdims=True)
+    preds = FITTERS["ncm_cosine"](bank)(features).argmax(dim=1)
+    assert (preds.numpy() == oracle.predict(points)).all()
+
+
+def test_centred_ncm_does_not_change_when_all_features_are_shifted(bank, head, test_set):
+    features, _ = test_set
+    shift = torch.full((6,), 25.0)
+    shifted = FeatureBank(bank.features + shift, bank.labels, head, COUNTS)
+    torch.testing.assert_close(
+        FITTERS["ncm_centred"](bank)(features),
+        FITTERS["ncm_centred"](shifted)(features + shift),
+        atol=1e-4,
+        rtol=0,
+    )
+
+
+def test_crt_is_a_class_balanced_logistic_regression(bank, test_set):
+    features, _ = test_set
+    inputs, labels = bank.features.double().numpy(), bank.labels.numpy()
+    # scikit-learn minimises C · Σ w_i ℓ_i + ½‖W‖²; our weights sum to 1.
+    weights = 1.0 / (np.array(COUNTS)[labels] * len(COUNTS))
+    oracle = LogisticRegression(C=1 / WEIGHT_DECAY, tol=1e-10, max_iter=10_000)
+    oracle.fit(inputs, labels, sample_weight=weights)
+    ours = torch.softmax(FITTERS["crt"](bank)(features), dim=1).numpy()
+    np.testing.assert_allclose(ours, oracle.predict_proba(features.numpy()), atol=2e-3)
+
+
+def test_lws_scales_are_a_minimum_of_the_balanced_cross_entropy(bank):
+    logits = bank.logits(bank.features)
+    scores = FITTERS["lws"](bank)(bank.features)
+    scales = (scores / logits).median(dim=0).values
+    torch.testing.assert_close(scores, scales * logits, atol=1e-4, rtol=1e-4)
+
+    def balanced(candidate):
+        losses = F.cross_entropy(candidate * logits, bank.labels, reduction="none")
+        return torch.stack([losses[bank.labels == c].mean() for c in range(4)]).mean()
+
+    best = balanced(scales)
+    assert best < balanced(torch.ones(4))
+    for c in range(4):
+        for change in (0.9, 1.1):
+            moved = scales.clone()
+            moved[c] *= change
+            assert balanced(moved) > best
+
+
+def test_tau_norm_divides_by_the_norms_and_drops_the_bias(bank, head, test_set):
+    features, _ = test_set
+    expected = [features.numpy() @ (w / np.linalg.norm(w)) for w in head.weight.detach().numpy()]
+    scores = FITTERS["tau_norm"](bank)(features)
+    np.testing.assert_allclose(scores.numpy(), np.stack(expected, axis=1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_tuned_tau_is_the_best_of_the_grid_on_heldout_images(bank, head):
+    features, labels = bank.heldout
+
+    def score(tau):
+        weight = head.weight.detach() / head.weight.detach().norm(dim=1, keepdim=True) ** tau
+        preds = (features @ weight.T).argmax(dim=1)
+        return np.mean([(preds[labels == c] == c).float().mean().item() for c in range(4)])
+
+    scores = [score(tau) for tau in TAUS]
+    assert score(best_tau(bank)) == max(scores)
+    assert max(scores) > min(scores)
+
+
+def test_the_tuned_tau_does_not_depend_on_the_test_set(bank, test_set):
+    features, targets = test_set
+    one = read(["tau_norm_tuned"], bank, features, targets)["tau_norm_tuned"]
+    other = read(["tau_norm_tuned"], bank, features, targets.flip(0))["tau_norm_tuned"]
+    assert one["tau"] == other["tau"] == best_tau(bank)
+    assert one["top1"] != other["top1"]
+
+
+def test_without_heldout_images_nothing_is_tuned(bank, head, test_set):
+    without = FeatureBank(bank.features, bank.labels, head, COUNTS)
+    assert set(read(list(READINGS), without, *test_set)) == set(READINGS) - {"tau_norm_tuned"}
+
+
+def test_logit_adjustment_subtracts_the_log_proportions(bank, head, test_set):
+    features, _ = test_set
+    priors = torch.tensor(COUNTS) / sum(COUNTS)
+    expected = head(features).detach() - priors.log()
+    torch.testing.assert_close(FITTERS["logit_adjustment"](bank)(features), expected)
+
+
+def test_a_cosine_head_is_read_through_normalised_features(test_set):
+    features, _ = test_set
+    torch.manual_seed(0)
+    cosine = NormedLinear(6, 4, scale=30.0)
+    bank = FeatureBank(*blobs(COUNTS, 0), cosine, COUNTS)
+    torch.testing.assert_close(FITTERS["linear"](bank)(features), cosine(features).detach())
+    scores = FITTERS["tau_norm"](bank)(features)
+    torch.testing.assert_close(scores, cosine(features).detach() / 30, atol=1e-5, rtol=1e-4)
+
+
+def test_calibration_error_by_hand():
+    # Confidences 0.9, 0.9, 0.6 in bins (13/15, 14/15] and (8/15, 9/15]; two of three right.
+    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64)
+    targets = torch.tensor([0, 1, 1])
+    expected = (2 * abs(0.5 - 0.9) + 1 * abs(1.0 - 0.6)) / 3
+    assert calibration_error(probabilities.log(), targets) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_confidence_on_a_bound_belongs_to_the_bin_below():
+    # Three bins: 2/3 lies in (1/3, 2/3] with 0.4, not with 0.9.
+    probabilities = torch.tensor([[2 / 3, 1 / 3, 0], [0.4, 0.3, 0.3]], dtype=torch.float64)
+    error = calibration_error((probabilities + 1e-300).log(), torch.tensor([0, 1]), bins=3)
+    assert error == pytest.approx(abs((1 - 2 / 3) + (0 - 0.4)) / 2, abs=1e-9)
+
+
+def test_perfectly_calibrated_scores_have_no_error_and_sure_errors_have_all():
+    sure = torch.tensor([[100.0, 0.0], [0.0, 100.0]])
+    assert calibration_error(sure, torch.tensor([0, 1])) == pytest.approx(0, abs=1e-6)
+    assert calibration_error(sure, torch.tensor([1, 0])) == pytest.approx(1, abs=1e-6)
+
+
+def test_readings_are_written_as_json_and_csv(bank, test_set, tmp_path):
+    records = read(list(READINGS), bank, *test_set)
+    write_readings(tmp_path, records)
+    assert json.loads((tmp_path / "readings.json").read_text()) == records
+    with open(tmp_path / "readings.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["reading"] for row in rows] == list(READINGS)
+    for row in rows:
+        assert float(row["ece"]) == records[row["reading"]]["ece"]
+        assert float(row["worst"]) == min(records[row["reading"]]["per_class"])

@@ -1,0 +1,255 @@
+"""What is read from a network: features, centroids, accuracies."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.splits import CIFAR_MEAN, CIFAR_STD, LongTailedData, Split
+from tests.support.helpers import noise, seeded
+from utils.evaluation.evaluator import Evaluator, class_centroids, extract_features
+from utils.evaluation.metrics import nearest_centroid_accuracy, shot_accuracy
+from utils.machine.device import Machine
+
+CPU = Machine(torch.device("cpu"), "float32")
+
+
+class TinyNetwork(nn.Module):
+    """The networks' interface, small, with batch-norm and something that only trains."""
+
+    def __init__(self, num_classes=5, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv1 = nn.Conv2d(3, 8, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.dropout = nn.Dropout(0.5)
+        self.linear = nn.Linear(8, num_classes)
+
+    def features(self, images):
+        return self.dropout(self.bn1(self.conv1(images))).mean(dim=(2, 3), dtype=torch.float32)
+
+    def classify(self, features):
+        return self.linear(features)
+
+
+def tiny_data():
+    """Five classes of 130 to 3 training images; no test image of class 3."""
+    counts = [130, 50, 20, 19, 3]
+    labels = torch.repeat_interleave(torch.arange(5), torch.tensor(counts))
+    test_labels = torch.tensor([0, 1, 2, 4] * 9)
+    return LongTailedData(
+        name="tiny",
+        train=Split(noise(len(labels), side=8, seed=1), labels),
+        test=Split(noise(36, side=8, seed=2), test_labels),
+        heldout=Split(noise(6, side=8, seed=3), torch.tensor([1, 1, 2, 2, 4, 4])),
+        class_names=list("abcde"),
+    )
+
+
+def reference_features(model, split):
+    """One image at a time, in eval mode."""
+    reference = TinyNetwork()
+    reference.load_state_dict(model.state_dict())
+    reference.eval()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CIFAR_MEAN, CIFAR_STD))
+    with torch.no_grad():
+        rows = [reference.features((i[None].float() / 255 - mean) / std) for i in split.images]
+    return torch.cat(rows).numpy()
+
+
+def trained_a_little(num_classes=5):
+    """A network whose batch-norm statistics are neither those of its data nor the first ones."""
+    model = TinyNetwork(num_classes)
+    with torch.no_grad():
+        model.train()
+        model.features(torch.randn(16, 3, 8, 8, generator=seeded(4)))
+    return model
+
+
+def loader_for(split, batch_size=10):
+    normalise = Normalise(CIFAR_MEAN, CIFAR_STD, torch.device("cpu"))
+    return ResidentLoader(split, normalise, batch_size)
+
+
+def test_features_are_those_of_single_images_in_eval_mode():
+    model, split = trained_a_little(), tiny_data().test
+    features, targets = extract_features(model, loader_for(split), CPU)
+    assert features.dtype == torch.float32 and features.shape == (36, 8)
+    assert_close(features.numpy(), reference_features(model, split), rtol=1e-5, atol=1e-6)
+    assert torch.equal(targets, split.labels)
+
+
+def test_centroids_are_the_class_means_of_the_features():
+    model, split = trained_a_little(), tiny_data().train
+    centroids = class_centroids(model, loader_for(split, 17), 5, CPU)
+    features = reference_features(model, split).astype(np.float64)
+    expected = [features[split.labels == label].mean(axis=0) for label in range(5)]
+    assert centroids.dtype == torch.float32
+    assert_close(centroids.numpy(), np.float32(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_centroids_do_not_lose_precision_far_from_the_origin():
+    """Sums of float32 would: 2,000 features near 10,000 that differ in the third decimal."""
+
+    class Far(nn.Module):
+        def features(self, values):
+            return values
+
+    values = 1e4 + torch.rand(2000, 1, generator=seeded()) / 100
+    batches = zip(values.split(7), torch.zeros(2000, dtype=torch.int64).split(7), strict=True)
+    centroid = class_centroids(Far(), batches, 1, CPU)
+    assert centroid.item() == np.float32(values.double().mean().item())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("what", ["features", "centroids", "evaluator"])
+def test_reading_leaves_mode_statistics_and_gradients_as_found(training, what):
+    model, data = trained_a_little(), tiny_data()
+    model.train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    if what == "features":
+        result = extract_features(model, loader_for(data.test), CPU)[0]
+    elif what == "centroids":
+        result = class_centroids(model, loader_for(data.train), 5, CPU)
+    else:
+        evaluator = Evaluator(data, CPU)
+        evaluator.look(model)
+        evaluator.linear(model), evaluator.ncm()
+        result = evaluator.seen("test")[0]
+    assert not result.requires_grad
+    assert all(module.training == training for module in model.modules())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def in_percent(values):
+    return [None if np.isnan(v) else pytest.approx(100 * v, abs=1e-4) for v in values]
+
+
+@pytest.mark.parametrize("split", ["test", "heldout"])
+def test_linear_readings_equal_the_public_metrics(split):
+    model, data = trained_a_little(), tiny_data()
+    evaluator = Evaluator(data, CPU)
+    assert not evaluator.has_looked
+    evaluator.look(model)
+    assert evaluator.has_looked
+    images = data.evaluation_splits[split]
+    logits = model.classify(torch.from_numpy(reference_features(model, images)))
+    many, medium, few, per_class = shot_accuracy(
+        logits.argmax(dim=1), images.labels, data.train.labels
+    )
+    record = evaluator.linear(model)[split]
+    assert [record[g] for g in ("many", "medium", "few")] == in_percent([many, medium, few])
+    assert record["per_class"] == in_percent(per_class)
+    top1 = (logits.argmax(dim=1) == images.labels).double().mean().item()
+    assert record["top1"] == pytest.approx(100 * top1, abs=1e-4)
+    assert record["top5"] == 100  # of five classes
+    assert record["loss"] == pytest.approx(
+        nn.functional.cross_entropy(logits, images.labels).item(), rel=1e-5
+    )
+    if split == "heldout":
+        assert record["many"] is None  # the only such class keeps all its images
+
+
+@pytest.mark.parametrize("split", ["test", "heldout"])
+def test_ncm_readings_equal_the_public_metrics(split):
+    model, data = trained_a_little(), tiny_data()
+    evaluator = Evaluator(data, CPU)
+    evaluator.look(model)
+    images = data.evaluation_splits[split]
+    many, medium, few, per_class, mean = nearest_centroid_accuracy(
+        reference_features(model, data.train),
+        data.train.labels,
+        reference_features(model, images),
+        images.labels,
+    )
+    record = evaluator.ncm()[split]
+    assert [record[g] for g in ("many", "medium", "few")] == in_percent([many, medium, few])
+    assert record["per_class"] == in_percent(per_class)
+    assert record["top1"] == pytest.approx(100 * mean, abs=1e-4)
+
+
+def test_ncm_is_a_mean_over_classes_and_linear_one_over_images():
+    """One image of class 0 is wrong, the 27 of the others right (class 3 has none)."""
+
+    class Perfect(nn.Module):
+        """The image's first value is its feature's angle."""
+
+        def features(self, images):
+            value = (images[:, 0, 0, 0] * CIFAR_STD[0] + CIFAR_MEAN[0]) * 255
+            angle = value.round() * (2 * torch.pi / 5)
+            return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+        def classify(self, features):
+            angles = torch.arange(5) * (2 * torch.pi / 5)
+            return features @ torch.stack([angles.cos(), angles.sin()])
+
+    def split(labels, shown):
+        shown = torch.tensor(shown, dtype=torch.uint8)
+        images = shown.view(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
+        return Split(images, torch.tensor(labels))
+
+    labels = [0, 0] + [1] * 20 + [2] * 5 + [4]
+    data = LongTailedData(
+        name="perfect",
+        train=split([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]),
+        test=split(labels, [1, *labels[1:]]),
+        heldout=None,
+        class_names=list("abcde"),
+    )
+    evaluator = Evaluator(data, CPU)
+    evaluator.look(Perfect())
+    linear, ncm = evaluator.linear(Perfect()), evaluator.ncm()
+    assert list(linear) == list(ncm) == ["test"]
+    per_class = [50, 100, 100, None, 100]
+    assert linear["test"]["per_class"] == ncm["test"]["per_class"] == per_class
+    assert linear["test"]["top1"] == pytest.approx(100 * 27 / 28, abs=1e-4)
+    assert ncm["test"]["top1"] == pytest.approx(350 / 4)
+    assert linear["test"]["few"] == ncm["test"]["few"] == pytest.approx(350 / 4)
+    assert linear["test"]["many"] is linear["test"]["medium"] is None
+
+
+def test_a_classifier_is_read_again_without_another_pass(monkeypatch):
+    """Its features are frozen: what was seen stays, only the classifier has changed."""
+    model, data = trained_a_little(), tiny_data()
+    evaluator = Evaluator(data, CPU)
+    evaluator.look(model)
+    evaluator.ncm()
+
+    def forbidden(*_):
+        raise AssertionError("another pass")
+
+    for name in ("extract_features", "class_centroids"):
+        monkeypatch.setattr(f"utils.evaluation.evaluator.{name}", forbidden)
+    before = evaluator.linear(model)["test"]["loss"]
+    with torch.no_grad():
+        model.linear.weight.mul_(2)
+    assert evaluator.linear(model)["test"]["loss"] != before
+    evaluator.ncm()
+    evaluator.forget()
+    assert not evaluator.has_looked
+
+
+def test_a_new_look_reads_new_centroids():
+    model, data = trained_a_little(), tiny_data()
+    evaluator = Evaluator(data, CPU)
+    for seed in (0, 1):
+        model.load_state_dict(TinyNetwork(seed=seed).state_dict())
+        evaluator.look(model)
+        fresh = Evaluator(data, CPU)
+        fresh.look(model)
+        assert evaluator.ncm() == fresh.ncm()
+        assert evaluator.linear(model) == fresh.linear(model)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(32, 500), (64, 125), (2000, 1)])
+def test_passes_take_as_many_images_as_have_the_pixels_of_500_of_cifars(side, expected):
+    split = Split(
+        torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
+    )
+    data = replace(tiny_data(), train=split, test=split)
+    assert Evaluator(data, CPU).batch_size == expected

@@ -1,0 +1,231 @@
+"""Several processes over gloo, and micro-batches: the same steps, centroids, metrics and files."""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from datasets.loading.augmentation import AUGMENTATIONS
+from datasets.loading.resident import Normalise, ResidentLoader
+from tests.support import distributed_steps
+from tests.support.helpers import (
+    STAGE_1_NAME,
+    call,
+    load,
+    read_csv,
+    read_summary,
+    snapshot,
+    stage_1,
+    stage_2,
+    stage_2_folder,
+    succeed,
+)
+from tests.support.torchrun import children, start, torchrun
+from utils.errors import UserError
+from utils.machine.device import Machine, choose_machine
+from utils.machine.processes import ALONE, World, world_of_environment
+from utils.training.steps import running_statistics_kept
+
+KINDS = ("stage 1", "stage 2", "layers")
+
+
+@pytest.fixture(scope="module")
+def of_one_process() -> dict:
+    return distributed_steps.find(ALONE, micro_batches=1)
+
+
+@pytest.fixture(scope="module", params=[(2, 1), (3, 2), (1, 3)], ids=lambda p: f"{p[0]}x{p[1]}")
+def of_others(request, tmp_path_factory) -> dict:
+    """Of two processes, three with two micro-batches each, and one with three."""
+    processes, micro_batches = request.param
+    if processes == 1:
+        return distributed_steps.find(ALONE, micro_batches)
+    path = tmp_path_factory.mktemp("steps") / "found.pt"
+    words = ["-m", "tests.support.distributed_steps", path, micro_batches]
+    status, _, err = torchrun(processes, words)
+    assert status == 0, err
+    return load(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_twenty_steps_lead_to_the_weights_of_one_process(of_one_process, of_others, kind):
+    expected, found = of_one_process[kind], of_others[kind]
+    begun = distributed_steps.warm_weights()
+    moved = max((expected[name] - begun[name]).abs().max().item() for name in begun)
+    assert moved > 1e-3
+    assert found.keys() == expected.keys() and len(found["reported"]) == 20
+    for name in [*begun, *({"margins"} & expected.keys())]:
+        assert_close(found[name], expected[name], rtol=0, atol=1e-4, msg=name)
+    # Losses of the whole batch, not of a part of it.
+    assert_close(found["reported"][:, :-1], expected["reported"][:, :-1], rtol=0.01, atol=0)
+    if "margins" in expected:
+        assert (expected["margins"] < 1 - 1e-4).any()
+        assert_close(found["centroids"], expected["centroids"], rtol=0.01, atol=0.01)
+
+
+def test_centroids_and_metrics_of_a_network_are_those_of_one_process(of_one_process, of_others):
+    expected, found = of_one_process["readings"], of_others["readings"]
+    assert len(found["features"]) == 101  # each test image once, with any number of processes
+    assert torch.equal(found["targets"], expected["targets"])
+    for name in ("features", "centroids"):
+        assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+    assert found["metrics"]["ncm"] == expected["metrics"]["ncm"]
+    linear, expected_linear = found["metrics"]["linear"], expected["metrics"]["linear"]
+    assert linear.pop("loss") == pytest.approx(expected_linear["loss"], rel=1e-6)
+    assert linear.items() <= expected_linear.items()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_by_micro_batches_is_that_of_the_batch(kind, monkeypatch):
+    monkeypatch.setattr(distributed_steps, "STEPS", 1)
+    monkeypatch.setattr(distributed_steps, "BATCH", 150)
+    data, cpu = distributed_steps.digits(), torch.device("cpu")
+    whole = distributed_steps.steps(kind, data, Machine(cpu, "float32"))
+    parts = distributed_steps.steps(kind, data, Machine(cpu, "float32", micro_batches=4))
+    begun = distributed_steps.warm_weights()
+    trained = [name for name in begun if not torch.equal(whole[name], begun[name])]
+    assert len(trained) > 50
+    largest = max((whole[name] - begun[name]).abs().max() for name in trained)
+    for name in trained:
+        assert_close(parts[name], whole[name], rtol=0, atol=1e-4 * largest.item() + 1e-7)
+
+
+def test_the_first_pass_leaves_running_statistics_alone():
+    model = distributed_steps.frozen_model().train()
+    images = distributed_steps.NORMALISE(distributed_steps.digits().train.images[:20])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad(), running_statistics_kept(model):
+        first = model(images)[0]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    second = model(images)[0]
+    assert_close(first, second)
+    assert model.bn1.num_batches_tracked == before["bn1.num_batches_tracked"] + 1
+    assert not torch.equal(model.bn1.running_mean, before["bn1.running_mean"])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 20])
+def test_shares_cover_a_batch_once_or_are_all_of_a_small_one(size, count):
+    world = World(size=size)
+    shares = [range(count)[world.share(count, rank)] for rank in range(size)]
+    if count < size:
+        assert shares == [range(count)] * size
+    else:
+        assert [i for share in shares for i in share] == list(range(count))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_the_processes_images_are_those_of_one(augment):
+    train = distributed_steps.digits().train
+    normalise: Normalise = distributed_steps.NORMALISE
+
+    def epoch(world):
+        generator = torch.Generator().manual_seed(3)
+        loader = ResidentLoader(train, normalise, 40, None, augment, generator, world)
+        return list(loader), generator.get_state()
+
+    whole, state = epoch(ALONE)
+    others = [epoch(World(rank, 3)) for rank in range(3)]
+    assert all(torch.equal(state, other) for _, other in others)
+    for i, (images, targets) in enumerate(whole):
+        parts = [batches[i] for batches, _ in others]
+        assert torch.equal(torch.cat([part for part, _ in parts]), images)
+        assert all(torch.equal(part_targets, targets) for _, part_targets in parts)
+
+
+def test_only_all_of_torchruns_variables_make_a_world(monkeypatch):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert world_of_environment() == ALONE
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    assert world_of_environment() == World(1, 3, 1)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert world_of_environment() == ALONE
+
+
+def test_a_graph_is_refused_where_the_step_is_split(monkeypatch):
+    monkeypatch.setattr("utils.machine.device._choose_device", lambda gpu: torch.device("cuda", 0))
+    with pytest.raises(UserError, match=r"--accumulate 1"):
+        choose_machine(None, "float32", "graph", micro_batches=2)
+
+
+def test_sync_bn_is_refused_without_a_gpu(tree, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    outcome = call(stage_1(tree, tmp_path, "--sync_bn"))
+    assert outcome.status == 2 and "--sync_bn" in outcome.errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):
+    """Stage 1 stopped by a signal to torchrun, continued in two processes; stage 2 begun by two."""
+    flags = ("--epochs", 30, "--checkpoint_every", 1)
+    process = start(2, ["main.py", *stage_1(tree, tmp_path, *flags)])
+    log = tmp_path / STAGE_1_NAME / "log.csv"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) > 2):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert err.count("main.py: interrupted") == 1 and "main.py: error" not in err
+    assert not (tmp_path / STAGE_1_NAME / "summary.json").exists()
+    done = len(read_csv(tmp_path / STAGE_1_NAME))
+
+    # A run of one process goes on where two have stopped.
+    epochs = done + 1
+    arguments = tmp_path / STAGE_1_NAME / "args.json"
+    arguments.write_text(arguments.read_text().replace('"epochs": 30', f'"epochs": {epochs}'))
+    succeed(stage_1(tree, tmp_path, *flags, "--epochs", epochs, "--resume", "True"))
+    assert [int(row["epoch"]) for row in read_csv(log.parent)] == list(range(1, epochs + 1))
+
+    command = stage_2(tree, tmp_path, "--feat_layers", "layer2,layer3", "--accumulate", 2)
+    status, out, err = torchrun(2, ["main.py", *command])
+    assert status == 0, err
+    assert out.count("summary: ") == 1 and len(re.findall("features 1/3", out)) == 1
+    folder = stage_2_folder(tmp_path)
+    assert "accumulate=2" in folder.name and "feat_layers=layer2,layer3" in folder.name
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 2  # of one process, as ever
+    rows = read_csv(folder)
+    assert len(rows) == 3
+    for column in ("train_robust_loss@layer2", "margin_min@layer3", "train_ce_lt"):
+        assert float(rows[0][column]) > 0
+    assert load(folder / "ckpt.pth.tar")["epsilons"].shape == (2, 10)
+
+    # Metrics of a checkpoint do not depend on the number of processes.
+    status, out, err = torchrun(2, ["main.py", *command, "--evaluation", "True"])
+    assert status == 0, err
+    alone = succeed([*command, "--evaluation", "True"])
+    assert out.strip() == alone.out.strip()
+    assert str(read_summary(folder)["test"]["selected"]["linear"]["top1"])[:5] in out
+
+
+def test_a_finished_run_and_bad_input_are_said_once(both, tree):
+    before = snapshot(both)
+    status, out, err = torchrun(2, ["main.py", *stage_1(tree, both, "--resume", "True")])
+    assert status == 0 and out.count("holds this run") == 1
+    status, out, err = torchrun(2, ["main.py", *stage_1(tree, both)])
+    assert status != 0 and err.count("main.py: error: ") == 1 and "already holds a run" in err
+    assert snapshot(both) == before
+
+
+def test_a_killed_process_ends_the_others(tree, tmp_path):
+    process = start(2, ["main.py", *stage_1(tree, tmp_path, "--epochs", 200)])
+    log = tmp_path / STAGE_1_NAME / "log.csv"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) > 1):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    workers = children(process)
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0 and err.count("Traceback") <= 1  # torchrun's own
+    assert load(tmp_path / STAGE_1_NAME / "ckpt.pth.tar")["epoch"] >= 1

@@ -1,0 +1,168 @@
+"""Devices, precisions, steps and seeds."""
+
+import numpy as np
+import pytest
+import torch
+
+from utils.errors import UserError
+from utils.machine.cores import usable_cores
+from utils.machine.device import Machine, choose_machine, seed_everything
+
+CPU = Machine(torch.device("cpu"), "float32")
+
+
+@pytest.fixture
+def cuda_devices(monkeypatch):
+    """`cuda_devices(names, capability)` makes torch say that it has these devices."""
+
+    def pretend(names, capability=(9, 0)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(names))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: names[i])
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        chosen = []
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+        return chosen
+
+    return pretend
+
+
+def test_without_cuda_the_cpu_is_used(cuda_devices, capsys):
+    cuda_devices([])
+    assert choose_machine(None, "float32") == CPU
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("gpu", [0, 1, 7])
+def test_without_cuda_gpu_warns_and_uses_the_cpu(gpu, cuda_devices, capsys):
+    cuda_devices([])
+    assert choose_machine(gpu, "float32").device == torch.device("cpu")
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"main.py: warning: --gpu {gpu}: ") and "CPU" in warning
+    assert warning.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("gpu", "names", "index"),
+    [
+        (None, ["A"], 0),
+        (0, ["A"], 0),
+        (None, ["A", "B"], 0),
+        (0, ["A", "B"], 0),
+        (1, ["A", "B"], 1),
+    ],
+)
+def test_gpu_n_is_cuda_n_and_the_first_by_default(gpu, names, index, cuda_devices, capsys):
+    chosen = cuda_devices(names)
+    machine = choose_machine(gpu, "float32")
+    assert machine.device == torch.device("cuda", index)
+    assert chosen == [machine.device]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("gpu", [1, 5])
+def test_with_one_device_a_larger_number_warns_and_uses_it(gpu, cuda_devices, capsys):
+    cuda_devices(["A"])
+    assert choose_machine(gpu, "float32").device == torch.device("cuda", 0)
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"main.py: warning: --gpu {gpu}: ") and warning.count("\n") == 1
+
+
+def test_with_several_devices_a_larger_number_is_an_error_that_lists_them(cuda_devices):
+    chosen = cuda_devices(["Alpha", "Beta"])
+    with pytest.raises(UserError, match=r"--gpu 2: .*0 \(Alpha\), 1 \(Beta\)"):
+        choose_machine(2, "float32")
+    assert chosen == []
+
+
+def test_bf16_is_refused_where_the_processor_has_none(cuda_devices, monkeypatch):
+    cuda_devices([])
+    for name, has in (("_is_avx512_bf16_supported", False), ("_is_amx_tile_supported", False)):
+        monkeypatch.setattr(torch.cpu, name, lambda has=has: has)
+    with pytest.raises(UserError, match="--precision bf16: cpu has no native bfloat16"):
+        choose_machine(None, "bf16")
+    assert choose_machine(None, "float32").precision == "float32"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert choose_machine(None, "bf16").precision == "bf16"
+
+
+def test_bf16_is_refused_on_a_gpu_before_ampere(cuda_devices):
+    cuda_devices(["old"], capability=(7, 5))
+    with pytest.raises(UserError, match="--precision bf16: cuda:0 has no native bfloat16"):
+        choose_machine(0, "bf16")
+    cuda_devices(["new"], capability=(8, 0))
+    assert choose_machine(0, "bf16").precision == "bf16"
+
+
+def test_a_machine_says_what_it_is():
+    description = CPU.description()
+    assert description["device"] == "cpu" and "cores" in description["processor"]
+    assert description["torch"] == torch.__version__ and description["numpy"] == np.__version__
+    assert description["threads"] == torch.get_num_threads()
+
+
+def test_a_seed_decides_every_generator(python_random):
+    import random
+
+    def draws(seed):
+        generator = seed_everything(seed)
+        drawn = torch.rand(1, generator=generator).item(), torch.rand(1).item()
+        return *drawn, np.random.random(), random.random()
+
+    assert draws(3) == draws(3)
+    assert all(a != b for a, b in zip(draws(3), draws(4), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_tf32_is_on_for_tf32_alone(precision, cuda_devices, monkeypatch):
+    cuda_devices(["A"])
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", precision != "tf32")
+    assert choose_machine(0, precision).precision == precision
+    assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+
+
+def test_tf32_is_refused_where_there_is_none(cuda_devices):
+    cuda_devices([])
+    with pytest.raises(UserError, match="--precision tf32: cpu has no TF32"):
+        choose_machine(None, "tf32")
+    cuda_devices(["old"], capability=(7, 5))
+    with pytest.raises(UserError, match="--precision tf32: cuda:0 has no TF32"):
+        choose_machine(None, "tf32")
+
+
+def test_auto_is_the_graph_on_cuda_and_eager_on_a_cpu(cuda_devices):
+    cuda_devices(["A"])
+    steps = ("auto", "graph", "eager", "compile")
+    assert [choose_machine(0, "float32", s).step for s in steps] == ["graph", *steps[1:]]
+    cuda_devices([])
+    assert [choose_machine(None, "float32", s).step for s in ("auto", "compile")] == [
+        "eager",
+        "compile",
+    ]
+    with pytest.raises(UserError, match="--step graph: cpu has no CUDA graphs"):
+        choose_machine(None, "float32", "graph")
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("100000 100000", 1), ("150000 100000", 2), ("max 100000", 8), (None, 8)]
+)
+def test_a_containers_quota_limits_the_cores(limit, cores, monkeypatch):
+    def read_text(path):
+        assert str(path) == "/sys/fs/cgroup/cpu.max"
+        if limit is None:
+            raise FileNotFoundError
+        return limit + "\n"
+
+    monkeypatch.setattr("utils.machine.cores.Path.read_text", read_text)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert usable_cores() == cores
+
+
+def test_a_cpu_takes_no_more_threads_than_cores(cuda_devices, monkeypatch):
+    cuda_devices([])
+    taken = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    choose_machine(None, "float32")
+    assert taken == [usable_cores()]

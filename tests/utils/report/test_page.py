@@ -1,0 +1,308 @@
+"""The page that compares runs, from made-up files: `python -m utils.report RUN ...`."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.made_up_runs import COUNTS, write_outputs, write_run
+from tests.support.page_fixtures import Reader, call
+from utils.evaluation.calibration import expected_calibration_error, reliability_bins
+from utils.report import figures
+from utils.report.run_groups import class_counts
+from utils.runs.records import MissingRecord, read_run
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+HEADLESS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--hide-scrollbars",
+)
+
+
+def test_the_complete_page_has_every_figure_in_itself_and_beside_it(complete):
+    shown = Reader(complete.read_text())
+    pictures = complete.with_name("page_figures")
+    curves = {"linear", "ncm", "test_loss", "train_loss_1", "train_loss_2", "train_loss_3"}
+    of_group = {
+        "A": {"accuracy_by_size", "reliability", "confusion"},
+        "B": {
+            *("accuracy_by_size", "reliability", "confusion", "margins_over_time"),
+            *("margins_by_size", "features_before_stage_2", "features_after_stage_2"),
+        },
+        "C": {"accuracy_by_size", "margins_over_time", "margins_by_size"},
+    }
+    expected = curves | {f"{group}_{name}" for group, names in of_group.items() for name in names}
+    assert {path.stem for path in pictures.iterdir()} == expected
+    assert {attributes["id"] for attributes in shown.all("figure")} == expected
+    ids = [attributes["id"] for attributes in shown.all("figure")]
+    for name, image in zip(ids, shown.all("img"), strict=True):
+        kind, data = image["src"].split(",")
+        assert kind == "data:image/png;base64"
+        content = base64.b64decode(data)
+        assert content == (pictures / f"{name}.png").read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            assert picture.size == (int(image["width"]), int(image["height"]))
+            pixels = np.asarray(picture.convert("RGB"))
+        assert 0.005 < (pixels != 255).any(axis=2).mean() < 0.95, name
+        assert len(image["alt"]) > 20
+
+
+def test_the_page_is_whole_in_itself(complete):
+    text = complete.read_text()
+    shown = Reader(text)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in shown.tags}
+    for _, attributes in shown.tags:
+        for name in ("src", "href", "srcset", "action"):
+            assert re.match(r"data:image/png;base64,|#[a-z]+$|$", attributes.get(name) or "")
+    assert "url(" not in text and "@import" not in text
+    targets = {a["href"][1:] for a in shown.all("a")}
+    assert targets <= {attributes.get("id") for _, attributes in shown.tags}
+    assert "Comparison of 5 long-tail runs" in re.search(r"<title>(.*)</title>", text)[1]
+    assert len(shown.all("h1")) == 1 and len(shown.all("h2")) == 8
+    assert len(shown.all("caption")) == 1
+
+
+def test_what_is_missing_is_explained_with_what_to_run(tmp_path, compare):
+    parent = write_run(tmp_path / "stage1")
+    child = write_run(parent / "robust", stage=2)
+    evaluate = "there is no outputs_test.npz; run its command (listed under Runs) with --eval"
+    write_outputs(child)
+    shown = compare(parent, child)
+    assert shown.text.count(f"Left out for A (stage 1): {evaluate}") == 2
+    assert "Left out for A (stage 1): there is no predictions.npz; continue it" in shown.text
+    assert "Left out for A (stage 1): stage 1 has no margins; train a stage 2" in shown.text
+    assert "python main.py --seed 0" in shown.text
+    assert "the features before stage 2, because of its stage 1 there is no" in shown.text
+    assert "B_features_after_stage_2" in {figure["id"] for figure in shown.all("figure")}
+
+
+def test_evaluation_without_confidences_or_with_damaged_files_is_explained(tmp_path, compare):
+    folder = write_run(tmp_path / "run")
+    write_outputs(folder, with_confs=False)
+    (folder / "predictions.npz").write_bytes(b"PK\x03\x04 cut off")
+    (folder / "outputs_train.npz").write_bytes(b"")
+    shown = compare(folder)
+    assert "outputs_test.npz has no array confs; run its command" in shown.text
+    # Evaluation has left the same predictions; without training features there are no centroids.
+    names = {figure["id"] for figure in shown.all("figure")}
+    assert {"A_confusion", "A_features_of_stage_1"} <= names
+    assert "Without centroids" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"labels": np.array([0, 1, None], dtype=object)}, "cannot be read"),
+        ({"labels": np.zeros((2, 2), int)}, "wrong shape"),
+        ({"labels": np.array([0.5, 1])}, "wrong type"),
+        ({"labels": np.array([-1, 1])}, "out of range"),
+        ({"labels": np.array([], int)}, "wrong shape"),
+        ({"preds": np.array([1])}, "has no array labels"),
+    ],
+)
+def test_arrays_that_cannot_be_what_they_should_are_refused(tmp_path, arrays, message):
+    folder = write_run(tmp_path / "run")
+    np.savez(folder / "predictions.npz", **arrays)
+    with pytest.raises(MissingRecord, match=message):
+        read_run(folder).arrays("predictions.npz", ["labels"])
+
+
+def test_class_sizes_of_an_unfinished_run_are_those_of_a_run_on_the_same_images(tmp_path):
+    unfinished = read_run(write_run(tmp_path / "a", 1, epochs=1, finished=False))
+    same = read_run(write_run(tmp_path / "b", 1))
+    other = read_run(write_run(tmp_path / "c", 1, imb_factor=0.5))
+    assert class_counts(unfinished, [other, same]).tolist() == COUNTS
+    with pytest.raises(MissingRecord, match="class sizes"):
+        class_counts(unfinished, [other])
+    write_outputs(unfinished.folder)
+    assert class_counts(unfinished, [other]).tolist() == COUNTS
+
+
+def test_margins_are_those_of_the_epoch_that_is_shown(tmp_path):
+    finished = read_run(write_run(tmp_path / "a" / "robust", stage=2))
+    assert finished.margin_record["epoch"] == 3
+    unfinished = read_run(write_run(tmp_path / "b" / "robust", stage=2, epochs=2, finished=False))
+    assert unfinished.margin_record["epoch"] == 2
+    assert read_run(write_run(tmp_path / "c")).margin_record is None
+
+
+def test_a_run_of_another_stage_2_is_no_parent(tmp_path):
+    outer = write_run(tmp_path / "outer", stage=2)
+    assert read_run(write_run(outer / "inner", stage=2)).parent is None
+
+
+def test_calibration_by_hand():
+    confs = np.array([1 / 15, 0.1, 0.5, 0.52, 1.0])
+    correct = np.array([True, False, True, False, True])
+    shares, confidence, accuracy = reliability_bins(confs, correct)
+    # A bin's upper edge belongs to it: 1/15 is in the first, 1 in the last.
+    filled = np.flatnonzero(shares)
+    assert filled.tolist() == [0, 1, 7, 14]
+    np.testing.assert_allclose(shares[filled], [0.2, 0.2, 0.4, 0.2])
+    np.testing.assert_allclose(confidence[filled], [1 / 15, 0.1, 0.51, 1])
+    np.testing.assert_allclose(accuracy[filled], [1, 0, 0.5, 1])
+    expected = (14 / 15 + 0.1 + 2 * 0.01 + 0) / 5
+    assert expected_calibration_error(confs, correct) == pytest.approx(expected)
+
+
+def test_the_map_shows_centroids_with_circles_of_their_margins():
+    generator = np.random.default_rng(0)
+    clouds = [
+        figures.ClassCloud(f"class {k}", generator.normal(0, 1, (9, 5)), np.full(5, k), margin)
+        for k, margin in enumerate((0.5, 2.0, -0.1, None))
+    ]
+    canvas, axes = plt.subplots(layout="constrained")
+    figures.feature_map(axes, clouds, "Map")
+    canvas.canvas.draw()
+    assert [circle.radius for circle in axes.patches] == [0.5, 2.0]
+    assert axes.get_aspect() == 1
+    for circle in axes.patches:
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        x, y = circle.center
+        assert left < x - circle.radius and x + circle.radius < right
+        assert bottom < y - circle.radius and y + circle.radius < top
+    plt.close(canvas)
+
+
+def test_the_legend_has_one_entry_for_all_runs_of_the_same_settings():
+    curves = [
+        figures.Curve("A: stage 1", 0, [1, 2], [3, 4]),
+        figures.Curve(None, 0, [1, 2], [4, 5]),
+        figures.Curve("B: stage 2", 1, [1], [4], is_finished=False),
+    ]
+    canvas, axes = plt.subplots(layout="constrained")
+    figures.compare(axes, curves, "Losses", "loss")
+    (legend,) = canvas.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["A: stage 1", "B: stage 2"]
+    lines = axes.get_lines()
+    assert len(lines) == 4 and lines[3].get_marker() == "x"
+    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
+    assert lines[0].get_linestyle() != lines[2].get_linestyle()
+    plt.close(canvas)
+
+
+def test_text_from_files_is_escaped(tmp_path, compare):
+    attack = '<script>alert("1")</script> & $x_$'
+    folders = [
+        write_run(tmp_path / "a<b>", 0, arch=attack),
+        write_run(tmp_path / "b", 1, machine={"command": ["main.py", attack]}),
+    ]
+    arguments = json.loads((folders[0] / "args.json").read_text())
+    (folders[0] / "args.json").write_text(json.dumps(arguments | {"seed": '"><i id=x>'}))
+    shown = compare(*folders)
+    tags = {tag for tag, _ in shown.tags}
+    assert not {"script", "i"} & tags
+    assert f"A: stage 1, arch {attack}" in shown.text
+    assert str(folders[0]) in shown.text
+
+
+def check_error(argv, message):
+    status, out, err = call(*argv)
+    assert (status, out) == (2, "")
+    assert err.startswith("report: error: ") and err.count("\n") == 1
+    assert message in err
+
+
+def test_a_folder_that_holds_no_run_is_an_error(tmp_path):
+    good = write_run(tmp_path / "good")
+    output = tmp_path / "out.html"
+    (tmp_path / "empty").mkdir()
+    end = ("--output", output)
+    check_error([good, tmp_path / "none", *end], f"{tmp_path / 'none'}: no such folder")
+    check_error([good, tmp_path / "empty", *end], "not the folder of a run (no args.json")
+    check_error([good, good / "args.json", *end], "no such folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "good"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("args.json", "{"),
+        ("args.json", "[]"),
+        ("summary.json", "\x00"),
+        ("summary.json", "{}"),
+        ("summary.json", '{"test": 3, "heldout": null}'),
+        ("log.jsonl", "7\n"),
+        ("log.jsonl", '{"epoch": 1}\n'),
+    ],
+)
+def test_records_of_another_kind_are_an_error(tmp_path, name, content):
+    folder = write_run(tmp_path / "run")
+    (folder / name).write_text(content)
+    check_error([folder, "--output", tmp_path / "out.html"], str(folder / name))
+
+
+def test_a_last_line_that_was_cut_off_is_ignored(tmp_path, compare_numbers):
+    folder = write_run(tmp_path / "run", epochs=2, finished=False)
+    with open(folder / "log.jsonl", "a") as file:
+        file.write('{"epoch": 3, "pha')
+    assert compare_numbers(folder).rows[2][0] == "last epoch so far (2)"
+
+
+def test_an_output_that_cannot_be_written_is_an_error(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "taken_figures").write_text("")
+    check_error([folder, "--output", tmp_path / "file" / "out.html"], "cannot write")
+    check_error([folder, "--output", tmp_path / "folder.html"], "it is a folder")
+    check_error([folder, "--output", tmp_path / "taken.html"], "cannot write")
+    check_error([folder, "--output", folder / "log.jsonl"], "has to end in .html")
+    assert not list(tmp_path.glob("**/*.png"))
+
+
+def test_wrong_options_are_an_error(tmp_path):
+    check_error([], "RUN")
+    check_error([tmp_path, "--out", "x.html"], "--out")
+
+
+def test_the_command_ends_with_two_and_one_line_on_standard_error(tmp_path):
+    """As a user calls it, in a process of its own."""
+    command = [sys.executable, "-m", "utils.report", tmp_path / "none"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=120
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"report: error: {tmp_path / 'none'}: no such folder\n"
+
+
+def browse(tmp_path, complete, *flags):
+    profile = tmp_path / "profile"
+    command = [CHROMIUM, *HEADLESS, f"--user-data-dir={profile}", *flags, complete.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_chromium_builds_the_page(tmp_path, complete):
+    shown = Reader(browse(tmp_path, complete, "--dump-dom"))
+    assert ["A: stage 1 — 2 runs, seeds 0, 1"] in shown.rows
+    assert ["B: stage 2, margin 1.0 — 2 runs, seeds 0, 1"] in shown.rows
+    assert len(shown.all("img")) == 19
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_chromium_shows_the_page_at_both_widths(tmp_path, complete, width):
+    path = tmp_path / "page.png"
+    browse(tmp_path, complete, f"--window-size={width},4000", f"--screenshot={path}")
+    with Image.open(path) as image:
+        assert image.size == (width, 4000)
+        pixels = np.asarray(image.convert("RGB"))
+    assert 0.02 < (pixels != 255).any(axis=2).mean() < 0.9
+    # Nothing is wider than the window: the margins of the page stay white.
+    assert (pixels[:, -8:] == 255).all() and (pixels[:, :8] == 255).all()
+    # The curves have their colours, so the figures are there.
+    blue = np.abs(pixels.astype(int) - (0, 114, 178)).sum(axis=2) < 60
+    assert blue.sum() > 50

@@ -1,0 +1,145 @@
+"""The figures of one run: report.png."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.made_up_records import COUNTS, EMPTY_GROUP_COUNTS, record, write_log
+from utils.report.run_figure import write_report
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The titles of the panels that `write_report` drew, and their axes."""
+    panels = {}
+    close = plt.close
+
+    def keep(figure):
+        panels.clear()
+        panels.update({a.get_title(): a for a in figure.axes if a.get_title()})
+        close(figure)
+
+    monkeypatch.setattr(plt, "close", keep)
+    return panels
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """The page is laid out and drawn, but not turned into pixels, which takes a second."""
+    monkeypatch.setattr(plt.Figure, "savefig", lambda self, file, **settings: file.write(b"pixels"))
+
+
+def finished_run(folder, counts=COUNTS, **settings):
+    write_log(folder, [record(epoch, counts=counts, **settings) for epoch in range(1, 6)])
+    labels = np.repeat(np.arange(6), 10)
+    preds = np.where(np.arange(60) % 3 == 0, 0, labels)
+    np.savez(folder / "predictions.npz", labels=labels, preds=preds)
+    selected = record(4, counts=counts)["results"]["test"]
+    return {"epoch": 4, **selected}
+
+
+def check_png(path, rows):
+    """A page of three columns, which shows something."""
+    assert path.name == "report.png"
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        width, height = image.size
+        pixels = np.asarray(image.convert("RGB"))
+    assert (width, height) == (1650, pytest.approx(484 * rows, abs=2))
+    assert 0.01 < (pixels != 255).any(axis=2).mean() < 0.9
+    assert 20_000 < path.stat().st_size < 1_000_000
+
+
+TRAINING = {"Losses", "Accuracy on the test set"}
+BY_SIZE = "Accuracy of each class against its size"
+MARGINS = {"Margins: mean and range of each group", "Margins against class size, epoch 5"}
+CONFUSION = "Confusion on the test set, classes by size"
+
+
+def legend_of(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_the_report_of_a_finished_run_shows_everything(tmp_path, drawn):
+    selected = finished_run(tmp_path)
+    path = write_report(tmp_path, COUNTS, selected)
+    check_png(path, rows=2)
+    assert drawn.keys() == {*TRAINING, BY_SIZE, *MARGINS, CONFUSION}
+    assert legend_of(drawn["Losses"]) == [
+        "train ce_lt",
+        "train robust_loss",
+        "train ce",
+        "test cross-entropy",
+    ]
+    assert legend_of(drawn[BY_SIZE]) == ["many (2)", "medium (2)", "few (2)"]
+    robust = drawn["Losses"].get_lines()[1]
+    np.testing.assert_allclose(robust.get_xdata(), [1, 2, 3])
+    np.testing.assert_allclose(robust.get_ydata(), [2, 1, 2 / 3])
+    many = drawn[BY_SIZE].collections[0].get_offsets()
+    np.testing.assert_allclose(many, [[150, 44], [120, 41]])  # of the selected epoch, 4
+    few = drawn["Margins: mean and range of each group"].get_lines()[2]
+    expected = [np.mean(record(epoch)["margins"][4:]) for epoch in range(1, 6)]
+    np.testing.assert_allclose(few.get_ydata(), expected)
+    shares = drawn[CONFUSION].images[0].get_array()
+    assert shares.shape == (6, 6)
+    np.testing.assert_allclose(shares.sum(axis=1), 100)
+    np.testing.assert_allclose(shares[0, 0], 100)
+    assert shares[1, 0] + shares[1, 1] == pytest.approx(100)
+
+
+def test_the_confusion_matrix_is_ordered_by_class_size(tmp_path, drawn, unrendered):
+    selected = finished_run(tmp_path, counts=COUNTS[::-1])
+    write_report(tmp_path, COUNTS[::-1], selected)
+    shares = drawn[CONFUSION].images[0].get_array()
+    assert shares[5, 5] == 100  # class 0, the smallest here, is always right
+    assert (shares[:5, 5] > 0).all()
+
+
+def test_the_report_of_an_unfinished_run_shows_its_last_epoch(tmp_path, drawn):
+    write_log(tmp_path, [record(epoch) for epoch in range(1, 4)])
+    check_png(write_report(tmp_path, COUNTS, None), rows=2)
+    assert drawn.keys() == {*TRAINING, BY_SIZE} | {
+        "Margins: mean and range of each group",
+        "Margins against class size, epoch 3",
+    }
+    points = drawn[BY_SIZE].collections[0].get_offsets()
+    np.testing.assert_allclose(points, [[150, 43], [120, 40]])
+
+
+def test_the_report_of_a_run_without_margins_has_no_margins(tmp_path, drawn):
+    selected = finished_run(tmp_path, margins=False)
+    check_png(write_report(tmp_path, COUNTS, selected), rows=2)
+    assert drawn.keys() == {*TRAINING, BY_SIZE, CONFUSION}
+
+
+def test_the_report_of_a_run_with_an_empty_group_leaves_it_out(tmp_path, drawn):
+    counts = EMPTY_GROUP_COUNTS
+    selected = finished_run(tmp_path, counts=counts)
+    check_png(write_report(tmp_path, counts, selected), rows=2)
+    assert legend_of(drawn[BY_SIZE]) == ["many (2)", "medium (4)"]
+    accuracies = legend_of(drawn["Accuracy on the test set"])
+    assert accuracies == ["linear, all", "linear, many", "linear, medium", "NCM, all"]
+    assert legend_of(drawn["Margins: mean and range of each group"]) == ["many", "medium"]
+
+
+def test_the_report_of_a_class_without_test_images_leaves_it_out(tmp_path, drawn, unrendered):
+    selected = finished_run(tmp_path)
+    selected["linear"]["per_class"][0] = None
+    write_report(tmp_path, COUNTS, selected)
+    points = drawn[BY_SIZE].collections[0].get_offsets()
+    assert np.isnan(np.ma.filled(points, np.nan)[0, 1]) and points[1, 1] == 41
+
+
+def test_the_report_of_a_run_without_epochs_is_a_page_still(tmp_path, drawn):
+    path = write_report(tmp_path, COUNTS, None)
+    assert drawn == {}
+    with Image.open(path) as image:
+        assert image.size[0] == 1650
+
+
+def test_the_same_records_give_the_same_report(tmp_path):
+    selected = finished_run(tmp_path)
+    first = write_report(tmp_path, COUNTS, selected).read_bytes()
+    assert write_report(tmp_path, COUNTS, selected).read_bytes() == first
+    assert plt.get_fignums() == []

@@ -1,0 +1,119 @@
+"""The page's table: which runs are one row, and the numbers of a row."""
+
+import statistics
+
+import numpy as np
+
+from tests.support.made_up_runs import reading, splits, write_run
+from utils.report.run_groups import group_runs, mean_and_deviation
+from utils.runs.records import accuracies_of, read_run
+
+
+def test_seeds_of_the_same_settings_are_one_row_with_mean_and_sample_deviation(
+    tmp_path, compare_numbers
+):
+    accuracies = (40.0, 43.0, 41.0)
+    folders = [
+        write_run(tmp_path / f"run{seed}", seed, base=base, heldout=True)
+        for seed, base in enumerate(accuracies)
+    ]
+    rows = compare_numbers(*folders).rows
+    assert rows[0] == ["Epoch", "Top-1", "Many", "Medium", "Few", "NCM", "Held-out", "Seconds"]
+    assert rows[1] == ["A: stage 1 — 3 runs, seeds 0, 1, 2"]
+    deviation = f"{statistics.stdev(accuracies):.2f}"
+    assert deviation == "1.53"
+    # Held-out is the mean over classes: 10 - 3 * 3 = 1 above the base.
+    expected = ["41.33", "51.33", "41.83", "31.33", "46.33", "42.33"]
+    assert rows[2] == [
+        "selected on test (3)",
+        *(f"{mean} ± 1.53" for mean in expected),
+        "11.0 ± 1.0",
+    ]
+    assert rows[3][:2] == ["last epoch (4)", "40.33 ± 1.53"]
+    assert len(rows) == 4
+
+
+def test_a_single_run_has_no_deviation_and_no_held_out_images_are_not_available(
+    tmp_path, compare_numbers
+):
+    rows = compare_numbers(write_run(tmp_path / "run")).rows
+    assert rows[1] == ["A: stage 1 — 1 run, seed 0"]
+    assert rows[2][1:] == ["40.00", "50.00", "40.50", "30.00", "45.00", "n/a", "10.0"]
+
+
+def test_other_settings_are_another_row_and_are_named(tmp_path, compare_numbers):
+    folders = [
+        write_run(tmp_path / "a", 0),
+        write_run(tmp_path / "b", 1, lr=0.05),
+        write_run(tmp_path / "c", 2),
+    ]
+    rows = compare_numbers(*folders).rows
+    assert [rows[1], rows[4]] == [
+        ["A: stage 1, lr 0.1 — 2 runs, seeds 0, 2"],
+        ["B: stage 1, lr 0.05 — 1 run, seed 1"],
+    ]
+
+
+def test_runs_on_other_images_are_another_row(tmp_path, compare_numbers):
+    folders = [
+        write_run(tmp_path / name, seed, fingerprint=fingerprint)
+        for seed, (name, fingerprint) in enumerate((("a", "0123abcd" * 8), ("b", "beef" * 16)))
+    ]
+    rows = compare_numbers(*folders).rows
+    assert rows[1] == ["A: stage 1, fingerprint 0123abcd — 1 run, seed 0"]
+    assert rows[4] == ["B: stage 1, fingerprint beefbeef — 1 run, seed 1"]
+
+
+def test_a_stage_2_from_another_stage_1_is_other_settings(tmp_path):
+    runs = []
+    for seed, rate in ((0, 0.1), (1, 0.1), (2, 0.5)):
+        parent = write_run(tmp_path / f"parent{seed}", seed, lr=rate)
+        runs.append(read_run(write_run(parent / "robust", seed, stage=2)))
+    groups = group_runs(runs)
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [2]]
+    assert [group.description for group in groups] == [
+        "stage 2, stage-1 lr 0.1",
+        "stage 2, stage-1 lr 0.5",
+    ]
+
+
+def test_a_run_that_is_named_twice_counts_once(tmp_path, compare_numbers):
+    folder = write_run(tmp_path / "run")
+    assert compare_numbers(folder, tmp_path / "." / "run").rows[1] == ["A: stage 1 — 1 run, seed 0"]
+
+
+def test_an_unfinished_run_is_shown_from_its_last_epoch_and_not_averaged(tmp_path, compare_numbers):
+    finished = write_run(tmp_path / "a", 0)
+    unfinished = write_run(tmp_path / "b", 1, epochs=2, finished=False, base=20.0)
+    rows = compare_numbers(finished, unfinished).rows
+    assert rows[2][1] == "40.00"
+    assert rows[4] == ["A: stage 1 — 1 run, seed 1, after epoch 2 of 4 unfinished"]
+    values = ["20.00", "30.00", "20.50", "10.00", "25.00", "n/a", "5.0"]
+    assert rows[5] == ["last epoch so far (2)", *values]
+
+
+def test_a_run_without_an_epoch_is_a_row_without_numbers(tmp_path, compare_numbers):
+    shown = compare_numbers(write_run(tmp_path / "run", epochs=0, finished=False))
+    assert shown.rows[1] == ["A: stage 1 — 1 run, seed 0, after epoch 0 of 4 unfinished"]
+    assert shown.rows[2] == ["last epoch so far (0)", *["n/a"] * 6, "0.0"]
+    assert "there is no epoch in its log.jsonl; train it" in shown.text
+    assert not shown.all("img")
+
+
+def test_an_empty_group_is_not_available(tmp_path):
+    results = {"epoch": 1, **splits(40.0), "heldout": None}
+    results["test"]["linear"] = {**reading(40.0, few=False), "loss": 1.0}
+    assert accuracies_of(results)["few"] is None
+    assert mean_and_deviation([None, None]) is None
+    mean, deviation = mean_and_deviation([None, 3.0])
+    assert mean == 3 and np.isnan(deviation)
+
+
+def test_letters_go_on_after_z(tmp_path):
+    base = read_run(write_run(tmp_path / "run"))
+    runs = [
+        type(base)(base.folder, base.arguments | {"lr": k}, base.epochs, base.summary, None)
+        for k in range(28)
+    ]
+    letters = [group.letter for group in group_runs(runs)]
+    assert letters[0] == "A" and letters[25:] == ["Z", "AA", "AB"]

@@ -1,0 +1,175 @@
+"""Whole runs on tiny data: the folders, files and records that they leave."""
+
+import json
+
+import pytest
+
+from tests.support.faults import interrupted_at_check
+from tests.support.helpers import (
+    CLASS_COUNTS,
+    STAGE_1_NAME,
+    call,
+    differences_of_runs,
+    load,
+    read_csv,
+    read_summary,
+    stage_1,
+    stage_2,
+    stage_2_folder,
+    succeed,
+)
+from utils.options.parse import parse_options
+from utils.runs.folders import run_folder
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+RESULTS = {"top1", "top5", "many", "medium", "few", "per_class"}
+
+
+def test_the_folders_of_the_papers_commands_have_the_released_names():
+    shared = "--gpu 1 --dataset cifar100 --imb_type exp --imb_factor 0.01"
+    first = f"{shared} --loss_type CE --train_rule None"
+    second = (
+        f"{shared} --resume True --epochs 100 --pretrained cifar100_resnet32_CE_None_exp_0.01_0 "
+        "--feat_sampler resample,4 --feat_lr 0.005 --feat_loss ce_lt,robust_loss "
+        "--cls_sampler none --cls_lr 0.01 --cls_loss ce --temperature 1 -b 128 --margin 1 "
+        "--margin_type learned"
+    )
+    stage_1_folder = "checkpoint/cifar100_resnet32_CE_None_exp_0.01_0"
+    assert str(run_folder(parse_options(first.split())).models) == stage_1_folder
+    assert str(run_folder(parse_options(second.split())).models) == (
+        f"{stage_1_folder}/robust_nepochs=100_bs=128_temp=1.0_margin=1.0_type=learned"
+        "_feat-ce_lt,robust_loss-resample,4-0.005_cls-ce-none-0.01"
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--augment", "none"),
+        ("--select_on", "last"),
+        ("--robust_weight", "0.5"),
+        ("--robust_distance", "normalised"),
+        ("--as_released", "True"),
+        ("--precision", "bf16"),
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_our_own_flags_away_from_their_default_give_a_stage_2_folder_of_its_own(flags):
+    plain = stage_2("data", "root")[:-2]
+    names = [str(run_folder(parse_options([*map(str, plain), *f])).models) for f in ((), flags)]
+    assert names[1].startswith(names[0])
+    assert flags[0].strip("-") in names[1].removeprefix(names[0])
+
+
+def test_each_folder_holds_the_files_of_the_interface(finished):
+    for folder in (finished / STAGE_1_NAME, stage_2_folder(finished)):
+        names = {path.name for path in folder.iterdir()}
+        assert {
+            *("args.json", "log.csv", "ckpt.pth.tar", "ckpt.best.pth.tar"),
+            *("summary.json", "report.png"),
+        } <= names
+        assert any(name.startswith("events.out.tfevents.") for name in names)
+        assert not any(name.endswith(".tmp") for name in names)
+    assert (finished / STAGE_1_NAME / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_records_and_checkpoints_go_below_their_own_roots(tree, tmp_path):
+    models, records = tmp_path / "models", tmp_path / "records"
+    succeed(stage_1(tree, models, "--root_log", records, "--epochs", 1))
+    in_models = {path.name for path in (models / STAGE_1_NAME).iterdir()}
+    in_records = {path.name for path in (records / STAGE_1_NAME).iterdir()}
+    assert in_models == {"ckpt.pth.tar", "ckpt.best.pth.tar", "ckpt.best_heldout.pth.tar"}
+    assert {"args.json", "log.csv", "summary.json", "report.png"} <= in_records
+    assert not in_models & in_records
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_summary_has_the_keys_and_types_of_the_interface(stage, finished):
+    folder = finished / STAGE_1_NAME if stage == 1 else stage_2_folder(finished)
+    summary = read_summary(folder)
+    assert list(summary) == [
+        *("dataset", "arch", "stage", "selected_on", "epochs", "seconds", "seed"),
+        *("class_counts", "test", "heldout"),
+    ]
+    expected = {"dataset": "cifar10", "arch": "resnet20", "stage": stage, "selected_on": "test"}
+    expected |= {"epochs": 1 + stage, "seed": 3, "class_counts": CLASS_COUNTS}
+    assert {key: summary[key] for key in expected} == expected
+    assert isinstance(summary["seconds"], float)
+    for split in ("test", "heldout"):
+        for which in ("selected", "last"):
+            result = summary[split][which]
+            assert isinstance(result["epoch"], int)
+            for reading in ("linear", "ncm"):
+                assert set(result[reading]) >= RESULTS
+                assert 0 <= result[reading]["top1"] <= result[reading]["top5"] <= 100
+                assert len(result[reading]["per_class"]) == 10
+    assert summary["test"]["last"]["epoch"] == 1 + stage
+    assert summary["test"]["last"]["linear"]["many"] is None
+    assert summary["heldout"]["images"] == sum(min(20, 24 - n) for n in CLASS_COUNTS)
+    assert summary["heldout"]["classes"] == 9
+    assert summary["heldout"]["last"]["linear"]["per_class"][0] is None
+
+
+@pytest.mark.parametrize("name", ["ckpt.pth.tar", "ckpt.best.pth.tar"])
+def test_a_checkpoint_has_the_released_keys_and_names_its_subset(name, finished):
+    for folder, arch in ((finished / STAGE_1_NAME, "resnet20"), (stage_2_folder(finished),) * 2):
+        checkpoint = load(folder / name)
+        assert {"epoch", "arch", "state_dict", "best_acc1"} <= set(checkpoint)
+        assert checkpoint["arch"] == "resnet20", arch
+        assert type(checkpoint["epoch"]) is int
+        assert type(checkpoint["best_acc1"]) is float
+        assert 0 <= checkpoint["best_acc1"] <= 100
+        assert checkpoint["class_counts"] == CLASS_COUNTS
+        assert isinstance(checkpoint["fingerprint"], str)
+        assert "conv1.weight" in checkpoint["state_dict"]
+        assert "layer3.2.bn2.running_var" in checkpoint["state_dict"]
+        assert checkpoint["state_dict"]["linear.weight"].shape == (10, 64)
+
+
+def test_best_acc1_is_the_accuracy_of_the_best_epoch_in_percent(finished):
+    summary = read_summary(finished / STAGE_1_NAME)
+    best = load(finished / STAGE_1_NAME / "ckpt.best.pth.tar")
+    assert best["best_acc1"] == summary["test"]["selected"]["linear"]["top1"]
+    assert best["epoch"] == summary["test"]["selected"]["epoch"]
+
+
+def test_the_log_has_one_row_an_epoch(finished):
+    rows = read_csv(finished / STAGE_1_NAME)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    rows = read_csv(stage_2_folder(finished))
+    assert [(row["epoch"], row["phase"]) for row in rows] == [
+        *(("1", "features"), ("2", "features"), ("3", "classifier"))
+    ]
+    assert float(rows[0]["train_robust_loss"]) > 0
+    assert rows[2]["train_robust_loss"] == ""
+
+
+def test_the_arguments_are_recorded_with_a_drawn_seed(tree, tmp_path):
+    argv = stage_1(tree, tmp_path, "--epochs", 0)
+    at = argv.index("--seed")
+    del argv[at : at + 2]
+    seeds = []
+    for name in ("a", "b"):
+        succeed([*argv, "--exp_str", name])
+        folder = tmp_path / f"{STAGE_1_NAME[:-1]}{name}"
+        recorded = json.loads((folder / "args.json").read_text())
+        assert recorded["imb_factor"] == 0.2
+        assert recorded["exp_str"] == name
+        assert recorded["seed"] == read_summary(folder)["seed"]
+        seeds.append(recorded["seed"])
+    assert all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+    assert seeds[0] != seeds[1]
+
+
+def test_a_drawn_seed_is_taken_up_again_by_a_resume(tree, tmp_path):
+    argv = stage_1(tree, tmp_path, "--resume", "True")
+    at = argv.index("--seed")
+    del argv[at : at + 2]
+    with interrupted_at_check(9):
+        assert call(argv).status == 143
+    folder = tmp_path / STAGE_1_NAME
+    seed = json.loads((folder / "args.json").read_text())["seed"]
+    succeed(argv)
+    assert read_summary(folder)["seed"] == seed
+    succeed([*argv, "--seed", seed, "--exp_str", "again"])
+    assert not differences_of_runs(folder, tmp_path / f"{STAGE_1_NAME[:-1]}again")

@@ -1,0 +1,81 @@
+"""What TensorBoard gets of a run, and keeps where the run goes on."""
+
+import struct
+from types import SimpleNamespace
+
+import pytest
+import tensorboardX
+from tensorboardX.proto import event_pb2
+
+from tests.support.made_up_records import COUNTS, record, write_log
+from utils.runs.epoch_log import flatten
+
+
+def events_of(folder):
+    """Events of the folder's files: length (8 bytes), checksum (4), event, checksum (4)."""
+    events = []
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            events.append(event_pb2.Event.FromString(content[12 : 12 + length]))
+            content = content[16 + length :]
+    return events
+
+
+def scalars_of(folder):
+    return {
+        (value.tag, event.step): value.simple_value
+        for event in events_of(folder)
+        for value in event.summary.value
+        if value.HasField("simple_value")
+    }
+
+
+def test_tensorboard_gets_every_number_of_an_epoch(tmp_path):
+    records = [record(2), record(4, ncm=False)]
+    write_log(tmp_path, records)
+    scalars = scalars_of(tmp_path)
+    expected = {}
+    for entry in records:
+        for name, value in flatten(entry).items():
+            if name not in ("epoch", "phase") and value is not None:
+                expected[name.replace("_", "/", 1), entry["epoch"]] = value
+    assert scalars.keys() == expected.keys()
+    assert len(expected) > 50
+    for key, value in expected.items():
+        assert scalars[key] == pytest.approx(value, rel=1e-6), key
+    assert scalars["test/linear_top1", 2] == 32 and scalars["lr", 4] == pytest.approx(0.005)
+
+
+def test_tensorboard_gets_the_distribution_of_the_margins(tmp_path):
+    write_log(tmp_path, [record(1), record(2), record(3, margins=False)])
+    histograms = {
+        event.step: value.histo
+        for event in events_of(tmp_path)
+        for value in event.summary.value
+        if value.tag == "margins"
+    }
+    assert histograms.keys() == {1, 2}
+    assert histograms[2].num == len(COUNTS)
+    assert histograms[2].min == pytest.approx(min(record(2)["margins"]))
+
+
+def test_tensorboard_hides_the_epochs_that_are_done_again(tmp_path):
+    write_log(tmp_path, [record(1), record(2)])
+    write_log(tmp_path, [record(3)], done_epochs=2)
+    starts = [
+        event.step
+        for event in events_of(tmp_path)
+        if event.session_log.status == event_pb2.SessionLog.START
+    ]
+    assert sorted(starts) == [1, 3]
+
+
+def test_going_on_within_a_second_keeps_the_earlier_events(tmp_path, monkeypatch):
+    """tensorboardX names its files by the second, and replaces one of the same name."""
+    stopped_clock = SimpleNamespace(time=lambda: 1.7e9)
+    monkeypatch.setattr(tensorboardX.event_file_writer, "time", stopped_clock)
+    write_log(tmp_path, [record(1)])
+    write_log(tmp_path, [record(2)], done_epochs=1)
+    assert {step for _, step in scalars_of(tmp_path)} == {1, 2}

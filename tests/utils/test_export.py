@@ -1,0 +1,141 @@
+"""Checkpoints that come with the code: small, and found right after cloning."""
+
+import shutil
+
+import pytest
+
+from tests.support.helpers import (
+    STAGE_1_NAME,
+    call,
+    differences,
+    load,
+    read_summary,
+    snapshot,
+    stage_1,
+    stage_2,
+    stage_2_folder,
+    succeed,
+    weights_of,
+)
+from utils.export import KEPT, main
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+
+@pytest.fixture
+def clone(finished, tmp_path, monkeypatch):
+    """A working folder with both stages' checkpoints below `pretrained` and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    assert main([str(finished / STAGE_1_NAME), "--last"]) == 0
+    assert main([str(stage_2_folder(finished))]) == 0
+    return tmp_path
+
+
+def test_a_slim_checkpoint_keeps_the_weights_and_what_they_are(finished, clone):
+    source, target = finished / STAGE_1_NAME, clone / "pretrained" / STAGE_1_NAME
+    names = {"ckpt.best.pth.tar", "ckpt.best_heldout.pth.tar", "ckpt.pth.tar"}
+    assert {path.name for path in target.glob("*.tar")} == names
+    for name in names:
+        whole, slim = load(source / name), load(target / name)
+        assert set(slim) == {key for key in KEPT if key in whole}
+        whole["state_dict"] = dict(whole["state_dict"])  # saved ordered, read plain
+        assert not differences({key: whole[key] for key in slim}, slim)
+    smaller = (target / "ckpt.pth.tar").stat().st_size / (source / "ckpt.pth.tar").stat().st_size
+    assert smaller < 0.6
+
+
+def test_a_stage_2_goes_into_the_folder_of_its_stage_1(finished, clone):
+    name = stage_2_folder(finished).name
+    target = clone / "pretrained" / STAGE_1_NAME / name
+    assert (target / "ckpt.best.pth.tar").is_file() and not (target / "ckpt.pth.tar").exists()
+    assert not differences(
+        load(target / "ckpt.best.pth.tar")["epsilons"],
+        load(stage_2_folder(finished) / "ckpt.best.pth.tar")["epsilons"],
+    )
+
+
+def test_fine_tuning_starts_right_after_cloning(tree, finished, clone):
+    succeed(stage_2(tree, clone / "checkpoint", "--resume", "True"))
+    ours, theirs = stage_2_folder(clone / "checkpoint"), stage_2_folder(finished)
+    assert not differences(weights_of(ours), weights_of(theirs))
+
+
+def test_the_last_epoch_is_started_from_where_the_last_chooses(tree, clone):
+    outcome = succeed(stage_2(tree, clone / "checkpoint", "--select_on", "last"))
+    assert not outcome.warnings
+
+
+@pytest.mark.parametrize("make", [stage_1, stage_2])
+def test_evaluation_works_right_after_cloning(make, tree, finished, clone):
+    before = snapshot(clone / "pretrained")
+    outcome = succeed(make(tree, clone / "checkpoint", "--evaluation", "True"))
+    assert "pretrained/" in outcome.out
+    folder = finished / STAGE_1_NAME if make is stage_1 else stage_2_folder(finished)
+    top1 = read_summary(folder)["test"]["selected"]["linear"]["top1"]
+    assert f"{top1:.2f}" in next(li for li in outcome.out.splitlines() if "test, linear" in li)
+    assert len(list((clone / "checkpoint").rglob("outputs_test.npz"))) == 1
+    assert snapshot(clone / "pretrained") == before
+
+
+def test_what_a_network_was_trained_on_goes_with_it(finished, clone):
+    """Own data are normalised as in training, and streamed or not."""
+    slim = load(clone / "pretrained" / STAGE_1_NAME / "ckpt.best.pth.tar")
+    assert {"mean", "std"} <= set(slim["data"]["normalisation"]) and "streamed" in slim["data"]
+
+
+def test_a_run_is_evaluated_in_another_precision_than_it_was_trained_in(tree, finished, clone):
+    [run] = (clone / "pretrained" / STAGE_1_NAME).glob("robust_*")
+    run.rename(run.with_name(run.name + "_precision=bf16"))
+    outcome = succeed(stage_2(tree, clone / "checkpoint", "--evaluation", "True"))
+    assert "_precision=bf16/ckpt.best.pth.tar" in outcome.out
+
+
+def test_evaluating_what_came_with_the_code_leaves_its_run_to_be_made(tree, clone):
+    argv = stage_1(tree, clone / "checkpoint")
+    succeed([*argv, "--evaluation", "True", "--readings", "linear"])
+    assert list((clone / "checkpoint" / STAGE_1_NAME).glob("events.*"))
+    succeed(argv)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [
+        ("test", "ckpt.best.pth.tar"),
+        ("heldout", "ckpt.best_heldout.pth.tar"),
+        ("last", "ckpt.pth.tar"),
+    ],
+)
+def test_a_stage_1_is_evaluated_as_the_protocol_chooses(protocol, name, tree, finished, clone):
+    flags = ("--evaluation", "True", "--select_on", protocol)
+    outcome = succeed(stage_1(tree, clone / "checkpoint", *flags))
+    assert f"pretrained/{STAGE_1_NAME}/{name}, epoch" in outcome.out
+
+
+def test_a_run_of_ones_own_is_evaluated_rather_than_what_came_with_the_code(tree, finished, clone):
+    shutil.copytree(finished, clone / "checkpoint")
+    outcome = succeed(stage_1(tree, clone / "checkpoint", "--evaluation", "True"))
+    assert "pretrained/" not in outcome.out
+
+
+def test_without_either_the_runs_own_checkpoint_is_missed(tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = call(stage_1(tree, tmp_path / "checkpoint", "--evaluation", "True"))
+    assert outcome.status == 2 and f"no checkpoint {tmp_path / 'checkpoint'}" in outcome.err
+
+
+def test_where_the_run_is_missing_the_ones_beside_it_are_named(tree, finished, clone):
+    command = stage_2(tree, clone / "checkpoint", "--evaluation", "True", "--feat_lr", 0.125)
+    outcome = call(command)
+    assert outcome.status == 2 and outcome.err.count("\n") == 1
+    assert f"; the runs there are pretrained/{STAGE_1_NAME}/robust_" in outcome.err
+    assert stage_2_folder(finished).name in outcome.err
+
+
+def test_only_finished_runs_are_exported(finished, tmp_path, capsys):
+    shutil.copytree(finished / STAGE_1_NAME, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    assert main([str(tmp_path / "run"), "--output", str(tmp_path / "out")]) == 2
+    assert main([str(tmp_path / "nothing"), "--output", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "not finished" in lines[0] and "no such folder" in lines[1] and len(lines) == 2
+    assert not (tmp_path / "out").exists()

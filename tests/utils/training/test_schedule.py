@@ -1,0 +1,74 @@
+"""Stage 1's learning rate."""
+
+import pytest
+import torch
+
+from utils.options.parse import parse_options
+from utils.training.stage1 import schedule
+
+PUBLISHED = [
+    *((1, 0.02), (2, 0.04), (3, 0.06), (4, 0.08), (5, 0.1), (6, 0.1), (100, 0.1)),
+    *((160, 0.1), (161, 0.001), (180, 0.001), (181, 0.00001), (200, 0.00001)),
+]
+
+
+@pytest.mark.parametrize(("epoch", "rate"), PUBLISHED)
+def test_the_published_learning_rates(epoch, rate):
+    for lr, factor in ((0.1, 1), (0.5, 5)):
+        rate_of, _ = schedule(parse_options(["--lr", str(lr)]))
+        assert rate_of(epoch) == pytest.approx(factor * rate, rel=1e-12)
+
+
+def test_every_epoch_has_the_rate_of_the_formula():
+    rate_of, drw_start = schedule(parse_options([]))
+    assert drw_start == 160
+    for epoch in range(1, 251):
+        if epoch <= 5:
+            expected = 0.1 * epoch / 5
+        elif epoch <= 160:
+            expected = 0.1
+        else:
+            expected = 0.1 * (0.01 if epoch <= 180 else 0.0001)
+        assert rate_of(epoch) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "first", "second"), [(200, 160, 180), (100, 80, 90), (20, 16, 18), (400, 320, 360)]
+)
+def test_scaled_moves_the_steps_and_drws_switch_with_the_epochs(epochs, first, second, capsys):
+    rate_of, drw_start = schedule(parse_options(["--schedule", "scaled", "--epochs", str(epochs)]))
+    assert drw_start == first
+    rates = [rate_of(e) for e in (first, first + 1, second, second + 1, epochs)]
+    assert rates == pytest.approx([0.1, 0.001, 0.001, 0.00001, 0.00001], rel=1e-12)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("epochs", [1, 159, 160, 180])
+def test_absolute_stays_as_published_and_warns_when_the_run_ends_before_its_steps(epochs, capsys):
+    rate_of, drw_start = schedule(parse_options(["--epochs", str(epochs)]))
+    assert drw_start == 160
+    assert rate_of(161) == pytest.approx(0.001)
+    warning = capsys.readouterr().err
+    assert warning.startswith("main.py: warning: ") and warning.count("\n") == 1
+    for part in (f"--epochs {epochs} ", "160", "180", "--schedule scaled"):
+        assert part in warning
+
+
+@pytest.mark.parametrize("epochs", [1, 90, 200])
+def test_cosine_falls_from_the_full_rate_as_torchs_does_and_scales_drws_switch(epochs, capsys):
+    flags = ["--schedule", "cosine", "--epochs", str(epochs), "--lr", "0.2"]
+    rate_of, drw_start = schedule(parse_options(flags))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for epoch in range(1, epochs + 1):
+        assert rate_of(epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+    assert drw_start == round(0.8 * epochs)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("epochs", [181, 200, 300])
+def test_absolute_does_not_warn_when_both_steps_are_taken(epochs, capsys):
+    schedule(parse_options(["--epochs", str(epochs)]))
+    assert capsys.readouterr().err == ""

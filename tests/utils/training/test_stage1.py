@@ -1,0 +1,60 @@
+"""Whole runs of stage 1 on tiny data."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.support.helpers import (
+    STAGE_1_NAME,
+    head_of,
+    read_csv,
+    stage_1,
+    succeed,
+    weights_of,
+)
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+
+@pytest.mark.parametrize("loss_type", ["CE", "Focal", "LDAM"])
+def test_stage_1_trains_every_loss_with_every_rule(loss_type, tree, tmp_path):
+    def folder(rule: str, epochs: int) -> Path:
+        flags = ("--loss_type", loss_type, "--train_rule", rule, "--epochs", epochs)
+        succeed(stage_1(tree, tmp_path, *flags))
+        return tmp_path / STAGE_1_NAME.replace("CE_None", f"{loss_type}_{rule}")
+
+    plain, resampled, reweighted = folder("None", 3), folder("Resample", 1), folder("Reweight", 1)
+    deferred = folder("DRW", 3)
+
+    losses = {f: [row[f"train_{loss_type}"] for row in read_csv(f)] for f in tmp_path.iterdir()}
+    assert all(math.isfinite(float(value)) for values in losses.values() for value in values)
+    assert len({losses[plain][0], losses[resampled][0], losses[reweighted][0]}) == 3
+    # Scaled to 3 epochs, DRW's weights come after round(160 * 3 / 200) = 2 of them.
+    assert losses[deferred][:2] == losses[plain][:2]
+    assert losses[deferred][2] != losses[plain][2]
+    head = head_of(weights_of(plain))
+    if loss_type == "LDAM":
+        assert {name: list(w.shape) for name, w in head.items()} == {"linear.weight": [64, 10]}
+    else:
+        assert set(head) == {"linear.weight", "linear.bias"}
+
+
+def test_the_absolute_schedule_warns_where_the_epochs_end_before_its_steps(tree, tmp_path):
+    outcome = succeed(stage_1(tree, tmp_path, "--epochs", 1, "--schedule", "absolute"))
+    (warning,) = outcome.warnings
+    assert "--epochs 1" in warning
+    assert "160" in warning
+    assert "180" in warning
+    assert [row["lr"] for row in read_csv(tmp_path / STAGE_1_NAME)] == ["0.02"]
+
+
+def test_a_later_start_leaves_out_the_epochs_before_it(tree, tmp_path):
+    succeed(stage_1(tree, tmp_path, "--start-epoch", 1))
+    assert [row["epoch"] for row in read_csv(tmp_path / STAGE_1_NAME)] == ["2"]
+
+
+def test_without_cuda_a_gpu_number_warns_and_runs_on_the_cpu(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    outcome = succeed(stage_1(tree, tmp_path, "--epochs", 0, "--gpu", 1))
+    assert [w for w in outcome.warnings if "--gpu 1" in w and "CPU" in w]

@@ -1,0 +1,268 @@
+"""Whole runs of stage 2 on tiny data: its phases, margins, losses and samplers."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.support.helpers import (
+    CLASS_COUNTS,
+    CLASSIFIER_ONLY,
+    FEATURES_ONLY,
+    NOTHING,
+    STAGE_1_NAME,
+    common,
+    differences,
+    differences_of_runs,
+    features_of,
+    head_of,
+    load,
+    read_csv,
+    read_records,
+    stage_1,
+    stage_2,
+    stage_2_folder,
+    succeed,
+    weights_of,
+)
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+
+def margins_expected(margin_type: str) -> list[float]:
+    if margin_type == "sample_count":
+        return [0.5 / math.sqrt(n) for n in CLASS_COUNTS]
+    return [0.5] * 10
+
+
+@pytest.mark.parametrize("margin_type", ["learned", "shared", "sample_count"])
+def test_only_learned_margins_train(margin_type, tree, pretrained):
+    flags = ("--margin_type", margin_type, "--margin", 0.5)
+    succeed(stage_2(tree, pretrained, *flags, "--epochs", 2, "--balanced_clf_nepochs", 0))
+    folder = stage_2_folder(pretrained)
+    start = torch.tensor(margins_expected(margin_type))
+    logged = [torch.tensor(record["margins"]) for record in read_records(folder)]
+    saved = load(folder / "ckpt.pth.tar")["epsilons"]
+    if margin_type == "learned":
+        # The loss grows with every margin, so that training lowers them all.
+        assert (logged[0] < start).all()
+        assert (logged[1] < logged[0]).all()
+    else:
+        for margins in (*logged, saved):
+            torch.testing.assert_close(margins, start, rtol=1e-6, atol=0)
+
+
+def test_the_parts_of_the_loss_are_summed_without_weights(tree, pretrained):
+    flags = ("--feat_loss", "ce_bal,robust_loss_bal", "--cls_loss", "ce_bal,ce_lt")
+    succeed(stage_2(tree, pretrained, *flags, "--epochs", 2))
+    features, classifier = read_csv(stage_2_folder(pretrained))
+    for row, names in (
+        (features, ("ce_bal", "robust_loss_bal")),
+        (classifier, ("ce_bal", "ce_lt")),
+    ):
+        parts = [float(row[f"train_{name}"]) for name in names]
+        assert float(row["train_loss"]) == pytest.approx(sum(parts), rel=1e-5)
+
+
+def test_the_class_weights_of_the_robust_loss_matter(tree, pretrained):
+    losses = set()
+    for name in ("robust_loss", "robust_loss_lt", "robust_loss_bal"):
+        succeed(stage_2(tree, pretrained, *FEATURES_ONLY, "--feat_loss", name))
+        (folder,) = pretrained.glob(f"*/robust_*feat-{name}-*")
+        losses.add(read_csv(folder)[0][f"train_{name}"])
+    assert len(losses) == 3
+
+
+def test_robust_weight_weighs_cross_entropy_against_the_robust_loss(tree, pretrained):
+    succeed(stage_2(tree, pretrained, *FEATURES_ONLY, "--robust_weight", 0.25))
+    row = read_csv(stage_2_folder(pretrained))[0]
+    expected = 0.75 * float(row["train_ce_lt"]) + 0.25 * float(row["train_robust_loss"])
+    assert float(row["train_loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_margin_starts_at_the_flag_and_at_one_as_released(tree, pretrained):
+    flags = (*FEATURES_ONLY, "--margin", 0.5, "--margin_type", "shared")
+    succeed(stage_2(tree, pretrained, *flags))
+    succeed(stage_2(tree, pretrained, *flags, "--as_released", "True"))
+    (released,) = pretrained.glob("*/robust_*as_released*")
+    (ours,) = set(pretrained.glob("*/robust_*")) - {released}
+    assert read_records(ours)[0]["margins"] == [0.5] * 10
+    assert read_records(released)[0]["margins"] == [1.0] * 10
+    assert "margin=0.5" in released.name
+
+
+def test_released_margins_go_to_other_samples_than_ours(tree, pretrained):
+    """With margins that differ from class to class."""
+    losses = []
+    for flag in ("False", "True"):
+        flags = (*FEATURES_ONLY, "--margin_type", "sample_count", "--margin", 1)
+        succeed(stage_2(tree, pretrained, *flags, "--as_released", flag))
+    for folder in pretrained.glob("*/robust_*"):
+        losses.append(read_csv(folder)[0]["train_robust_loss"])
+    assert len(set(losses)) == 2
+
+
+def test_no_classifier_sampler_means_the_samplers_of_the_features(tree, pretrained):
+    found = {}
+    for name in ("none", "resample,4", "resample,2", "instance"):
+        succeed(stage_2(tree, pretrained, *CLASSIFIER_ONLY, "--cls_sampler", name))
+        (folder,) = pretrained.glob(f"*/robust_*cls-ce-{name}-*")
+        found[name] = weights_of(folder)["linear.weight"]
+    assert torch.equal(found["none"], found["resample,4"])
+    assert not torch.equal(found["none"], found["resample,2"])
+    assert not torch.equal(found["none"], found["instance"])
+
+
+def test_the_feature_sampler_none_is_plain_shuffling(tree, pretrained):
+    found = {}
+    for name in ("none", "instance", "resample,4"):
+        succeed(stage_2(tree, pretrained, *FEATURES_ONLY, "--feat_sampler", name))
+        (folder,) = pretrained.glob(f"*/robust_*robust_loss-{name}-*")
+        found[name] = weights_of(folder)
+    assert not differences(found["none"], found["instance"])
+    assert differences(found["none"], found["resample,4"])
+
+
+def test_the_feature_phase_leaves_the_classifier_as_it_was(tree, finished):
+    before = weights_of(finished / STAGE_1_NAME, "ckpt.best.pth.tar")
+    after = weights_of(stage_2_folder(finished), "ckpt.best_features.pth.tar")
+    assert not differences(head_of(before), head_of(after))
+    unchanged = [name for name, w in features_of(before).items() if torch.equal(w, after[name])]
+    assert unchanged == []
+
+
+def test_the_classifier_phase_leaves_features_and_batch_norm_as_they_were(tree, finished):
+    before = load(stage_2_folder(finished) / "ckpt.best_features.pth.tar")
+    after = load(stage_2_folder(finished) / "ckpt.pth.tar")
+    assert not differences(features_of(before["state_dict"]), features_of(after["state_dict"]))
+    assert torch.equal(before["epsilons"], after["epsilons"])
+    for name, weight in head_of(before["state_dict"]).items():
+        assert not torch.equal(weight, after["state_dict"][name])
+
+
+def test_without_classifier_epochs_the_best_features_are_the_result(tree, pretrained):
+    succeed(stage_2(tree, pretrained, "--epochs", 2, "--balanced_clf_nepochs", 0))
+    folder = stage_2_folder(pretrained)
+    assert [row["phase"] for row in read_csv(folder)] == ["features", "features"]
+    before = weights_of(pretrained / STAGE_1_NAME, "ckpt.best.pth.tar")
+    assert not differences(head_of(before), head_of(weights_of(folder)))
+
+
+def test_classifier_epochs_alone_start_from_the_stage_1_checkpoint(tree, pretrained):
+    flags = ("--epochs", 2, "--balanced_clf_nepochs", 2)
+    succeed(stage_2(tree, pretrained, *flags))
+    folder = stage_2_folder(pretrained)
+    assert [row["phase"] for row in read_csv(folder)] == ["classifier", "classifier"]
+    before = weights_of(pretrained / STAGE_1_NAME, "ckpt.best.pth.tar")
+    assert not differences(features_of(before), features_of(weights_of(folder)))
+    assert differences(head_of(before), head_of(weights_of(folder)))
+
+
+def test_a_classifier_alone_needs_no_feature_loss(tree, pretrained):
+    argv = [*common(tree, pretrained), "--pretrained", STAGE_1_NAME, *CLASSIFIER_ONLY]
+    succeed([*argv, "--cls_loss", "ce"])
+    assert [row["phase"] for row in read_csv(stage_2_folder(pretrained))] == ["classifier"]
+
+
+def test_the_best_features_and_their_margins_are_loaded_before_the_classifier_phase(
+    tree, pretrained
+):
+    # A rate at which the features get worse again.
+    flags = ("--epochs", 5, "--feat_lr", 1.0, "--temperature", 0.2)
+    succeed(stage_2(tree, pretrained, *flags))
+    folder = stage_2_folder(pretrained)
+    records = read_records(folder)[:4]
+    accuracies = [record["results"]["test"]["ncm"]["top1"] for record in records]
+    best = accuracies.index(max(accuracies)) + 1
+    assert best < 4, "the best features are the last ones: this run shows nothing"
+    kept, final = load(folder / "ckpt.best_features.pth.tar"), load(folder / "ckpt.pth.tar")
+    assert kept["epoch"] == best
+    assert kept["best_acc1"] == max(accuracies)
+    assert not differences(features_of(kept["state_dict"]), features_of(final["state_dict"]))
+    assert final["epsilons"].tolist() == records[best - 1]["margins"] != records[-1]["margins"]
+
+
+def test_selection_by_the_last_epoch_loads_nothing_back(tree, pretrained):
+    flags = ("--feat_lr", 0.3, "--temperature", 0.2, "--select_on", "last")
+    succeed(stage_2(tree, pretrained, *flags, "--epochs", 2, "--balanced_clf_nepochs", 0))
+    succeed(stage_2(tree, pretrained, *flags, "--epochs", 3, "--balanced_clf_nepochs", 1))
+    (features,) = pretrained.glob("*/robust_nepochs=2*")
+    (whole,) = pretrained.glob("*/robust_nepochs=3*")
+    assert not differences(features_of(weights_of(features)), features_of(weights_of(whole)))
+
+
+def test_stage_2_from_ldam_keeps_its_cosine_head_and_scales_it_by_30(tree, tmp_path):
+    succeed(stage_1(tree, tmp_path, "--loss_type", "LDAM", "--epochs", 1))
+    name = STAGE_1_NAME.replace("CE", "LDAM")
+    argv = stage_2(tree, tmp_path, "--pretrained", name, "--loss_type", "LDAM", *CLASSIFIER_ONLY)
+    succeed(argv)
+    succeed([*argv, "--evaluation", "True"])
+    folder = stage_2_folder(tmp_path)
+    weight = weights_of(folder, "ckpt.best.pth.tar")["linear.weight"]
+    assert weight.shape == (64, 10)
+    with np.load(folder / "outputs_test.npz") as outputs:
+        features, labels = torch.from_numpy(outputs["feats"]), torch.from_numpy(outputs["labels"])
+    logits = 30 * F.normalize(features, dim=1) @ F.normalize(weight, dim=0)
+    recorded = read_records(folder)[0]["results"]["test"]["linear"]["loss"]
+    assert recorded == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+
+
+def test_a_checkpoint_in_the_released_form_starts_the_same_stage_2(tree, pretrained, tmp_path):
+    succeed(stage_2(tree, pretrained, *CLASSIFIER_ONLY))
+    original = load(pretrained / STAGE_1_NAME / "ckpt.best.pth.tar")
+    for prefix in ("", "module."):
+        weights = {prefix + name: weight for name, weight in original["state_dict"].items()}
+        released = {"epoch": original["epoch"], "arch": "resnet20", "state_dict": weights}
+        released["best_acc1"] = torch.tensor([original["best_acc1"]])
+        root = tmp_path / f"released{prefix}"
+        (root / STAGE_1_NAME).mkdir(parents=True)
+        torch.save(released, root / STAGE_1_NAME / "ckpt.best.pth.tar")
+        outcome = succeed(stage_2(tree, root, *CLASSIFIER_ONLY))
+        assert outcome.warnings == []
+        assert not differences_of_runs(stage_2_folder(root), stage_2_folder(pretrained))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "{root}/{name}",
+        "{root}/{name}/ckpt.best.pth.tar",
+        "{root}/{name}/ckpt.pth.tar",
+        "{root}/{name}/ckpt.best_heldout.pth.tar",
+        "{name}",
+        "{name}/ckpt.best.pth.tar",
+        "local/{name}",
+        "here_{name}",
+        "there_{name}",
+        ".",
+        "..",
+    ],
+)
+def test_the_stage_1_checkpoint_is_found_where_the_interface_says(
+    given, tree, pretrained, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    source = pretrained / STAGE_1_NAME
+    name = STAGE_1_NAME
+    if given.startswith("local"):
+        shutil.copytree(source, tmp_path / "local" / STAGE_1_NAME)
+    elif given.startswith("here"):
+        name = f"here_{STAGE_1_NAME}"
+        shutil.copytree(source, tmp_path / name)
+    elif given.startswith("there"):
+        name = f"there_{STAGE_1_NAME}"
+        shutil.copytree(source, tmp_path / "pretrained" / name)
+    elif given == ".":
+        monkeypatch.chdir(source)
+    elif given == "..":
+        (source / "inner").mkdir()
+        monkeypatch.chdir(source / "inner")
+    text = given.format(root=pretrained, name=STAGE_1_NAME)
+
+    succeed(stage_2(tree, pretrained, "--pretrained", text, *NOTHING))
+
+    (summary,) = tmp_path.rglob("robust_*/summary.json")
+    assert summary.parent.parent == pretrained / name

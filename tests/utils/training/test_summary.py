@@ -1,0 +1,36 @@
+"""The tables of accuracies that end a run."""
+
+from tests.support.made_up_records import COUNTS, EMPTY_GROUP_COUNTS, reading
+from utils.training.summary import accuracy_table, per_class_table
+
+
+def test_the_table_of_accuracies_has_group_sizes_and_two_decimals():
+    table = accuracy_table({"linear": reading(40.123), "NCM by cosine": reading(41)}, COUNTS)
+    head, linear, ncm = table.splitlines()
+    assert head.split() == ["top-1", "top-5", "many", "(2)", "medium", "(2)", "few", "(2)"]
+    assert linear.split() == ["linear", "40.12", "60.12", "50.12", "40.62", "30.12"]
+    assert ncm.split() == ["NCM", "by", "cosine", "41.00", "61.00", "51.00", "41.50", "31.00"]
+    assert len({len(line) for line in table.splitlines()}) == 1
+
+
+def test_an_empty_group_reads_not_available():
+    table = accuracy_table({"linear": reading(40, EMPTY_GROUP_COUNTS)}, EMPTY_GROUP_COUNTS)
+    head, linear = table.splitlines()
+    assert head.split() == ["top-1", "top-5", "many", "(2)", "medium", "(4)", "few", "(0)"]
+    assert linear.split() == ["linear", "40.00", "60.00", "50.00", "40.50", "n/a"]
+
+
+def test_the_table_of_classes_goes_from_the_largest_to_the_smallest():
+    class Data:
+        class_counts = (5, 500, 50)
+        class_names = ("owl", "apple", "aquarium_fish")
+
+    linear = {"per_class": [10.0, 99.96, None]}
+    ncm = {"per_class": [20.0, 30.25, 50.0]}
+    lines = [line.split() for line in per_class_table(linear, ncm, Data()).splitlines()]
+    assert lines == [
+        ["class", "images", "linear", "NCM"],
+        ["apple", "500", "100.0", "30.2"],
+        ["aquarium_fish", "50", "n/a", "50.0"],
+        ["owl", "5", "10.0", "20.0"],
+    ]

@@ -1,0 +1,1 @@
+"""What main.py does once its options are checked."""

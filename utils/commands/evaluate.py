@@ -1,0 +1,108 @@
+"""The evaluation command: accuracies and outputs of a run's best checkpoint."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets import load_data
+from utils.commands.train import machine_of
+from utils.evaluation.classifiers import FeatureBank, read, write_readings
+from utils.evaluation.evaluator import Evaluator, extract_features
+from utils.files import atomic_write
+from utils.machine import collectives
+from utils.machine.processes import World
+from utils.options.flags import Options
+from utils.runs import checkpoint
+from utils.runs.folders import RunFolder, check_writable, find_evaluated, run_folder
+from utils.runs.tensorboard import EventFile
+from utils.training.seeds import combine
+from utils.training.setup import warn_of_other_data
+from utils.training.summary import accuracy_table, per_class_table, reading_table
+
+
+def evaluate(options: Options) -> None:
+    """Accuracies of the best checkpoint of a run, or of the runs of several seeds, and their mean
+    and deviation; `outputs_train.npz` and `outputs_test.npz` with features, labels and predictions
+    of the un-augmented images.
+
+    Raises:
+        UserError: no such checkpoint, or one of another network.
+    """
+    with collectives.joined() as world:
+        evaluated = [_evaluate(of_seed, world) for of_seed in options.by_seed()]
+    if options.seeds is not None and world.is_main:
+        rows, class_counts = combine([rows for rows, _ in evaluated]), evaluated[0][1]
+        print(f"mean ± standard deviation over seeds {options.seeds}")
+        print(accuracy_table(rows, class_counts))
+
+
+def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int]] | None:
+    """One run; its accuracies, by split and classifier, and the class counts (process 0)."""
+    folder = run_folder(options)
+
+    def read_chosen() -> tuple[dict, Path]:
+        path = find_evaluated(options)
+        chosen = checkpoint.load(path)
+        check_writable(folder.records)
+        return chosen, path
+
+    chosen, path = collectives.from_main(read_chosen, world)
+    machine = collectives.together(lambda: machine_of(options, world), world)
+    data = collectives.main_first(lambda: load_data(options, chosen), world)
+
+    def build() -> nn.Module:
+        warn_of_other_data(chosen, path, data)
+        model = checkpoint.build_from(chosen, path, options.arch, data.num_classes)
+        return model.to(machine.device, memory_format=torch.channels_last)
+
+    model = collectives.together(build, world)
+    evaluator = Evaluator(data, machine)
+    evaluator.look(model)
+    linear, ncm = evaluator.linear(model), evaluator.ncm()
+    train = extract_features(model, evaluator.train_loader, machine)
+    if not world.is_main:
+        return None
+    print(f"{path}, epoch {chosen.get('epoch', 'unknown')}")
+    print(per_class_table(linear["test"], ncm["test"], data))
+    rows = {}
+    for split in linear:
+        rows |= {f"{split}, linear": linear[split], f"{split}, NCM": ncm[split]}
+    print(accuracy_table(rows, data.class_counts))
+    records = {}
+    if options.readings:
+        names = options.readings.split(",")
+        heldout = evaluator.seen("heldout") if data.heldout is not None else None
+        bank = FeatureBank(*train, model.linear, data.class_counts, heldout)
+        records = read(names, bank, *evaluator.seen("test"))
+        print(reading_table(records, data.class_counts))
+        for name in set(names) - set(records):
+            print(f"{name} is left out: it needs held-out images")
+    with folder.locked():
+        if records:
+            write_readings(folder.records, records)
+            _add_events(folder, records, int(chosen.get("epoch", 0)))
+        _save_outputs(folder, "train", model, *train)
+        _save_outputs(folder, "test", model, *evaluator.seen("test"))
+    print(f"features, labels and predictions: {folder.records}/outputs_{{train,test}}.npz")
+    return rows, data.class_counts
+
+
+def _add_events(folder: RunFolder, records: dict[str, dict], epoch: int) -> None:
+    """Adds the readings to the run's TensorBoard events."""
+    with EventFile(folder.records, ".readings") as events:
+        for reading, record in records.items():
+            for name, value in record.items():
+                if isinstance(value, (int, float)):
+                    events.add_scalar(f"reading_{reading}/{name}", value, epoch)
+
+
+@torch.no_grad()
+def _save_outputs(
+    folder: RunFolder, split: str, model: nn.Module, features: Tensor, labels: Tensor
+) -> None:
+    confs, preds = torch.softmax(model.classify(features), dim=1).max(dim=1)
+    arrays = {"feats": features, "labels": labels, "preds": preds, "confs": confs}
+    with atomic_write(folder.records / f"outputs_{split}.npz") as file:
+        np.savez(file, **{name: array.cpu().numpy() for name, array in arrays.items()})

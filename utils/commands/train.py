@@ -1,0 +1,211 @@
+"""Training commands, from checked options to files in the runs' folders: stage 1, stage 2, or both,
+for one seed or several."""
+
+import secrets
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from datasets import LongTailedData, load_data
+from utils.errors import UserError
+from utils.files import write_json
+from utils.machine import collectives, signals
+from utils.machine.device import Machine, choose_machine, seed_everything
+from utils.machine.processes import World
+from utils.options.flags import Options
+from utils.runs import checkpoint
+from utils.runs.folders import (
+    RunFolder,
+    check_holds_no_run,
+    find_pretrained,
+    prepare,
+    recorded_options,
+    run_folder,
+)
+from utils.training.seeds import side_by_side, summarise_seeds
+from utils.training.setup import Run
+from utils.training.stage1 import pretraining
+from utils.training.stage2 import finetuning
+from utils.training.summary import final_table, summarise
+from utils.training.trainer import Trainer
+
+
+def train(stages: Sequence[Options]) -> None:
+    """Stage 1 (classification from random weights), stage 2 (DRO-LT from a stage-1 checkpoint), or
+    one after the other; each for one seed or several.
+
+    Raises:
+        UserError: bad input; nothing has been written.
+        RunError: the run failed.
+        Interrupted: SIGINT or SIGTERM.
+    """
+    with collectives.joined() as world:
+        jobs, remembered = collectives.from_main(lambda: _plan(stages), world)
+        machine = data = None
+        if any(job.is_open for job in chain.from_iterable(jobs)):
+            machine = collectives.together(lambda: machine_of(stages[0], world), world)
+            data = collectives.main_first(lambda: load_data(stages[0], remembered), world)
+        for stage, stage_jobs in zip(stages, jobs, strict=True):
+            together = _train(stage_jobs, machine, data)
+            if stage.seeds is not None:
+                combine = partial(_summarise_seeds, stage, stage_jobs, together)
+                collectives.from_main(combine, world)
+
+
+def machine_of(options: Options, world: World) -> Machine:
+    """The machine that the options ask for, made ready."""
+    return choose_machine(options.gpu, options.precision, options.step, options.accumulate, world)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The run of one stage and seed, and what is to be done about it (`folders.prepare`)."""
+
+    options: Options
+    folder: RunFolder
+    action: str
+
+    @classmethod
+    def of(cls, options: Options) -> "_Job":
+        if options.stage == 2 and options.pretrain_epochs is None:
+            find_pretrained(options)
+        folder = run_folder(options)
+        action = prepare(options, folder)
+        seed = recorded_options(folder)["seed"] if action == "continue" else options.seed
+        options = options.with_seed(secrets.randbits(32) if seed is None else seed)
+        return cls(options, folder, action)
+
+    @property
+    def is_open(self) -> bool:
+        return self.action != "finished"
+
+
+def _plan(stages: Sequence[Options]) -> tuple[list[list[_Job]], dict | None]:
+    """The jobs of each stage, all looked at before the first, which may take hours, begins; and
+    what a run to go on from, or the stage before, remembers of the data."""
+    for stage in stages:
+        if stage.seeds is not None:
+            check_holds_no_run(run_folder(stage))
+    jobs = [[_Job.of(options) for options in stage.by_seed()] for stage in stages]
+    remembered = None
+    begun = [job.folder for job in jobs[0] if job.action in ("continue", "finished")]
+    if begun:
+        remembered = recorded_options(begun[0])
+    elif stages[0].stage == 2:
+        remembered = checkpoint.load(find_pretrained(jobs[0][0].options))
+    return jobs, remembered and {"data": remembered.get("data")}
+
+
+def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData | None) -> bool:
+    """Trains what is not finished yet: side by side on a GPU, else one after another; whether it
+    was side by side."""
+    for job in jobs:
+        if not job.is_open:
+            print(f"{job.folder.records} holds this run, finished: see summary.json")
+    jobs = [job for job in jobs if job.is_open]
+    if not jobs:
+        return False
+    world = machine.world
+    runs = [_build(job, machine, data) for job in jobs]
+    with ExitStack() as stack:
+        open_folders = partial(_open_folders, stack, jobs, machine, data)
+        collectives.together(open_folders if world.is_main else lambda: None, world)
+        stack.enter_context(signals.deferred(lambda number: collectives.largest(number, world)))
+        # All loaders of a streamed set share their workers, which read one epoch at a time.
+        can_share = machine.device.type == "cuda" and world.size == 1 and not data.is_streamed
+        is_together = can_share and len(jobs) > 1
+        if is_together:
+            side_by_side([trainer.steps() for _, trainer in runs], machine.device)
+            for run, trainer in runs:
+                summarise(run, trainer)
+        else:
+            for run, trainer in runs:
+                trainer.run()
+                summarise(run, trainer)
+    return is_together
+
+
+def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trainer]:
+    """The run and its trainer, ready to begin or to go on.
+
+    Raises:
+        UserError: a checkpoint that it starts from is missing or not what it should be.
+    """
+    options, folder, world = job.options, job.folder, machine.world
+    start = collectives.from_main(lambda: _read_start(options), world)
+    state = collectives.from_main(lambda: _read_state(job), world)
+
+    def build() -> tuple[Run, Trainer]:
+        run = Run(options, folder, machine, data, generator=seed_everything(options.seed))
+        trainer = Trainer(run, pretraining(run) if start is None else finetuning(run, *start))
+        if state is not None:
+            _take_up(trainer, state, folder.last_checkpoint)
+        return run, trainer
+
+    return collectives.together(build, world)
+
+
+def _read_start(options: Options) -> tuple[dict, Path] | None:
+    """The checkpoint that a stage 2 starts from, and its place."""
+    if options.stage == 1:
+        return None
+    path = find_pretrained(options)
+    return checkpoint.load(path), path
+
+
+def _read_state(job: _Job) -> dict | None:
+    """The last checkpoint of a run to go on with."""
+    path = job.folder.last_checkpoint
+    return checkpoint.load(path) if job.action == "continue" and path.exists() else None
+
+
+def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
+    """Continues from the state in a run's last checkpoint, read from `path`.
+
+    Raises:
+        UserError: it holds the weights of another network, or no state to go on from.
+    """
+    if state.get("fingerprint") not in (None, trainer.data.fingerprint):
+        raise UserError(f"--resume True: {path} was trained on other training images")
+    checkpoint.load_weights(trainer.model, state["state_dict"], path)
+    try:
+        trainer.load_state_dict(state)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: no state that this run could go on from ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _open_folders(
+    stack: ExitStack, jobs: Sequence[_Job], machine: Machine, data: LongTailedData
+) -> None:
+    """Locks the runs' folders while the stack lasts, clears those of runs that are replaced, and
+    records the options of new ones."""
+    for job in jobs:
+        stack.enter_context(job.folder.locked())
+    for job in jobs:
+        if job.action == "replace":
+            for path in job.folder.own_files():
+                path.unlink()
+        if not job.folder.arguments.exists():
+            of_run = {
+                "class_counts": data.class_counts,
+                "fingerprint": data.fingerprint,
+                "data": data.description(),
+                "machine": machine.description(),
+            }
+            write_json(job.folder.arguments, job.options.as_dict() | of_run)
+        print(
+            f"{len(data.train)} training images of {data.num_classes} classes, {machine.device}, "
+            f"seed {job.options.seed}; records in {job.folder.records}"
+        )
+
+
+def _summarise_seeds(options: Options, jobs: Sequence[_Job], together: bool) -> None:
+    folder = run_folder(options)
+    combined = summarise_seeds(folder.summary, [job.folder.summary for job in jobs], together)
+    print(final_table(combined))
+    print(f"mean ± standard deviation over seeds {options.seeds}: {folder.summary}")

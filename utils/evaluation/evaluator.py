@@ -1,0 +1,146 @@
+"""Accuracies of a network: its own classifier, and the nearest class mean of its features."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from datasets.loading.resident import Normalise
+from datasets.loading.streamed import make_loader
+from datasets.splits import LongTailedData
+from models.folding import fold_batch_norm
+from utils.evaluation.metrics import accuracy_record, cosine_similarities
+from utils.machine import collectives, signals
+from utils.machine.device import Machine
+
+PIXELS_A_PASS = {"cpu": 500 * 32**2, "cuda": 5000 * 32**2}
+"""Pixels of the images that go through the network at once without gradients: on a CPU few enough
+for its caches, on a GPU many, so that it waits for no launches."""
+
+
+@torch.no_grad()
+def extract_features(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], machine: Machine
+) -> tuple[Tensor, Tensor]:
+    """Features ``[N, D]`` (float32) and targets ``[N]`` of all batches, batch-norm in eval mode.
+
+    Each process computes the features of its images, and gets those of all.
+    """
+    model = fold_batch_norm(model)
+    features, targets = [], []
+    for images, batch_targets in batches:
+        with machine.autocast():
+            own_features = model.features(images)
+        features.append(collectives.gather(own_features, len(batch_targets), machine.world))
+        targets.append(batch_targets)
+        signals.check()
+    return torch.cat(features), torch.cat(targets)
+
+
+@torch.no_grad()
+def class_centroids(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    machine: Machine,
+) -> Tensor:
+    """Mean features of each class ``[K, D]``, batch-norm in eval mode; sums and counts are
+    accumulated batch by batch, each image in one process. Every class must occur."""
+    model = fold_batch_norm(model)
+    world, sums, counts = machine.world, 0.0, 0.0
+    for images, targets in batches:
+        with machine.autocast():
+            features = model.features(images)
+        batch_sums = features.new_zeros(num_classes, features.shape[1], dtype=torch.float64)
+        if world.is_main or world.divides(len(targets)):
+            own_targets = targets[world.share(len(targets))]
+            batch_sums.index_add_(0, own_targets, features.double())
+        sums = sums + batch_sums
+        # `bincount` would wait for the device.
+        ones = torch.ones_like(targets, dtype=torch.float64)
+        counts = counts + ones.new_zeros(num_classes).index_add_(0, targets, ones)
+        signals.check()
+    return (collectives.add_up(sums, world) / counts.unsqueeze(1)).float()
+
+
+class Evaluator:
+    """Linear and NCM accuracies on the test and the held-out images.
+
+    `look` passes these images through the network once; the readings work on the features that it
+    saw, so that a classifier that trains on frozen features is read at no cost. `batch_size` is
+    that of passes without gradients.
+    """
+
+    def __init__(self, data: LongTailedData, machine: Machine) -> None:
+        self.machine = machine
+        self.num_classes = data.num_classes
+        self.class_counts = data.class_counts
+        self.batch_size = max(1, PIXELS_A_PASS[machine.device.type] // data.train.area)
+        normalise = Normalise(data.mean, data.std, machine.device)
+        self.train_loader = make_loader(data.train, normalise, self.batch_size, world=machine.world)
+        self.loaders = {
+            name: make_loader(split, normalise, self.batch_size, world=machine.world)
+            for name, split in data.evaluation_splits.items()
+        }
+        self._network: nn.Module | None = None
+        self._seen: dict[str, tuple[Tensor, Tensor]] = {}
+        self._centroids: Tensor | None = None
+
+    @property
+    def has_looked(self) -> bool:
+        return bool(self._seen)
+
+    def forget(self) -> None:
+        self._network, self._seen, self._centroids = None, {}, None
+
+    def look(self, model: nn.Module) -> None:
+        """Passes all evaluated images through the network as it is now."""
+        self._network = fold_batch_norm(model)
+        self._seen = {
+            name: extract_features(self._network, loader, self.machine)
+            for name, loader in self.loaders.items()
+        }
+        self._centroids = None
+
+    @torch.no_grad()
+    def linear(self, model: nn.Module) -> dict[str, dict]:
+        """The network's classifier: a record of `accuracy_record` per split, and the mean
+        cross-entropy of the split as `loss`. All processes get those of process 0."""
+
+        def read() -> dict[str, dict]:
+            records = {}
+            for name, (features, targets) in self._seen.items():
+                logits = model.classify(features)
+                loss = nn.functional.cross_entropy(logits, targets).item()
+                record = accuracy_record(logits, targets, self.class_counts)
+                records[name] = record | {"loss": loss}
+            return records
+
+        return collectives.from_main(read, self.machine.world)
+
+    @torch.no_grad()
+    def ncm(self) -> dict[str, dict]:
+        """Nearest class mean by cosine, with the class means of the un-augmented training set: a
+        record per split, its top-1 and top-5 as means over classes. All are features of the last
+        look."""
+        if self._centroids is None:
+            self._centroids = class_centroids(
+                self._network, self.train_loader, self.num_classes, self.machine
+            )
+
+        def read() -> dict[str, dict]:
+            return {
+                name: accuracy_record(
+                    cosine_similarities(features, self._centroids),
+                    targets,
+                    self.class_counts,
+                    class_mean=True,
+                )
+                for name, (features, targets) in self._seen.items()
+            }
+
+        return collectives.from_main(read, self.machine.world)
+
+    def seen(self, split: str) -> tuple[Tensor, Tensor]:
+        """Features ``[N, D]`` and targets ``[N]`` of the split, as of the last look."""
+        return self._seen[split]

@@ -1,0 +1,125 @@
+"""Accuracies: overall, by class, and by the classes' numbers of training images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from utils.evaluation.shot_groups import GROUPS, group_of_counts
+
+
+def per_class_accuracy(correct: Tensor, targets: Tensor, num_classes: int) -> np.ndarray:
+    """Share of each class's images that is right, ``[K]`` in [0, 1], NaN for a class without
+    images; `correct` is bool ``[N]``, targets ``[N]``. Waits for the device once."""
+    counted = (targets[correct], targets)
+    counts = torch.stack([torch.bincount(t, minlength=num_classes) for t in counted])
+    hits, totals = counts.double().cpu().numpy()
+    with np.errstate(invalid="ignore"):
+        return hits / totals
+
+
+def mean_over_classes(per_class: np.ndarray) -> float:
+    """Mean of the accuracies that are not NaN; NaN where there is none."""
+    known = per_class[~np.isnan(per_class)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def group_accuracies(per_class: np.ndarray, class_counts: ArrayLike) -> tuple[float, float, float]:
+    """Mean per-class accuracies of the many-, medium- and few-shot classes; NaN for a group
+    without classes."""
+    groups = group_of_counts(class_counts)
+    return tuple(mean_over_classes(per_class[groups == group]) for group in GROUPS)
+
+
+def shot_accuracy(
+    preds: ArrayLike, targets: ArrayLike, train_labels: ArrayLike
+) -> tuple[float, float, float, np.ndarray]:
+    """Accuracies by class size.
+
+    Args:
+        preds, targets: predicted and true labels ``[N]``, arrays or tensors.
+        train_labels: labels of the training set, from which the groups follow.
+
+    Returns:
+        ``(many, medium, few, per_class)`` in [0, 1]: group means of the per-class accuracies, NaN
+        for a group without classes, and the per-class accuracies ``[K]``.
+    """
+    preds, targets, train_labels = map(_labels, (preds, targets, train_labels))
+    class_counts = torch.bincount(train_labels).cpu().numpy()
+    per_class = per_class_accuracy(preds == targets, targets, len(class_counts))
+    return *group_accuracies(per_class, class_counts), per_class
+
+
+def nearest_centroid_accuracy(
+    train_feats: ArrayLike, train_labels: ArrayLike, feats: ArrayLike, targets: ArrayLike
+) -> tuple[float, float, float, np.ndarray, float]:
+    """Accuracies of the nearest class mean (NCM) by cosine similarity.
+
+    Args:
+        train_feats, train_labels: features ``[M, D]`` and labels ``[M]`` whose class means are the
+            centroids.
+        feats, targets: features ``[N, D]`` to classify and their labels ``[N]``.
+
+    Returns:
+        ``(many, medium, few, per_class, mean)`` in [0, 1]; `mean` is over the classes.
+    """
+    from losses.dro import class_means
+
+    train_feats, feats = (torch.as_tensor(f).float() for f in (train_feats, feats))
+    train_labels = _labels(train_labels)
+    centroids = class_means(train_feats, train_labels, int(train_labels.max()) + 1)
+    # A label that the training set lacks has no centroid, so nothing is near it.
+    similarities = cosine_similarities(feats, centroids).nan_to_num(nan=-2.0)
+    preds = similarities.argmax(dim=1)
+    many, medium, few, per_class = shot_accuracy(preds, targets, train_labels)
+    return many, medium, few, per_class, mean_over_classes(per_class)
+
+
+def cosine_similarities(features: Tensor, centroids: Tensor) -> Tensor:
+    """cos(f_i, μ_c) of features ``[N, D]`` and centroids ``[K, D]``, as ``[N, K]``."""
+    return F.normalize(features, dim=1) @ F.normalize(centroids, dim=1).T
+
+
+def accuracy_record(
+    scores: Tensor, targets: Tensor, class_counts: Sequence[int], class_mean: bool = False
+) -> dict:
+    """One reading of a split, as `summary.json` holds it, in percent.
+
+    Args:
+        scores: logits or similarities ``[N, K]``.
+        targets: ``[N]``.
+        class_counts: training images per class ``[K]``.
+        class_mean: take top-1 and top-5 as means over classes instead of over images.
+
+    Returns:
+        ``{"top1", "top5", "many", "medium", "few", "per_class"}``; None for a group or class
+        without images. Top-5 is top-K where there are fewer than five classes.
+    """
+    num_classes = scores.shape[1]
+    ranked = scores.topk(min(5, num_classes), dim=1).indices == targets.unsqueeze(1)
+    in_top1, in_top5 = ranked[:, 0], ranked.any(dim=1)
+    per_class = per_class_accuracy(in_top1, targets, num_classes)
+    if class_mean:
+        top1 = mean_over_classes(per_class)
+        top5 = mean_over_classes(per_class_accuracy(in_top5, targets, num_classes))
+    else:
+        top1, top5 = in_top1.double().mean().item(), in_top5.double().mean().item()
+    groups = dict(zip(GROUPS, group_accuracies(per_class, class_counts), strict=True))
+    return {
+        "top1": percent(top1),
+        "top5": percent(top5),
+        **{group: percent(accuracy) for group, accuracy in groups.items()},
+        "per_class": [percent(accuracy) for accuracy in per_class],
+    }
+
+
+def percent(share: float) -> float | None:
+    """A share in percent, to four decimals; None for NaN."""
+    return None if np.isnan(share) else round(100 * float(share), 4)
+
+
+def _labels(labels: ArrayLike) -> Tensor:
+    return torch.as_tensor(labels).long()

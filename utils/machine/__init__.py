@@ -1,0 +1,1 @@
+"""Devices, processes, signals: what the program runs on."""

@@ -1,0 +1,182 @@
+"""The machine that a run uses: device, precision, random state."""
+
+import platform
+import random
+import sys
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from utils.errors import UserError
+from utils.machine.cores import usable_cores
+from utils.machine.processes import ALONE, World
+from utils.machine.provenance import commit
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device, the precision of convolutions on it (`float32`, `tf32` or `bf16`), how it takes
+    a step (`eager`, `graph` or `compile`, in how many micro-batches), and the processes that share
+    the work, each on a device of its own."""
+
+    device: torch.device
+    precision: str
+    step: str = "eager"
+    micro_batches: int = 1
+    world: World = ALONE
+
+    def autocast(self) -> AbstractContextManager:
+        """bfloat16 for convolutions and matrix products where the precision asks for it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def description(self) -> dict:
+        """What `args.json` records of it."""
+        is_cuda = self.device.type == "cuda"
+        return {
+            "device": str(self.device),
+            "processor": torch.cuda.get_device_name(self.device) if is_cuda else cpu_name(),
+            "threads": torch.get_num_threads(),
+            "precision": self.precision,
+            "native_bf16": has_native_bf16(self.device),
+            "step": self.step,
+            "processes": self.world.size,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "commit": commit(),
+            "command": sys.argv,
+        }
+
+
+class Stopwatch:
+    """Seconds of the device's work from here on; nothing waits for the device to begin."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_cuda = device.type == "cuda"
+        self.began = self._now()
+
+    def _now(self) -> "torch.cuda.Event | float":
+        if not self.is_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def stop(self) -> float:
+        """Seconds until what the device has been asked to do is done."""
+        ended = self._now()
+        if not self.is_cuda:
+            return ended - self.began
+        ended.synchronize()
+        return self.began.elapsed_time(ended) / 1000
+
+
+def cpu_name() -> str:
+    """The processor's name and the number of its cores that this process may use."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            lines = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
+    except OSError:
+        lines = []
+    name = lines[0] if lines else platform.processor() or platform.machine()
+    return f"{name}, {usable_cores()} cores"
+
+
+def choose_machine(
+    gpu: int | None,
+    precision: str,
+    step: str = "auto",
+    micro_batches: int = 1,
+    world: World = ALONE,
+) -> Machine:
+    """The device that `--gpu` names, or the first CUDA device, or the CPU; of several processes
+    each has the CUDA device of its local rank. It is made ready for the precision. `auto` takes the
+    fastest step that computes the eager one's numbers: the graph on CUDA, where one process takes
+    the batch as a whole, else the eager one.
+
+    Raises:
+        UserError: no such device among several, or a precision or step that the device does not
+            have.
+    """
+    device = _choose_device(gpu) if world.size == 1 else _device_of(world, gpu)
+    is_cuda = device.type == "cuda"
+    if precision == "bf16" and not has_native_bf16(device):
+        raise UserError(
+            f"--precision bf16: {device} has no native bfloat16, float32 is faster there"
+        )
+    if precision == "tf32" and not (is_cuda and _capability(device) >= (8, 0)):
+        raise UserError(f"--precision tf32: {device} has no TF32, which NVIDIA GPUs have from 8.0")
+    if step == "graph" and not is_cuda:
+        raise UserError(f"--step graph: {device} has no CUDA graphs (auto, eager or compile)")
+    is_split = micro_batches > 1 or world.size > 1
+    if step == "graph" and is_split:
+        raise UserError("--step graph: only for one process and --accumulate 1 (auto or eager)")
+    if is_cuda:
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    else:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    if step == "auto":
+        step = "graph" if is_cuda and not is_split else "eager"
+    return Machine(device, precision, step, micro_batches, world)
+
+
+def _choose_device(gpu: int | None) -> torch.device:
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if available == 0:
+        if gpu is not None:
+            print(f"main.py: warning: --gpu {gpu}: no CUDA device, using the CPU", file=sys.stderr)
+        return torch.device("cpu")
+    if gpu is None or gpu < available:
+        return torch.device("cuda", gpu or 0)
+    if available == 1:
+        print(
+            f"main.py: warning: --gpu {gpu}: the only CUDA device is 0, using it", file=sys.stderr
+        )
+        return torch.device("cuda", 0)
+    names = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(available))
+    raise UserError(f"--gpu {gpu}: the CUDA devices are {names}")
+
+
+def _device_of(world: World, gpu: int | None) -> torch.device:
+    """The device of one of several processes."""
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpu is not None:
+        print(
+            f"main.py: warning: --gpu {gpu}: not used, of {world.size} processes each takes the "
+            "device of its local rank",
+            file=sys.stderr,
+        )
+    if available == 0:
+        return torch.device("cpu")
+    if world.local_rank < available:
+        return torch.device("cuda", world.local_rank)
+    raise UserError(
+        f"process {world.rank} is number {world.local_rank} (from 0) of its machine, which has "
+        f"{available} CUDA devices: torchrun's --nproc_per_node is at most that"
+    )
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the processor or GPU computes in bfloat16 itself, by its features."""
+    if device.type == "cuda":
+        return _capability(device) >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def seed_everything(seed: int) -> torch.Generator:
+    """Seeds Python, NumPy and torch, and gives the generator of orders and augmentation."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,617 @@
+"""Every flag of the command line: its type, default, bounds and meaning, in one place."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from utils.options import values
+from utils.options.values import Sampler, parse_sampler
+
+OWN_DATASETS = ("folder", "npz")
+BENCHMARK_LISTS = ("imagenet_lt", "inaturalist18")
+DATASETS = ("cifar10", "cifar100", "digits", *OWN_DATASETS, *BENCHMARK_LISTS)
+FILE_DATASETS = ("folder", *BENCHMARK_LISTS)
+NATURAL_DATASETS = (*OWN_DATASETS, *BENCHMARK_LISTS)  # long-tailed, or not, as they come
+CIFAR_NETWORKS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
+IMAGENET_NETWORKS = ("resnet10", "resnet50", "resnext50")
+ARCHITECTURES = (*CIFAR_NETWORKS, *IMAGENET_NETWORKS)
+CLASSIFICATION_LOSSES = ("ce", "ce_lt", "ce_bal")
+FEATURE_LOSSES = (*CLASSIFICATION_LOSSES, "robust_loss", "robust_loss_lt", "robust_loss_bal")
+PRECISIONS = ("float32", "tf32", "bf16")
+FEATURE_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+READINGS = (
+    "linear",
+    "ncm_cosine",
+    "ncm_euclidean",
+    "ncm_centred",
+    "tau_norm",
+    "tau_norm_tuned",
+    "lws",
+    "crt",
+    "logit_adjustment",
+)
+
+# Flags of ours that change a stage-2 run: where not at their default, they are part of the name
+# of its folder.
+NAMED_FLAGS = (
+    "augment",
+    "select_on",
+    "robust_weight",
+    "as_released",
+    "precision",
+    "heldout_fraction",
+    "margin_min",
+    "margin_wd",
+    "image_size",
+    "normalisation",
+    "stream",
+    "accumulate",
+    "sync_bn",
+    "feat_layers",
+    "robust_distance",
+)
+
+# Flags that may differ between a run and its continuation, because they do not change its result;
+# the stage-1 checkpoint may be spelt in another way, its name is in the folder's.
+FREE_FLAGS = (
+    "pretrained",
+    "pretrain_epochs",
+    "seeds",
+    "data_root",
+    "list_root",
+    "workers",
+    "print_freq",
+    "resume",
+    "evaluation",
+    "readings",
+    "gpu",
+    "step",
+    "root_log",
+    "root_model",
+    "overwrite",
+    "checkpoint_every",
+)
+
+# Groups, as `--help` shows them.
+DATA = "data"
+STAGE1 = "stage 1: classification"
+STAGE2 = "stage 2: DRO-LT fine-tuning"
+ROBUST = "stage 2: the robust loss"
+TRAINING = "training"
+MACHINE = "machine"
+RECORDS = "runs and records"
+
+BOOLEAN: Mapping[str, Any] = {
+    "type": values.boolean,
+    "nargs": "?",
+    "const": True,
+    "default": False,
+    "metavar": "BOOL",
+}
+
+
+def flag(group: str, *names: str, help: str, **settings: Any) -> Any:
+    """A field of `Options`: the group it is shown in, its names, and argparse's settings."""
+    return field(metadata={"group": group, "names": names, "help": help, "settings": settings})
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a run, by the flags' long names."""
+
+    dataset: str = flag(
+        DATA, "--dataset", help="where images come from", default="cifar10", choices=DATASETS
+    )
+    data_root: str = flag(
+        DATA,
+        "--data_root",
+        help="cifar10, cifar100: folder with torchvision's files, or with "
+        "cifar100/{train,test}/CLASS/*.png; downloaded there when missing. folder: the one that "
+        "holds {train,test,val}/CLASS/*. npz: the file. imagenet_lt, inaturalist18: the folder "
+        "that the lists' paths start from",
+        default="./data",
+        metavar="PATH",
+    )
+    list_root: str | None = flag(
+        DATA,
+        "--list_root",
+        help="folder of ImageNet_LT_{train,val,test}.txt or iNaturalist18_{train,val}.txt "
+        "(default: DATA_ROOT)",
+        metavar="DIR",
+    )
+    image_size: int | None = flag(
+        DATA,
+        "--image_size",
+        help="side in pixels to which images are resized and cropped, 8 to 1024 (default: npz "
+        "keeps the file's; else 224 for resnet10, resnet50, resnext50 and 32 for the others)",
+        type=values.image_side,
+        metavar="N",
+    )
+    normalisation: str = flag(
+        DATA,
+        "--normalisation",
+        help="mean and deviation of the channels: CIFAR's, ImageNet's, or auto: CIFAR's for "
+        "cifar10, cifar100 and digits, ImageNet's for imagenet_lt and inaturalist18, and those of "
+        "the training images for folder and npz, which stage 2 and evaluation take from the "
+        "checkpoint",
+        default="auto",
+        choices=("auto", "cifar", "imagenet"),
+    )
+    stream: bool | str = flag(
+        DATA,
+        "--stream",
+        help="read images from their files in each epoch instead of holding them in memory: "
+        "True, False or auto (images of 64 pixels or more, or of over a quarter of the memory)",
+        default="auto",
+        type=values.boolean_or_auto,
+        metavar="BOOL",
+    )
+    imb_type: str = flag(
+        DATA,
+        "--imb_type",
+        help="how class sizes fall: exponentially, in one step after half the classes, or as is "
+        "(default: exp for cifar10, cifar100 and digits; natural for other data)",
+        choices=("exp", "step", "natural"),
+    )
+    imb_factor: float = flag(
+        DATA,
+        "--imb_factor",
+        help="smallest class / largest class, 0 < F <= 1",
+        default=0.01,
+        type=values.fraction,
+        metavar="F",
+    )
+    rand_number: int = flag(
+        DATA,
+        "--rand_number",
+        help="seed of the choice of the long-tailed subset",
+        default=0,
+        type=values.seed,
+        metavar="N",
+    )
+    heldout_fraction: float = flag(
+        DATA,
+        "--heldout_fraction",
+        help="part of each class's training images held out before the subset is chosen, for "
+        "data sets without held-out images of their own (CIFAR has: 20 per class that the "
+        "subset leaves out), 0 <= F < 1",
+        default=0.0,
+        type=values.below_one,
+        metavar="F",
+    )
+    arch: str = flag(
+        STAGE1,
+        "-a",
+        "--arch",
+        help=f"network of both stages: {', '.join(CIFAR_NETWORKS)} for small images, "
+        f"{', '.join(IMAGENET_NETWORKS)} for large ones",
+        default="resnet32",
+        choices=ARCHITECTURES,
+        metavar="NAME",
+    )
+    loss_type: str = flag(
+        STAGE1,
+        "--loss_type",
+        help="cross-entropy, focal loss (gamma 1), or LDAM (max margin 0.5, scale 30)",
+        default="CE",
+        choices=("CE", "Focal", "LDAM"),
+    )
+    train_rule: str = flag(
+        STAGE1,
+        "--train_rule",
+        help="against imbalance: nothing, sampling or weights by effective number, or weights "
+        "from epoch 161 on",
+        default="None",
+        choices=("None", "Resample", "Reweight", "DRW"),
+    )
+    exp_str: str = flag(
+        STAGE1,
+        "--exp_str",
+        help="last part of the folder's name",
+        default="0",
+        type=values.folder_part,
+        metavar="S",
+    )
+    schedule: str = flag(
+        STAGE1,
+        "--schedule",
+        help="rate steps after epochs 160 and 180 and DRW's switch after 160, or all of these "
+        "scaled by EPOCHS/200, or the cosine that large data sets are trained with (no warm-up, "
+        "DRW's switch scaled)",
+        default="absolute",
+        choices=("absolute", "scaled", "cosine"),
+    )
+    pretrained: str | None = flag(
+        STAGE2,
+        "--pretrained",
+        help="stage-1 checkpoint to start from: a folder or .pth.tar file, looked up as given "
+        "and under ROOT_MODEL, . and pretrained",
+        metavar="X",
+    )
+    feat_loss: str | None = flag(
+        STAGE2,
+        "--feat_loss",
+        help=f"losses of the feature phase, summed: {', '.join(FEATURE_LOSSES)}; _lt weighs "
+        f"classes by n_c/n_max, _bal by N/(K n_c)",
+        type=values.names("loss", FEATURE_LOSSES),
+        metavar="L[,L]",
+    )
+    feat_sampler: str | None = flag(
+        STAGE2,
+        "--feat_sampler",
+        help="order of the feature phase: none or instance (shuffled), or resample,k "
+        "(class-aware, k images of each visited class)",
+        type=values.sampler,
+        metavar="S",
+    )
+    feat_lr: float = flag(
+        STAGE2,
+        "--feat_lr",
+        help="constant learning rate of features and margins",
+        default=0.01,
+        type=values.rate,
+        metavar="LR",
+    )
+    cls_loss: str | None = flag(
+        STAGE2,
+        "--cls_loss",
+        help=f"losses of the classifier phase, summed: {', '.join(CLASSIFICATION_LOSSES)}",
+        type=values.names("loss", CLASSIFICATION_LOSSES),
+        metavar="L[,L]",
+    )
+    cls_sampler: str | None = flag(
+        STAGE2,
+        "--cls_sampler",
+        help="order of the classifier phase: none (that of the feature phase, as the released "
+        "code does), instance (shuffled), or resample,k",
+        type=values.sampler,
+        metavar="S",
+    )
+    cls_lr: float = flag(
+        STAGE2,
+        "--cls_lr",
+        help="constant learning rate of the linear layer",
+        default=0.01,
+        type=values.rate,
+        metavar="LR",
+    )
+    temperature: float = flag(
+        ROBUST,
+        "--temperature",
+        help="temperature of the robust loss, in units of --robust_distance, > 0",
+        default=0.07,
+        type=values.positive,
+        metavar="T",
+    )
+    margin: float = flag(
+        ROBUST,
+        "--margin",
+        help="margin epsilon (its start, where learned), in units of the distance before squaring, "
+        ">= 0",
+        default=0.1,
+        type=values.rate,
+        metavar="E",
+    )
+    margin_type: str = flag(
+        ROBUST,
+        "--margin_type",
+        help="one trained epsilon per class, epsilon = E, or epsilon_c = E/sqrt(n_c)",
+        default="learned",
+        choices=("learned", "shared", "sample_count"),
+    )
+    margin_min: float | None = flag(
+        ROBUST,
+        "--margin_min",
+        help="learned margins are set back to E after each step where they fell below it, E >= 0 "
+        "(default: no bound, as published)",
+        type=values.rate,
+        metavar="E",
+    )
+    margin_wd: float | None = flag(
+        ROBUST,
+        "--margin_wd",
+        help="weight decay of learned margins (default: that of everything else, as published)",
+        type=values.rate,
+        metavar="W",
+    )
+    balanced_clf_nepochs: int = flag(
+        STAGE2,
+        "--balanced_clf_nepochs",
+        help="the last B of the EPOCHS train the classifier, 0 <= B <= EPOCHS",
+        default=20,
+        type=values.count,
+        metavar="B",
+    )
+    robust_weight: float | None = flag(
+        ROBUST,
+        "--robust_weight",
+        help="(1-W) cross-entropy + W robust loss, 0 <= W <= 1 (default: their plain sum)",
+        type=values.weight,
+        metavar="W",
+    )
+    robust_distance: str = flag(
+        ROBUST,
+        "--robust_distance",
+        help="between features and centroids: the norm of their difference (as published), its "
+        "square with the margin, or the norm after both are scaled to length 1",
+        default="euclidean",
+        choices=("euclidean", "squared", "normalised"),
+    )
+    feat_layers: str | None = flag(
+        ROBUST,
+        "--feat_layers",
+        help=f"layers on whose pooled outputs the robust loss works, summed, each with its own "
+        f"centroids and margins: some of {', '.join(FEATURE_LAYERS)} (default: the features that "
+        f"the classifier reads)",
+        type=values.names("layer", FEATURE_LAYERS),
+        metavar="L[,L]",
+    )
+    as_released: bool = flag(
+        ROBUST,
+        "--as_released",
+        help="restore what the released code does where it differs from paper and README: "
+        "margins given to the wrong classes, epsilon starting at 1",
+        **BOOLEAN,
+    )
+    epochs: int = flag(
+        TRAINING,
+        "--epochs",
+        help="epochs; in stage 2 of both phases together",
+        default=200,
+        type=values.count,
+        metavar="E",
+    )
+    start_epoch: int = flag(
+        TRAINING,
+        "--start-epoch",
+        help="epochs to count as done at the start",
+        default=0,
+        type=values.count,
+        metavar="E",
+    )
+    batch_size: int = flag(
+        TRAINING,
+        "-b",
+        "--batch-size",
+        help="images a step, of all processes together; the last partial batch is kept (usual for "
+        "imagenet_lt and inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1) (default: 128)",
+        default=128,
+        type=values.positive_count,
+        metavar="N",
+    )
+    lr: float = flag(
+        TRAINING,
+        "--lr",
+        "--learning-rate",
+        help="stage 1's learning rate: linear warm-up over 5 epochs, x0.01 after 160, x0.0001 "
+        "after 180, or as --schedule says",
+        default=0.1,
+        type=values.rate,
+        metavar="LR",
+    )
+    momentum: float = flag(
+        TRAINING,
+        "--momentum",
+        help="of SGD, 0 <= M < 1",
+        default=0.9,
+        type=values.below_one,
+        metavar="M",
+    )
+    weight_decay: float = flag(
+        TRAINING,
+        "--wd",
+        "--weight-decay",
+        help="weight decay (LDAM-DRW's own is 2e-4)",
+        default=0.0001,
+        type=values.rate,
+        metavar="W",
+    )
+    augment: str = flag(
+        TRAINING,
+        "--augment",
+        help="training images: as they are; padded by 4, cropped, flipped; or that, AutoAugment "
+        "and Cutout 16 (default: crop_flip in stage 1, autoaugment in stage 2)",
+        choices=("none", "crop_flip", "autoaugment"),
+    )
+    select_on: str = flag(
+        TRAINING,
+        "--select_on",
+        help="what chooses the checkpoints of the whole chain: the test set (as published), "
+        "held-out images, or nothing (the last epoch)",
+        default="test",
+        choices=("test", "heldout", "last"),
+    )
+    seed: int | None = flag(
+        TRAINING,
+        "--seed",
+        help="of weights, order and augmentation (default: drawn, and recorded in args.json)",
+        type=values.seed,
+        metavar="N",
+    )
+    seeds: str | None = flag(
+        TRAINING,
+        "--seeds",
+        help="train several seeds, side by side on a GPU, one after another on a CPU; each in a "
+        "sub-folder seedN of the run's folder, whose summary.json has mean and deviation",
+        type=values.seeds,
+        metavar="N,N[,N]",
+    )
+    pretrain_epochs: int | None = flag(
+        STAGE2,
+        "--pretrain_epochs",
+        help="both stages by one command: train stage 1 for E epochs first, then start from it "
+        "(instead of --pretrained)",
+        type=values.positive_count,
+        metavar="E",
+    )
+    gpu: int | None = flag(
+        MACHINE,
+        "--gpu",
+        help="CUDA device (default: the first, or the CPU where there is none)",
+        type=values.count,
+        metavar="N",
+    )
+    precision: str = flag(
+        MACHINE,
+        "--precision",
+        help="of the convolutions; losses, centroids and weights stay in float32 (tf32: NVIDIA "
+        "GPUs from 8.0; bf16: where the processor or GPU has it natively)",
+        default="float32",
+        choices=PRECISIONS,
+    )
+    step: str = flag(
+        MACHINE,
+        "--step",
+        help="how a step is taken: operation by operation, replayed as a CUDA graph (the same "
+        "numbers), or compiled (other roundings); auto: graph on CUDA, else eager",
+        default="auto",
+        choices=("auto", "eager", "graph", "compile"),
+    )
+    accumulate: int = flag(
+        MACHINE,
+        "--accumulate",
+        help="micro-batches that a step's batch is taken in, for batches beyond memory: the whole "
+        "batch's losses and gradient, twice the forward passes; batch-norm sees micro-batches",
+        default=1,
+        type=values.positive_count,
+        metavar="N",
+    )
+    sync_bn: bool = flag(
+        MACHINE,
+        "--sync_bn",
+        help="batch-norm over the images of all processes instead of each one's own (GPUs)",
+        **BOOLEAN,
+    )
+    workers: int = flag(
+        MACHINE,
+        "-j",
+        "--workers",
+        help="processes that read streamed data; data held in memory needs none",
+        default=20,
+        type=values.count,
+        metavar="N",
+    )
+    resume: bool = flag(
+        RECORDS,
+        "--resume",
+        help="start this run, or continue it after its last finished epoch",
+        **BOOLEAN,
+    )
+    overwrite: bool = flag(
+        RECORDS, "--overwrite", help="replace a run that is in the folder already", **BOOLEAN
+    )
+    evaluation: bool = flag(
+        RECORDS,
+        "-e",
+        "--evaluate",
+        "--evaluation",
+        help="no training: accuracies and outputs of the run's best checkpoint",
+        **BOOLEAN,
+    )
+    readings: str | None = flag(
+        RECORDS,
+        "--readings",
+        help=f"with --evaluation: read the features by several classifiers: all, or some of "
+        f"{', '.join(READINGS)}",
+        type=values.names("reading", READINGS, everything="all"),
+        metavar="R[,R]",
+    )
+    root_log: str = flag(
+        RECORDS,
+        "--root_log",
+        help="records and outputs go below DIR",
+        default="checkpoint",
+        metavar="DIR",
+    )
+    root_model: str = flag(
+        RECORDS,
+        "--root_model",
+        help="checkpoints go below DIR",
+        default="checkpoint",
+        metavar="DIR",
+    )
+    print_freq: int = flag(
+        RECORDS,
+        "-p",
+        "--print-freq",
+        help="batches between two updates of the progress bar",
+        default=10,
+        type=values.positive_count,
+        metavar="N",
+    )
+    checkpoint_every: int = flag(
+        RECORDS,
+        "--checkpoint_every",
+        help="epochs between two checkpoints; going on repeats those since the last",
+        default=1,
+        type=values.positive_count,
+        metavar="N",
+    )
+
+    def resolved(self) -> "Options":
+        """With the defaults that depend on other flags."""
+        side = 224 if self.arch in IMAGENET_NETWORKS else 32
+        defaults = {
+            "augment": "crop_flip" if self.stage == 1 else "autoaugment",
+            "imb_type": "natural" if self.dataset in NATURAL_DATASETS else "exp",
+            "image_size": side if self.dataset in FILE_DATASETS else None,
+        }
+        absent = {name: d for name, d in defaults.items() if getattr(self, name) is None}
+        return replace(self, **absent)
+
+    def is_at_default(self, name: str) -> bool:
+        """Whether a flag has the value that it has when it is not given."""
+        without = replace(self, **{name: default_of(name)}).resolved()
+        return getattr(self, name) == getattr(without, name)
+
+    @property
+    def stage(self) -> int:
+        return 1 if self.pretrained is None else 2
+
+    @property
+    def feature_epochs(self) -> int:
+        """Epochs of stage 2's feature phase, E − B."""
+        return self.epochs - self.balanced_clf_nepochs
+
+    @property
+    def starting_margin(self) -> float:
+        """The released code only names its folder after `--margin`: ε always starts at 1."""
+        return 1.0 if self.as_released else self.margin
+
+    @property
+    def feature_sampler(self) -> Sampler:
+        return parse_sampler(self.feat_sampler)
+
+    @property
+    def classifier_sampler(self) -> Sampler:
+        """`none` means the feature phase's sampler: the released code ignores `--cls_sampler`, so
+        the published run had a class-balanced classifier phase under the name `none`."""
+        if self.cls_sampler in (None, "none"):
+            return self.feature_sampler
+        return parse_sampler(self.cls_sampler)
+
+    def with_seed(self, seed: int) -> "Options":
+        return replace(self, seed=seed)
+
+    def by_seed(self) -> list["Options"]:
+        """The runs that the options stand for: one, or one for each of `--seeds`."""
+        if self.seeds is None:
+            return [self]
+        return [self.with_seed(int(seed)) for seed in self.seeds.split(",")]
+
+    def first_stage(self) -> "Options":
+        """Of a stage 2 with `--pretrain_epochs`: the stage 1 before it."""
+        of_stage_2 = {
+            name: settings.metadata["settings"].get("default")
+            for name, settings in self.__dataclass_fields__.items()
+            if settings.metadata["group"] in (STAGE2, ROBUST)
+        }
+        return replace(self, **of_stage_2, epochs=self.pretrain_epochs)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def default_of(name: str) -> Any:
+    """A flag's default."""
+    return Options.__dataclass_fields__[name].metadata["settings"].get("default")

@@ -1,0 +1,165 @@
+"""The command line, checked without importing torch."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.options.flags import BENCHMARK_LISTS, FILE_DATASETS, NATURAL_DATASETS, Options
+from utils.runs.folders import stage_1_name
+
+DESCRIPTION = """DRO-LT: distributional robustness loss for long-tail learning.
+
+Without --pretrained: stage 1, classification from random weights.
+With --pretrained X:  stage 2, DRO-LT fine-tuning from that stage-1 checkpoint.
+With --pretrain_epochs E: stage 1 for E epochs, then stage 2 from it.
+With --evaluation:    evaluate the run that the other flags name.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all flags, in the groups in which `--help` shows them."""
+    parser = Parser(
+        prog="main.py",
+        usage="python main.py [FLAGS]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    groups = {}
+    for option in fields(Options):
+        title, names, text, settings = (
+            option.metadata[key] for key in ("group", "names", "help", "settings")
+        )
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        shown = text if "(default:" in text else f"{text} (default: {settings.get('default')})"
+        groups[title].add_argument(
+            *names, dest=option.name, help=shown.replace("%", "%%"), **settings
+        )
+    return parser
+
+
+def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
+    """The checked options of each stage that a command line (`sys.argv` if None) asks for: both
+    stages with `--pretrain_epochs`, else one.
+
+    Raises:
+        UserError: a flag that is unknown, malformed or out of bounds, or flags that contradict
+            each other.
+    """
+    options = Options(**vars(build_parser().parse_args(argv)))
+    _check_data(options)
+    if options.pretrain_epochs is None:
+        return [_checked(options)]
+    if options.pretrained is not None:
+        raise UserError("--pretrain_epochs makes the checkpoint that --pretrained would name")
+    if options.start_epoch:
+        raise UserError("--start-epoch and --pretrain_epochs: which stage is it to start within?")
+    stage_1 = _checked(options.first_stage())
+    pretrained = str(Path(options.root_model, stage_1_name(stage_1)))
+    return [stage_1, _checked(replace(options, pretrained=pretrained))]
+
+
+def parse_options(argv: Sequence[str] | None = None) -> Options:
+    """The checked options of the last stage that a command line asks for.
+
+    Raises:
+        As `parse_stages`.
+    """
+    return parse_stages(argv)[-1]
+
+
+def _checked(options: Options) -> Options:
+    """The options of a stage, with the defaults that depend on other flags.
+
+    Raises:
+        UserError: flags that contradict each other.
+    """
+    options = options.resolved()
+    if options.seed is not None and options.seeds is not None:
+        raise UserError(f"--seed {options.seed} and --seeds {options.seeds} contradict each other")
+    if options.start_epoch > options.epochs:
+        raise UserError(f"--start-epoch {options.start_epoch} is beyond --epochs {options.epochs}")
+    if options.resume and options.overwrite:
+        raise UserError("--resume True and --overwrite True contradict each other")
+    if options.readings and not options.evaluation:
+        raise UserError("--readings needs --evaluation True")
+    if options.stage == 2:
+        _check_stage_2(options)
+    elif options.feat_loss or options.cls_loss:
+        raise UserError("--feat_loss and --cls_loss belong to stage 2, which needs --pretrained")
+    return options
+
+
+def _check_data(options: Options) -> None:
+    if options.image_size is not None and options.dataset not in NATURAL_DATASETS:
+        raise UserError(
+            f"--image_size: the images of --dataset {options.dataset} have 32x32 pixels"
+        )
+    if options.stream is True and options.dataset not in FILE_DATASETS:
+        raise UserError(f"--stream True: --dataset {options.dataset} is held in memory")
+    if options.list_root is not None and options.dataset not in BENCHMARK_LISTS:
+        raise UserError(f"--list_root: --dataset {options.dataset} has no list files")
+
+
+def _check_stage_2(options: Options) -> None:
+    if options.balanced_clf_nepochs > options.epochs:
+        raise UserError(
+            f"--balanced_clf_nepochs {options.balanced_clf_nepochs} is more than "
+            f"--epochs {options.epochs}"
+        )
+    if options.feature_epochs > 0 and options.feat_loss is None:
+        raise UserError(
+            f"stage 2 with {options.feature_epochs} feature epochs needs --feat_loss, such as "
+            "ce_lt,robust_loss"
+        )
+    if options.balanced_clf_nepochs > 0 and options.cls_loss is None:
+        raise UserError(
+            f"stage 2 with {options.balanced_clf_nepochs} classifier epochs needs --cls_loss, "
+            "such as ce"
+        )
+    _check_margins(options)
+    has_robust_loss = "robust" in (options.feat_loss or "")
+    if options.feat_layers and options.step == "compile":
+        raise UserError("--feat_layers works with --step auto, eager or graph, not compile")
+    if options.feat_layers and not has_robust_loss:
+        raise UserError(
+            "--feat_layers says on which layers the robust loss works, but --feat_loss is "
+            f"{options.feat_loss!r}"
+        )
+    if options.robust_distance != "euclidean" and not has_robust_loss:
+        raise UserError(
+            f"--robust_distance {options.robust_distance} is for the robust loss, but --feat_loss "
+            f"is {options.feat_loss!r}"
+        )
+    if options.robust_weight is not None:
+        names = (options.feat_loss or "").split(",")
+        kinds = {"robust" if "robust" in name else name[:2] for name in names}
+        if kinds != {"ce", "robust"}:
+            raise UserError(
+                "--robust_weight weighs cross-entropy against the robust loss: --feat_loss must "
+                f"name one of each, not {options.feat_loss!r}"
+            )
+
+
+def _check_margins(options: Options) -> None:
+    for flag in ("margin_min", "margin_wd"):
+        if getattr(options, flag) is not None and options.margin_type != "learned":
+            raise UserError(
+                f"--{flag} is for --margin_type learned, not for {options.margin_type} margins, "
+                "which do not change"
+            )
+    if options.margin_min is not None and options.margin_min > options.starting_margin:
+        raise UserError(
+            f"--margin_min {options.margin_min} is above {options.starting_margin}, where the "
+            "margins start"
+        )

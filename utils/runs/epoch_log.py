@@ -1,0 +1,145 @@
+"""The records of a run: `log.csv` and `log.jsonl` (a row an epoch), TensorBoard events, and a line
+an epoch on the console."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.runs.records import read_epochs
+from utils.runs.tensorboard import EventFile
+
+READINGS = ("linear", "ncm")
+MARGIN_RANGE = ("margin_min", "margin_mean", "margin_max")
+ACCURACIES = ("top1", "top5", "many", "medium", "few")
+
+
+def columns(
+    loss_names: Sequence[str], splits: Sequence[str], layers: Sequence[str] = ()
+) -> list[str]:
+    """Columns of `log.csv`, accuracies in percent, seconds of wall clock."""
+    return [
+        *("epoch", "phase", "lr", "seconds", "images_per_second"),
+        *("train_loss", *(f"train_{name}" for name in loss_names), "train_top1"),
+        *(
+            f"{split}_{name}"
+            for split in splits
+            for name in ("loss", *(f"{r}_{a}" for r in READINGS for a in ACCURACIES))
+        ),
+        *MARGIN_RANGE,
+        *(f"{name}@{layer}" for layer in layers for name in MARGIN_RANGE),
+    ]
+
+
+def flatten(record: dict) -> dict:
+    """An epoch's record as one row: its plain values, its losses, its accuracies without those per
+    class, and the range of its margins."""
+    plain = ("epoch", "phase", "lr", "seconds", "images_per_second", "train_loss", "train_top1")
+    row = {name: record[name] for name in plain}
+    row |= {f"train_{name}": value for name, value in record["losses"].items()}
+    for split, results in record["results"].items():
+        row[f"{split}_loss"] = results["linear"]["loss"]
+        for reading in READINGS:
+            accuracies = results.get(reading) or {}
+            row |= {f"{split}_{reading}_{name}": accuracies.get(name) for name in ACCURACIES}
+    if record.get("margins"):
+        row |= zip(MARGIN_RANGE, _range(record["margins"]), strict=True)
+    for layer, margins in record.get("layer_margins", {}).items():
+        names = (f"{name}@{layer}" for name in MARGIN_RANGE)
+        row |= zip(names, _range(margins), strict=True)
+    return row
+
+
+def _range(margins: Sequence[float]) -> tuple[float, float, float]:
+    return min(margins), sum(margins) / len(margins), max(margins)
+
+
+class RunLog:
+    """Writes a run's records.
+
+    Args:
+        folder: where; it exists.
+        loss_names: of all phases.
+        splits: names of the evaluated splits.
+        done_epochs: epochs that count as finished; rows beyond them, of an interrupted run, are
+            dropped.
+        layers: those with margins of their own, if several.
+
+    Raises:
+        UserError: the folder's `log.jsonl` is not that of such a run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        loss_names: Sequence[str],
+        splits: Sequence[str],
+        done_epochs: int,
+        layers: Sequence[str] = (),
+    ) -> None:
+        self.columns = columns(loss_names, splits, layers)
+        self.jsonl, self.csv = folder / "log.jsonl", folder / "log.csv"
+        kept = [r for r in read_epochs(folder) if r["epoch"] <= done_epochs]
+        if done_epochs and (not kept or kept[-1]["epoch"] != done_epochs):
+            raise UserError(f"{self.jsonl}: epoch {done_epochs}, which is finished, is not in it")
+        try:
+            rows = [",".join(self.columns) + "\n", *(self._csv_row(r) for r in kept)]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.jsonl}: not the log of this run ({error!r})") from error
+        with atomic_write(self.jsonl) as file:
+            file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
+        with atomic_write(self.csv) as file:
+            file.write("".join(rows).encode())
+        self.events = EventFile(folder, f".after{done_epochs}", purge_step=done_epochs + 1)
+
+    def _csv_row(self, record: dict) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, lineterminator="\n").writerow(flatten(record))
+        return text.getvalue()
+
+    def add(self, record: dict) -> None:
+        """Appends an epoch to all records."""
+        for path, line in (
+            (self.jsonl, json.dumps(record) + "\n"),
+            (self.csv, self._csv_row(record)),
+        ):
+            with open(path, "a") as file:
+                file.write(line)
+        row = flatten(record)
+        epoch = row["epoch"]
+        for name in self.columns:
+            if isinstance(row.get(name), (int, float)) and name != "epoch":
+                group, _, rest = name.partition("_")
+                self.events.add_scalar(f"{group}/{rest}" if rest else name, row[name], epoch)
+        if record.get("margins"):
+            self.events.add_histogram("margins", record["margins"], epoch)
+        for layer, margins in record.get("layer_margins", {}).items():
+            self.events.add_histogram(f"margins@{layer}", margins, epoch)
+
+    def close(self) -> None:
+        self.events.close()
+
+
+def console_line(record: dict, last_epoch: int, seconds_left: float) -> str:
+    """One line that says how an epoch went."""
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
+    parts = [f"{record['phase']} {record['epoch']}/{last_epoch}", losses]
+    for split, results in record["results"].items():
+        readings = [f"{split} {results['linear']['top1']:.2f} %"]
+        if results.get("ncm"):
+            readings.append(f"NCM {results['ncm']['top1']:.2f} %")
+        parts.append(", ".join(readings))
+    if record.get("margins"):
+        parts.append(f"margins {min(record['margins']):.2f} to {max(record['margins']):.2f}")
+    parts.append(f"{record['images_per_second']:.0f} images/s")
+    parts.append(f"{record['seconds']:.1f} s, {duration(seconds_left)} left")
+    return " | ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    return tqdm.format_interval(int(seconds))

@@ -1,0 +1,274 @@
+"""Runs as their record files tell of them: no checkpoint is opened."""
+
+import json
+import shlex
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.evaluation.shot_groups import GROUPS, class_mean
+from utils.options.flags import FREE_FLAGS
+from utils.runs.folders import is_seed_folder
+
+NOT_SETTINGS = {*FREE_FLAGS, "seed", "exp_str", "pretrained", "machine", "data"}
+"""What runs of the same settings may differ in: the seed, names and paths, the machine."""
+
+STAGE_2_PREFIXES = ("feat_", "cls_", "margin", "temperature", "balanced_clf", "robust_")
+SUBSET_FLAGS = (
+    *("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fraction", "fingerprint"),
+)
+
+
+def read_epochs(folder: Path) -> list[dict]:
+    """The epochs in a run's `log.jsonl`, up to a line that was cut off, if any.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    path = folder / "log.jsonl"
+    epochs = []
+    if path.exists():
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break
+            if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+                raise UserError(f"{path}: not a log of epochs")
+            epochs.append(record)
+    return epochs
+
+
+class MissingRecord(Exception):
+    """A record file that a figure needs is not there or of no use; the message says why."""
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run's records.
+
+    Args:
+        folder: where they are.
+        arguments: the content of `args.json`.
+        epochs: the entries of `log.jsonl`.
+        summary: the content of `summary.json`; None for an unfinished run.
+        parent: a stage-2 run's stage 1, where the folders above hold one.
+    """
+
+    folder: Path
+    arguments: dict
+    epochs: list[dict]
+    summary: dict | None
+    parent: "RecordedRun | None"
+
+    @property
+    def stage(self) -> int:
+        return 2 if self.arguments.get("pretrained") else 1
+
+    @property
+    def seed(self) -> object:
+        return self.arguments.get("seed")
+
+    @property
+    def is_finished(self) -> bool:
+        return self.summary is not None
+
+    @property
+    def command(self) -> str:
+        """The command line that made the run, or nothing where it is not recorded."""
+        machine = self.arguments.get("machine")
+        command = machine.get("command") if isinstance(machine, dict) else None
+        if not isinstance(command, list):
+            return ""
+        return "python " + shlex.join(map(str, command))
+
+    @property
+    def seconds(self) -> float:
+        if self.summary is not None:
+            return float(self.summary["seconds"])
+        return sum(float(record["seconds"]) for record in self.epochs)
+
+    def results(self, which: str) -> dict | None:
+        """Accuracies of the `selected` or the `last` epoch: `{"epoch", "test", "heldout"}`, the
+        latter two as in `summary.json`, None where there are none. An unfinished run has a last
+        epoch only."""
+        if self.summary is not None:
+            heldout = self.summary["heldout"]
+            test = self.summary["test"][which]
+            held = heldout[which] if heldout else None
+            return {"epoch": test["epoch"], "test": test, "heldout": held}
+        if which == "last" and self.epochs:
+            last = self.epochs[-1]
+            results = last["results"]
+            return {"epoch": last["epoch"], "test": results["test"]} | {
+                "heldout": results.get("heldout")
+            }
+        return None
+
+    @property
+    def shown(self) -> dict | None:
+        """What figures show: the selected epoch, the last one of an unfinished run."""
+        return self.results("selected") or self.results("last")
+
+    @property
+    def margin_record(self) -> dict | None:
+        """The entry of `log.jsonl` with the margins of the epoch that is shown."""
+        having = [record for record in self.epochs if record["margins"]]
+        epoch = self.shown["epoch"] if self.shown else None
+        same = [record for record in having if record["epoch"] == epoch]
+        return (same or having or [None])[-1]
+
+    def settings(self) -> dict:
+        """What decides the result apart from the seed; of a stage 2 with those of its stage 1."""
+        settings = {k: v for k, v in self.arguments.items() if k not in NOT_SETTINGS}
+        if self.stage == 1:
+            settings = {k: v for k, v in settings.items() if not k.startswith(STAGE_2_PREFIXES)}
+        elif self.parent:
+            of_parent = self.parent.settings()
+            settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in SUBSET_FLAGS}
+        if settings.get("dataset") not in ("cifar10", "cifar100", "digits"):
+            settings["data_root"] = self.arguments.get("data_root")
+        fingerprint = settings.pop("fingerprint", None)
+        if fingerprint is not None:  # unknown of runs from before it was recorded
+            settings["fingerprint"] = fingerprint[:8]
+        return {"stage": self.stage} | settings
+
+    def arrays(self, name: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
+        """The named arrays of one of the run's npz files.
+
+        Raises:
+            MissingRecord: no such file, no such array, or none that could be one.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            raise MissingRecord(f"there is no {name}")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {field: file[field] for field in fields}
+        except KeyError as error:
+            raise MissingRecord(f"{name} has no array {error.args[0].split()[0]}") from error
+        except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
+            raise MissingRecord(f"{name} cannot be read") from None
+        if problem := _problem_of(arrays):
+            raise MissingRecord(f"{name} {problem}")
+        return arrays
+
+
+def _problem_of(arrays: dict[str, np.ndarray]) -> str | None:
+    """What is wrong with arrays of an npz file, if anything."""
+    for field, array in arrays.items():
+        if array.ndim != (2 if field == "feats" else 1) or not len(array):
+            return f"has {field} of the wrong shape"
+        is_whole = field in ("labels", "preds")
+        if array.dtype.kind not in ("iu" if is_whole else "f"):
+            return f"has {field} of the wrong type"
+        if (is_whole and array.min() < 0) or not np.isfinite(array).all():
+            return f"has {field} out of range"
+    if len({len(array) for array in arrays.values()}) > 1:
+        return "has arrays of different lengths"
+    if "confs" in arrays and not ((arrays["confs"] >= 0) & (arrays["confs"] <= 1)).all():
+        return "has confs out of range"
+    return None
+
+
+def read_run(folder: Path) -> RecordedRun:
+    """The records in a run's folder.
+
+    Raises:
+        UserError: it holds no run, or records of another kind.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if not (folder / "args.json").is_file():
+        raise UserError(f"{folder}: not the folder of a run (no args.json in it)")
+    arguments = _read_object(folder / "args.json")
+    summary = None
+    if (folder / "summary.json").exists():
+        summary = _read_object(folder / "summary.json")
+    try:
+        epochs = read_epochs(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'log.jsonl'}: unreadable ({error})") from error
+    parent = None
+    if arguments.get("pretrained"):
+        parent = _parent_of(folder)
+    run = RecordedRun(folder, arguments, epochs, summary, parent)
+    _check(run)
+    return run
+
+
+def _parent_of(folder: Path) -> RecordedRun | None:
+    """The stage-1 run in the folder above, or for one of several seeds that of its seed, or the
+    one that they all started from; None if there is none that can be read."""
+    above = folder.absolute().parent
+    places = [above]
+    if is_seed_folder(folder.name):
+        places += [above.parent / folder.name, above.parent]
+    for place in places:
+        try:
+            parent = read_run(place)
+        except UserError:
+            continue
+        if parent.stage == 1:
+            return parent
+    return None
+
+
+def _read_object(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: unreadable ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a record of a run")
+    return content
+
+
+def _check(run: RecordedRun) -> None:
+    """Whether the records hold what the page reads of them.
+
+    Raises:
+        UserError: they do not.
+    """
+    name = "summary.json" if run.is_finished else "log.jsonl"
+    try:
+        for which in ("selected", "last"):
+            if run.results(which):
+                accuracies_of(run.results(which))
+        float(run.seconds)
+        classes = {len(run.shown["test"]["linear"]["per_class"])} if run.shown else set()
+        if run.summary is not None:
+            classes.add(len([int(count) for count in run.summary["class_counts"]]))
+        name = "log.jsonl"
+        for record in run.epochs:
+            _check_epoch(record)
+            classes.add(len(record["results"]["test"]["linear"]["per_class"]))
+            classes |= {len(record["margins"])} if record["margins"] else set()
+        if len(classes) > 1:
+            raise ValueError("different numbers of classes")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        detail = f"no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{run.folder / name}: not a record of a run ({detail})") from error
+
+
+def _check_epoch(record: dict) -> None:
+    int(record["epoch"]), str(record["phase"]), float(record["seconds"])
+    for value in (*record["losses"].values(), *(record["margins"] or [])):
+        float(value)
+    test = record["results"]["test"]
+    float(test["linear"]["loss"])
+    accuracies_of({"test": test, "heldout": None})
+
+
+def accuracies_of(results: dict) -> dict[str, float | None]:
+    """The accuracies of an epoch in percent, as the table has them: linear on the test set overall
+    and by group, NCM, and the mean over classes on the held-out images."""
+    linear, ncm, heldout = results["test"]["linear"], results["test"]["ncm"], results["heldout"]
+    found = {"top1": linear["top1"]} | {group: linear[group] for group in GROUPS}
+    found["ncm"] = ncm["top1"] if ncm else None
+    found["heldout"] = class_mean(heldout["linear"]["per_class"]) if heldout else None
+    return {name: None if value is None else float(value) for name, value in found.items()}

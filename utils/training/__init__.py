@@ -1,0 +1,1 @@
+"""Stages, phases, and the loop that runs them."""

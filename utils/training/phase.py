@@ -1,0 +1,81 @@
+"""What a stage consists of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from datasets.loading.resident import Loader
+from losses import Objective
+
+
+@dataclass
+class Phase:
+    """Which parameters train, on what, and by what their best checkpoint is known.
+
+    Args:
+        name: `pretraining`, `features` or `classifier`.
+        epochs: the phase's epochs, counted from 1 over the whole stage.
+        loader: training batches.
+        objective: the objective of an epoch.
+        optimizer: holds the parameters that train.
+        learning_rate: of an epoch.
+        monitor: the reading by which checkpoints are compared, `linear` or `ncm`.
+        uses_centroids: whether the objective needs the epoch's class centroids.
+        features_are_frozen: whether only the classifier trains (batch-norm in eval mode).
+        after_update: what follows each of the optimiser's updates, in place and without waiting
+            for the device.
+    """
+
+    name: str
+    epochs: range
+    loader: Loader
+    objective: Callable[[int], Objective]
+    optimizer: torch.optim.Optimizer
+    learning_rate: Callable[[int], float]
+    monitor: str
+    uses_centroids: bool = False
+    features_are_frozen: bool = False
+    after_update: Callable[[], None] | None = None
+
+    @property
+    def loss_names(self) -> list[str]:
+        return self.objective(self.epochs.start).names if self.epochs else []
+
+    def free(self, model: nn.Module) -> None:
+        """Lets gradients reach what the phase trains, and no other part of the model."""
+        model.requires_grad_(False)
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(True)
+
+    def set_learning_rate(self, epoch: int) -> float:
+        """Sets and gives the rate of an epoch; a rate on the device is filled in place, where a
+        captured step reads it."""
+        rate = self.learning_rate(epoch)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        return rate
+
+    def load_optimizer(self, saved: dict) -> None:
+        """Takes up the momenta of an optimiser's state. Rates, decay and the kind of the update are
+        this run's own: the state may come from another device.
+
+        Raises:
+            KeyError, TypeError, ValueError: the state of other parameters.
+        """
+        own = self.optimizer.state_dict()["param_groups"]
+        if [len(group["params"]) for group in saved["param_groups"]] != [
+            len(group["params"]) for group in own
+        ]:
+            raise ValueError("the optimiser's state is one of other parameters")
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
+        # SGD itself notices momenta of other shapes only when it uses them.
+        for parameter, momenta in self.optimizer.state.items():
+            for name, momentum in momenta.items():
+                if isinstance(momentum, Tensor) and momentum.shape != parameter.shape:
+                    raise ValueError(f"{name} of shape {list(momentum.shape)}")

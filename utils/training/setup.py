@@ -1,0 +1,94 @@
+"""What a run consists of, shared by pretraining, fine-tuning and evaluation."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from datasets import LongTailedData
+from datasets.loading.resident import Loader, Normalise
+from datasets.loading.streamed import make_loader
+from datasets.samplers import Order
+from models.layers import LayerFeatures
+from utils.errors import UserError
+from utils.machine.device import Machine
+from utils.options.flags import Options
+from utils.runs.folders import RunFolder
+from utils.training.phase import Phase
+
+
+@dataclass(frozen=True)
+class Run:
+    """Options and what they stand for: a folder, a machine, data, and the generator of orders and
+    augmentation."""
+
+    options: Options
+    folder: RunFolder
+    machine: Machine
+    data: LongTailedData
+    generator: torch.Generator
+
+    def training_loader(self, order: Order) -> Loader:
+        """Augmented batches of the training set; held in memory, it moves to the device."""
+        return make_loader(
+            self.data.train,
+            Normalise(self.data.mean, self.data.std, self.machine.device),
+            self.options.batch_size,
+            order=order,
+            augment=self.options.augment,
+            generator=self.generator,
+            world=self.machine.world,
+        )
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The network on the device, in the memory layout that convolutions are fastest in.
+
+        Raises:
+            UserError: batch-norm over all processes where there is no GPU.
+        """
+        if self.options.sync_bn:
+            if self.machine.device.type != "cuda":
+                raise UserError(
+                    f"--sync_bn True: works on CUDA devices, not on {self.machine.device}"
+                )
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model.to(self.machine.device, memory_format=torch.channels_last)
+
+    def sgd(self, parameters: Iterable[Tensor] | list[dict], lr: float) -> torch.optim.SGD:
+        """SGD with the momentum and weight decay of both stages, on parameters or on groups of
+        them that may have a weight decay of their own; on CUDA one kernel updates all parameters,
+        at a rate that is a tensor, so that a captured step can follow it."""
+        settings = {"momentum": self.options.momentum, "weight_decay": self.options.weight_decay}
+        device = self.machine.device
+        if device.type == "cuda":
+            rate = torch.tensor(lr, device=device)
+            return torch.optim.SGD(parameters, rate, fused=True, **settings)
+        return torch.optim.SGD(parameters, lr, **settings)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network on its device, the phases that train it, and the margins ε where it has them:
+    ``[K]``, or with `layers`, which gives the network's representations at several layers to the
+    robust loss, ``[number of layers, K]``."""
+
+    model: nn.Module
+    phases: list[Phase]
+    margins: Tensor | None = None
+    layers: LayerFeatures | None = None
+
+
+def warn(message: str) -> None:
+    print(f"main.py: warning: {message}", file=sys.stderr)
+
+
+def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
+    """Says so where a checkpoint was trained on another subset than the one at hand."""
+    counts = start.get("class_counts")
+    if counts is not None and counts != data.class_counts:
+        warn(f"{path} was trained on another subset (other class counts)")
+    elif start.get("fingerprint") not in (None, data.fingerprint):
+        warn(f"{path} was trained on another subset (other images, the same class counts)")

@@ -1,0 +1,92 @@
+"""Stage 1: the whole network from random weights, by LDAM-DRW's recipe for CIFAR (Cao et al.,
+"Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, and its
+code)."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from datasets.samplers import EffectiveNumberOrder, ShuffledOrder
+from losses import Objective, stage_1_objective
+from models import build_model
+from utils.options.flags import Options
+from utils.training.phase import Phase
+from utils.training.setup import Run, Stage, warn
+
+WARM_UP_EPOCHS = 5
+RATE_STEPS = ((160, 0.01), (180, 0.0001))
+DRW_START = 160
+PUBLISHED_EPOCHS = 200
+
+
+def pretraining(run: Run) -> Stage:
+    """One phase that trains everything.
+
+    Raises:
+        UserError: batch-norm over all processes without a GPU.
+    """
+    options, data = run.options, run.data
+    is_ldam = options.loss_type == "LDAM"
+    model = run.place(
+        build_model(options.arch, data.num_classes, head_scale=1.0 if is_ldam else None)
+    )
+    if options.train_rule == "Resample":
+        order = EffectiveNumberOrder(data.train.labels, run.generator)
+    else:
+        order = ShuffledOrder(len(data.train), run.generator)
+    rate_of, drw_start = schedule(options)
+    phase = Phase(
+        name="pretraining",
+        epochs=range(options.start_epoch + 1, options.epochs + 1),
+        loader=run.training_loader(order),
+        objective=_objectives(options, data.class_counts, drw_start),
+        optimizer=run.sgd(model.parameters(), options.lr),
+        learning_rate=rate_of,
+        monitor="linear",
+    )
+    return Stage(model, [phase])
+
+
+def schedule(options: Options) -> tuple[Callable[[int], float], int]:
+    """The rate of an epoch, counted from 1, and the last epoch before DRW's weights."""
+    scale = options.epochs / PUBLISHED_EPOCHS
+    if options.schedule == "cosine":
+        rate_of = partial(cosine_rate, lr=options.lr, epochs=options.epochs)
+        return rate_of, round(DRW_START * scale)
+    if options.schedule == "scaled":
+        steps = [(round(epoch * scale), factor) for epoch, factor in RATE_STEPS]
+        return partial(learning_rate, lr=options.lr, rate_steps=steps), round(DRW_START * scale)
+    if options.epochs <= RATE_STEPS[-1][0]:
+        warn(
+            f"--epochs {options.epochs} ends before the rate steps after epochs "
+            f"{' and '.join(str(epoch) for epoch, _ in RATE_STEPS)} have both been taken; "
+            "--schedule scaled moves them"
+        )
+    return partial(learning_rate, lr=options.lr, rate_steps=RATE_STEPS), DRW_START
+
+
+def learning_rate(epoch: int, lr: float, rate_steps: Sequence[tuple[int, float]]) -> float:
+    """Rate of an epoch, counted from 1: a linear warm-up, then a step function; steps are the last
+    epoch before the rate falls and the factor to which it does."""
+    if epoch <= WARM_UP_EPOCHS:
+        return lr * epoch / WARM_UP_EPOCHS
+    factors = [factor for last_epoch, factor in rate_steps if epoch > last_epoch]
+    return lr * (factors[-1] if factors else 1.0)
+
+
+def cosine_rate(epoch: int, lr: float, epochs: int) -> float:
+    """lr · (1 + cos(π (t − 1) / T)) / 2 for epoch t of T: from the full rate towards 0, without a
+    warm-up (Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5, one cycle)."""
+    return lr * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
+
+
+def _objectives(
+    options: Options, class_counts: list[int], drw_start: int
+) -> Callable[[int], Objective]:
+    plain = stage_1_objective(options.loss_type, class_counts)
+    reweighted = stage_1_objective(options.loss_type, class_counts, reweighted=True)
+    if options.train_rule == "Reweight":
+        return lambda epoch: reweighted
+    if options.train_rule == "DRW":
+        return lambda epoch: reweighted if epoch > drw_start else plain
+    return lambda epoch: plain

@@ -1,0 +1,155 @@
+"""Stage 2, DRO-LT: the features and the margins with the classifier frozen, then the classifier
+with the best features frozen (Samuel and Chechik, ICCV 2021, section 4)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from datasets.samplers import ClassAwareOrder, Order, ShuffledOrder
+from losses import Objective, make_layer_margins, make_margins, stage_2_objective
+from models.layers import LayerFeatures
+from utils.errors import UserError
+from utils.options.flags import Options
+from utils.options.values import Sampler
+from utils.runs import checkpoint
+from utils.training.phase import Phase
+from utils.training.setup import Run, Stage, warn, warn_of_other_data
+
+
+def finetuning(run: Run, start: dict, path: Path) -> Stage:
+    """The two phases of stage 2, from the stage-1 checkpoint `start`, read from `path`.
+
+    Raises:
+        UserError: a checkpoint of another network, a sampler that cannot visit every class, a layer
+            that the network does not have or that no loss would train, or batch-norm over all
+            processes without a GPU.
+    """
+    options, data, device = run.options, run.data, run.machine.device
+    _warn_of_other_chain(start, path, options.select_on)
+    warn_of_other_data(start, path, data)
+    model = run.place(checkpoint.build_from(start, path, options.arch, data.num_classes))
+    network = _with_layers(model, options)
+    kind = (options.margin_type, options.starting_margin, data.class_counts)
+    if network is None:
+        margins = epsilons = make_margins(*kind, device)
+    else:
+        margins, epsilons = make_layer_margins(*kind, len(network.columns), device)
+
+    classifier = list(model.linear.parameters())
+    features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
+    groups = [{"params": features}]
+    trained = [e for e in ([margins] if network is None else epsilons) if e.requires_grad]
+    if options.margin_wd is None:
+        features += trained
+    elif trained:
+        groups.append({"params": trained, "weight_decay": options.margin_wd})
+
+    features_loader = run.training_loader(_order(run, options.feature_sampler))
+    if options.classifier_sampler == options.feature_sampler:
+        # The released code reads both phases from one loader, whose cycles go on.
+        classifier_loader = features_loader
+    else:
+        classifier_loader = run.training_loader(_order(run, options.classifier_sampler))
+
+    def objective(names: str | None) -> Objective:
+        return stage_2_objective(
+            names.split(",") if names else [],
+            data.class_counts,
+            temperature=options.temperature,
+            epsilons=epsilons,
+            released_margins=options.as_released,
+            distance=options.robust_distance,
+            robust_weight=options.robust_weight if names == options.feat_loss else None,
+            columns=None if network is None else network.columns,
+        ).to(device)
+
+    robust, balancing = objective(options.feat_loss), objective(options.cls_loss)
+    switch = options.feature_epochs
+    phases = [
+        Phase(
+            name="features",
+            epochs=range(options.start_epoch + 1, switch + 1),
+            loader=features_loader,
+            objective=lambda epoch: robust,
+            optimizer=run.sgd(groups, options.feat_lr),
+            learning_rate=lambda epoch: options.feat_lr,
+            monitor="ncm",
+            uses_centroids=any("robust" in name for name in robust.names),
+            after_update=_bound(margins, options.margin_min),
+        ),
+        Phase(
+            name="classifier",
+            epochs=range(max(switch, options.start_epoch) + 1, options.epochs + 1),
+            loader=classifier_loader,
+            objective=lambda epoch: balancing,
+            optimizer=run.sgd(classifier, options.cls_lr),
+            learning_rate=lambda epoch: options.cls_lr,
+            monitor="linear",
+            features_are_frozen=True,
+        ),
+    ]
+    return Stage(model, phases, margins, network)
+
+
+def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
+    """The network with representations at `--feat_layers`, or None where the robust loss works on
+    the features.
+
+    Raises:
+        UserError: a layer that the network does not have, or layers behind the last named one that
+            no loss would train.
+    """
+    if options.feat_layers is None:
+        return None
+    layers = options.feat_layers.split(",")
+    try:
+        network = LayerFeatures(model, layers)
+    except ValueError as error:
+        raise UserError(f"--feat_layers {options.feat_layers}: {error}") from None
+    last = [name for name, _ in model.named_children() if name.startswith("layer")][-1]
+    has_cross_entropy = any(name.startswith("ce") for name in options.feat_loss.split(","))
+    if last not in layers and not has_cross_entropy:
+        raise UserError(
+            f"--feat_layers {options.feat_layers}: with --feat_loss {options.feat_loss} no loss "
+            f"would train what comes after (name {last} too, or a cross-entropy)"
+        )
+    return network
+
+
+def _bound(margins: Tensor, lowest: float | None) -> Callable[[], None] | None:
+    """The projection of a projected gradient step: margins below `lowest` are set back to it."""
+    if lowest is None:
+        return None
+
+    @torch.no_grad()
+    def project() -> None:
+        margins.clamp_(min=lowest)
+
+    return project
+
+
+def _order(run: Run, sampler: Sampler) -> Order:
+    if sampler.samples_per_class is None:
+        return ShuffledOrder(len(run.data.train), run.generator)
+    largest = max(run.data.class_counts)
+    if sampler.samples_per_class > largest:
+        raise UserError(
+            f"resample,{sampler.samples_per_class} would not visit every class in an epoch: "
+            f"k is at most the size of the largest class, {largest}"
+        )
+    return ClassAwareOrder(run.data.train.labels, sampler.samples_per_class, run.generator)
+
+
+def _warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:
+    """Says so where the stage-1 checkpoint was not chosen as the rest of the chain will be.
+
+    The released code's checkpoints, which do not say, were chosen on the test set.
+    """
+    chosen_on = start.get("selected_on", "test")
+    if chosen_on != select_on:
+        warn(
+            f"{path} was selected on {chosen_on}, so the chain is not --select_on {select_on} from "
+            "its start"
+        )

@@ -1,0 +1,258 @@
+"""The step that training repeats: eager, of a batch in parts, or captured once as a CUDA graph and
+replayed."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from losses import Objective
+from utils.machine import collectives
+from utils.machine.device import Machine
+from utils.training.phase import Phase
+
+WARM_UP_STEPS = 3
+
+Step = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def make_step(model: nn.Module, phase: Phase, objective: Objective, machine: Machine) -> Step:
+    """The step of the machine's kind: `eager`, `graph` (CUDA alone) or `compile` (forward and
+    backward by torch.compile, captured too on CUDA). Several processes share the batches of images,
+    and each computes the whole step where only frozen features go through the classifier."""
+    network = torch.compile(model, dynamic=False) if machine.step == "compile" else model
+    is_split = machine.micro_batches > 1 or machine.world.size > 1
+    if is_split and not phase.features_are_frozen:
+        return SplitStep(network, phase, objective, machine)
+    step = EagerStep(network, phase, objective, machine)
+    is_captured = machine.device.type == "cuda" and machine.step != "eager"
+    return GraphStep(step) if is_captured else step
+
+
+class EagerStep:
+    """One step of stochastic gradient descent: forward, objective, backward, update.
+
+    Nothing in it waits for the device.
+    """
+
+    def __init__(
+        self, model: nn.Module, phase: Phase, objective: Objective, machine: Machine
+    ) -> None:
+        self.model = model
+        self.phase = phase
+        self.objective = objective
+        self.machine = machine
+
+    def __call__(self, inputs: Tensor, targets: Tensor, centroids: Tensor | None) -> Tensor:
+        """Loss, its parts, and the share of images predicted right, ``[2 + number of losses]``;
+        inputs are images, or features where these are frozen."""
+        if self.phase.features_are_frozen:
+            features, logits = inputs, self.model.classify(inputs)
+        else:
+            with self.machine.autocast():
+                features, logits = self.model(inputs)
+        loss, losses = self.objective(features, logits, targets, centroids)
+        self.phase.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.update()
+        return self.statistics(loss, losses, logits, targets)
+
+    def update(self) -> None:
+        self.phase.optimizer.step()
+        if self.phase.after_update is not None:
+            self.phase.after_update()
+
+    @staticmethod
+    def statistics(loss: Tensor, losses: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        correct = (logits.detach().argmax(dim=1) == targets).float().mean()
+        return torch.cat([loss.detach().view(1), losses, correct.view(1)])
+
+    def state(self) -> list[Tensor]:
+        """Every tensor that a step changes."""
+        optimizer = self.phase.optimizer
+        momenta = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        return [*self.model.state_dict().values(), *trained, *momenta]
+
+
+class SplitStep(EagerStep):
+    """The step of a batch that several processes share (`World.share`), or that one process takes
+    in micro-batches, or both.
+
+    Class weights normalise over the batch and the robust loss contrasts its samples, so neither is
+    a mean of the parts' losses. Every process therefore computes the objective of the outputs of
+    all parts, and takes its gradient with respect to its own outputs back through the network:
+    with batch-norm frozen, exactly the whole batch's gradient. A process with several parts keeps
+    no activations of the first pass and goes through each part a second time (Gao et al., "Scaling
+    Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021). In training
+    mode batch-norm normalises each part by the part's own statistics.
+    """
+
+    def __init__(
+        self, model: nn.Module, phase: Phase, objective: Objective, machine: Machine
+    ) -> None:
+        super().__init__(model, phase, objective, machine)
+        self.world = machine.world
+        self.network = model
+        if self.world.size > 1:
+            with warnings.catch_warnings():
+                # The setting has another name in newer versions of torch.
+                warnings.simplefilter("ignore", FutureWarning)
+                # Running statistics are copied from process 0 when the epoch has ended.
+                self.network = DistributedDataParallel(model, broadcast_buffers=False)
+        of_model = set(map(id, model.parameters()))
+        trained = [p for group in phase.optimizer.param_groups for p in group["params"]]
+        self.outside_model = [p for p in trained if id(p) not in of_model]
+
+    def __call__(self, inputs: Tensor, targets: Tensor, centroids: Tensor | None) -> Tensor:
+        """As `EagerStep`, of this process's images and the whole batch's targets."""
+        count = len(targets)
+        parts = inputs.tensor_split(self._number_of_parts(count))
+        if len(parts) == 1:
+            outputs = [self._forward(self.network, inputs)]
+        else:
+            with torch.no_grad(), running_statistics_kept(self.model):
+                outputs = [self._forward(self.model, part) for part in parts]
+        features, logits = (
+            collectives.gather(torch.cat(own).detach(), count, self.world).requires_grad_()
+            for own in zip(*outputs, strict=True)
+        )
+        loss, losses = self.objective(features, logits, targets, centroids)
+        self.phase.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        # Equal in all processes but for the order of sums on a GPU.
+        collectives.copy_from_main([p.grad for p in self.outside_model], self.world)
+        gradients = [self._own(features.grad, count), self._own(logits.grad, count)]
+        if len(parts) == 1:
+            self._backward(outputs[0], gradients)
+        else:
+            self._backward_by_parts(parts, gradients)
+        self.update()
+        return self.statistics(loss, losses, logits, targets)
+
+    def _number_of_parts(self, count: int) -> int:
+        """Micro-batches, the same number in all processes, none of them empty."""
+        smallest_share = count // self.world.size if self.world.divides(count) else count
+        return min(self.machine.micro_batches, smallest_share)
+
+    def _forward(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        with self.machine.autocast():
+            return network(images)
+
+    def _own(self, gradient: Tensor | None, count: int) -> Tensor | None:
+        """This process's rows. `DistributedDataParallel` takes the mean over the processes where
+        the parts' gradients are to be summed."""
+        if gradient is None or not self.world.divides(count):
+            return gradient
+        return gradient[self.world.share(count)] * self.world.size
+
+    @staticmethod
+    def _backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+        reached = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None]
+        torch.autograd.backward(*map(list, zip(*reached, strict=True)))
+
+    def _backward_by_parts(
+        self, parts: Sequence[Tensor], gradients: Sequence[Tensor | None]
+    ) -> None:
+        by_part = [
+            [None] * len(parts) if g is None else g.tensor_split(len(parts)) for g in gradients
+        ]
+        for i, (part, *part_gradients) in enumerate(zip(parts, *by_part, strict=True)):
+            is_last = i == len(parts) - 1
+            # The processes exchange gradients once, when all parts are summed.
+            waits = self.world.size > 1 and not is_last
+            with self.network.no_sync() if waits else nullcontext():
+                self._backward(self._forward(self.network, part), part_gradients)
+
+
+@contextmanager
+def running_statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Inside, batch-norm normalises as it would, and its running statistics do not move."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class GraphStep:
+    """An `EagerStep` as CUDA graphs, one per shape of the batch: the same kernels on the same
+    numbers, launched at once.
+
+    A graph works on fixed memory. The batch is copied into it, the learning rate is a tensor on the
+    device (`Run.sgd`), and what the step gives back is overwritten by the next one. The steps that
+    warm up each shape leave no trace in the weights, the momenta or the batch-norm statistics.
+    """
+
+    def __init__(self, step: EagerStep) -> None:
+        self.step = step
+        self.graphs: dict[torch.Size, _Captured] = {}
+        self.pool = torch.cuda.graph_pool_handle()
+        # A graph keeps the workspace that libraries have on the stream it was captured on. Runs
+        # beside each other must not share one: by default all graphs of a process would.
+        current = torch.cuda.current_stream()
+        is_own = current != torch.cuda.default_stream()
+        self.stream = current if is_own else torch.cuda.Stream()
+        add_momenta(step.phase.optimizer)
+
+    def __call__(self, inputs: Tensor, targets: Tensor, centroids: Tensor | None) -> Tensor:
+        batch = [inputs, targets] if centroids is None else [inputs, targets, centroids]
+        if inputs.shape not in self.graphs:
+            self.graphs[inputs.shape] = _Captured(self.step, batch, self.pool, self.stream)
+        return self.graphs[inputs.shape].replay(batch)
+
+
+class _Captured:
+    """One graph, the memory it reads and the memory it writes its statistics to."""
+
+    def __init__(
+        self, step: EagerStep, batch: Sequence[Tensor], pool: tuple, stream: torch.cuda.Stream
+    ) -> None:
+        self.batch = [tensor.clone() for tensor in batch]
+        inputs, targets, centroids = (*self.batch, None)[:3]
+        with preserved(step.state()):
+            # cuDNN chooses kernels, and libraries take workspaces, outside of the capture.
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_STEPS):
+                    step(inputs, targets, centroids)
+            torch.cuda.current_stream().wait_stream(stream)
+        # The gradients are to live in the graph's own memory.
+        step.phase.optimizer.zero_grad(set_to_none=True)
+        self.graph = torch.cuda.CUDAGraph()
+        # Another thread may pin the memory of streamed images at the same time.
+        capture = {"pool": pool, "stream": stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.graph(self.graph, **capture):
+            self.statistics = step(inputs, targets, centroids)
+
+    def replay(self, batch: Sequence[Tensor]) -> Tensor:
+        torch._foreach_copy_(self.batch, list(batch))
+        self.graph.replay()
+        return self.statistics
+
+
+@contextmanager
+def preserved(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Gives the tensors back the values that they had, in place."""
+    copies = [tensor.detach().clone() for tensor in tensors]
+    yield
+    with torch.no_grad():
+        for tensor, copy in zip(tensors, copies, strict=True):
+            tensor.copy_(copy)
+
+
+def add_momenta(optimizer: torch.optim.Optimizer) -> None:
+    """Gives every parameter of SGD the momentum zero where it has none yet, so that no memory is
+    taken in a step. The first step's momentum is the gradient, with it or without."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if group["momentum"] and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)

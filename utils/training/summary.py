@@ -1,0 +1,135 @@
+"""What a finished run leaves for its reader: `summary.json`, `report.png` and tables of
+accuracies."""
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import torch
+
+from datasets.splits import LongTailedData
+from utils.evaluation.shot_groups import GROUPS, group_of_counts
+from utils.files import atomic_write, write_json
+from utils.machine import collectives
+from utils.report.run_figure import write_report
+from utils.runs import checkpoint
+from utils.runs.epoch_log import ACCURACIES
+from utils.runs.tensorboard import EventFile
+from utils.training.setup import Run
+from utils.training.trainer import Trainer
+
+_FINALS = (("selected", "last"), ("linear", "ncm"))
+
+
+def summarise(run: Run, trainer: Trainer) -> None:
+    """Writes `predictions.npz`, `report.png` and `summary.json`, and prints the run's table."""
+    _look_at_selected(run, trainer)
+    collectives.from_main(lambda: _write_summary(run, trainer), run.machine.world)
+
+
+def _look_at_selected(run: Run, trainer: Trainer) -> None:
+    """Passes the test images through the selected checkpoint's network."""
+    path = run.folder.best_checkpoint
+    chosen = collectives.from_main(lambda: checkpoint.load(path), run.machine.world)
+    checkpoint.load_weights(trainer.model, chosen["state_dict"], path)
+    trainer.evaluator.look(trainer.model)
+
+
+def _write_summary(run: Run, trainer: Trainer) -> None:
+    options, data, folder = run.options, run.data, run.folder
+    chosen = trainer.best[options.select_on]
+
+    def of_split(split: str) -> dict:
+        selected = {"epoch": chosen.epoch, **chosen.results[split]}
+        return {"selected": selected, "last": {"epoch": trainer.epoch, **trainer.results[split]}}
+
+    heldout = None
+    if data.heldout is not None:
+        classes = len(data.heldout.labels.unique())
+        heldout = {"images": len(data.heldout), "classes": classes, **of_split("heldout")}
+    summary = {
+        "dataset": options.dataset,
+        "arch": options.arch,
+        "stage": options.stage,
+        "selected_on": options.select_on,
+        "epochs": options.epochs,
+        "seconds": round(trainer.seconds, 1),
+        "seed": options.seed,
+        "class_counts": data.class_counts,
+        "test": of_split("test"),
+        "heldout": heldout,
+    }
+    _save_predictions(run, trainer)
+    figure = write_report(folder.records, data.class_counts, summary["test"]["selected"])
+    finals = {f"test/{w}_{r}": summary["test"][w][r]["top1"] for w, r in product(*_FINALS)}
+    with EventFile(folder.records, ".results") as events:
+        events.add_figure("report", figure, trainer.epoch)
+        events.add_hyperparameters(options.as_dict(), finals, trainer.epoch)
+    # Last, because its presence says that the run is finished.
+    write_json(folder.summary, summary)
+    print(final_table(summary))
+    print(f"summary: {folder.summary}\nfigure:  {figure}")
+
+
+def final_table(summary: dict) -> str:
+    """The test accuracies in a `summary.json`, of one seed or of several."""
+    rows = {}
+    titles = {"selected": f"selected on {summary['selected_on']}", "last": "last epoch"}
+    for which, title in titles.items():
+        found = summary["test"][which]
+        rows |= {
+            f"{title} ({found['epoch']}), {text}": found[reading]
+            for reading, text in (("linear", "linear"), ("ncm", "NCM"))
+        }
+    return accuracy_table(rows, summary["class_counts"])
+
+
+@torch.no_grad()
+def _save_predictions(run: Run, trainer: Trainer) -> None:
+    """The selected checkpoint's predictions, for the report's confusion matrix."""
+    features, labels = trainer.evaluator.seen("test")
+    preds = trainer.model.classify(features).argmax(dim=1)
+    with atomic_write(run.folder.records / "predictions.npz") as file:
+        np.savez_compressed(file, labels=labels.cpu().numpy(), preds=preds.cpu().numpy())
+
+
+def accuracy_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
+    """Accuracies in percent as aligned text, one line per named record of `accuracy_record`; the
+    numbers of classes in the groups are in its head."""
+    return _table(rows, class_counts, ACCURACIES)
+
+
+def reading_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
+    """`accuracy_table` with the worst class and the expected calibration error, in percent."""
+    return _table(rows, class_counts, (*ACCURACIES, "worst", "ece"))
+
+
+def _table(rows: dict[str, dict], class_counts: Sequence[int], columns: Sequence[str]) -> str:
+    groups = group_of_counts(class_counts)
+    sizes = {group: f"{group} ({(groups == group).sum()})" for group in GROUPS}
+    headers = {"top1": "top-1", "top5": "top-5", **sizes, "worst": "worst class", "ece": "ECE"}
+    width = max(map(len, rows))
+    lines = [" " * width + "".join(f"{headers[column]:>16}" for column in columns)]
+    for name, record in rows.items():
+        cells = "".join(f"{_percent(record[column], 2):>16}" for column in columns)
+        lines.append(f"{name:<{width}}{cells}")
+    return "\n".join(lines)
+
+
+def per_class_table(linear: dict, ncm: dict, data: LongTailedData) -> str:
+    """Accuracies of each class in percent, from the largest class to the smallest."""
+    by_size = np.argsort(-np.asarray(data.class_counts), kind="stable")
+    width = max(len("class"), *map(len, data.class_names))
+    lines = [f"{'class':<{width}}{'images':>8}{'linear':>8}{'NCM':>8}"]
+    for label in by_size:
+        accuracies = (_percent(r["per_class"][label], 1) for r in (linear, ncm))
+        cells = "".join(f"{cell:>8}" for cell in (data.class_counts[label], *accuracies))
+        lines.append(f"{data.class_names[label]:<{width}}{cells}")
+    return "\n".join(lines)
+
+
+def _percent(value: float | dict | None, decimals: int) -> str:
+    if isinstance(value, dict):
+        mean, deviation = (_percent(value[part], decimals) for part in ("mean", "std"))
+        return f"{mean} ± {deviation}"
+    return "n/a" if value is None else f"{value:.{decimals}f}"
