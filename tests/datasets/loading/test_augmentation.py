@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torchvision.transforms import functional as F
+
+from datasets.loading.augmentation import AUGMENTATIONS, cutout, random_crop_flip
+from datasets.loading.autoaugment import CHUNK_VALUES, POLICIES, draw_policies
 from tests.datasets.loading.test_autoaugment import (
     DEVICES,
     SIGNIFICANCE,
@@ -11,10 +15,6 @@ from tests.datasets.loading.test_autoaugment import (
     pillow_operation,
     to_pillow,
 )
-from torchvision.transforms import functional as F
-
-from datasets.loading.augmentation import AUGMENTATIONS, cutout, random_crop_flip
-from datasets.loading.autoaugment import CHUNK_VALUES, POLICIES, draw_policies
 
 
 def generator(seed=0):
