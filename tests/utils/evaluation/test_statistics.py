@@ -1,0 +1,164 @@
+"""Errors and intervals against scipy, worked examples, and bootstraps over seeds and images."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from utils.evaluation.statistics import (
+    Difference,
+    binomial_error,
+    deviation,
+    difference_to_constant,
+    mean,
+    paired_difference,
+    standard_error,
+    unpaired_difference,
+)
+
+
+def test_mean_deviation_and_standard_error():
+    assert mean([1.0, 2.0, 6.0]) == 3.0
+    assert deviation([1.0, 2.0, 6.0]) == pytest.approx(math.sqrt(7))
+    assert standard_error([1.0, 2.0, 6.0]) == pytest.approx(stats.sem([1.0, 2.0, 6.0]))
+
+
+def test_what_is_missing_gives_no_number():
+    assert mean([1.0, None]) is None and mean([]) is None
+    assert deviation([1.0]) is None and deviation([1.0, None]) is None
+    assert standard_error([1.0]) is None
+
+
+def test_the_binomial_error():
+    assert binomial_error(50, 10_000) == pytest.approx(0.5)
+    assert binomial_error(0, 100) == 0
+
+
+def predictions(seeds=3, images=500, *, effect=0.3, seed=0):
+    """Right and wrong predictions ``[S, N]`` of two methods: images differ in how hard they are,
+    and so do seeds."""
+    generator = np.random.default_rng(seed)
+    hard = generator.normal(size=images)
+
+    def of(shift):
+        of_seeds = generator.normal(scale=0.3, size=(seeds, 1))
+        noise = generator.normal(scale=0.7, size=(seeds, images))
+        return shift + of_seeds + hard + noise > 0
+
+    return of(effect), of(0.0)
+
+
+def test_a_seed_alone_has_the_error_of_mcnemars_counts():
+    ours, theirs = predictions(seeds=1)
+    found = paired_difference(ours[0], theirs[0])
+    n, b, c = 500, int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    expected = 100 * math.sqrt((b + c - (b - c) ** 2 / n) / (n - 1) / n)
+    assert found.points == pytest.approx(100 * (b - c) / n)
+    assert found.image_error == pytest.approx(expected)
+    assert found.seed_error is None and found.covers == "images"
+    interval = stats.ttest_rel(100.0 * ours[0], 100.0 * theirs[0]).confidence_interval()
+    assert found.interval == pytest.approx((interval.low, interval.high))
+
+
+def test_with_seeds_alone_the_interval_is_that_of_a_paired_t_test():
+    tops = [43.1, 42.6, 42.5], [43.6, 43.3, 43.3]
+    found = unpaired_difference(*tops, images=None)
+    interval = stats.ttest_rel(*tops).confidence_interval()
+    assert found.covers == "seeds"
+    assert found.interval == pytest.approx((interval.low, interval.high))
+
+
+def test_the_image_error_is_that_of_differences_averaged_over_seeds():
+    ours, theirs = predictions()
+    found = paired_difference(ours, theirs)
+    averaged = 100 * (ours.astype(float).mean(axis=0) - theirs.astype(float).mean(axis=0))
+    assert found.image_error == pytest.approx(stats.sem(averaged))
+    assert found.seed_error == pytest.approx(stats.sem(100 * (ours.mean(1) - theirs.mean(1))))
+    assert found.error == pytest.approx(math.hypot(found.image_error, found.seed_error))
+    assert found.covers == "seeds and images"
+    # The mean of the errors of single seeds, which would be too large: it averages nothing out.
+    single = np.mean(
+        [paired_difference(o, t).image_error for o, t in zip(ours, theirs, strict=True)]
+    )
+    assert found.image_error < 0.9 * single
+
+
+def test_a_bootstrap_over_the_images_gives_the_image_error():
+    ours, theirs = predictions()
+    generator = np.random.default_rng(1)
+    draws = generator.integers(0, 500, (4000, 500))
+    averaged = 100 * (ours.astype(float) - theirs.astype(float)).mean(axis=0)
+    found = paired_difference(ours, theirs)
+    assert found.image_error == pytest.approx(averaged[draws].mean(axis=1).std(), rel=0.05)
+
+
+def test_a_bootstrap_over_seeds_and_images_gives_the_joint_error():
+    """Seeds and images drawn anew, each with replacement: of many seeds the two errors join as they
+    are joined here."""
+    ours, theirs = predictions(seeds=30, images=300)
+    differences = 100 * (ours.astype(float) - theirs.astype(float))
+    generator = np.random.default_rng(2)
+    means = [
+        differences[generator.integers(0, 30, 30)][:, generator.integers(0, 300, 300)].mean()
+        for _ in range(4000)
+    ]
+    assert paired_difference(ours, theirs).error == pytest.approx(np.std(means), rel=0.06)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    """400 repetitions with three seeds and new images; the joint error may only be too large."""
+    covered = 0
+    for number in range(400):
+        ours, theirs = predictions(images=200, effect=0.0, seed=number)
+        low, high = paired_difference(ours, theirs).interval
+        covered += low <= 0 <= high
+    assert covered >= 0.95 * 400 - 2 * math.sqrt(400 * 0.95 * 0.05)
+
+
+def test_few_seeds_widen_the_interval():
+    few = Difference(1.0, 2, 1.0, None, None, is_paired=False)
+    many = Difference(1.0, 10**6, 1.0, None, None, is_paired=False)
+    assert few.interval == pytest.approx((1 - 12.7062, 1 + 12.7062), abs=1e-3)
+    assert many.interval == pytest.approx((1 - 1.95996, 1 + 1.95996), abs=1e-3)
+
+
+def test_nothing_known_gives_no_interval():
+    found = unpaired_difference([50.0], [40.0], images=None)
+    assert (found.points, found.error, found.interval, found.covers) == (10.0, None, None, "")
+
+
+def test_independent_images_leave_more_than_the_same_ones():
+    ours, theirs = predictions(seeds=1)
+    paired = paired_difference(ours, theirs)
+    unpaired = unpaired_difference([100 * ours.mean()], [100 * theirs.mean()], images=500)
+    p, q = ours.mean(), theirs.mean()
+    expected = 100 * math.sqrt((p * (1 - p) + q * (1 - q)) / 500)
+    assert unpaired.image_error == pytest.approx(expected)
+    assert unpaired.points == pytest.approx(paired.points)
+    assert unpaired.image_error > paired.image_error
+
+
+def test_a_published_number_has_no_error_of_its_own():
+    found = difference_to_constant([38.0, 40.0], 38.3, images=10_000)
+    assert found.points == pytest.approx(0.7)
+    assert found.image_error == pytest.approx(binomial_error(39.0, 10_000))
+    assert found.seed_error == pytest.approx(1.0)
+
+
+def test_predictions_of_different_images_are_not_paired():
+    with pytest.raises(ValueError, match="shapes"):
+        paired_difference(np.ones((2, 5)), np.ones((2, 4)))
+
+
+@given(st.integers(1, 4), st.integers(2, 30), st.integers(0, 10**6))
+def test_equal_methods_differ_by_nothing(seeds, images, seed):
+    ours = np.random.default_rng(seed).random((seeds, images)) < 0.5
+    found = paired_difference(ours, ours)
+    assert found.points == 0 and found.error == 0 and found.interval == (0, 0)
+    other = np.random.default_rng(seed + 1).random((seeds, images)) < 0.5
+    there, back = paired_difference(ours, other), paired_difference(other, ours)
+    assert there.points == pytest.approx(-back.points)
+    assert there.error == pytest.approx(back.error)
