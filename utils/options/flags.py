@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from utils.options import values
+from utils.options.recipes import RECIPES
 from utils.options.values import Sampler, parse_sampler
 
 OWN_DATASETS = ("folder", "npz")
@@ -56,6 +57,7 @@ NAMED_FLAGS = (
 FREE_FLAGS = (
     "pretrained",
     "pretrain_epochs",
+    "recipe",
     "seeds",
     "data_root",
     "list_root",
@@ -352,6 +354,14 @@ class Options:
         help="restore what the released code does where it differs from paper and README: "
         "margins given to the wrong classes, epsilon starting at 1",
         **BOOLEAN,
+    )
+    recipe: str | None = flag(
+        TRAINING,
+        "--recipe",
+        help="flags of a whole method by its name (listed below); flags given beside it win; a "
+        "stage 2 without --pretrained trains its stage 1 first",
+        choices=RECIPES,
+        metavar="NAME",
     )
     epochs: int = flag(
         TRAINING,

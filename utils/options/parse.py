@@ -1,12 +1,14 @@
 """The command line, checked without importing torch."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 from utils.errors import UserError
 from utils.options.flags import BENCHMARK_LISTS, FILE_DATASETS, NATURAL_DATASETS, Options
+from utils.options.recipes import FULL_STAGE_1, RECIPES
 from utils.runs.folders import stage_1_name
 
 DESCRIPTION = """DRO-LT: distributional robustness loss for long-tail learning.
@@ -31,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="main.py",
         usage="python main.py [FLAGS]",
         description=DESCRIPTION,
+        epilog=_list_of_recipes(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -56,7 +59,8 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
         UserError: a flag that is unknown, malformed or out of bounds, or flags that contradict
             each other.
     """
-    options = Options(**vars(build_parser().parse_args(argv)))
+    argv = sys.argv[1:] if argv is None else list(argv)
+    options, first = _with_recipe(argv)
     _check_data(options)
     if options.pretrain_epochs is None:
         return [_checked(options)]
@@ -64,9 +68,42 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
         raise UserError("--pretrain_epochs makes the checkpoint that --pretrained would name")
     if options.start_epoch:
         raise UserError("--start-epoch and --pretrain_epochs: which stage is it to start within?")
-    stage_1 = _checked(options.first_stage())
+    stage_1 = _checked(first.first_stage())
     pretrained = str(Path(options.root_model, stage_1_name(stage_1)))
     return [stage_1, _checked(replace(options, pretrained=pretrained))]
+
+
+def _with_recipe(argv: list[str]) -> tuple[Options, Options]:
+    """The options of the last stage, and those that the first of two stages is taken from: the
+    recipe's flags of that stage, before the flags that are given, which win.
+
+    Raises:
+        UserError: as argparse finds it, or a recipe of another stage than the flags ask for.
+    """
+    parser = build_parser()
+    given = Options(**vars(parser.parse_args(argv)))
+    if given.recipe is None:
+        return given, given
+    recipe = RECIPES[given.recipe]
+    if recipe.start is None:
+        if given.pretrained is not None or given.pretrain_epochs is not None:
+            raise UserError(
+                f"--recipe {given.recipe} is a stage 1: --pretrained and --pretrain_epochs are for "
+                f"recipes of stage 2, such as dro_lt"
+            )
+        argv = [*recipe.stage_1, *argv]
+        of_both = Options(**vars(parser.parse_args(argv)))
+        return of_both, of_both
+    both = [] if given.pretrained is not None else ["--pretrain_epochs", str(FULL_STAGE_1)]
+    last = parser.parse_args([*recipe.stage_2, *both, *argv])
+    first = parser.parse_args([*recipe.stage_1, *both, *argv])
+    return Options(**vars(last)), Options(**vars(first))
+
+
+def _list_of_recipes() -> str:
+    width = max(map(len, RECIPES)) + 2
+    lines = [f"  {name:{width}}{recipe.description}" for name, recipe in RECIPES.items()]
+    return "\n".join(["recipes:", *lines])
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Options:
