@@ -11,7 +11,14 @@ from models.resnet_cifar import (
     resnet110,
     resnet1202,
 )
-from models.resnet_imagenet import ResNetImageNet, resnet10, resnet50, resnext50
+from models.resnet_imagenet import (
+    ResNetImageNet,
+    resnet10,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnext50,
+)
 
 __all__ = [
     "ARCHITECTURES",
@@ -20,8 +27,10 @@ __all__ = [
     "ResNetImageNet",
     "build_model",
     "resnet10",
+    "resnet18",
     "resnet20",
     "resnet32",
+    "resnet34",
     "resnet44",
     "resnet50",
     "resnet56",

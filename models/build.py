@@ -10,7 +10,7 @@ from models.resnet_cifar import (
     resnet110,
     resnet1202,
 )
-from models.resnet_imagenet import resnet10, resnet50, resnext50
+from models.resnet_imagenet import resnet10, resnet18, resnet34, resnet50, resnext50
 
 ARCHITECTURES = {
     "resnet20": resnet20,
@@ -20,6 +20,8 @@ ARCHITECTURES = {
     "resnet110": resnet110,
     "resnet1202": resnet1202,
     "resnet10": resnet10,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
     "resnet50": resnet50,
     "resnext50": resnext50,
 }

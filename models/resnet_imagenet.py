@@ -60,6 +60,16 @@ def resnet10(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageN
     return ResNetImageNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes, normed_head)
 
 
+def resnet18(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
+    """ResNet-18."""
+    return ResNetImageNet(resnet.BasicBlock, [2, 2, 2, 2], num_classes, normed_head)
+
+
+def resnet34(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
+    """ResNet-34."""
+    return ResNetImageNet(resnet.BasicBlock, [3, 4, 6, 3], num_classes, normed_head)
+
+
 def resnet50(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
     """ResNet-50."""
     return ResNetImageNet(resnet.Bottleneck, [3, 4, 6, 3], num_classes, normed_head)

@@ -1,5 +1,8 @@
 """What can go wrong, by exit status."""
 
+import importlib
+from types import ModuleType
+
 
 class UserError(Exception):
     """Bad input: flags, files, data or a checkpoint. One line, exit status 2."""
@@ -27,3 +30,17 @@ class Interrupted(Exception):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.exit_status = 128 + signal_number
+
+
+def optional_module(name: str, package: str, purpose: str) -> ModuleType:
+    """Returns the module of a package that only few need, and so is not among the requirements.
+
+    Raises:
+        UserError: the package is not installed; it says for what it is needed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(
+            f"{purpose} needs the package {package}: python -m pip install {package}"
+        ) from None

@@ -39,6 +39,8 @@ def golden_model(arrays, num_classes, device):
 # arch -> blocks of the four groups, width of the features, torchvision's name of the same network.
 IMAGENET = {
     "resnet10": ([1, 1, 1, 1], 512, None),
+    "resnet18": ([2, 2, 2, 2], 512, "resnet18"),
+    "resnet34": ([3, 4, 6, 3], 512, "resnet34"),
     "resnet50": ([3, 4, 6, 3], 2048, "resnet50"),
     "resnext50": ([3, 4, 6, 3], 2048, "resnext50_32x4d"),
 }
@@ -111,7 +113,7 @@ def test_the_networks_for_large_images_have_the_blocks_and_widths_of_their_names
     assert model.num_features == width and not hasattr(model, "fc")
 
 
-@pytest.mark.parametrize("arch", ["resnet50", "resnext50"])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnext50"])
 def test_torchvisions_weights_load_and_give_torchvisions_outputs(arch):
     """Its names hold for everything but the head."""
     torch.manual_seed(0)

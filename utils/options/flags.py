@@ -14,7 +14,7 @@ DATASETS = ("cifar10", "cifar100", "digits", *OWN_DATASETS, *BENCHMARK_LISTS)
 FILE_DATASETS = ("folder", *BENCHMARK_LISTS)
 NATURAL_DATASETS = (*OWN_DATASETS, *BENCHMARK_LISTS)  # long-tailed, or not, as they come
 CIFAR_NETWORKS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
-IMAGENET_NETWORKS = ("resnet10", "resnet50", "resnext50")
+IMAGENET_NETWORKS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnext50")
 ARCHITECTURES = (*CIFAR_NETWORKS, *IMAGENET_NETWORKS)
 CLASSIFICATION_LOSSES = ("ce", "ce_lt", "ce_bal")
 FEATURE_LOSSES = (*CLASSIFICATION_LOSSES, "robust_loss", "robust_loss_lt", "robust_loss_bal")
@@ -125,7 +125,7 @@ class Options:
         DATA,
         "--image_size",
         help="side in pixels to which images are resized and cropped, 8 to 1024 (default: npz "
-        "keeps the file's; else 224 for resnet10, resnet50, resnext50 and 32 for the others)",
+        "keeps the file's; else 224 for the networks for large images and 32 for the others)",
         type=values.image_side,
         metavar="N",
     )

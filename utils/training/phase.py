@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from datasets.loading.resident import Loader
 from losses import Objective
 
+RATE_FACTOR = "rate_factor"
+"""Key of an optimiser's group: by what the phase's rate is multiplied there."""
+
 
 @dataclass
 class Phase:
@@ -55,10 +58,11 @@ class Phase:
         captured step reads it."""
         rate = self.learning_rate(epoch)
         for group in self.optimizer.param_groups:
+            of_group = rate * group.get(RATE_FACTOR, 1.0)
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
+                group["lr"].fill_(of_group)
             else:
-                group["lr"] = rate
+                group["lr"] = of_group
         return rate
 
     def load_optimizer(self, saved: dict) -> None:

@@ -12,12 +12,13 @@ from datasets import LongTailedData
 from datasets.loading.resident import Loader, Normalise
 from datasets.loading.streamed import make_loader
 from datasets.samplers import Order
+from models.backbone import load_backbone
 from models.layers import LayerFeatures
 from utils.errors import UserError
 from utils.machine.device import Machine
 from utils.options.flags import Options
 from utils.runs.folders import RunFolder
-from utils.training.phase import Phase
+from utils.training.phase import RATE_FACTOR, Phase
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,34 @@ class Run:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model.to(self.machine.device, memory_format=torch.channels_last)
 
+    def take_backbone(self, model: nn.Module) -> None:
+        """Replaces all weights but the head's by those of `--backbone`, if it is given.
+
+        Raises:
+            UserError: the file cannot be read or is one of another network.
+        """
+        if self.options.backbone is not None:
+            loaded = load_backbone(model, Path(self.options.backbone).expanduser())
+            print(f"--backbone {self.options.backbone}: {loaded}")
+
+    def backbone_group(self, parameters: list[Tensor]) -> dict:
+        """The optimiser's group of the parameters in front of the head, whose rate is
+        `--backbone_lr` times that of the phase."""
+        factor = self.options.backbone_lr
+        return {"params": parameters} | ({} if factor == 1 else {RATE_FACTOR: factor})
+
     def sgd(self, parameters: Iterable[Tensor] | list[dict], lr: float) -> torch.optim.SGD:
         """SGD with the momentum and weight decay of both stages, on parameters or on groups of
         them that may have a weight decay of their own; on CUDA one kernel updates all parameters,
         at a rate that is a tensor, so that a captured step can follow it."""
         settings = {"momentum": self.options.momentum, "weight_decay": self.options.weight_decay}
         device = self.machine.device
-        if device.type == "cuda":
-            rate = torch.tensor(lr, device=device)
-            return torch.optim.SGD(parameters, rate, fused=True, **settings)
-        return torch.optim.SGD(parameters, lr, **settings)
+        if device.type != "cuda":
+            return torch.optim.SGD(parameters, lr, **settings)
+        optimizer = torch.optim.SGD(parameters, lr, fused=True, **settings)
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(lr, device=device)
+        return optimizer
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from torch import nn
+
 from datasets.samplers import EffectiveNumberOrder, ShuffledOrder
 from losses import Objective, stage_1_objective
 from models import build_model
@@ -23,13 +25,13 @@ def pretraining(run: Run) -> Stage:
     """One phase that trains everything.
 
     Raises:
-        UserError: batch-norm over all processes without a GPU.
+        UserError: batch-norm over all processes without a GPU, or a backbone that does not fit.
     """
     options, data = run.options, run.data
     is_ldam = options.loss_type == "LDAM"
-    model = run.place(
-        build_model(options.arch, data.num_classes, head_scale=1.0 if is_ldam else None)
-    )
+    model = build_model(options.arch, data.num_classes, head_scale=1.0 if is_ldam else None)
+    run.take_backbone(model)
+    model = run.place(model)
     if options.train_rule == "Resample":
         order = EffectiveNumberOrder(data.train.labels, run.generator)
     else:
@@ -40,11 +42,20 @@ def pretraining(run: Run) -> Stage:
         epochs=range(options.start_epoch + 1, options.epochs + 1),
         loader=run.training_loader(order),
         objective=_objectives(options, data.class_counts, drw_start),
-        optimizer=run.sgd(model.parameters(), options.lr),
+        optimizer=run.sgd(_groups(run, model), options.lr),
         learning_rate=rate_of,
         monitor="linear",
     )
     return Stage(model, [phase])
+
+
+def _groups(run: Run, model: nn.Module) -> list[dict]:
+    """Everything in one group, or in two where `--backbone_lr` sets the head apart."""
+    if run.options.backbone_lr == 1:
+        return [{"params": list(model.parameters())}]
+    head = list(model.linear.parameters())
+    backbone = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
+    return [run.backbone_group(backbone), {"params": head}]
 
 
 def schedule(options: Options) -> tuple[Callable[[int], float], int]:
