@@ -399,6 +399,23 @@ class Options:
         type=values.rate,
         metavar="LR",
     )
+    backbone: str | None = flag(
+        TRAINING,
+        "--backbone",
+        help="start all of the network but its classifier from these weights: a state_dict of "
+        "torchvision, timm or this project, .pth or .safetensors; ImageNet's normalisation goes "
+        "with those of the networks for large images. In stage 2 they replace the features of "
+        "--pretrained",
+        metavar="FILE",
+    )
+    backbone_lr: float = flag(
+        TRAINING,
+        "--backbone_lr",
+        help="the rate of everything in front of the classifier, as a part of the stage's, >= 0",
+        default=1.0,
+        type=values.rate,
+        metavar="X",
+    )
     momentum: float = flag(
         TRAINING,
         "--momentum",
@@ -567,6 +584,9 @@ class Options:
             "image_size": side if self.dataset in FILE_DATASETS else None,
         }
         absent = {name: d for name, d in defaults.items() if getattr(self, name) is None}
+        starts_from_weights = self.stage == 1 and self.backbone is not None
+        if starts_from_weights and self.normalisation == "auto" and side == 224:
+            absent["normalisation"] = "imagenet"
         return replace(self, **absent)
 
     def is_at_default(self, name: str) -> bool:

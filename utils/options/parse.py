@@ -70,7 +70,8 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
         raise UserError("--start-epoch and --pretrain_epochs: which stage is it to start within?")
     stage_1 = _checked(first.first_stage())
     pretrained = str(Path(options.root_model, stage_1_name(stage_1)))
-    return [stage_1, _checked(replace(options, pretrained=pretrained))]
+    # Stage 1 has started from the backbone: stage 2 goes on from what it made of it.
+    return [stage_1, _checked(replace(options, pretrained=pretrained, backbone=None))]
 
 
 def _with_recipe(argv: list[str]) -> tuple[Options, Options]:

@@ -29,7 +29,9 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
     options, data, device = run.options, run.data, run.machine.device
     _warn_of_other_chain(start, path, options.select_on)
     warn_of_other_data(start, path, data)
-    model = run.place(checkpoint.build_from(start, path, options.arch, data.num_classes))
+    model = checkpoint.build_from(start, path, options.arch, data.num_classes)
+    run.take_backbone(model)
+    model = run.place(model)
     network = _with_layers(model, options)
     kind = (options.margin_type, options.starting_margin, data.class_counts)
     if network is None:
@@ -39,12 +41,13 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
 
     classifier = list(model.linear.parameters())
     features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
-    groups = [{"params": features}]
+    groups = [run.backbone_group(features)]
     trained = [e for e in ([margins] if network is None else epsilons) if e.requires_grad]
-    if options.margin_wd is None:
+    if options.margin_wd is None and options.backbone_lr == 1:
         features += trained
     elif trained:
-        groups.append({"params": trained, "weight_decay": options.margin_wd})
+        decay = {} if options.margin_wd is None else {"weight_decay": options.margin_wd}
+        groups.append({"params": trained} | decay)
 
     features_loader = run.training_loader(_order(run, options.feature_sampler))
     if options.classifier_sampler == options.feature_sampler:
