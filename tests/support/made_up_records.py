@@ -15,6 +15,8 @@ def reading(base, counts=COUNTS):
     return {
         "top1": base,
         "top5": base + 20,
+        "balanced": base + 1,
+        "macro_f1": base - 2,
         "many": base + 10,
         "medium": base + 0.5,
         "few": base - 10 if has_few else None,

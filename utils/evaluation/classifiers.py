@@ -19,7 +19,6 @@ from losses import class_means
 from models import NormedLinear
 from utils.evaluation.calibration import BINS, expected_calibration_error
 from utils.evaluation.metrics import accuracy_record, cosine_similarities, percent
-from utils.evaluation.shot_groups import class_mean
 from utils.files import atomic_write, write_json
 
 Classifier = Callable[[Tensor], Tensor]
@@ -103,7 +102,7 @@ def tau_norm(bank: FeatureBank, tau: float = 1.0) -> Classifier:
 
 
 def tau_norm_tuned(bank: FeatureBank) -> Classifier | None:
-    """`tau_norm` with the τ of 0, 0.1, ..., 2 that has the best mean per-class accuracy on held-out
+    """`tau_norm` with the τ of 0, 0.1, ..., 2 that has the best balanced accuracy on held-out
     images; None where there are none."""
     if bank.heldout is None:
         return None
@@ -115,8 +114,7 @@ def best_tau(bank: FeatureBank) -> float:
     features, labels = bank.heldout
 
     def score(tau: float) -> float:
-        record = accuracy_record(tau_norm(bank, tau)(features), labels, bank.class_counts)
-        return class_mean(record["per_class"])
+        return accuracy_record(tau_norm(bank, tau)(features), labels, bank.class_counts)["balanced"]
 
     return max(TAUS, key=score)
 
@@ -219,7 +217,7 @@ def read(names: Sequence[str], bank: FeatureBank, features: Tensor, targets: Ten
     return records
 
 
-COLUMNS = ("top1", "top5", "many", "medium", "few", "worst", "ece")
+COLUMNS = ("top1", "top5", "balanced", "macro_f1", "many", "medium", "few", "worst", "ece")
 
 
 def write_readings(folder: Path, records: dict[str, dict]) -> None:

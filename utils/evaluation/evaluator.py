@@ -121,8 +121,7 @@ class Evaluator:
     @torch.no_grad()
     def ncm(self) -> dict[str, dict]:
         """Nearest class mean by cosine, with the class means of the un-augmented training set: a
-        record per split, its top-1 and top-5 as means over classes. All are features of the last
-        look."""
+        record of `accuracy_record` per split. All are features of the last look."""
         if self._centroids is None:
             self._centroids = class_centroids(
                 self._network, self.train_loader, self.num_classes, self.machine
@@ -134,7 +133,6 @@ class Evaluator:
                     cosine_similarities(features, self._centroids),
                     targets,
                     self.class_counts,
-                    class_mean=True,
                 )
                 for name, (features, targets) in self._seen.items()
             }

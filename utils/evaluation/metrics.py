@@ -1,4 +1,8 @@
-"""Accuracies: overall, by class, and by the classes' numbers of training images."""
+"""Accuracies: of the images, of the classes, and by the classes' numbers of training images.
+
+One meaning per word, for every classifier: `top1` and `top5` are shares of the images, `balanced`
+is the mean of the per-class accuracies. On a balanced test set `top1` and `balanced` are equal.
+"""
 
 from collections.abc import Sequence
 
@@ -6,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
+from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 
 from utils.evaluation.shot_groups import GROUPS, group_of_counts
@@ -83,36 +88,43 @@ def cosine_similarities(features: Tensor, centroids: Tensor) -> Tensor:
     return F.normalize(features, dim=1) @ F.normalize(centroids, dim=1).T
 
 
-def accuracy_record(
-    scores: Tensor, targets: Tensor, class_counts: Sequence[int], class_mean: bool = False
-) -> dict:
-    """One reading of a split, as `summary.json` holds it, in percent.
+def accuracy_record(scores: Tensor, targets: Tensor, class_counts: Sequence[int]) -> dict:
+    """Returns the accuracies of one classifier on one split, as `summary.json` holds them, in
+    percent.
 
     Args:
         scores: logits or similarities ``[N, K]``.
         targets: ``[N]``.
         class_counts: training images per class ``[K]``.
-        class_mean: take top-1 and top-5 as means over classes instead of over images.
 
     Returns:
-        ``{"top1", "top5", "many", "medium", "few", "per_class"}``; None for a group or class
-        without images. Top-5 is top-K where there are fewer than five classes.
+        - ``top1``, ``top5``: shares of the images; top-K where there are fewer than five classes;
+        - ``balanced``: mean of the per-class accuracies over the classes that have images
+          (scikit-learn's `balanced_accuracy_score`);
+        - ``macro_f1``: scikit-learn's `f1_score` with ``average="macro"``;
+        - ``many``, ``medium``, ``few``: means of the per-class accuracies of the group;
+        - ``per_class``, ``precision``, ``recall``: lists ``[K]``; recall is the per-class accuracy.
+
+        A value is None where it is a mean or a share of nothing: a group or a class without
+        images, or the precision of a class that is never predicted.
     """
     num_classes = scores.shape[1]
-    ranked = scores.topk(min(5, num_classes), dim=1).indices == targets.unsqueeze(1)
-    in_top1, in_top5 = ranked[:, 0], ranked.any(dim=1)
-    per_class = per_class_accuracy(in_top1, targets, num_classes)
-    if class_mean:
-        top1 = mean_over_classes(per_class)
-        top5 = mean_over_classes(per_class_accuracy(in_top5, targets, num_classes))
-    else:
-        top1, top5 = in_top1.double().mean().item(), in_top5.double().mean().item()
-    groups = dict(zip(GROUPS, group_accuracies(per_class, class_counts), strict=True))
+    ranked = scores.topk(min(5, num_classes), dim=1).indices
+    hits = (ranked == targets.unsqueeze(1)).double().cumsum(dim=1).mean(dim=0)
+    truth, preds = targets.cpu().numpy(), ranked[:, 0].cpu().numpy()
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth, preds, labels=np.arange(num_classes), average=None, zero_division=np.nan
+    )
+    groups = dict(zip(GROUPS, group_accuracies(recall, class_counts), strict=True))
     return {
-        "top1": percent(top1),
-        "top5": percent(top5),
+        "top1": percent(hits[0].item()),
+        "top5": percent(hits[-1].item()),
+        "balanced": percent(mean_over_classes(recall)),
+        "macro_f1": percent(mean_over_classes(f1)),
         **{group: percent(accuracy) for group, accuracy in groups.items()},
-        "per_class": [percent(accuracy) for accuracy in per_class],
+        "per_class": [percent(accuracy) for accuracy in recall],
+        "precision": [percent(share) for share in precision],
+        "recall": [percent(share) for share in recall],
     }
 
 

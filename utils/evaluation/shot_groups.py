@@ -1,6 +1,6 @@
 """Many-, medium- and few-shot classes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +16,14 @@ def group_of_counts(class_counts: ArrayLike) -> np.ndarray:
     CVPR 2019, section 5.1)."""
     counts = np.asarray(class_counts)
     return np.select([counts > MANY_ABOVE, counts < FEW_BELOW], ["many", "few"], "medium")
+
+
+def balanced_accuracy(record: Mapping) -> float | None:
+    """Returns the balanced accuracy of a record of `accuracy_record`, in percent: its ``balanced``
+    or, in a record made before there was one, the mean of its ``per_class``."""
+    if "balanced" in record:
+        return record["balanced"]
+    return class_mean(record["per_class"])
 
 
 def class_mean(per_class: Iterable[float | None]) -> float | None:

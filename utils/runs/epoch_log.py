@@ -10,13 +10,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.evaluation.shot_groups import balanced_accuracy
 from utils.files import atomic_write
 from utils.runs.records import read_epochs
 from utils.runs.tensorboard import EventFile
 
 READINGS = ("linear", "ncm")
 MARGIN_RANGE = ("margin_min", "margin_mean", "margin_max")
-ACCURACIES = ("top1", "top5", "many", "medium", "few")
+ACCURACIES = ("top1", "top5", "balanced", "many", "medium", "few")
+ONLY_IN_SUMMARIES = ("precision", "recall")
+"""Lists per class that the log leaves out: `per_class` has the same, or nothing reads them."""
 
 
 def columns(
@@ -46,6 +49,8 @@ def flatten(record: dict) -> dict:
         row[f"{split}_loss"] = results["linear"]["loss"]
         for reading in READINGS:
             accuracies = results.get(reading) or {}
+            if accuracies:
+                accuracies = {**accuracies, "balanced": balanced_accuracy(accuracies)}
             row |= {f"{split}_{reading}_{name}": accuracies.get(name) for name in ACCURACIES}
     if record.get("margins"):
         row |= zip(MARGIN_RANGE, _range(record["margins"]), strict=True)
@@ -105,7 +110,7 @@ class RunLog:
     def add(self, record: dict) -> None:
         """Appends an epoch to all records."""
         for path, line in (
-            (self.jsonl, json.dumps(record) + "\n"),
+            (self.jsonl, json.dumps(_without_lists(record)) + "\n"),
             (self.csv, self._csv_row(record)),
         ):
             with open(path, "a") as file:
@@ -123,6 +128,21 @@ class RunLog:
 
     def close(self) -> None:
         self.events.close()
+
+
+def _without_lists(record: dict) -> dict:
+    """The epoch's record without the lists that stand in summaries alone."""
+
+    def shortened(accuracies: dict | None) -> dict | None:
+        if accuracies is None:
+            return None
+        return {k: v for k, v in accuracies.items() if k not in ONLY_IN_SUMMARIES}
+
+    results = {
+        split: {name: shortened(accuracies) for name, accuracies in of_split.items()}
+        for split, of_split in record["results"].items()
+    }
+    return record | {"results": results}
 
 
 def console_line(record: dict, last_epoch: int, seconds_left: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
-from utils.evaluation.shot_groups import GROUPS, class_mean
+from utils.evaluation.shot_groups import GROUPS, balanced_accuracy
 from utils.options.flags import FREE_FLAGS
 from utils.runs.folders import is_seed_folder
 
@@ -265,10 +265,15 @@ def _check_epoch(record: dict) -> None:
 
 
 def accuracies_of(results: dict) -> dict[str, float | None]:
-    """The accuracies of an epoch in percent, as the table has them: linear on the test set overall
-    and by group, NCM, and the mean over classes on the held-out images."""
+    """Returns the accuracies of an epoch in percent, as the table has them.
+
+    `top1`, `balanced` and those by group are of the network's own classifier on the test set, `ncm`
+    is the top-1 of the nearest class mean there, and `heldout` the balanced accuracy of the
+    network's own classifier on the held-out images.
+    """
     linear, ncm, heldout = results["test"]["linear"], results["test"]["ncm"], results["heldout"]
-    found = {"top1": linear["top1"]} | {group: linear[group] for group in GROUPS}
+    found = {"top1": linear["top1"], "balanced": balanced_accuracy(linear)}
+    found |= {group: linear[group] for group in GROUPS}
     found["ncm"] = ncm["top1"] if ncm else None
-    found["heldout"] = class_mean(heldout["linear"]["per_class"]) if heldout else None
+    found["heldout"] = balanced_accuracy(heldout["linear"]) if heldout else None
     return {name: None if value is None else float(value) for name, value in found.items()}

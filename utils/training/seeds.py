@@ -34,7 +34,7 @@ def combine(summaries: Sequence[Any]) -> Any:
 
     A measured number (a float) becomes ``{"mean": m, "std": s}``, s the sample deviation, None for
     one seed; what is equal in all (texts, class counts) stays, other whole numbers (selected
-    epochs) become a list; what is unknown in any (None) is None.
+    epochs) become a list; what is unknown in any (None) is None; a key that any lacks is left out.
 
     Example:
         >>> combine([{"arch": "resnet32", "top1": 1.0}, {"arch": "resnet32", "top1": 3.0}])
@@ -44,7 +44,9 @@ def combine(summaries: Sequence[Any]) -> Any:
     if any(summary is None for summary in summaries):
         return None
     if isinstance(first, dict):
-        return {key: combine([summary[key] for summary in summaries]) for key in first}
+        # A summary made earlier may lack a key.
+        shared = [key for key in first if all(key in summary for summary in summaries)]
+        return {key: combine([summary[key] for summary in summaries]) for key in shared}
     if isinstance(first, list):
         return [combine(values) for values in zip(*summaries, strict=True)]
     if isinstance(first, float):

@@ -8,16 +8,19 @@ import numpy as np
 import torch
 
 from datasets.splits import LongTailedData
-from utils.evaluation.shot_groups import GROUPS, group_of_counts
+from utils.evaluation.shot_groups import GROUPS, balanced_accuracy, group_of_counts
 from utils.files import atomic_write, write_json
 from utils.machine import collectives
 from utils.report.run_figure import write_report
 from utils.runs import checkpoint
-from utils.runs.epoch_log import ACCURACIES
 from utils.runs.tensorboard import EventFile
 from utils.training.setup import Run
 from utils.training.trainer import Trainer
 
+CELL = 15
+"""Characters of a column: `41.23 ± 0.17` has 12."""
+
+SHOWN = ("top1", "top5", "balanced", "macro_f1", *GROUPS)
 _FINALS = (("selected", "last"), ("linear", "ncm"))
 
 
@@ -96,24 +99,34 @@ def _save_predictions(run: Run, trainer: Trainer) -> None:
 def accuracy_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
     """Accuracies in percent as aligned text, one line per named record of `accuracy_record`; the
     numbers of classes in the groups are in its head."""
-    return _table(rows, class_counts, ACCURACIES)
+    return _table(rows, class_counts, SHOWN)
 
 
 def reading_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
     """`accuracy_table` with the worst class and the expected calibration error, in percent."""
-    return _table(rows, class_counts, (*ACCURACIES, "worst", "ece"))
+    return _table(rows, class_counts, (*SHOWN, "worst", "ece"))
 
 
 def _table(rows: dict[str, dict], class_counts: Sequence[int], columns: Sequence[str]) -> str:
     groups = group_of_counts(class_counts)
     sizes = {group: f"{group} ({(groups == group).sum()})" for group in GROUPS}
-    headers = {"top1": "top-1", "top5": "top-5", **sizes, "worst": "worst class", "ece": "ECE"}
+    headers = {"top1": "top-1", "top5": "top-5", "balanced": "balanced", "macro_f1": "macro F1"}
+    headers |= {**sizes, "worst": "worst class", "ece": "ECE"}
     width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{headers[column]:>16}" for column in columns)]
+    lines = [" " * width + "".join(f"{headers[column]:>{CELL}}" for column in columns)]
     for name, record in rows.items():
-        cells = "".join(f"{_percent(record[column], 2):>16}" for column in columns)
+        record = {**record, "balanced": _balanced(record)}
+        # A record made earlier may lack a column.
+        cells = "".join(f"{_percent(record.get(column), 2):>{CELL}}" for column in columns)
         lines.append(f"{name:<{width}}{cells}")
     return "\n".join(lines)
+
+
+def _balanced(record: dict) -> float | dict | None:
+    """The balanced accuracy of one seed or, as mean and deviation, of several; None where a record
+    of several seeds was made before there was one."""
+    is_of_several = isinstance(record["top1"], dict)
+    return record.get("balanced") if is_of_several else balanced_accuracy(record)
 
 
 def per_class_table(linear: dict, ncm: dict, data: LongTailedData) -> str:

@@ -57,7 +57,7 @@ def test_evaluation_writes_outputs_that_give_the_accuracies_of_the_summary(stage
     (ncm,) = [row for row in outcome.out.splitlines() if row.startswith("test, NCM")]
     for row, reading in ((linear, "linear"), (ncm, "ncm")):
         shown = row.split(",")[1].split()[1:]
-        names = ("top1", "top5", "many", "medium", "few")
+        names = ("top1", "top5", "balanced", "macro_f1", "many", "medium", "few")
         values = [selected[reading][name] for name in names]
         assert shown == ["n/a" if value is None else f"{value:.2f}" for value in values]
     centroids = [

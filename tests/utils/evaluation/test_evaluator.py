@@ -170,10 +170,10 @@ def test_ncm_readings_equal_the_public_metrics(split):
     record = evaluator.ncm()[split]
     assert [record[g] for g in ("many", "medium", "few")] == in_percent([many, medium, few])
     assert record["per_class"] == in_percent(per_class)
-    assert record["top1"] == pytest.approx(100 * mean, abs=1e-4)
+    assert record["balanced"] == pytest.approx(100 * mean, abs=1e-4)
 
 
-def test_ncm_is_a_mean_over_classes_and_linear_one_over_images():
+def test_top_1_is_a_share_of_the_images_and_balanced_a_mean_over_classes_for_both_classifiers():
     """One image of class 0 is wrong, the 27 of the others right (class 3 has none)."""
 
     class Perfect(nn.Module):
@@ -207,8 +207,8 @@ def test_ncm_is_a_mean_over_classes_and_linear_one_over_images():
     assert list(linear) == list(ncm) == ["test"]
     per_class = [50, 100, 100, None, 100]
     assert linear["test"]["per_class"] == ncm["test"]["per_class"] == per_class
-    assert linear["test"]["top1"] == pytest.approx(100 * 27 / 28, abs=1e-4)
-    assert ncm["test"]["top1"] == pytest.approx(350 / 4)
+    assert linear["test"]["top1"] == ncm["test"]["top1"] == pytest.approx(100 * 27 / 28, abs=1e-4)
+    assert linear["test"]["balanced"] == ncm["test"]["balanced"] == pytest.approx(350 / 4)
     assert linear["test"]["few"] == ncm["test"]["few"] == pytest.approx(350 / 4)
     assert linear["test"]["many"] is linear["test"]["medium"] is None
 

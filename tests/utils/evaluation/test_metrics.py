@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_score,
+    recall_score,
+    top_k_accuracy_score,
+)
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from utils.evaluation.metrics import (
@@ -18,6 +26,7 @@ from utils.evaluation.metrics import (
     percent,
     shot_accuracy,
 )
+from utils.evaluation.shot_groups import balanced_accuracy
 
 # 101, 100, 20 and 19 training images: one many-shot, two medium-shot and one few-shot class.
 COUNTS = [101, 100, 20, 19]
@@ -175,35 +184,69 @@ TARGETS = [0, 0, 1, 2, 3]
 RECORD_COUNTS = [200, 150, 50, 30, 10, 5]
 
 
-def test_a_record_over_images_by_hand(device):
+def test_a_record_by_hand(device):
     record = accuracy_record(
         torch.tensor(SCORES, device=device), torch.tensor(TARGETS, device=device), RECORD_COUNTS
     )
     assert record == {
         "top1": 40.0,  # images 0 and 2 of 5
         "top5": 80.0,  # all but image 3
+        "balanced": 37.5,  # mean of 1/2, 1, 0, 0
+        # Predictions are 0, 1, 1, 5, 0: F1 is 1/2, 2/3 and 0 for classes 2, 3 and 5.
+        "macro_f1": pytest.approx(100 * (1 / 2 + 2 / 3) / 5, abs=1e-4),
         "many": 75.0,  # classes 0 (half) and 1 (all)
         "medium": 0.0,  # classes 2 and 3
         "few": None,  # no images
         "per_class": [50.0, 100.0, 0.0, 0.0, None, None],
+        "precision": [50.0, 50.0, None, None, None, 0.0],
+        "recall": [50.0, 100.0, 0.0, 0.0, None, None],
     }
 
 
-def test_a_record_over_classes_by_hand(device):
+@pytest.mark.parametrize("seed", range(3))
+def test_the_record_of_an_unbalanced_set_agrees_with_scikit_learn(seed, device):
+    rng = np.random.default_rng(seed)
+    *_, targets = random_problem(seed)
+    targets = targets[targets != 4]  # a class without test images, which is predicted
+    scores = rng.normal(size=(len(targets), 6)) + 1.5 * np.eye(6)[targets]
+    preds = scores.argmax(axis=1)
+    assert 4 in preds
     record = accuracy_record(
-        torch.tensor(SCORES, device=device),
-        torch.tensor(TARGETS, device=device),
-        RECORD_COUNTS,
-        class_mean=True,
+        torch.tensor(scores, device=device), torch.tensor(targets, device=device), [30] * 6
     )
-    assert record == {
-        "top1": 37.5,  # mean of 1/2, 1, 0, 0
-        "top5": 75.0,  # mean of 1, 1, 0, 1
-        "many": 75.0,
-        "medium": 0.0,
-        "few": None,
-        "per_class": [50.0, 100.0, 0.0, 0.0, None, None],
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        balanced = balanced_accuracy_score(targets, preds)
+    expected = {
+        "top1": accuracy_score(targets, preds),
+        "top5": top_k_accuracy_score(targets, scores, k=5, labels=np.arange(6)),
+        "balanced": balanced,
+        "macro_f1": f1_score(targets, preds, average="macro", zero_division=0),
     }
+    for name, value in expected.items():
+        assert record[name] == pytest.approx(100 * value, abs=1e-4), name
+    assert len({record[name] for name in expected}) == 4
+    for name, score in (("precision", precision_score), ("recall", recall_score)):
+        values = score(targets, preds, labels=np.arange(6), average=None, zero_division=np.nan)
+        shown = [None if np.isnan(v) else pytest.approx(100 * v, abs=1e-4) for v in values]
+        assert record[name] == shown, name
+    assert record["recall"] == record["per_class"] and record["recall"][4] is None
+
+
+@pytest.mark.parametrize(("num_classes", "per_class"), [(10, 60), (100, 100), (10, 1000), (7, 9)])
+def test_on_a_balanced_set_top_1_is_the_balanced_accuracy(num_classes, per_class):
+    """So that the published numbers are the same by either name."""
+    generator = torch.Generator().manual_seed(per_class)
+    for _ in range(5):
+        scores = torch.randn(num_classes * per_class, num_classes, generator=generator)
+        targets = torch.arange(num_classes).repeat(per_class)
+        record = accuracy_record(scores, targets, [30] * num_classes)
+        assert record["top1"] == record["balanced"]
+
+
+def test_a_record_made_before_there_was_one_has_its_balanced_accuracy_from_its_classes():
+    assert balanced_accuracy({"top1": 40.0, "per_class": [50.0, 100.0, None]}) == 75.0
+    assert balanced_accuracy({"balanced": 61.0, "per_class": [50.0, 100.0, None]}) == 61.0
+    assert balanced_accuracy({"per_class": [None]}) is None
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 4, 5])

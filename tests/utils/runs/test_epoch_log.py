@@ -5,9 +5,18 @@ import json
 import numpy as np
 import pytest
 
-from tests.support.made_up_records import EMPTY_GROUP_COUNTS, LOSSES, record, rows_of, write_log
+from tests.support.made_up_records import (
+    EMPTY_GROUP_COUNTS,
+    LOSSES,
+    reading,
+    record,
+    rows_of,
+    write_log,
+)
 from utils.runs.epoch_log import RunLog, columns, console_line, duration, flatten
 from utils.runs.records import read_epochs
+
+ACCURACIES = ("top1", "top5", "balanced", "many", "medium", "few")
 
 
 def test_the_csv_has_a_row_an_epoch_with_every_column(tmp_path):
@@ -24,8 +33,8 @@ def test_the_csv_has_a_row_an_epoch_with_every_column(tmp_path):
             for split in ("test", "heldout")
             for name in (
                 "loss",
-                *(f"linear_{a}" for a in ("top1", "top5", "many", "medium", "few")),
-                *(f"ncm_{a}" for a in ("top1", "top5", "many", "medium", "few")),
+                *(f"linear_{a}" for a in ACCURACIES),
+                *(f"ncm_{a}" for a in ACCURACIES),
             )
         ),
         *("margin_min", "margin_mean", "margin_max"),
@@ -50,13 +59,35 @@ def test_a_row_holds_the_epochs_values_and_nothing_where_there_is_none(tmp_path)
     assert empty == {
         *("train_ce_lt", "train_robust_loss", "test_linear_few", "heldout_linear_few"),
         *("margin_min", "margin_mean", "margin_max"),
-        *(
-            f"{split}_ncm_{a}"
-            for split in ("test", "heldout")
-            for a in ("top1", "top5", "many", "medium", "few")
-        ),
+        *(f"{split}_ncm_{a}" for split in ("test", "heldout") for a in ACCURACIES),
     }
     assert float(second["train_ce"]) == 0.25
+
+
+def test_a_log_made_before_balanced_was_recorded_is_gone_on_with(tmp_path):
+    """Its rows have the mean of the per-class accuracies, which is what it would have been."""
+    earlier = record(1)
+    for results in earlier["results"].values():
+        for accuracies in results.values():
+            del accuracies["balanced"]
+    (tmp_path / "log.jsonl").write_text(json.dumps(earlier) + "\n")
+    write_log(tmp_path, [record(2)], done_epochs=1)
+    first, second = rows_of(tmp_path)
+    per_class = earlier["results"]["test"]["ncm"]["per_class"]
+    assert float(first["test_ncm_balanced"]) == pytest.approx(np.mean(per_class))
+    assert float(second["test_ncm_balanced"]) == record(2)["results"]["test"]["ncm"]["balanced"]
+
+
+def test_precision_and_recall_stand_in_summaries_alone(tmp_path):
+    entry = record(1)
+    lists = {"precision": [1.0, None], "recall": [2.0, 3.0]}
+    entry["results"]["test"]["linear"] |= lists
+    entry["results"]["test"]["ncm"] = None
+    write_log(tmp_path, [entry])
+    (logged,) = read_epochs(tmp_path)
+    assert logged["results"]["test"]["linear"] == {**reading(31.0), "loss": 2.0}
+    assert logged["results"]["test"]["ncm"] is None
+    assert entry["results"]["test"]["linear"]["precision"] == lists["precision"]
 
 
 def test_every_value_of_a_row_has_a_column():

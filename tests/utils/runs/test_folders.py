@@ -22,7 +22,10 @@ from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
 
 pytestmark = pytest.mark.usefixtures("no_figures")
-RESULTS = {"top1", "top5", "many", "medium", "few", "per_class"}
+RESULTS = {
+    *("top1", "top5", "balanced", "macro_f1", "many", "medium", "few"),
+    *("per_class", "precision", "recall"),
+}
 
 
 def test_the_folders_of_the_papers_commands_have_the_released_names():

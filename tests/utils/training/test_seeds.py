@@ -57,6 +57,12 @@ def test_records_combine_to_mean_and_sample_deviation():
     assert combine([a])["top1"] == {"mean": 40.0, "std": None}
 
 
+def test_a_key_that_a_summary_made_earlier_lacks_is_left_out():
+    assert combine([{"top1": 1.0, "balanced": 2.0}, {"top1": 3.0}]) == {
+        "top1": {"mean": 2.0, "std": 1.4142}
+    }
+
+
 def test_each_of_several_seeds_is_its_own_single_run(tree, finished, tmp_path):
     """Both stages; seed 3 is that of the shared runs."""
     root = tmp_path / "root"

@@ -3,21 +3,39 @@
 from tests.support.made_up_records import COUNTS, EMPTY_GROUP_COUNTS, reading
 from utils.training.summary import accuracy_table, per_class_table
 
+HEAD = ["top-1", "top-5", "balanced", "macro", "F1"]
+
 
 def test_the_table_of_accuracies_has_group_sizes_and_two_decimals():
     table = accuracy_table({"linear": reading(40.123), "NCM by cosine": reading(41)}, COUNTS)
     head, linear, ncm = table.splitlines()
-    assert head.split() == ["top-1", "top-5", "many", "(2)", "medium", "(2)", "few", "(2)"]
-    assert linear.split() == ["linear", "40.12", "60.12", "50.12", "40.62", "30.12"]
-    assert ncm.split() == ["NCM", "by", "cosine", "41.00", "61.00", "51.00", "41.50", "31.00"]
+    assert head.split() == [*HEAD, "many", "(2)", "medium", "(2)", "few", "(2)"]
+    assert linear.split() == [
+        "linear",
+        "40.12",
+        "60.12",
+        "41.12",
+        "38.12",
+        "50.12",
+        "40.62",
+        "30.12",
+    ]
+    assert ncm.split()[3:] == ["41.00", "61.00", "42.00", "39.00", "51.00", "41.50", "31.00"]
     assert len({len(line) for line in table.splitlines()}) == 1
 
 
 def test_an_empty_group_reads_not_available():
     table = accuracy_table({"linear": reading(40, EMPTY_GROUP_COUNTS)}, EMPTY_GROUP_COUNTS)
     head, linear = table.splitlines()
-    assert head.split() == ["top-1", "top-5", "many", "(2)", "medium", "(4)", "few", "(0)"]
-    assert linear.split() == ["linear", "40.00", "60.00", "50.00", "40.50", "n/a"]
+    assert head.split() == [*HEAD, "many", "(2)", "medium", "(4)", "few", "(0)"]
+    assert linear.split() == ["linear", "40.00", "60.00", "41.00", "38.00", "50.00", "40.50", "n/a"]
+
+
+def test_a_record_made_earlier_shows_its_balanced_accuracy_and_no_macro_f1():
+    earlier = {k: v for k, v in reading(40).items() if k not in ("balanced", "macro_f1")}
+    _, row = accuracy_table({"linear": earlier}, COUNTS).splitlines()
+    mean = sum(earlier["per_class"]) / 6
+    assert row.split()[:5] == ["linear", "40.00", "60.00", f"{mean:.2f}", "n/a"]
 
 
 def test_the_table_of_classes_goes_from_the_largest_to_the_smallest():
