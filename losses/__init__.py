@@ -1,6 +1,7 @@
 """Losses of both stages, and the objectives that training minimises."""
 
 from losses.classification import (
+    BalancedSoftmaxLoss,
     FocalLoss,
     LDAMLoss,
     balanced_weights,
@@ -12,6 +13,7 @@ from losses.margins import make_layer_margins, make_margins
 from losses.objective import Objective, stage_1_objective, stage_2_objective
 
 __all__ = [
+    "BalancedSoftmaxLoss",
     "DROLoss",
     "FocalLoss",
     "LDAMLoss",

@@ -84,6 +84,45 @@ class LDAMLoss(nn.Module):
         return F.cross_entropy(self.scale * logits, targets, weight=self.weight)
 
 
+class BalancedSoftmaxLoss(nn.Module):
+    """Balanced softmax: cross-entropy of the logits x_c + τ · log π_c, with the class prior
+    π_c = n_c / N of the training images.
+
+    The prior is in training alone: predictions are by the plain logits, as if all classes were
+    equally frequent. Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition",
+    NeurIPS 2020, equation 4; with τ the logit-adjusted loss of Menon et al., "Long-Tail Learning
+    via Logit Adjustment", ICLR 2021, equation 10. Equal counts, or τ = 0, give cross-entropy.
+
+    Args:
+        cls_num_list: training images per class n_c ``[K]``.
+        tau: τ ≥ 0, the weight of the prior.
+        weight: class weights ``[K]``, or None.
+
+    Shapes: logits ``[B, K]``, targets ``[B]``, a scalar.
+
+    Raises:
+        ValueError: a negative τ or a class without images.
+    """
+
+    def __init__(
+        self, cls_num_list: Sequence[int], tau: float = 1.0, weight: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        if not tau >= 0:
+            raise ValueError(f"tau must be at least 0, not {tau}")
+        counts = np.asarray(cls_num_list, dtype=np.float64)
+        if counts.min() < 1:
+            raise ValueError("every class needs at least one image")
+        offsets = tau * np.log(counts / counts.sum())
+        self.register_buffer(
+            "offsets", torch.tensor(offsets, dtype=torch.float32), persistent=False
+        )
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits + self.offsets, targets, weight=self.weight)
+
+
 def effective_number_weights(class_counts: Sequence[int], beta: float = 0.9999) -> Tensor:
     """Weights (1 − β) / (1 − β^n_c), normalised to sum to the number of classes, ``[K]``; every
     class needs an image.

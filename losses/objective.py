@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.classification import (
+    BalancedSoftmaxLoss,
     FocalLoss,
     LDAMLoss,
     balanced_weights,
@@ -71,10 +72,13 @@ class Objective(nn.Module):
 
 
 def stage_1_objective(
-    loss_type: str, class_counts: Sequence[int], reweighted: bool = False
+    loss_type: str,
+    class_counts: Sequence[int],
+    reweighted: bool = False,
+    prior_weight: float = 1.0,
 ) -> Objective:
-    """Stage 1's loss `CE`, `Focal` (γ = 1) or `LDAM` (largest margin 0.5, scale 30), with
-    effective-number class weights if `reweighted`.
+    """Stage 1's loss `CE`, `Focal` (γ = 1), `LDAM` (largest margin 0.5, scale 30) or `BS` (balanced
+    softmax, τ = `prior_weight`), with effective-number class weights if `reweighted`.
 
     Raises:
         ValueError: an unknown loss.
@@ -86,8 +90,10 @@ def stage_1_objective(
         loss = FocalLoss(weight=weight, gamma=1.0)
     elif loss_type == "LDAM":
         loss = LDAMLoss(class_counts, max_m=0.5, weight=weight, s=30)
+    elif loss_type == "BS":
+        loss = BalancedSoftmaxLoss(class_counts, prior_weight, weight)
     else:
-        raise ValueError(f"the loss must be CE, Focal or LDAM, not {loss_type!r}")
+        raise ValueError(f"the loss must be CE, Focal, LDAM or BS, not {loss_type!r}")
     return Objective({loss_type: loss})
 
 
@@ -101,12 +107,14 @@ def stage_2_objective(
     distance: str = "euclidean",
     robust_weight: float | None = None,
     columns: Mapping[str, slice] | None = None,
+    prior_weight: float = 1.0,
 ) -> Objective:
     """The sum of the named losses.
 
-    `ce` and `robust_loss` (`DROLoss`), each with an optional suffix: `_lt` for class weights
-    n_c / n_max, `_bal` for N / (K n_c). With `robust_weight` w, the sum becomes
-    (1 − w) · cross-entropy + w · robust (the paper's joint loss, with λ = 1 − w).
+    `ce`, `bs` (balanced softmax) and `robust_loss` (`DROLoss`), each with an optional suffix: `_lt`
+    for class weights n_c / n_max, `_bal` for N / (K n_c). With `robust_weight` w, the sum becomes
+    (1 − w) · cross-entropy + w · robust (the paper's joint loss, with λ = 1 − w), where balanced
+    softmax is a cross-entropy too.
 
     With `columns`, the features are those of several layers side by side: the robust loss
     `robust_loss` becomes one `robust_loss@LAYER` on each layer's columns, with margins of its own:
@@ -118,6 +126,7 @@ def stage_2_objective(
         temperature, epsilons, released_margins, distance: of the robust loss (`DROLoss`).
         robust_weight: w, 0 to 1, or None.
         columns: by layer, or None.
+        prior_weight: τ of balanced softmax.
 
     Raises:
         ValueError: an unknown loss.
@@ -142,16 +151,19 @@ def stage_2_objective(
                 if layer is not None:
                     columns_of[layer_name] = columns[layer]
         else:
-            losses[name] = nn.CrossEntropyLoss(weight=class_weights)
+            if base == "bs":
+                losses[name] = BalancedSoftmaxLoss(class_counts, prior_weight, class_weights)
+            else:
+                losses[name] = nn.CrossEntropyLoss(weight=class_weights)
             weights.append(1.0 if robust_weight is None else 1.0 - robust_weight)
     return Objective(losses, weights, columns_of)
 
 
 def _base_and_weights(name: str) -> tuple[str, Callable[[Sequence[int]], Tensor] | None]:
     """A loss without its suffix, and what makes class weights by the suffix."""
-    for base in ("robust_loss", "ce"):
+    for base in ("robust_loss", "ce", "bs"):
         if name.startswith(base) and name.removeprefix(base) in CLASS_WEIGHTS:
             return base, CLASS_WEIGHTS[name.removeprefix(base)]
     raise ValueError(
-        f"the loss must be ce or robust_loss, or either with _lt or _bal, not {name!r}"
+        f"the loss must be ce, bs or robust_loss, or one of them with _lt or _bal, not {name!r}"
     )

@@ -170,7 +170,7 @@ def test_booleans_take_true_and_false_and_the_bare_flag_means_true(flag):
 CHOICES = {
     "dataset": {"cifar10", "cifar100", "digits", "folder", "npz", "imagenet_lt", "inaturalist18"},
     "arch": {*(f"resnet{n}" for n in (20, 32, 44, 56, 110, 1202, 10, 18, 34, 50)), "resnext50"},
-    "loss_type": {"CE", "Focal", "LDAM"},
+    "loss_type": {"CE", "Focal", "LDAM", "BS"},
     "train_rule": {"None", "Resample", "Reweight", "DRW"},
     "imb_type": {"exp", "step", "natural"},
     "margin_type": {"learned", "shared", "sample_count"},

@@ -11,6 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from losses import (
+    BalancedSoftmaxLoss,
     DROLoss,
     FocalLoss,
     LDAMLoss,
@@ -244,7 +245,7 @@ def test_an_objective_of_logits_needs_no_centroids(device):
 
 
 @pytest.mark.parametrize("reweighted", [False, True])
-@pytest.mark.parametrize("loss_type", ["CE", "Focal", "LDAM"])
+@pytest.mark.parametrize("loss_type", ["CE", "Focal", "LDAM", "BS"])
 def test_stage_1_objectives_are_the_published_losses(loss_type, reweighted, device):
     features, logits, targets, _ = random_outputs(device)
     weight = effective_number_weights(COUNTS) if reweighted else None
@@ -252,6 +253,7 @@ def test_stage_1_objectives_are_the_published_losses(loss_type, reweighted, devi
         "CE": nn.CrossEntropyLoss(weight=weight),
         "Focal": FocalLoss(weight, gamma=1.0),
         "LDAM": LDAMLoss(COUNTS, max_m=0.5, weight=weight, s=30),
+        "BS": BalancedSoftmaxLoss(COUNTS, 1.0, weight),
     }[loss_type].to(device)
     objective = stage_1_objective(loss_type, COUNTS, reweighted).to(device)
     loss, parts = objective(features, logits, targets)
@@ -285,7 +287,7 @@ def test_stage_2_sums_its_losses_without_weights(device):
     assert_close(loss, parts.sum())
 
 
-@pytest.mark.parametrize("name", ["robust", "ce_tl", "robust_loss_", "focal", ""])
+@pytest.mark.parametrize("name", ["robust", "ce_tl", "robust_loss_", "bs_", "focal", ""])
 def test_an_unknown_stage_2_loss_is_an_error(name):
     with pytest.raises(ValueError, match=f"not '{name}'"):
         stage_2_objective(["ce", name], COUNTS)

@@ -16,7 +16,7 @@ NATURAL_DATASETS = (*OWN_DATASETS, *BENCHMARK_LISTS)  # long-tailed, or not, as 
 CIFAR_NETWORKS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
 IMAGENET_NETWORKS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnext50")
 ARCHITECTURES = (*CIFAR_NETWORKS, *IMAGENET_NETWORKS)
-CLASSIFICATION_LOSSES = ("ce", "ce_lt", "ce_bal")
+CLASSIFICATION_LOSSES = ("ce", "ce_lt", "ce_bal", "bs", "bs_lt")
 FEATURE_LOSSES = (*CLASSIFICATION_LOSSES, "robust_loss", "robust_loss_lt", "robust_loss_bal")
 PRECISIONS = ("float32", "tf32", "bf16")
 FEATURE_LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -50,6 +50,7 @@ NAMED_FLAGS = (
     "sync_bn",
     "feat_layers",
     "robust_distance",
+    "prior_weight",
 )
 
 # Flags that may differ between a run and its continuation, because they do not change its result;
@@ -194,9 +195,10 @@ class Options:
     loss_type: str = flag(
         STAGE1,
         "--loss_type",
-        help="cross-entropy, focal loss (gamma 1), or LDAM (max margin 0.5, scale 30)",
+        help="cross-entropy, focal loss (gamma 1), LDAM (max margin 0.5, scale 30), or balanced "
+        "softmax",
         default="CE",
-        choices=("CE", "Focal", "LDAM"),
+        choices=("CE", "Focal", "LDAM", "BS"),
     )
     train_rule: str = flag(
         STAGE1,
@@ -218,10 +220,17 @@ class Options:
         STAGE1,
         "--schedule",
         help="rate steps after epochs 160 and 180 and DRW's switch after 160, or all of these "
-        "scaled by EPOCHS/200, or the cosine that large data sets are trained with (no warm-up, "
-        "DRW's switch scaled)",
+        "scaled by EPOCHS/200, or half a cosine from the full rate to 0 (DRW's switch scaled)",
         default="absolute",
         choices=("absolute", "scaled", "cosine"),
+    )
+    warmup: int | None = flag(
+        STAGE1,
+        "--warmup",
+        help="epochs in which the rate rises linearly to LR, before the rest of --schedule "
+        "(default: 5; 0 for --schedule cosine)",
+        type=values.count,
+        metavar="E",
     )
     pretrained: str | None = flag(
         STAGE2,
@@ -233,8 +242,8 @@ class Options:
     feat_loss: str | None = flag(
         STAGE2,
         "--feat_loss",
-        help=f"losses of the feature phase, summed: {', '.join(FEATURE_LOSSES)}; _lt weighs "
-        f"classes by n_c/n_max, _bal by N/(K n_c)",
+        help=f"losses of the feature phase, summed: {', '.join(FEATURE_LOSSES)}; bs is "
+        f"balanced softmax; _lt weighs classes by n_c/n_max, _bal by N/(K n_c)",
         type=values.names("loss", FEATURE_LOSSES),
         metavar="L[,L]",
     )
@@ -394,7 +403,7 @@ class Options:
         "--lr",
         "--learning-rate",
         help="stage 1's learning rate: linear warm-up over 5 epochs, x0.01 after 160, x0.0001 "
-        "after 180, or as --schedule says",
+        "after 180, or as --warmup and --schedule say",
         default=0.1,
         type=values.rate,
         metavar="LR",
@@ -415,6 +424,14 @@ class Options:
         default=1.0,
         type=values.rate,
         metavar="X",
+    )
+    prior_weight: float = flag(
+        TRAINING,
+        "--prior_weight",
+        help="balanced softmax (--loss_type BS, bs) adds W log(n_c/N) to the logits in training",
+        default=1.0,
+        type=values.rate,
+        metavar="W",
     )
     momentum: float = flag(
         TRAINING,
@@ -582,6 +599,7 @@ class Options:
             "augment": "crop_flip" if self.stage == 1 else "autoaugment",
             "imb_type": "natural" if self.dataset in NATURAL_DATASETS else "exp",
             "image_size": side if self.dataset in FILE_DATASETS else None,
+            "warmup": 0 if self.schedule == "cosine" else 5,
         }
         absent = {name: d for name, d in defaults.items() if getattr(self, name) is None}
         starts_from_weights = self.stage == 1 and self.backbone is not None
@@ -589,10 +607,13 @@ class Options:
             absent["normalisation"] = "imagenet"
         return replace(self, **absent)
 
+    def default_here(self, name: str) -> Any:
+        """The value that a flag has beside the others when it is not given."""
+        return getattr(replace(self, **{name: default_of(name)}).resolved(), name)
+
     def is_at_default(self, name: str) -> bool:
         """Whether a flag has the value that it has when it is not given."""
-        without = replace(self, **{name: default_of(name)}).resolved()
-        return getattr(self, name) == getattr(without, name)
+        return getattr(self, name) == self.default_here(name)
 
     @property
     def stage(self) -> int:
@@ -636,6 +657,8 @@ class Options:
             for name, settings in self.__dataclass_fields__.items()
             if settings.metadata["group"] in (STAGE2, ROBUST)
         }
+        if self.loss_type != "BS":
+            of_stage_2["prior_weight"] = default_of("prior_weight")
         return replace(self, **of_stage_2, epochs=self.pretrain_epochs)
 
     def as_dict(self) -> dict[str, Any]:

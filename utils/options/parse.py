@@ -62,6 +62,7 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
     argv = sys.argv[1:] if argv is None else list(argv)
     options, first = _with_recipe(argv)
     _check_data(options)
+    _check_prior(options)
     if options.pretrain_epochs is None:
         return [_checked(options)]
     if options.pretrained is not None:
@@ -149,6 +150,17 @@ def _check_data(options: Options) -> None:
         raise UserError(f"--list_root: --dataset {options.dataset} has no list files")
 
 
+def _check_prior(options: Options) -> None:
+    """Whether `--prior_weight` has a loss that it belongs to."""
+    losses = f"{options.feat_loss},{options.cls_loss}".split(",")
+    uses_prior = any(name.startswith("bs") for name in losses) or options.loss_type == "BS"
+    if options.prior_weight != 1 and not uses_prior:
+        raise UserError(
+            f"--prior_weight {options.prior_weight} is for balanced softmax: --loss_type BS, or bs "
+            "in --feat_loss or --cls_loss"
+        )
+
+
 def _check_stage_2(options: Options) -> None:
     if options.balanced_clf_nepochs > options.epochs:
         raise UserError(
@@ -181,11 +193,11 @@ def _check_stage_2(options: Options) -> None:
         )
     if options.robust_weight is not None:
         names = (options.feat_loss or "").split(",")
-        kinds = {"robust" if "robust" in name else name[:2] for name in names}
+        kinds = {"robust" if "robust" in name else "ce" for name in names}
         if kinds != {"ce", "robust"}:
             raise UserError(
-                "--robust_weight weighs cross-entropy against the robust loss: --feat_loss must "
-                f"name one of each, not {options.feat_loss!r}"
+                "--robust_weight weighs cross-entropy (or bs) against the robust loss: --feat_loss "
+                f"must name one of each, not {options.feat_loss!r}"
             )
 
 

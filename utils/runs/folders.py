@@ -15,7 +15,6 @@ from utils.options.flags import (
     OWN_DATASETS,
     PRECISIONS,
     Options,
-    default_of,
 )
 
 LAST_CHECKPOINT = "ckpt.pth.tar"
@@ -257,7 +256,10 @@ def check_same_options(options: Options, recorded: dict, folder: RunFolder) -> N
     """
     # Own data are known by their place alone; a flag that a run did not know was at its default.
     free = set(FREE_FLAGS) - ({"data_root"} if options.dataset in OWN_DATASETS else set())
-    before = {flag: recorded.get(flag, default_of(flag)) for flag in options.as_dict()}
+    before = {
+        flag: recorded[flag] if flag in recorded else options.default_here(flag)
+        for flag in options.as_dict()
+    }
     differing = [
         f"--{flag} {value} (recorded: {before[flag]})"
         for flag, value in options.as_dict().items()

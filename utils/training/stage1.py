@@ -15,7 +15,6 @@ from utils.options.flags import Options
 from utils.training.phase import Phase
 from utils.training.setup import Run, Stage, warn
 
-WARM_UP_EPOCHS = 5
 RATE_STEPS = ((160, 0.01), (180, 0.0001))
 DRW_START = 160
 PUBLISHED_EPOCHS = 200
@@ -32,6 +31,11 @@ def pretraining(run: Run) -> Stage:
     model = build_model(options.arch, data.num_classes, head_scale=1.0 if is_ldam else None)
     run.take_backbone(model)
     model = run.place(model)
+    if options.loss_type == "BS" and options.train_rule != "None":
+        warn(
+            f"--train_rule {options.train_rule} balances what --loss_type BS balances already: the "
+            "prior of balanced softmax is that of plainly shuffled images"
+        )
     if options.train_rule == "Resample":
         order = EffectiveNumberOrder(data.train.labels, run.generator)
     else:
@@ -60,42 +64,51 @@ def _groups(run: Run, model: nn.Module) -> list[dict]:
 
 def schedule(options: Options) -> tuple[Callable[[int], float], int]:
     """The rate of an epoch, counted from 1, and the last epoch before DRW's weights."""
-    scale = options.epochs / PUBLISHED_EPOCHS
+    scale, warmup = options.epochs / PUBLISHED_EPOCHS, options.warmup
     if options.schedule == "cosine":
-        rate_of = partial(cosine_rate, lr=options.lr, epochs=options.epochs)
+        rate_of = partial(cosine_rate, lr=options.lr, epochs=options.epochs, warmup=warmup)
         return rate_of, round(DRW_START * scale)
     if options.schedule == "scaled":
         steps = [(round(epoch * scale), factor) for epoch, factor in RATE_STEPS]
-        return partial(learning_rate, lr=options.lr, rate_steps=steps), round(DRW_START * scale)
+        rate_of = partial(learning_rate, lr=options.lr, rate_steps=steps, warmup=warmup)
+        return rate_of, round(DRW_START * scale)
     if options.epochs <= RATE_STEPS[-1][0]:
         warn(
             f"--epochs {options.epochs} ends before the rate steps after epochs "
             f"{' and '.join(str(epoch) for epoch, _ in RATE_STEPS)} have both been taken; "
             "--schedule scaled moves them"
         )
-    return partial(learning_rate, lr=options.lr, rate_steps=RATE_STEPS), DRW_START
+    rate_of = partial(learning_rate, lr=options.lr, rate_steps=RATE_STEPS, warmup=warmup)
+    return rate_of, DRW_START
 
 
-def learning_rate(epoch: int, lr: float, rate_steps: Sequence[tuple[int, float]]) -> float:
+def learning_rate(
+    epoch: int, lr: float, rate_steps: Sequence[tuple[int, float]], warmup: int = 5
+) -> float:
     """Rate of an epoch, counted from 1: a linear warm-up, then a step function; steps are the last
     epoch before the rate falls and the factor to which it does."""
-    if epoch <= WARM_UP_EPOCHS:
-        return lr * epoch / WARM_UP_EPOCHS
+    if epoch <= warmup:
+        return lr * epoch / warmup
     factors = [factor for last_epoch, factor in rate_steps if epoch > last_epoch]
     return lr * (factors[-1] if factors else 1.0)
 
 
-def cosine_rate(epoch: int, lr: float, epochs: int) -> float:
-    """lr · (1 + cos(π (t − 1) / T)) / 2 for epoch t of T: from the full rate towards 0, without a
-    warm-up (Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5, one cycle)."""
-    return lr * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
+def cosine_rate(epoch: int, lr: float, epochs: int, warmup: int = 0) -> float:
+    """Rate of epoch t of T: lr · t / W in the W epochs of the warm-up, then
+    lr · (1 + cos(π (t − 1 − W) / (T − W))) / 2, from the full rate towards 0 (Loshchilov and
+    Hutter, "SGDR", ICLR 2017, equation 5, one cycle)."""
+    if epoch <= warmup:
+        return lr * epoch / warmup
+    return lr * (1 + math.cos(math.pi * (epoch - 1 - warmup) / (epochs - warmup))) / 2
 
 
 def _objectives(
     options: Options, class_counts: list[int], drw_start: int
 ) -> Callable[[int], Objective]:
-    plain = stage_1_objective(options.loss_type, class_counts)
-    reweighted = stage_1_objective(options.loss_type, class_counts, reweighted=True)
+    plain, reweighted = (
+        stage_1_objective(options.loss_type, class_counts, is_reweighted, options.prior_weight)
+        for is_reweighted in (False, True)
+    )
     if options.train_rule == "Reweight":
         return lambda epoch: reweighted
     if options.train_rule == "DRW":

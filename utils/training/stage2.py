@@ -29,6 +29,7 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
     options, data, device = run.options, run.data, run.machine.device
     _warn_of_other_chain(start, path, options.select_on)
     warn_of_other_data(start, path, data)
+    _warn_of_uniform_prior(options)
     model = checkpoint.build_from(start, path, options.arch, data.num_classes)
     run.take_backbone(model)
     model = run.place(model)
@@ -66,6 +67,7 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
             distance=options.robust_distance,
             robust_weight=options.robust_weight if names == options.feat_loss else None,
             columns=None if network is None else network.columns,
+            prior_weight=options.prior_weight,
         ).to(device)
 
     robust, balancing = objective(options.feat_loss), objective(options.cls_loss)
@@ -112,13 +114,27 @@ def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
     except ValueError as error:
         raise UserError(f"--feat_layers {options.feat_layers}: {error}") from None
     last = [name for name, _ in model.named_children() if name.startswith("layer")][-1]
-    has_cross_entropy = any(name.startswith("ce") for name in options.feat_loss.split(","))
+    has_cross_entropy = any(name.startswith(("ce", "bs")) for name in options.feat_loss.split(","))
     if last not in layers and not has_cross_entropy:
         raise UserError(
             f"--feat_layers {options.feat_layers}: with --feat_loss {options.feat_loss} no loss "
             f"would train what comes after (name {last} too, or a cross-entropy)"
         )
     return network
+
+
+def _warn_of_uniform_prior(options: Options) -> None:
+    """Says so where balanced softmax is to learn from a sampler that shows all classes alike."""
+    for flag, names, sampler in (
+        ("feat", options.feat_loss, options.feature_sampler),
+        ("cls", options.cls_loss, options.classifier_sampler),
+    ):
+        if "bs" in (names or "").split(",") and sampler.samples_per_class is not None:
+            warn(
+                f"--{flag}_loss bs under a class-aware sampler balances twice, since the sampler "
+                "shows every class equally often: bs_lt gives the classes their proportions back, "
+                f"or --{flag}_sampler instance shuffles plainly"
+            )
 
 
 def _bound(margins: Tensor, lowest: float | None) -> Callable[[], None] | None:

@@ -72,3 +72,36 @@ def test_cosine_falls_from_the_full_rate_as_torchs_does_and_scales_drws_switch(e
 def test_absolute_does_not_warn_when_both_steps_are_taken(epochs, capsys):
     schedule(parse_options(["--epochs", str(epochs)]))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("schedule_name", ["absolute", "scaled"])
+@pytest.mark.parametrize("warmup", [0, 1, 3])
+def test_the_warm_up_is_as_long_as_asked_for(schedule_name, warmup):
+    flags = ["--schedule", schedule_name, "--warmup", str(warmup), "--lr", "0.6"]
+    rate_of, _ = schedule(parse_options(flags))
+    for epoch in range(1, 8):
+        assert rate_of(epoch) == pytest.approx(0.6 * min(1, epoch / max(warmup, 1)), rel=1e-12)
+    assert rate_of(161) == pytest.approx(0.006, rel=1e-12)
+
+
+def test_cosine_with_a_warm_up_rises_linearly_then_falls_to_0_over_the_rest():
+    flags = ["--schedule", "cosine", "--warmup", "5", "--epochs", "25"]
+    rate_of, _ = schedule(parse_options(flags))
+    rates = [rate_of(epoch) for epoch in range(1, 26)]
+    assert rates[:6] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1], rel=1e-12)
+    assert rates[15] == pytest.approx(0.05, rel=1e-12)  # half of the 20 epochs are over
+    plain, _ = schedule(parse_options(["--schedule", "cosine", "--epochs", "20"]))
+    assert rates[5:] == pytest.approx([plain(epoch) for epoch in range(1, 21)], rel=1e-12)
+
+
+def test_a_run_no_longer_than_its_warm_up_is_all_warm_up():
+    rate_of, _ = schedule(parse_options(["--schedule", "cosine", "--warmup", "5", "--epochs", "5"]))
+    assert [rate_of(epoch) for epoch in (1, 5)] == pytest.approx([0.02, 0.1], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("flags", "warmup"),
+    [([], 5), (["--schedule", "scaled"], 5), (["--schedule", "cosine"], 0), (["--warmup", "2"], 2)],
+)
+def test_the_warm_ups_default_depends_on_the_schedule(flags, warmup):
+    assert parse_options(flags).warmup == warmup

@@ -17,7 +17,7 @@ from tests.support.helpers import (
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 
-@pytest.mark.parametrize("loss_type", ["CE", "Focal", "LDAM"])
+@pytest.mark.parametrize("loss_type", ["CE", "Focal", "LDAM", "BS"])
 def test_stage_1_trains_every_loss_with_every_rule(loss_type, tree, tmp_path):
     def folder(rule: str, epochs: int) -> Path:
         flags = ("--loss_type", loss_type, "--train_rule", rule, "--epochs", epochs)
@@ -47,6 +47,13 @@ def test_the_absolute_schedule_warns_where_the_epochs_end_before_its_steps(tree,
     assert "160" in warning
     assert "180" in warning
     assert [row["lr"] for row in read_csv(tmp_path / STAGE_1_NAME)] == ["0.02"]
+
+
+def test_balanced_softmax_warns_beside_another_remedy(tree, tmp_path):
+    argv = stage_1(tree, tmp_path, "--loss_type", "BS", "--epochs", 0)
+    assert succeed(argv).warnings == []
+    (warning,) = succeed([*argv, "--train_rule", "Resample"]).warnings
+    assert "--train_rule Resample" in warning and "--loss_type BS" in warning
 
 
 def test_a_later_start_leaves_out_the_epochs_before_it(tree, tmp_path):

@@ -1,0 +1,36 @@
+"""Balanced softmax in stage 2."""
+
+import pytest
+
+from tests.support.helpers import NOTHING, read_csv, stage_2, stage_2_folder, succeed
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+CLASS_AWARE = ("--feat_loss", "bs", "--feat_sampler", "resample,4", "--cls_loss", "ce")
+PLAIN = ("--feat_loss", "bs", "--feat_sampler", "instance", "--cls_loss", "bs")
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned_of"),
+    [
+        (CLASS_AWARE, ["--feat_loss bs"]),
+        ((*CLASS_AWARE, "--cls_loss", "bs"), ["--feat_loss bs", "--cls_loss bs"]),
+        ((*CLASS_AWARE, "--feat_loss", "bs_lt,robust_loss"), []),
+        (PLAIN, []),
+        ((*PLAIN, "--cls_sampler", "resample,4"), ["--cls_loss bs"]),
+    ],
+)
+def test_a_sampler_that_shows_classes_alike_warns(flags, warned_of, tree, pretrained):
+    warnings = succeed(stage_2(tree, pretrained, *flags, *NOTHING)).warnings
+    assert [w for w in warnings if "balances twice" not in w] == []
+    assert len(warnings) == len(warned_of)
+    for warning, flag in zip(warnings, warned_of, strict=True):
+        assert flag in warning
+
+
+def test_both_phases_train_by_balanced_softmax(tree, pretrained):
+    flags = (*PLAIN, "--feat_loss", "bs,robust_loss", "--prior_weight", 0.5)
+    succeed(stage_2(tree, pretrained, *flags, "--epochs", 2))
+    rows = read_csv(stage_2_folder(pretrained))
+    assert [bool(row["train_robust_loss"]) for row in rows] == [True, False]
+    assert all(float(row["train_bs"]) > 0 for row in rows)
