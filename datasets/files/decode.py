@@ -25,14 +25,14 @@ def load_files(
 
     Args:
         splits: by name.
-        options: of which `image_size`, `stream` and `workers` count.
+        options: of which `image_side`, `stream` and `workers` count.
         faults: what is known to be wrong already.
 
     Raises:
         UserError: anything is wrong with the lists or the files; it tells how much, and the first
             few.
     """
-    side = options.image_size
+    side = options.image_side
     is_streamed = streams(options, sum(map(len, splits.values())))
     if is_streamed:
         for files in splits.values():
@@ -62,8 +62,8 @@ def streams(options: Options, num_images: int) -> bool:
     """
     if options.stream != "auto":
         return options.stream
-    decoded = num_images * 3 * options.image_size**2
-    return options.image_size >= LARGE_SIDE or decoded > MEMORY_SHARE * memory_bytes()
+    decoded = num_images * 3 * options.image_side**2
+    return options.image_side >= LARGE_SIDE or decoded > MEMORY_SHARE * memory_bytes()
 
 
 def memory_bytes() -> int:

@@ -32,7 +32,7 @@ def load_folder(options: Options) -> BalancedData:
                 faults.append(f"{folder / name}: a class that {folders['train']} lacks")
             elif known[name] not in present:
                 faults.append(f"{folder / name}: no images")
-    side = options.image_size
+    side = options.image_side
     # Of 32 pixels the same as CIFAR's trees have.
     cache = root / ("decoded.npz" if side == 32 else f"decoded-{side}.npz")
     loaded = load_files(splits, options, faults, cache)

@@ -37,7 +37,7 @@ def load_archive(options: Options) -> BalancedData:
         faults = _label_faults({split: _labels(arrays, split) for split in splits})
     if faults:
         raise UserError(f"--data_root {path}: {listed(faults)}")
-    side = options.image_size or arrays["train_images"].shape[1]
+    side = options.image_side or arrays["train_images"].shape[1]
     loaded = {
         split: Split.from_arrays(_resized(arrays[f"{split}_images"], side), _labels(arrays, split))
         for split in splits

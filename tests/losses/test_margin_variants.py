@@ -16,7 +16,7 @@ from tests.support.helpers import (
     weights_of,
 )
 from utils.options.parse import parse_options
-from utils.runs.folders import stage_2_name
+from utils.options.run_names import stage_2_name
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 

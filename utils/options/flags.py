@@ -1,11 +1,12 @@
-"""Every flag of the command line: its type, default, bounds and meaning, in one place."""
+"""Every flag of the command line: its type, default, bounds, meaning and role, in one place."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from utils.options import values
 from utils.options.recipes import RECIPES
+from utils.options.roles import Role, flag
 from utils.options.values import Sampler, parse_sampler
 
 OWN_DATASETS = ("folder", "npz")
@@ -32,49 +33,6 @@ READINGS = (
     "logit_adjustment",
 )
 
-# Flags of ours that change a stage-2 run: where not at their default, they are part of the name
-# of its folder.
-NAMED_FLAGS = (
-    "augment",
-    "select_on",
-    "robust_weight",
-    "as_released",
-    "precision",
-    "heldout_fraction",
-    "margin_min",
-    "margin_wd",
-    "image_size",
-    "normalisation",
-    "stream",
-    "accumulate",
-    "sync_bn",
-    "feat_layers",
-    "robust_distance",
-    "prior_weight",
-)
-
-# Flags that may differ between a run and its continuation, because they do not change its result;
-# the stage-1 checkpoint may be spelt in another way, its name is in the folder's.
-FREE_FLAGS = (
-    "pretrained",
-    "pretrain_epochs",
-    "recipe",
-    "seeds",
-    "data_root",
-    "list_root",
-    "workers",
-    "print_freq",
-    "resume",
-    "evaluation",
-    "readings",
-    "gpu",
-    "step",
-    "root_log",
-    "root_model",
-    "overwrite",
-    "checkpoint_every",
-)
-
 # Groups, as `--help` shows them.
 DATA = "data"
 STAGE1 = "stage 1: classification"
@@ -93,21 +51,22 @@ BOOLEAN: Mapping[str, Any] = {
 }
 
 
-def flag(group: str, *names: str, help: str, **settings: Any) -> Any:
-    """A field of `Options`: the group it is shown in, its names, and argparse's settings."""
-    return field(metadata={"group": group, "names": names, "help": help, "settings": settings})
-
-
 @dataclass(frozen=True)
 class Options:
     """The options of a run, by the flags' long names."""
 
     dataset: str = flag(
-        DATA, "--dataset", help="where images come from", default="cifar10", choices=DATASETS
+        DATA,
+        "--dataset",
+        role=Role.DATA,
+        help="where images come from",
+        default="cifar10",
+        choices=DATASETS,
     )
     data_root: str = flag(
         DATA,
         "--data_root",
+        role=Role.FREE,
         help="cifar10, cifar100: folder with torchvision's files, or with "
         "cifar100/{train,test}/CLASS/*.png; downloaded there when missing. folder: the one that "
         "holds {train,test,val}/CLASS/*. npz: the file. imagenet_lt, inaturalist18: the folder "
@@ -118,6 +77,7 @@ class Options:
     list_root: str | None = flag(
         DATA,
         "--list_root",
+        role=Role.FREE,
         help="folder of ImageNet_LT_{train,val,test}.txt or iNaturalist18_{train,val}.txt "
         "(default: DATA_ROOT)",
         metavar="DIR",
@@ -125,6 +85,7 @@ class Options:
     image_size: int | None = flag(
         DATA,
         "--image_size",
+        role=Role.DATA,
         help="side in pixels to which images are resized and cropped, 8 to 1024 (default: npz "
         "keeps the file's; else 224 for the networks for large images and 32 for the others)",
         type=values.image_side,
@@ -133,6 +94,7 @@ class Options:
     normalisation: str = flag(
         DATA,
         "--normalisation",
+        role=Role.DATA,
         help="mean and deviation of the channels: CIFAR's, ImageNet's, or auto: CIFAR's for "
         "cifar10, cifar100 and digits, ImageNet's for imagenet_lt and inaturalist18, and those of "
         "the training images for folder and npz, which stage 2 and evaluation take from the "
@@ -143,6 +105,7 @@ class Options:
     stream: bool | str = flag(
         DATA,
         "--stream",
+        role=Role.DATA,
         help="read images from their files in each epoch instead of holding them in memory: "
         "True, False or auto (images of 64 pixels or more, or of over a quarter of the memory)",
         default="auto",
@@ -152,6 +115,7 @@ class Options:
     imb_type: str = flag(
         DATA,
         "--imb_type",
+        role=Role.DATA,
         help="how class sizes fall: exponentially, in one step after half the classes, or as is "
         "(default: exp for cifar10, cifar100 and digits; natural for other data)",
         choices=("exp", "step", "natural"),
@@ -159,6 +123,7 @@ class Options:
     imb_factor: float = flag(
         DATA,
         "--imb_factor",
+        role=Role.DATA,
         help="smallest class / largest class, 0 < F <= 1",
         default=0.01,
         type=values.fraction,
@@ -167,6 +132,7 @@ class Options:
     rand_number: int = flag(
         DATA,
         "--rand_number",
+        role=Role.DATA,
         help="seed of the choice of the long-tailed subset",
         default=0,
         type=values.seed,
@@ -175,6 +141,7 @@ class Options:
     heldout_fraction: float = flag(
         DATA,
         "--heldout_fraction",
+        role=Role.DATA,
         help="part of each class's training images held out before the subset is chosen, for "
         "data sets without held-out images of their own (CIFAR has: 20 per class that the "
         "subset leaves out), 0 <= F < 1",
@@ -186,6 +153,7 @@ class Options:
         STAGE1,
         "-a",
         "--arch",
+        role=Role.BOTH_STAGES,
         help=f"network of both stages: {', '.join(CIFAR_NETWORKS)} for small images, "
         f"{', '.join(IMAGENET_NETWORKS)} for large ones",
         default="resnet32",
@@ -195,6 +163,7 @@ class Options:
     loss_type: str = flag(
         STAGE1,
         "--loss_type",
+        role=Role.STAGE_1,
         help="cross-entropy, focal loss (gamma 1), LDAM (max margin 0.5, scale 30), or balanced "
         "softmax",
         default="CE",
@@ -203,6 +172,7 @@ class Options:
     train_rule: str = flag(
         STAGE1,
         "--train_rule",
+        role=Role.STAGE_1,
         help="against imbalance: nothing, sampling or weights by effective number, or weights "
         "from epoch 161 on",
         default="None",
@@ -211,6 +181,7 @@ class Options:
     exp_str: str = flag(
         STAGE1,
         "--exp_str",
+        role=Role.FREE,
         help="last part of the folder's name",
         default="0",
         type=values.folder_part,
@@ -219,6 +190,7 @@ class Options:
     schedule: str = flag(
         STAGE1,
         "--schedule",
+        role=Role.STAGE_1,
         help="rate steps after epochs 160 and 180 and DRW's switch after 160, or all of these "
         "scaled by EPOCHS/200, or half a cosine from the full rate to 0 (DRW's switch scaled)",
         default="absolute",
@@ -227,6 +199,7 @@ class Options:
     warmup: int | None = flag(
         STAGE1,
         "--warmup",
+        role=Role.STAGE_1,
         help="epochs in which the rate rises linearly to LR, before the rest of --schedule "
         "(default: 5; 0 for --schedule cosine)",
         type=values.count,
@@ -235,6 +208,7 @@ class Options:
     pretrained: str | None = flag(
         STAGE2,
         "--pretrained",
+        role=Role.FREE,
         help="stage-1 checkpoint to start from: a folder or .pth.tar file, looked up as given "
         "and under ROOT_MODEL, . and pretrained",
         metavar="X",
@@ -242,6 +216,7 @@ class Options:
     feat_loss: str | None = flag(
         STAGE2,
         "--feat_loss",
+        role=Role.FEATURES,
         help=f"losses of the feature phase, summed: {', '.join(FEATURE_LOSSES)}; bs is "
         f"balanced softmax; _lt weighs classes by n_c/n_max, _bal by N/(K n_c)",
         type=values.names("loss", FEATURE_LOSSES),
@@ -250,6 +225,7 @@ class Options:
     feat_sampler: str | None = flag(
         STAGE2,
         "--feat_sampler",
+        role=Role.FEATURES,
         help="order of the feature phase: none or instance (shuffled), or resample,k "
         "(class-aware, k images of each visited class)",
         type=values.sampler,
@@ -258,6 +234,7 @@ class Options:
     feat_lr: float = flag(
         STAGE2,
         "--feat_lr",
+        role=Role.FEATURES,
         help="constant learning rate of features and margins",
         default=0.01,
         type=values.rate,
@@ -266,6 +243,7 @@ class Options:
     cls_loss: str | None = flag(
         STAGE2,
         "--cls_loss",
+        role=Role.CLASSIFIER,
         help=f"losses of the classifier phase, summed: {', '.join(CLASSIFICATION_LOSSES)}",
         type=values.names("loss", CLASSIFICATION_LOSSES),
         metavar="L[,L]",
@@ -273,6 +251,7 @@ class Options:
     cls_sampler: str | None = flag(
         STAGE2,
         "--cls_sampler",
+        role=Role.CLASSIFIER,
         help="order of the classifier phase: none (that of the feature phase, as the released "
         "code does), instance (shuffled), or resample,k",
         type=values.sampler,
@@ -281,6 +260,7 @@ class Options:
     cls_lr: float = flag(
         STAGE2,
         "--cls_lr",
+        role=Role.CLASSIFIER,
         help="constant learning rate of the linear layer",
         default=0.01,
         type=values.rate,
@@ -289,6 +269,7 @@ class Options:
     temperature: float = flag(
         ROBUST,
         "--temperature",
+        role=Role.ROBUST_LOSS,
         help="temperature of the robust loss, in units of --robust_distance, > 0",
         default=0.07,
         type=values.positive,
@@ -297,6 +278,7 @@ class Options:
     margin: float = flag(
         ROBUST,
         "--margin",
+        role=Role.ROBUST_LOSS,
         help="margin epsilon (its start, where learned), in units of the distance before squaring, "
         ">= 0",
         default=0.1,
@@ -306,6 +288,7 @@ class Options:
     margin_type: str = flag(
         ROBUST,
         "--margin_type",
+        role=Role.ROBUST_LOSS,
         help="one trained epsilon per class, epsilon = E, or epsilon_c = E/sqrt(n_c)",
         default="learned",
         choices=("learned", "shared", "sample_count"),
@@ -313,6 +296,7 @@ class Options:
     margin_min: float | None = flag(
         ROBUST,
         "--margin_min",
+        role=Role.ROBUST_LOSS,
         help="learned margins are set back to E after each step where they fell below it, E >= 0 "
         "(default: no bound, as published)",
         type=values.rate,
@@ -321,6 +305,7 @@ class Options:
     margin_wd: float | None = flag(
         ROBUST,
         "--margin_wd",
+        role=Role.ROBUST_LOSS,
         help="weight decay of learned margins (default: that of everything else, as published)",
         type=values.rate,
         metavar="W",
@@ -328,6 +313,7 @@ class Options:
     balanced_clf_nepochs: int = flag(
         STAGE2,
         "--balanced_clf_nepochs",
+        role=Role.CLASSIFIER,
         help="the last B of the EPOCHS train the classifier, 0 <= B <= EPOCHS",
         default=20,
         type=values.count,
@@ -336,6 +322,7 @@ class Options:
     robust_weight: float | None = flag(
         ROBUST,
         "--robust_weight",
+        role=Role.ROBUST_LOSS,
         help="(1-W) cross-entropy + W robust loss, 0 <= W <= 1 (default: their plain sum)",
         type=values.weight,
         metavar="W",
@@ -343,6 +330,7 @@ class Options:
     robust_distance: str = flag(
         ROBUST,
         "--robust_distance",
+        role=Role.ROBUST_LOSS,
         help="between features and centroids: the norm of their difference (as published), its "
         "square with the margin, or the norm after both are scaled to length 1",
         default="euclidean",
@@ -351,6 +339,7 @@ class Options:
     feat_layers: str | None = flag(
         ROBUST,
         "--feat_layers",
+        role=Role.ROBUST_LOSS,
         help=f"layers on whose pooled outputs the robust loss works, summed, each with its own "
         f"centroids and margins: some of {', '.join(FEATURE_LAYERS)} (default: the features that "
         f"the classifier reads)",
@@ -360,6 +349,7 @@ class Options:
     as_released: bool = flag(
         ROBUST,
         "--as_released",
+        role=Role.ROBUST_LOSS,
         help="restore what the released code does where it differs from paper and README: "
         "margins given to the wrong classes, epsilon starting at 1",
         **BOOLEAN,
@@ -367,6 +357,7 @@ class Options:
     recipe: str | None = flag(
         TRAINING,
         "--recipe",
+        role=Role.FREE,
         help="flags of a whole method by its name (listed below); flags given beside it win; a "
         "stage 2 without --pretrained trains its stage 1 first",
         choices=RECIPES,
@@ -375,6 +366,7 @@ class Options:
     epochs: int = flag(
         TRAINING,
         "--epochs",
+        role=Role.BOTH_STAGES,
         help="epochs; in stage 2 of both phases together",
         default=200,
         type=values.count,
@@ -383,6 +375,7 @@ class Options:
     start_epoch: int = flag(
         TRAINING,
         "--start-epoch",
+        role=Role.BOTH_STAGES,
         help="epochs to count as done at the start",
         default=0,
         type=values.count,
@@ -392,6 +385,7 @@ class Options:
         TRAINING,
         "-b",
         "--batch-size",
+        role=Role.BOTH_STAGES,
         help="images a step, of all processes together; the last partial batch is kept (usual for "
         "imagenet_lt and inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1) (default: 128)",
         default=128,
@@ -402,6 +396,7 @@ class Options:
         TRAINING,
         "--lr",
         "--learning-rate",
+        role=Role.STAGE_1,
         help="stage 1's learning rate: linear warm-up over 5 epochs, x0.01 after 160, x0.0001 "
         "after 180, or as --warmup and --schedule say",
         default=0.1,
@@ -411,6 +406,7 @@ class Options:
     backbone: str | None = flag(
         TRAINING,
         "--backbone",
+        role=Role.BOTH_STAGES,
         help="start all of the network but its classifier from these weights: a state_dict of "
         "torchvision, timm or this project, .pth or .safetensors; ImageNet's normalisation goes "
         "with those of the networks for large images. In stage 2 they replace the features of "
@@ -420,6 +416,7 @@ class Options:
     backbone_lr: float = flag(
         TRAINING,
         "--backbone_lr",
+        role=Role.BOTH_STAGES,
         help="the rate of everything in front of the classifier, as a part of the stage's, >= 0",
         default=1.0,
         type=values.rate,
@@ -428,6 +425,7 @@ class Options:
     prior_weight: float = flag(
         TRAINING,
         "--prior_weight",
+        role=Role.BOTH_STAGES,
         help="balanced softmax (--loss_type BS, bs) adds W log(n_c/N) to the logits in training",
         default=1.0,
         type=values.rate,
@@ -436,6 +434,7 @@ class Options:
     momentum: float = flag(
         TRAINING,
         "--momentum",
+        role=Role.BOTH_STAGES,
         help="of SGD, 0 <= M < 1",
         default=0.9,
         type=values.below_one,
@@ -445,6 +444,7 @@ class Options:
         TRAINING,
         "--wd",
         "--weight-decay",
+        role=Role.BOTH_STAGES,
         help="weight decay (LDAM-DRW's own is 2e-4)",
         default=0.0001,
         type=values.rate,
@@ -453,6 +453,7 @@ class Options:
     augment: str = flag(
         TRAINING,
         "--augment",
+        role=Role.BOTH_STAGES,
         help="training images: as they are; padded by 4, cropped, flipped; or that, AutoAugment "
         "and Cutout 16 (default: crop_flip in stage 1, autoaugment in stage 2)",
         choices=("none", "crop_flip", "autoaugment"),
@@ -460,6 +461,7 @@ class Options:
     select_on: str = flag(
         TRAINING,
         "--select_on",
+        role=Role.BOTH_STAGES,
         help="what chooses the checkpoints of the whole chain: the test set (as published), "
         "held-out images, or nothing (the last epoch)",
         default="test",
@@ -468,6 +470,7 @@ class Options:
     seed: int | None = flag(
         TRAINING,
         "--seed",
+        role=Role.BOTH_STAGES,
         help="of weights, order and augmentation (default: drawn, and recorded in args.json)",
         type=values.seed,
         metavar="N",
@@ -475,6 +478,7 @@ class Options:
     seeds: str | None = flag(
         TRAINING,
         "--seeds",
+        role=Role.FREE,
         help="train several seeds, side by side on a GPU, one after another on a CPU; each in a "
         "sub-folder seedN of the run's folder, whose summary.json has mean and deviation",
         type=values.seeds,
@@ -483,6 +487,7 @@ class Options:
     pretrain_epochs: int | None = flag(
         STAGE2,
         "--pretrain_epochs",
+        role=Role.FREE,
         help="both stages by one command: train stage 1 for E epochs first, then start from it "
         "(instead of --pretrained)",
         type=values.positive_count,
@@ -491,6 +496,7 @@ class Options:
     gpu: int | None = flag(
         MACHINE,
         "--gpu",
+        role=Role.FREE,
         help="CUDA device (default: the first, or the CPU where there is none)",
         type=values.count,
         metavar="N",
@@ -498,6 +504,7 @@ class Options:
     precision: str = flag(
         MACHINE,
         "--precision",
+        role=Role.BOTH_STAGES,
         help="of the convolutions; losses, centroids and weights stay in float32 (tf32: NVIDIA "
         "GPUs from 8.0; bf16: where the processor or GPU has it natively)",
         default="float32",
@@ -506,6 +513,7 @@ class Options:
     step: str = flag(
         MACHINE,
         "--step",
+        role=Role.FREE,
         help="how a step is taken: operation by operation, replayed as a CUDA graph (the same "
         "numbers), or compiled (other roundings); auto: graph on CUDA, else eager",
         default="auto",
@@ -514,6 +522,7 @@ class Options:
     accumulate: int = flag(
         MACHINE,
         "--accumulate",
+        role=Role.BOTH_STAGES,
         help="micro-batches that a step's batch is taken in, for batches beyond memory: the whole "
         "batch's losses and gradient, twice the forward passes; batch-norm sees micro-batches",
         default=1,
@@ -523,6 +532,7 @@ class Options:
     sync_bn: bool = flag(
         MACHINE,
         "--sync_bn",
+        role=Role.BOTH_STAGES,
         help="batch-norm over the images of all processes instead of each one's own (GPUs)",
         **BOOLEAN,
     )
@@ -530,6 +540,7 @@ class Options:
         MACHINE,
         "-j",
         "--workers",
+        role=Role.FREE,
         help="processes that read streamed data; data held in memory needs none",
         default=20,
         type=values.count,
@@ -538,23 +549,30 @@ class Options:
     resume: bool = flag(
         RECORDS,
         "--resume",
+        role=Role.FREE,
         help="start this run, or continue it after its last finished epoch",
         **BOOLEAN,
     )
     overwrite: bool = flag(
-        RECORDS, "--overwrite", help="replace a run that is in the folder already", **BOOLEAN
+        RECORDS,
+        "--overwrite",
+        role=Role.FREE,
+        help="replace a run that is in the folder already",
+        **BOOLEAN,
     )
     evaluation: bool = flag(
         RECORDS,
         "-e",
         "--evaluate",
         "--evaluation",
+        role=Role.FREE,
         help="no training: accuracies and outputs of the run's best checkpoint",
         **BOOLEAN,
     )
     readings: str | None = flag(
         RECORDS,
         "--readings",
+        role=Role.FREE,
         help=f"with --evaluation: read the features by several classifiers: all, or some of "
         f"{', '.join(READINGS)}",
         type=values.names("reading", READINGS, everything="all"),
@@ -563,6 +581,7 @@ class Options:
     root_log: str = flag(
         RECORDS,
         "--root_log",
+        role=Role.FREE,
         help="records and outputs go below DIR",
         default="checkpoint",
         metavar="DIR",
@@ -570,6 +589,7 @@ class Options:
     root_model: str = flag(
         RECORDS,
         "--root_model",
+        role=Role.FREE,
         help="checkpoints go below DIR",
         default="checkpoint",
         metavar="DIR",
@@ -578,6 +598,7 @@ class Options:
         RECORDS,
         "-p",
         "--print-freq",
+        role=Role.FREE,
         help="batches between two updates of the progress bar",
         default=10,
         type=values.positive_count,
@@ -586,30 +607,31 @@ class Options:
     checkpoint_every: int = flag(
         RECORDS,
         "--checkpoint_every",
+        role=Role.FREE,
         help="epochs between two checkpoints; going on repeats those since the last",
         default=1,
         type=values.positive_count,
         metavar="N",
     )
 
-    def resolved(self) -> "Options":
-        """With the defaults that depend on other flags."""
-        side = 224 if self.arch in IMAGENET_NETWORKS else 32
+    def __post_init__(self) -> None:
+        """Fills in the defaults that depend on other flags."""
         defaults = {
             "augment": "crop_flip" if self.stage == 1 else "autoaugment",
             "imb_type": "natural" if self.dataset in NATURAL_DATASETS else "exp",
-            "image_size": side if self.dataset in FILE_DATASETS else None,
             "warmup": 0 if self.schedule == "cosine" else 5,
         }
-        absent = {name: d for name, d in defaults.items() if getattr(self, name) is None}
+        absent = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         starts_from_weights = self.stage == 1 and self.backbone is not None
-        if starts_from_weights and self.normalisation == "auto" and side == 224:
+        is_large = self.arch in IMAGENET_NETWORKS
+        if starts_from_weights and is_large and self.normalisation == "auto":
             absent["normalisation"] = "imagenet"
-        return replace(self, **absent)
+        for name, value in absent.items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def default_here(self, name: str) -> Any:
         """The value that a flag has beside the others when it is not given."""
-        return getattr(replace(self, **{name: default_of(name)}).resolved(), name)
+        return getattr(replace(self, **{name: default_of(name)}), name)
 
     def is_at_default(self, name: str) -> bool:
         """Whether a flag has the value that it has when it is not given."""
@@ -618,6 +640,25 @@ class Options:
     @property
     def stage(self) -> int:
         return 1 if self.pretrained is None else 2
+
+    @property
+    def has_robust_loss(self) -> bool:
+        return "robust" in (self.feat_loss or "")
+
+    def decisive(self) -> tuple[str, ...]:
+        """The options that decide this run's result: those whose role is its stage, or both, or
+        the robust loss where it has one."""
+        of_stage = (Role.STAGE_1,) if self.stage == 1 else (Role.FEATURES, Role.CLASSIFIER)
+        of_loss = (Role.ROBUST_LOSS,) if self.has_robust_loss else ()
+        return with_role(Role.DATA, Role.BOTH_STAGES, *of_stage, *of_loss)
+
+    @property
+    def image_side(self) -> int | None:
+        """Side of the images in pixels: as given, or the usual one of the network for data read
+        from image files; None where the data set decides."""
+        if self.image_size is None and self.dataset in FILE_DATASETS:
+            return 224 if self.arch in IMAGENET_NETWORKS else 32
+        return self.image_size
 
     @property
     def feature_epochs(self) -> int:
@@ -650,21 +691,25 @@ class Options:
             return [self]
         return [self.with_seed(int(seed)) for seed in self.seeds.split(",")]
 
-    def first_stage(self) -> "Options":
-        """Of a stage 2 with `--pretrain_epochs`: the stage 1 before it."""
-        of_stage_2 = {
-            name: settings.metadata["settings"].get("default")
-            for name, settings in self.__dataclass_fields__.items()
-            if settings.metadata["group"] in (STAGE2, ROBUST)
-        }
-        if self.loss_type != "BS":
-            of_stage_2["prior_weight"] = default_of("prior_weight")
-        return replace(self, **of_stage_2, epochs=self.pretrain_epochs)
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Options":
+        """The options that a run's `args.json` records. A flag that it lacks did not exist when
+        the run was made, which counts as its default; other entries are left out."""
+        return cls(**{name: record[name] for name in FIELDS if name in record})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+FIELDS = {field.name: field for field in fields(Options)}
+"""The declaration of each flag, by the name of its option."""
+
+
 def default_of(name: str) -> Any:
-    """A flag's default."""
-    return Options.__dataclass_fields__[name].metadata["settings"].get("default")
+    """A flag's default; None where it depends on other flags."""
+    return FIELDS[name].default
+
+
+def with_role(*roles: Role) -> tuple[str, ...]:
+    """The options with one of the roles, in the order of `--help`."""
+    return tuple(name for name, field in FIELDS.items() if field.metadata["role"] in roles)

@@ -3,13 +3,21 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from utils.errors import UserError
-from utils.options.flags import BENCHMARK_LISTS, FILE_DATASETS, NATURAL_DATASETS, Options
+from utils.options.flags import (
+    BENCHMARK_LISTS,
+    FIELDS,
+    FILE_DATASETS,
+    NATURAL_DATASETS,
+    Options,
+    with_role,
+)
 from utils.options.recipes import FULL_STAGE_1, RECIPES
-from utils.runs.folders import stage_1_name
+from utils.options.roles import Role
+from utils.options.run_names import stage_1_name
 
 DESCRIPTION = """DRO-LT: distributional robustness loss for long-tail learning.
 
@@ -38,15 +46,19 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     groups = {}
-    for option in fields(Options):
+    for name, option in FIELDS.items():
         title, names, text, settings = (
             option.metadata[key] for key in ("group", "names", "help", "settings")
         )
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        shown = text if "(default:" in text else f"{text} (default: {settings.get('default')})"
+        shown = text if "(default:" in text else f"{text} (default: {option.default})"
         groups[title].add_argument(
-            *names, dest=option.name, help=shown.replace("%", "%%"), **settings
+            *names,
+            dest=name,
+            default=option.default,
+            help=shown.replace("%", "%%"),
+            **settings,
         )
     return parser
 
@@ -60,7 +72,8 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
             each other.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    options, first = _with_recipe(argv)
+    given, first = _with_recipe(argv)
+    options = Options(**given)
     _check_data(options)
     _check_prior(options)
     if options.pretrain_epochs is None:
@@ -69,23 +82,27 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
         raise UserError("--pretrain_epochs makes the checkpoint that --pretrained would name")
     if options.start_epoch:
         raise UserError("--start-epoch and --pretrain_epochs: which stage is it to start within?")
-    stage_1 = _checked(first.first_stage())
+    of_stage_2 = with_role(Role.FEATURES, Role.CLASSIFIER, Role.ROBUST_LOSS)
+    of_stage_1 = {name: value for name, value in first.items() if name not in of_stage_2}
+    if first["loss_type"] != "BS":
+        del of_stage_1["prior_weight"]  # given for a loss of stage 2
+    stage_1 = _checked(Options(**of_stage_1 | {"epochs": options.pretrain_epochs}))
     pretrained = str(Path(options.root_model, stage_1_name(stage_1)))
     # Stage 1 has started from the backbone: stage 2 goes on from what it made of it.
-    return [stage_1, _checked(replace(options, pretrained=pretrained, backbone=None))]
+    return [stage_1, _checked(Options(**given | {"pretrained": pretrained, "backbone": None}))]
 
 
-def _with_recipe(argv: list[str]) -> tuple[Options, Options]:
-    """The options of the last stage, and those that the first of two stages is taken from: the
+def _with_recipe(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The flags of the last stage, and those that the first of two stages is taken from: the
     recipe's flags of that stage, before the flags that are given, which win.
 
     Raises:
         UserError: as argparse finds it, or a recipe of another stage than the flags ask for.
     """
     parser = build_parser()
-    given = Options(**vars(parser.parse_args(argv)))
+    given = parser.parse_args(argv)
     if given.recipe is None:
-        return given, given
+        return vars(given), vars(given)
     recipe = RECIPES[given.recipe]
     if recipe.start is None:
         if given.pretrained is not None or given.pretrain_epochs is not None:
@@ -93,13 +110,12 @@ def _with_recipe(argv: list[str]) -> tuple[Options, Options]:
                 f"--recipe {given.recipe} is a stage 1: --pretrained and --pretrain_epochs are for "
                 f"recipes of stage 2, such as dro_lt"
             )
-        argv = [*recipe.stage_1, *argv]
-        of_both = Options(**vars(parser.parse_args(argv)))
+        of_both = vars(parser.parse_args([*recipe.stage_1, *argv]))
         return of_both, of_both
     both = [] if given.pretrained is not None else ["--pretrain_epochs", str(FULL_STAGE_1)]
     last = parser.parse_args([*recipe.stage_2, *both, *argv])
     first = parser.parse_args([*recipe.stage_1, *both, *argv])
-    return Options(**vars(last)), Options(**vars(first))
+    return vars(last), vars(first)
 
 
 def _list_of_recipes() -> str:
@@ -118,12 +134,11 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
 
 
 def _checked(options: Options) -> Options:
-    """The options of a stage, with the defaults that depend on other flags.
+    """The options of a stage.
 
     Raises:
         UserError: flags that contradict each other.
     """
-    options = options.resolved()
     if options.seed is not None and options.seeds is not None:
         raise UserError(f"--seed {options.seed} and --seeds {options.seeds} contradict each other")
     if options.start_epoch > options.epochs:

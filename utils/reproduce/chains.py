@@ -7,8 +7,9 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.evaluation.shot_groups import class_mean
-from utils.options.flags import FREE_FLAGS, Options, default_of
+from utils.options.flags import Options, default_of, with_role
 from utils.options.parse import parse_options
+from utils.options.roles import Role
 from utils.reproduce.recipes import (
     FULL_STAGE_1,
     METHODS,
@@ -21,11 +22,8 @@ from utils.runs.folders import is_seed_folder
 from utils.runs.records import RecordedRun, accuracies_of, read_run
 
 # What runs of one row may differ in: seed, length and precision are told apart in other ways.
-NOT_OF_A_ROW = {*FREE_FLAGS, "seed", "exp_str", "epochs", "balanced_clf_nepochs"}
+NOT_OF_A_ROW = {*with_role(Role.FREE), "seed", "epochs", "balanced_clf_nepochs"}
 NOT_OF_A_ROW |= {"precision", "select_on"}
-OF_STAGE_1 = ("loss_type", "train_rule", "lr", "schedule")
-OF_FEATURES = ("feat_loss", "feat_lr")
-OF_ROBUST_LOSS = ("temperature", "margin", "robust_", "as_released")
 
 
 @dataclass(frozen=True)
@@ -222,13 +220,13 @@ def _deciding(options: dict, row: Row) -> dict:
     """The options that decide the results of a run of a row's kind."""
     unused = set(NOT_OF_A_ROW)
     if row.recipe.start is None:
-        unused |= {name for name in options if name.startswith(("feat_", "cls_"))}
+        unused |= {*with_role(Role.FEATURES, Role.CLASSIFIER)}
     else:
-        unused |= set(OF_STAGE_1)
+        unused |= {*with_role(Role.STAGE_1)}
         if not row.recipe.has_features:
-            unused |= set(OF_FEATURES)
+            unused |= {"feat_loss", "feat_lr"}
     if not (row.recipe.has_features and "robust" in (options["feat_loss"] or "")):
-        unused |= {name for name in options if name.startswith(OF_ROBUST_LOSS)}
+        unused |= {*with_role(Role.ROBUST_LOSS)}
     if options["epochs"] == FULL_STAGE_1:
         unused.add("schedule")  # at this length both are the same
     return {name: value for name, value in options.items() if name not in unused}

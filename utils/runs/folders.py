@@ -9,13 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.errors import RunError, UserError
-from utils.options.flags import (
-    FREE_FLAGS,
-    NAMED_FLAGS,
-    OWN_DATASETS,
-    PRECISIONS,
-    Options,
-)
+from utils.options.flags import OWN_DATASETS, PRECISIONS, Options
+from utils.options.run_names import stage_1_name, stage_2_name
 
 LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
@@ -106,33 +101,6 @@ class RunFolder:
                     f"cannot write {error.filename or f'into {self.records}'}: "
                     f"{error.strerror or error}; what was written before is intact"
                 ) from error
-
-
-def stage_1_name(options: Options) -> str:
-    parts = (
-        options.dataset,
-        options.arch,
-        options.loss_type,
-        options.train_rule,
-        options.imb_type,
-        options.imb_factor,
-        options.exp_str,
-    )
-    return "_".join(map(str, parts))
-
-
-def stage_2_name(options: Options) -> str:
-    """The released name, and our own flags where they are not at their defaults."""
-    name = (
-        f"robust_nepochs={options.epochs}_bs={options.batch_size}_temp={options.temperature}"
-        f"_margin={options.margin}_type={options.margin_type}"
-        f"_feat-{options.feat_loss}-{options.feat_sampler}-{options.feat_lr}"
-        f"_cls-{options.cls_loss}-{options.cls_sampler}-{options.cls_lr}"
-    )
-    for flag in NAMED_FLAGS:
-        if not options.is_at_default(flag):
-            name += f"_{flag}={getattr(options, flag)}"
-    return name
 
 
 def seed_folder(seed: int) -> str:
@@ -255,15 +223,14 @@ def check_same_options(options: Options, recorded: dict, folder: RunFolder) -> N
         UserError: any option that changes the result differs; it names them all.
     """
     # Own data are known by their place alone; a flag that a run did not know was at its default.
-    free = set(FREE_FLAGS) - ({"data_root"} if options.dataset in OWN_DATASETS else set())
-    before = {
-        flag: recorded[flag] if flag in recorded else options.default_here(flag)
-        for flag in options.as_dict()
-    }
+    names = options.decisive() + (("data_root",) if options.dataset in OWN_DATASETS else ())
+    before = {name: recorded.get(name, options.default_here(name)) for name in names}
+    # The seed and the size of the images are those of the record where they are not given.
+    from_record = {n for n in ("seed", "image_size") if getattr(options, n) is None}
     differing = [
-        f"--{flag} {value} (recorded: {before[flag]})"
-        for flag, value in options.as_dict().items()
-        if flag not in free and not (flag == "seed" and value is None) and before[flag] != value
+        f"--{name} {getattr(options, name)} (recorded: {before[name]})"
+        for name in names
+        if name not in from_record and before[name] != getattr(options, name)
     ]
     if differing:
         raise UserError(

@@ -11,13 +11,9 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.evaluation.shot_groups import GROUPS, balanced_accuracy
-from utils.options.flags import FREE_FLAGS
+from utils.options.flags import FIELDS, Options
 from utils.runs.folders import is_seed_folder
 
-NOT_SETTINGS = {*FREE_FLAGS, "seed", "exp_str", "pretrained", "machine", "data"}
-"""What runs of the same settings may differ in: the seed, names and paths, the machine."""
-
-STAGE_2_PREFIXES = ("feat_", "cls_", "margin", "temperature", "balanced_clf", "robust_")
 SUBSET_FLAGS = (
     *("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fraction", "fingerprint"),
 )
@@ -124,10 +120,9 @@ class RecordedRun:
 
     def settings(self) -> dict:
         """What decides the result apart from the seed; of a stage 2 with those of its stage 1."""
-        settings = {k: v for k, v in self.arguments.items() if k not in NOT_SETTINGS}
-        if self.stage == 1:
-            settings = {k: v for k, v in settings.items() if not k.startswith(STAGE_2_PREFIXES)}
-        elif self.parent:
+        unlike = {*FIELDS, "machine", "data"} - set(Options.from_record(self.arguments).decisive())
+        settings = {k: v for k, v in self.arguments.items() if k not in unlike | {"seed"}}
+        if self.parent:
             of_parent = self.parent.settings()
             settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in SUBSET_FLAGS}
         if settings.get("dataset") not in ("cifar10", "cifar100", "digits"):

@@ -8,6 +8,7 @@ from tests.support.table_records import write_run
 from tests.test_project import PAPERS_COMMANDS
 from utils.errors import UserError
 from utils.options.parse import parse_options
+from utils.options.run_names import stage_2_name
 from utils.reproduce.chains import collect
 from utils.reproduce.recipes import (
     FULL_LENGTH,
@@ -19,7 +20,7 @@ from utils.reproduce.recipes import (
     select_rows,
 )
 from utils.reproduce.running import check_passed_on
-from utils.runs.folders import run_folder, stage_2_name
+from utils.runs.folders import run_folder
 
 REQUIRED = {
     *("ce", "ce_autoaugment", "ldam_drw", "control", "classifier_only", "dro_lt"),
