@@ -1,14 +1,16 @@
-# make demo   both stages and the evaluation on embedded digits, about a minute on 2 cores
+# make demo   both stages and the evaluation on embedded digits, a minute or two on 2 cores
 # make table  the paper's table: runs what is missing, or ROWS=cifar100/100 SEEDS=0,1,2 of it
-# make test   lint and tests, 5 to 8 minutes on 2 cores
-# make lint   ruff alone
+# make test   lint and tests, 5 to 10 minutes on 2 cores
+# make slow   the tests that take longer: kills and resumes
+# make lint   ruff and pyright
 # make clean  the environment and what the demo wrote
 
 PYTHON ?= python3
 BIN := .venv/bin
-DEVELOPMENT := pytest pytest-cov pytest-xdist hypothesis ruff
+DEVELOPMENT := pytest pytest-cov pytest-xdist hypothesis ruff "pyright[nodejs]" scipy onnx \
+	onnxscript onnxruntime safetensors
 
-.PHONY: demo table test lint clean
+.PHONY: demo table test slow lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m utils.demo
@@ -22,9 +24,13 @@ test: lint
 	$(BIN)/python -m pytest -n auto --cov=models --cov=losses --cov=datasets --cov=utils \
 		--cov-report=term --cov-fail-under=90
 
+slow: .venv/development
+	$(BIN)/python -m pytest tests/slow
+
 lint: .venv/development
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

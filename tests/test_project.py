@@ -6,7 +6,6 @@ import contextlib
 import doctest
 import importlib
 import io
-import itertools
 import os
 import pkgutil
 import re
@@ -296,11 +295,8 @@ def test_there_are_examples_in_the_docstrings():
     assert examples["losses.dro"] > 0 and sum(examples.values()) >= 5
 
 
-@pytest.fixture(scope="module")
-def readme():
-    path = ROOT / "README.md"
-    assert path.is_file(), "there is no README.md"
-    return path.read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+by_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 
 
 def code_blocks(text, *languages):
@@ -321,31 +317,55 @@ def code_blocks(text, *languages):
     return blocks
 
 
-def test_the_readmes_python_examples_run(readme, tmp_path, monkeypatch):
+def commands_of(path):
+    """The words of each command line in a document's shell blocks, comments left out."""
+    blocks = code_blocks(path.read_text(), "sh", "bash", "console", "shell")
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [words for line in lines if (words := line.removeprefix("$ ").split("#")[0].split())]
+
+
+def test_the_readme_is_read_in_ten_minutes():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
+
+
+@by_document
+def test_the_python_examples_run(path, tmp_path, monkeypatch):
     """One after the other, in one namespace, in an empty folder."""
-    blocks = code_blocks(readme, "python")
-    assert blocks, "README.md has no ```python block"
-    assert any("DROLoss" in block for block in blocks), "none of them uses the robust loss"
+    blocks = code_blocks(path.read_text(), "python")
+    if path.name == "README.md":
+        assert any("DROLoss" in block for block in blocks), "none of them uses the robust loss"
     monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": "__readme__"}
+    namespace = {"__name__": "__document__"}
     with contextlib.redirect_stdout(io.StringIO()):
         for number, block in enumerate(blocks, 1):
-            exec(compile(block, f"README.md, python block {number}", "exec"), namespace)
+            exec(compile(block, f"{path.name}, python block {number}", "exec"), namespace)
 
 
-def test_the_readme_has_the_papers_commands_and_all_its_commands_parse(readme):
-    lines = [
-        line.removeprefix("$ ").split("#")[0].split()
-        for block in code_blocks(readme, "", "sh", "bash", "console", "shell")
-        for line in block.replace("\\\n", " ").splitlines()
-    ]
-    commands = [words[2:] for words in lines if words[1:2] == ["main.py"]]
+def test_the_readme_has_the_papers_commands():
+    commands = [words[2:] for words in commands_of(ROOT / "README.md")]
     for command in PAPERS_COMMANDS:
         assert command.split() in commands
-    assert "--evaluation True" in readme
-    for command in commands:
-        if "--help" not in command:
-            parse_options(command)
+    assert "--evaluation True" in (ROOT / "README.md").read_text()
+
+
+@by_document
+def test_every_command_for_main_parses(path):
+    for words in commands_of(path):
+        if "main.py" in words and "--help" not in words:
+            parse_options(words[words.index("main.py") + 1 :])
+
+
+@by_document
+def test_every_module_and_target_of_a_command_exists(path):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for words in commands_of(path):
+        if words[:2] == ["python", "-m"]:
+            place = ROOT / words[2].replace(".", "/")
+            is_module = place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
+            assert is_module or words[2] in ("pytest", "pip"), " ".join(words)
+        if words[0] == "make":
+            named = [word for word in words[1:2] if "=" not in word]
+            assert set(named) <= targets, " ".join(words)
 
 
 PAPERS_COMMANDS = [
@@ -357,29 +377,26 @@ PAPERS_COMMANDS = [
 ]
 
 
-def test_the_readmes_table_has_every_flag_once_with_its_default(readme):
-    lines = readme.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("| flag | default |"))
-    rows = []
-    for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :]):
-        flags, default, *_ = (cell.strip(" `") for cell in line.strip("| ").split("|"))
-        rows += [(flag, default) for flag in re.findall(r"(?<!\w)--?[a-zA-Z][\w-]*", flags)]
-    table = dict(rows)
-    assert len(table) == len(rows), "a flag is in two rows"
-    assert table.keys() <= {name for action in actions() for name in action.option_strings}
-    for action in actions():
-        shown = [table[name] for name in action.option_strings if name in table]
-        assert shown, f"{action.option_strings[-1]} is not in the table"
-        if isinstance(action.default, float):
-            assert float(shown[0]) == action.default, action.option_strings[-1]
-        elif action.default is not None:
-            assert shown[0] == str(action.default), action.option_strings[-1]
+@by_document
+def test_every_link_leads_somewhere(path):
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        assert there.exists(), f"{path.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", there.read_text(), flags=re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in anchors, f"{path.name} links to {target}"
 
 
-def test_the_files_that_the_readme_names_exist(readme):
-    names = set(re.findall(r"[\w/]+\.(?:py|txt|yml)\b", readme))
-    of_the_released_code = {"args.txt"}
-    found = [*SOURCES, *ROOT.glob("*.*"), *ROOT.glob("benchmarks/*.py")]
-    known = {path.name for path in found}
-    assert {"main.py", "dro.py"} <= names
-    assert {name for name in names if Path(name).name not in known} <= of_the_released_code
+@by_document
+def test_the_files_that_a_document_names_exist(path):
+    """By their whole path from the top, where one is given, else by their name."""
+    text = path.read_text()
+    for name in set(re.findall(r"`([\w/]+/[\w]+\.(?:py|txt|yml|json))`", text)):
+        is_of_a_run = not (ROOT / name.split("/")[0]).exists()
+        is_pattern = name.endswith("/NAME.py")
+        assert is_of_a_run or is_pattern or (ROOT / name).exists(), f"{path.name}: {name}"
