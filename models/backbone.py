@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ def _read(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _holds_weights(candidate: object) -> bool:
+def _holds_weights(candidate: object) -> TypeGuard[Mapping[str, Tensor]]:
     if not isinstance(candidate, Mapping) or not candidate:
         return False
     return all(isinstance(w, Tensor) and w.layout == torch.strided for w in candidate.values())

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,21 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.browser import CHROMIUM, browse
 from tests.support.made_up_runs import COUNTS, write_outputs, write_run
 from tests.support.page_fixtures import Reader, call
 from utils.evaluation.calibration import expected_calibration_error, reliability_bins
 from utils.report import figures
 from utils.report.run_groups import class_counts
 from utils.runs.records import MissingRecord, read_run
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-HEADLESS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--hide-scrollbars",
-)
 
 
 def test_the_complete_page_has_every_figure_in_itself_and_beside_it(complete):
@@ -278,15 +269,9 @@ def test_the_command_ends_with_two_and_one_line_on_standard_error(tmp_path):
     assert done.stderr == f"report: error: {tmp_path / 'none'}: no such folder\n"
 
 
-def browse(tmp_path, complete, *flags):
-    profile = tmp_path / "profile"
-    command = [CHROMIUM, *HEADLESS, f"--user-data-dir={profile}", *flags, complete.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_chromium_builds_the_page(tmp_path, complete):
-    shown = Reader(browse(tmp_path, complete, "--dump-dom"))
+    shown = Reader(browse(tmp_path / "profile", complete, "--dump-dom"))
     assert ["A: stage 1 — 2 runs, seeds 0, 1"] in shown.rows
     assert ["B: stage 2, margin 1.0 — 2 runs, seeds 0, 1"] in shown.rows
     assert len(shown.all("img")) == 19
@@ -296,7 +281,7 @@ def test_chromium_builds_the_page(tmp_path, complete):
 @pytest.mark.parametrize("width", [1280, 400])
 def test_chromium_shows_the_page_at_both_widths(tmp_path, complete, width):
     path = tmp_path / "page.png"
-    browse(tmp_path, complete, f"--window-size={width},4000", f"--screenshot={path}")
+    browse(tmp_path / "profile", complete, f"--window-size={width},4000", f"--screenshot={path}")
     with Image.open(path) as image:
         assert image.size == (width, 4000)
         pixels = np.asarray(image.convert("RGB"))

@@ -1,0 +1,108 @@
+"""Finding a trained network and what it was trained on."""
+
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from datasets.normalisation import CIFAR, IMAGENET
+from models import build_model
+from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
+from utils.errors import UserError
+from utils.predict.network import find_checkpoint, load_network
+
+
+def test_size_normalisation_and_names_are_the_checkpoints(tmp_path):
+    path = write_checkpoint(tmp_path / "run")
+    trained = load_network(tmp_path / "run")
+    assert (trained.path, trained.arch, trained.dataset) == (path, "resnet20", "folder")
+    assert (trained.image_size, trained.class_names) == (8, NAMES)
+    assert trained.normalisation.as_dict() == {"mean": MEAN, "std": STD}
+
+
+@pytest.mark.parametrize("head_scale", [None, 30.0])
+def test_the_network_normalises_images_itself(head_scale, tmp_path):
+    path = write_checkpoint(tmp_path, head_scale=head_scale)
+    images = torch.rand(3, 3, 8, 8)
+    plain = build_model("resnet20", len(NAMES), head_scale=head_scale).eval()
+    plain.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    with torch.no_grad():
+        features, logits = load_network(path).with_normalisation()(images)
+        expected = plain((images - mean) / std)
+    assert_close(features, expected[0])
+    assert_close(logits, expected[1])
+
+
+@pytest.mark.parametrize("root", [".", "checkpoint", "pretrained"])
+def test_a_run_is_found_by_its_name(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_checkpoint(tmp_path / root / "my_run")
+    assert find_checkpoint("my_run").resolve() == path
+
+
+def test_a_file_is_taken_as_it_is_and_a_folder_gives_its_best(tmp_path):
+    best = write_checkpoint(tmp_path)
+    last = tmp_path / "ckpt.pth.tar"
+    best.rename(last)
+    assert find_checkpoint(tmp_path) == last
+    best = write_checkpoint(tmp_path)
+    assert find_checkpoint(tmp_path) == best
+    assert find_checkpoint(last) == last
+
+
+@pytest.mark.parametrize(
+    ("dataset", "arch", "expected", "side"),
+    [("cifar100", "resnet20", CIFAR, 32), ("imagenet_lt", "resnet10", IMAGENET, 224)],
+)
+def test_what_an_earlier_checkpoint_does_not_say_is_what_its_network_is_usually_given(
+    dataset, arch, expected, side, tmp_path
+):
+    write_checkpoint(tmp_path, network=arch, data=None, dataset=dataset)
+    trained = load_network(tmp_path)
+    assert (trained.normalisation, trained.image_size) == (expected, side)
+    assert trained.class_names == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_an_earlier_checkpoints_image_size_is_in_its_options(tmp_path):
+    write_checkpoint(tmp_path, data={})
+    (tmp_path / "args.json").write_text(json.dumps({"image_size": 28}))
+    assert load_network(tmp_path).image_size == 28
+
+
+def test_the_released_codes_checkpoints_are_read(tmp_path):
+    path = write_checkpoint(tmp_path)
+    content = torch.load(path, weights_only=True)
+    wrapped = {f"module.{name}": w for name, w in content["state_dict"].items()}
+    torch.save({"epoch": 3, "arch": "resnet20", "state_dict": wrapped, "best_acc1": 1.0}, path)
+    assert load_network(path).normalisation == CIFAR
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"arch": "vgg"}, "network 'vgg'"),
+        ({"arch": None}, "network None"),
+        ({"arch": "resnet32"}, "missing (layer1.3"),
+        ({"data": {"class_names": ["ant"]}}, "no list of 6 names"),
+        ({"data": {"image_size": "8"}}, "image_size is '8'"),
+        ({"data": {"normalisation": {"mean": [0.0]}}}, "three means"),
+        ({"state_dict": {"conv1.weight": torch.ones(1)}}, "no linear.weight"),
+        ({"state_dict": None}, "no 'state_dict'"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_refused(changes, says, tmp_path):
+    write_checkpoint(tmp_path, **changes)
+    with pytest.raises(UserError) as refused:
+        load_network(tmp_path)
+    assert says in str(refused.value)
+
+
+def test_what_is_missing_is_said_with_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"looked for nothing, checkpoint/nothing, pretrained/"):
+        find_checkpoint("nothing")
+    write_checkpoint(tmp_path / "root" / "run")
+    with pytest.raises(UserError, match=r"root: no ckpt.best.pth.tar .* below it are root/run$"):
+        find_checkpoint("root")

@@ -1,0 +1,229 @@
+"""`python -m utils.predict`: from images to classes and confidences."""
+
+import contextlib
+import csv
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models import build_model
+from tests.support.helpers import REPOSITORY, STAGE_1_NAME, read_summary, snapshot
+from tests.support.pictures import noise, save
+from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
+from utils.predict.__main__ import main
+from utils.predict.images import decoded, image_paths
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_checkpoint(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def predict(*argv):
+    """Status, standard output and standard error of the command, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([str(argument) for argument in argv])
+    return status, out.getvalue(), err.getvalue()
+
+
+def predictions(run, *places, output, flags=()):
+    """The rows of the CSV file."""
+    status, out, err = predict(run, *places, "--output", output, *flags)
+    assert status == 0, err
+    with open(output, newline="", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert out.startswith(f"{output}: {len(rows)} images, by ")
+    return rows
+
+
+def write_images(folder, number, side=8):
+    for i in range(number):
+        save(folder / f"{i:04}.png", noise(side, side, 3, seed=i))
+    return folder
+
+
+def test_classes_and_confidences_are_the_networks(run, tmp_path):
+    folder = write_images(tmp_path / "images", 70)
+    rows = predictions(run, folder, output=tmp_path / "p.csv")
+    plain = build_model("resnet20", len(NAMES)).eval()
+    content = torch.load(run / "ckpt.best.pth.tar", weights_only=True)
+    plain.load_state_dict(content["state_dict"])
+    images = np.stack([noise(8, 8, 3, seed=i) for i in range(70)]) / 255
+    normalised = (images - MEAN) / STD
+    with torch.no_grad():
+        _, logits = plain(torch.tensor(normalised).permute(0, 3, 1, 2).float())
+    probabilities = torch.softmax(logits, dim=1).numpy()
+
+    assert list(rows[0]) == [
+        *("file", "class", "confidence"),
+        *(f"{kind}_{i}" for i in range(1, 6) for kind in ("class", "probability")),
+    ]
+    assert {row["file"] for row in rows} == {str(folder / f"{i:04}.png") for i in range(70)}
+    for row in rows:
+        expected = probabilities[int(Path(row["file"]).stem)]
+        order = np.argsort(-expected)[:5]
+        assert [row[f"class_{i}"] for i in range(1, 6)] == [NAMES[label] for label in order]
+        shares = [float(row[f"probability_{i}"]) for i in range(1, 6)]
+        assert shares == pytest.approx(expected[order], abs=2e-6)
+        assert (row["class"], row["confidence"]) == (row["class_1"], row["probability_1"])
+
+
+def test_predictions_of_the_test_images_are_as_good_as_the_evaluation_says(
+    tree, finished, tmp_path
+):
+    run = finished / STAGE_1_NAME
+    folder = tree / "cifar10" / "test"
+    rows = predictions(run, folder, output=tmp_path / "p.csv")
+    right = [
+        Path(row["file"]).parent.name in (row["class"], f"class_{row['class']}") for row in rows
+    ]
+    top1 = read_summary(run)["test"]["selected"]["linear"]["top1"]
+    assert len(rows) == 40 and 100 * np.mean(right) == pytest.approx(top1, abs=1e-3)
+
+
+def test_with_few_classes_all_are_listed(tmp_path):
+    write_checkpoint(tmp_path / "run", names=["yes", "no"])
+    folder = write_images(tmp_path / "images", 2)
+    rows = predictions(tmp_path / "run", folder, output=tmp_path / "p.csv")
+    assert list(rows[0])[3:] == ["class_1", "probability_1", "class_2", "probability_2"]
+    total = sum(float(rows[0][f"probability_{i}"]) for i in (1, 2))
+    assert total == pytest.approx(1, abs=2e-6)
+
+
+def test_images_are_read_as_training_reads_them(run, tmp_path):
+    """Grey, palettes, other sizes and suffixes."""
+    folder = tmp_path / "images"
+    save(folder / "grey.png", noise(20, 9))
+    save(folder / "large.bmp", noise(40, 90, 3))
+    Image.fromarray(noise(8, 8)).convert("P").save(folder / "palette.gif")
+    Image.fromarray(noise(8, 8, 3)).save(folder / "no_suffix", "jpeg")
+    rows = predictions(run, folder, output=tmp_path / "p.csv")
+    assert {Path(row["file"]).name for row in rows} == set(os.listdir(folder))
+
+
+def test_unreadable_files_are_listed_counted_and_skipped(run, tmp_path):
+    folder = write_images(tmp_path / "images", 3)
+    (folder / "notes.txt").write_text("no image")
+    (folder / "cut.png").write_bytes((folder / "0000.png").read_bytes()[:60])
+    status, out, err = predict(run, folder, "--output", tmp_path / "p.csv")
+    *listed, warning = err.splitlines()
+    assert status == 0 and ": 3 images" in out
+    assert {line.split(": ")[0] for line in listed} == {
+        f"skipped {folder / name}" for name in ("notes.txt", "cut.png")
+    }
+    assert warning.startswith("predict: warning: 2 of 5 files could not be read")
+
+
+def test_where_no_file_is_an_image_the_table_is_empty(run, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    assert predict(run, tmp_path / "images", "--output", tmp_path / "p.csv")[0] == 0
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 1
+
+
+def test_files_and_folders_are_gone_through_once_at_any_depth(tmp_path):
+    folder = tmp_path / "images"
+    for name in ("a.png", "deep/er/b.png", ".hidden.png", ".cache/c.png", "deep/d.txt", "p.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    (folder / "deep" / "loop").symlink_to(folder)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "e.png").write_bytes(b"")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    found = list(image_paths([folder, folder / ".hidden.png"], without=[folder / "p.csv"]))
+    expected = ["a.png", "deep/er/b.png", "deep/d.txt", "linked/e.png", ".hidden.png"]
+    assert sorted(found) == sorted(str(folder / name) for name in expected)
+    assert found[-1] == str(folder / ".hidden.png")
+
+
+def test_only_so_many_files_are_decoded_ahead(tmp_path):
+    taken = []
+
+    def paths():
+        for i in range(100):
+            taken.append(i)
+            yield str(tmp_path / f"{i}.png")
+
+    results = decoded(paths(), side=8, ahead=5)
+    assert next(results)[0] == str(tmp_path / "0.png")
+    assert len(taken) == 6
+    results.close()
+
+
+def test_names_that_are_not_utf8_keep_their_bytes(run, tmp_path):
+    folder = write_images(tmp_path / "images", 1)
+    name = os.fsencode(folder) + b"/caf\xe9, \xff.png"
+    os.rename(os.fsencode(folder / "0000.png"), name)
+    flags = ("--html", tmp_path / "page.html")
+    [row] = predictions(run, folder, output=tmp_path / "p.csv", flags=flags)
+    assert os.fsencode(row["file"]) == name
+    assert "caf\N{REPLACEMENT CHARACTER}" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["RUN", "nothing"], "nothing: no such image or folder"),
+        (["nothing", "images"], "nothing: no such run or checkpoint"),
+        (["RUN", "empty"], "no files in empty"),
+        (["RUN"], "required: IMAGE_OR_FOLDER"),
+        (["RUN", "images", "--output", "no/p.csv"], "no folder no"),
+        (["RUN", "images", "--output", "images"], "it is a folder"),
+        (["RUN", "images", "--html", "no/p.html"], "no folder no"),
+        (["RUN", "images", "--gpu", "-3"], "--gpu"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(argv, says, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images", 1)
+    (tmp_path / "empty").mkdir()
+    before = snapshot(tmp_path)
+    status, out, err = predict(*(str(run) if word == "RUN" else word for word in argv))
+    assert (status, out) == (2, "")
+    assert err.startswith("predict: error: ") and says in err and err.count("\n") == 1
+    assert snapshot(tmp_path) == before
+
+
+def test_an_earlier_table_is_kept_where_the_run_fails(run, tmp_path, monkeypatch):
+    folder = write_images(tmp_path / "images", 2)
+    (tmp_path / "p.csv").write_text("earlier")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    status, _, err = predict(run, folder, "--output", tmp_path / "p.csv")
+    assert status == 1 and "No space left" in err and err.count("\n") == 1
+    assert (tmp_path / "p.csv").read_text() == "earlier"
+
+
+MEASURE = """
+import resource, sys
+from utils.predict.__main__ import main
+for folder in sys.argv[2:]:
+    assert main([sys.argv[1], folder, "--output", folder + ".csv"]) == 0
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_files(run, tmp_path):
+    for number in (200, 5000):
+        folder = write_images(tmp_path / str(number), 1)
+        for i in range(1, number):
+            os.link(folder / "0000.png", folder / f"{i:04}.png")
+    command = [sys.executable, "-c", MEASURE, run, tmp_path / "200", tmp_path / "5000"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ran = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    few, many = (
+        int(line.split()[1]) for line in ran.stdout.splitlines() if line.startswith("peak")
+    )
+    assert (tmp_path / "5000.csv").read_text().count("\n") == 5001
+    assert many - few < 16 * 1024  # KiB; the interpreter and torch take 300 MiB

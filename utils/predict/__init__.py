@@ -1,0 +1,1 @@
+"""What a trained network says about new images: `python -m utils.predict`."""

@@ -1,0 +1,161 @@
+"""Classifies images by a trained network and writes a CSV file, one row an image: the file, the
+likeliest class and its confidence, and the five likeliest classes with their probabilities.
+
+    python -m utils.predict RUN_OR_CHECKPOINT IMAGE_OR_FOLDER... [--output predictions.csv]
+        [--classifier NAME] [--html page.html] [--gpu N]
+
+The names of the classes, the images' size and their normalisation come from the checkpoint. Files
+that are no images are listed and skipped. Memory does not grow with the number of files.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import RunError, UserError
+from utils.files import atomic_write
+from utils.options import values
+from utils.options.parse import Parser
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="python -m utils.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN_OR_CHECKPOINT",
+        help="a run's folder, or its name below checkpoint or pretrained, or a .pth.tar file",
+    )
+    parser.add_argument(
+        "images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE_OR_FOLDER",
+        help="files, and folders with files at any depth",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("predictions.csv"),
+        metavar="CSV",
+        help="the file to write (default: predictions.csv)",
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="PAGE", help="also write a page with the least certain images"
+    )
+    parser.add_argument(
+        "--gpu",
+        type=values.count,
+        metavar="N",
+        help="CUDA device (default: the first, or the CPU where there is none)",
+    )
+    return parser
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Writes the CSV file and the page.
+
+    Raises:
+        UserError: no such network, images or folder to write into.
+    """
+    _check_paths(arguments)
+    # Torch is imported only once the arguments are known to be right.
+    from tqdm import tqdm
+
+    from utils.machine.device import choose_machine
+    from utils.predict.images import image_paths
+    from utils.predict.network import load_network
+    from utils.predict.page import LeastCertain, write_page
+    from utils.predict.predictions import LIKELIEST, Predictor, Skipped
+
+    trained = load_network(arguments.run)
+    machine = choose_machine(arguments.gpu, "float32")
+    predictor = Predictor(trained, machine)
+    kept, skipped = LeastCertain(), 0
+    written = [path for path in (arguments.output, arguments.html) if path is not None]
+    results = predictor(image_paths(arguments.images, without=written))
+    with _csv_rows(arguments.output) as rows:
+        rows.writerow(header(min(LIKELIEST, len(trained.class_names))))
+        for result in tqdm(results, "images", unit="image", disable=None):
+            if isinstance(result, Skipped):
+                skipped += 1
+                tqdm.write(f"skipped {result.reason}", sys.stderr)
+                continue
+            kept.add(result)
+            pairs = zip(result.classes, result.confidences, strict=True)
+            likeliest = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
+            rows.writerow([result.file, *likeliest[:2], *likeliest])
+        if kept.count + skipped == 0:
+            raise UserError(f"no files in {', '.join(map(str, arguments.images))}")
+    if skipped:
+        total = kept.count + skipped
+        print(
+            f"predict: warning: {skipped} of {total} files could not be read as images and were "
+            "skipped",
+            file=sys.stderr,
+        )
+    print(f"{arguments.output}: {kept.count} images, by {trained.path}")
+    if arguments.html is not None:
+        write_page(arguments.html, kept, skipped, f"Predictions by {trained.path.parent.name}")
+        print(f"{arguments.html}: the least certain of them")
+
+
+def header(number: int) -> list[str]:
+    """Names of the CSV file's columns for so many likeliest classes."""
+    pairs = ((f"class_{i}", f"probability_{i}") for i in range(1, number + 1))
+    return ["file", "class", "confidence", *(name for pair in pairs for name in pair)]
+
+
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        UserError: an image or folder is missing, or a file cannot be written where it should be.
+    """
+    for path in arguments.images:
+        if not path.exists():
+            raise UserError(f"{path}: no such image or folder")
+    for path in (arguments.output, arguments.html):
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"cannot write {path}: no folder {path.parent}")
+        if path is not None and path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder")
+
+
+@contextmanager
+def _csv_rows(path: Path) -> Iterator:
+    """A CSV writer; the file is there once all rows are. Names of files that are not UTF-8 keep
+    their bytes."""
+    with atomic_write(path) as binary:
+        text = io.TextIOWrapper(binary, "utf-8", errors="surrogateescape", newline="")
+        yield csv.writer(text, lineterminator="\n")
+        text.flush()
+        text.detach()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 1 a failure such as a full disk, 2 bad input."""
+    try:
+        predict(build_parser().parse_args(argv))
+    except (UserError, RunError) as error:
+        print(f"predict: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except OSError as error:
+        message = f"{error.filename or 'a file'}: {error.strerror or error}"
+        print(f"predict: error: {message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

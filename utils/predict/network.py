@@ -1,0 +1,159 @@
+"""A trained network with all that it needs to read new images: their size, their normalisation and
+the names of the classes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from datasets import normalisation
+from datasets.normalisation import Normalisation
+from models import ARCHITECTURES
+from utils.errors import UserError
+from utils.options.flags import BENCHMARK_LISTS, IMAGENET_NETWORKS
+from utils.runs import checkpoint
+from utils.runs.folders import BEST_CHECKPOINT, LAST_CHECKPOINT, PRETRAINED
+
+ROOTS = (Path(), Path("checkpoint"), PRETRAINED)
+"""Where a run is looked up by its name."""
+
+MAX_SIDE = 1024
+
+
+class NormalisedNetwork(nn.Module):
+    """A network in eval mode with its normalisation in front.
+
+    `forward` takes float images ``[B, 3, S, S]`` in [0, 1] and gives ``(features, logits)`` of
+    shapes ``[B, D]`` and ``[B, K]`` of (images − mean) / std.
+    """
+
+    def __init__(self, network: nn.Module, channels: Normalisation) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(channels.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(channels.std).view(1, -1, 1, 1))
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.network.features((images - self.mean) / self.std)
+        # Not by `classify`, whose autocast region an exported program would carry along.
+        return features, self.network.linear(features)
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network and what it was trained on.
+
+    Args:
+        path: of the checkpoint that it comes from.
+        arch: its name among `models.ARCHITECTURES`.
+        dataset: the name of the data set, None where the checkpoint does not say.
+        network: on the CPU, in eval mode.
+        normalisation: mean and standard deviation of the channels.
+        image_size: the side of its images in pixels.
+        class_names: names of the K classes.
+    """
+
+    path: Path
+    arch: str
+    dataset: str | None
+    network: nn.Module
+    normalisation: Normalisation
+    image_size: int
+    class_names: list[str]
+
+    def with_normalisation(self) -> NormalisedNetwork:
+        """The network for images in [0, 1]."""
+        return NormalisedNetwork(self.network, self.normalisation)
+
+
+def find_checkpoint(name: Path) -> Path:
+    """Returns the checkpoint file of a run, by the file, the run's folder, or the name of the
+    folder below `checkpoint` or `pretrained`; of a folder the best one.
+
+    Raises:
+        UserError: there is none.
+    """
+    places = [root / name for root in ROOTS]
+    place = next((place for place in places if place.exists()), None)
+    if place is None:
+        tried = ", ".join(map(str, dict.fromkeys(places)))
+        raise UserError(f"{name}: no such run or checkpoint (looked for {tried})")
+    if place.is_file():
+        return place
+    for file in (BEST_CHECKPOINT, LAST_CHECKPOINT):
+        if (place / file).is_file():
+            return place / file
+    below = sorted(str(path.parent) for path in place.glob(f"*/{BEST_CHECKPOINT}"))
+    hint = f"; the runs below it are {', '.join(below)}" if below else ""
+    raise UserError(f"{place}: no {BEST_CHECKPOINT} in this folder{hint}")
+
+
+def load_network(name: Path) -> TrainedNetwork:
+    """The network of a run or checkpoint (`find_checkpoint`).
+
+    What a checkpoint of earlier versions or of the released code does not say is taken from the
+    run's `args.json`, or else is what its network is usually trained with; classes without names
+    are called by their numbers.
+
+    Raises:
+        UserError: no such checkpoint, or one that cannot be used.
+    """
+    path = find_checkpoint(name)
+    content = checkpoint.load(path)
+    arch = content.get("arch")
+    if arch not in ARCHITECTURES:
+        raise UserError(
+            f"{path}: a checkpoint of the network {arch!r}, not of {', '.join(ARCHITECTURES)}"
+        )
+    weights = content["state_dict"]
+    head = weights.get("linear.weight")
+    num_classes = 0 if head is None else len(head) if "linear.bias" in weights else head.shape[-1]
+    network = checkpoint.build_from(content, path, arch, num_classes).eval()
+    recorded = content.get("data")
+    recorded = recorded if isinstance(recorded, Mapping) else {}
+    dataset = content.get("dataset")
+    return TrainedNetwork(
+        path=path,
+        arch=arch,
+        dataset=dataset if isinstance(dataset, str) else None,
+        network=network,
+        normalisation=_normalisation(recorded, dataset),
+        image_size=_image_size(recorded, path, arch),
+        class_names=_class_names(recorded, num_classes, path),
+    )
+
+
+def _normalisation(recorded: Mapping, dataset: object) -> Normalisation:
+    if "normalisation" in recorded:
+        return normalisation.recorded(recorded["normalisation"])
+    return normalisation.IMAGENET if dataset in BENCHMARK_LISTS else normalisation.CIFAR
+
+
+def _image_size(recorded: Mapping, path: Path, arch: str) -> int:
+    usual = 224 if arch in IMAGENET_NETWORKS else 32
+    found = recorded.get("image_size") or _arguments(path.parent).get("image_size") or usual
+    if not isinstance(found, int) or not 1 <= found <= MAX_SIDE:
+        raise UserError(f"{path}: the recorded image_size is {found!r}")
+    return found
+
+
+def _arguments(folder: Path) -> dict:
+    """The content of the folder's `args.json`; empty where there is none."""
+    try:
+        content = json.loads((folder / "args.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _class_names(recorded: Mapping, num_classes: int, path: Path) -> list[str]:
+    names = recorded.get("class_names")
+    if names is None:
+        return [str(label) for label in range(num_classes)]
+    if not isinstance(names, list) or len(names) != num_classes:
+        raise UserError(f"{path}: its class_names are no list of {num_classes} names")
+    return [str(name) for name in names]

@@ -1,0 +1,102 @@
+"""A page of pictures with what the network says about them, the least certain first."""
+
+import base64
+import heapq
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from PIL import Image
+
+from datasets.files.images import to_rgb
+from utils.files import atomic_write
+from utils.predict.predictions import Prediction
+
+SHOWN = 200
+THUMBNAIL = 160  # pixels of the longer side
+LARGEST_ENLARGEMENT = 4
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture on the page: the file's name, the picture as a data URI (empty where the file has
+    gone meanwhile), and the classes with their confidences in percent."""
+
+    file: str
+    picture: str
+    classes: list[tuple[str, str]]
+
+
+class LeastCertain:
+    """Keeps the predictions of the lowest confidence, at most `number` of them."""
+
+    def __init__(self, number: int = SHOWN) -> None:
+        self.number = number
+        self.count = 0
+        self._heap: list[tuple[float, int, Prediction]] = []
+
+    def add(self, prediction: Prediction) -> None:
+        self.count += 1
+        # The smallest entry is the surest one; of equally sure ones the later goes first.
+        heapq.heappush(self._heap, (-prediction.confidences[0], -self.count, prediction))
+        if len(self._heap) > self.number:
+            heapq.heappop(self._heap)
+
+    def predictions(self) -> list[Prediction]:
+        """Those that were kept, the least certain first."""
+        return [prediction for _, _, prediction in sorted(self._heap, reverse=True)]
+
+
+def write_page(path: Path, kept: LeastCertain, skipped: int, title: str) -> None:
+    """Writes the page, which is whole in itself: one file without scripts.
+
+    Args:
+        path: of the page.
+        kept: what it shows.
+        skipped: the number of files that could not be read.
+        title: which network and classifier predicted.
+
+    Raises:
+        OSError: the page cannot be written.
+    """
+    cards = [_card(prediction) for prediction in kept.predictions()]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("page.html").render(
+        title=title, cards=cards, count=kept.count, skipped=skipped
+    )
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def _card(prediction: Prediction) -> Card:
+    shares = [f"{100 * confidence:.1f}" for confidence in prediction.confidences]
+    return Card(
+        # Names that are not UTF-8 have no character for some of their bytes.
+        file=prediction.file.encode(errors="surrogateescape").decode(errors="replace"),
+        picture=thumbnail(prediction.file),
+        classes=list(zip(prediction.classes, shares, strict=True)),
+    )
+
+
+def thumbnail(file: str) -> str:
+    """The picture as a data URI, upright and within 160 × 160 pixels; empty where the file cannot
+    be read any more."""
+    try:
+        with Image.open(file) as image:
+            small = to_rgb(image)
+    except Exception:  # whatever has become of the file since it was classified
+        return ""
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    times = min(LARGEST_ENLARGEMENT, THUMBNAIL // max(small.size))
+    if times > 1:  # a few pixels are seen better as squares than blurred
+        size = (times * small.width, times * small.height)
+        small = small.resize(size, Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    small.save(buffer, "jpeg", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

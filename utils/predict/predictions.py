@@ -1,0 +1,98 @@
+"""From image files to classes and confidences."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.folding import fold_batch_norm
+from utils.evaluation.evaluator import PIXELS_A_PASS
+from utils.machine.device import Machine
+from utils.predict.images import decoded
+from utils.predict.network import NormalisedNetwork, TrainedNetwork
+
+LIKELIEST = 5
+LARGEST_BATCH = {"cpu": 64, "cuda": 512}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about an image: the likeliest classes and their probabilities in
+    [0, 1], both in falling order."""
+
+    file: str
+    classes: list[str]
+    confidences: list[float]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that could not be read as an image, and the line that says why."""
+
+    file: str
+    reason: str
+
+
+class Predictor:
+    """Classifies images by a trained network.
+
+    Args:
+        trained: the network.
+        machine: where it runs.
+        scores: from features ``[B, D]`` to scores ``[B, K]`` of another classifier than the
+            network's own, if given.
+
+    A confidence is the softmax of the scores. The network is the one that evaluation uses, with
+    batch-norm folded into the convolutions.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedNetwork,
+        machine: Machine,
+        scores: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.names = trained.class_names
+        self.side = trained.image_size
+        self.device = machine.device
+        kind = machine.device.type
+        self.batch_size = max(1, min(LARGEST_BATCH[kind], PIXELS_A_PASS[kind] // self.side**2))
+        network = NormalisedNetwork(fold_batch_norm(trained.network), trained.normalisation)
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.scores = scores
+
+    def __call__(self, paths: Iterable[str]) -> Iterator[Prediction | Skipped]:
+        """One result a file, batch by batch; those of unreadable files come as they are met."""
+        files, images = [], []
+        for file, image in decoded(paths, self.side, 2 * self.batch_size):
+            if isinstance(image, str):
+                yield Skipped(file, image)
+                continue
+            files.append(file)
+            images.append(image)
+            if len(files) == self.batch_size:
+                yield from self._predict(files, images)
+                files, images = [], []
+        if files:
+            yield from self._predict(files, images)
+
+    def _predict(self, files: list[str], images: list[np.ndarray]) -> list[Prediction]:
+        probabilities, classes = self.likeliest(torch.from_numpy(np.stack(images)))
+        return [
+            Prediction(file, [self.names[label] for label in labels], row)
+            for file, labels, row in zip(
+                files, classes.tolist(), probabilities.tolist(), strict=True
+            )
+        ]
+
+    @torch.no_grad()
+    def likeliest(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities and labels ``[B, min(5, K)]`` of uint8 images ``[B, S, S, 3]``."""
+        # Rows of pixels with their channels last are already in the layout of the convolutions.
+        pixels = images.to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        features, logits = self.network(pixels)
+        scores = logits if self.scores is None else self.scores(features)
+        probabilities = torch.softmax(scores.double(), dim=1)
+        return torch.topk(probabilities, min(LIKELIEST, probabilities.shape[1]), dim=1)
