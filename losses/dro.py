@@ -6,21 +6,38 @@ from torch import Tensor, nn
 
 DISTANCES = ("euclidean", "squared", "normalised")
 DIFFERENCES_AT_ONCE = 2**28
+SHORTEST = 1e-3
+"""The shortest feature that ``normalised`` brings to length 1, in lengths of a centroid."""
+FAR = 1e15
+"""Coordinates beyond it are scaled down before they are squared."""
+HEADROOM = 2.0**20
+"""What sums over samples and factors (class weights, τ/τ₀) may multiply a logit by."""
 
 
 def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
-    """Class centroids: features ``[N, D]``, targets ``[N]`` (0..K-1) to means ``[K, D]``.
+    """Returns the mean features of each class ``[K, D]``, in float32 or the features' wider type.
 
     A class without samples has NaN in its row.
+
+    Args:
+        features: ``[N, D]`` of any floating type; sums are taken in float32 at least.
+        targets: ``[N]``, 0 to K-1.
+        num_classes: K.
     """
+    # A sum of bfloat16 stops growing at 256 ones.
+    features = features.to(_at_least_float32(features.dtype))
     sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, targets, features)
     # Not `torch.bincount`, which waits for a GPU.
     counts = sums.new_zeros(num_classes).index_add_(0, targets, sums.new_ones(len(targets)))
     return sums / counts.unsqueeze(1)
 
 
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
 def euclidean_distances(centroids: Tensor, features: Tensor) -> Tensor:
-    """‖μ_c − z_i‖ for centroids ``[K, D]`` and features ``[B, D]``, as ``[K, B]``.
+    """Returns ‖μ_c − z_i‖ of centroids ``[K, D]`` and features ``[B, D]``, as ``[K, B]``.
 
     Finite wherever the distance itself is (the squares are taken of coordinates scaled to at most
     1), with gradient zero where a sample lies on its centroid.
@@ -30,15 +47,40 @@ def euclidean_distances(centroids: Tensor, features: Tensor) -> Tensor:
     centroids, features = centroids / scale, features / scale
     # The matrix-product form of cdist cancels for close points: keep to the differences.
     exact = "donot_use_mm_for_euclid_dist"
-    # Of thousands of classes with thousands of features cdist's backward would take too much memory
-    # at once: it holds all K · B · D differences on a GPU.
+    # With thousands of classes and features, cdist's backward would take too much memory at once:
+    # it holds all K · B · D differences on a GPU.
     parts = centroids.split(max(1, DIFFERENCES_AT_ONCE // features.numel()))
     distances = [torch.cdist(part, features, compute_mode=exact) for part in parts]
     return scale * (distances[0] if len(parts) == 1 else torch.cat(distances))
 
 
+def lengths_of(vectors: Tensor) -> Tensor:
+    """Returns the lengths ``[N, 1]`` of vectors ``[N, D]``, finite wherever the length itself is,
+    with gradient zero at a vector of zeros."""
+    largest = vectors.detach().abs().amax(dim=1, keepdim=True)
+    # The squares of far coordinates would not be finite; others are left as they are, bit for bit.
+    scale = torch.where(largest > FAR, largest, 1.0)
+    return scale * torch.linalg.vector_norm(vectors / scale, dim=1, keepdim=True)
+
+
+def unit_lengths(vectors: Tensor, shortest: Tensor | float) -> Tensor:
+    """Returns vectors ``[N, D]`` at length 1. One shorter than `shortest` is divided by `shortest`
+    instead, so that no gradient is larger than 1/shortest, not even at a vector of zeros."""
+    return vectors / lengths_of(vectors).clamp(min=shortest)
+
+
+def finite_squares(distances: Tensor, temperature: float) -> Tensor:
+    """Returns the squares of distances ``[K, B]``. If one of them were too large for sums of
+    d² / τ to be finite, all distances are scaled down by one factor first, a constant for the
+    gradient: the order stays, and loss and gradient are finite."""
+    samples = distances.shape[1]
+    largest = torch.finfo(distances.dtype).max / (HEADROOM * samples) * min(temperature, 1.0)
+    factor = (largest**0.5 / distances.detach().max()).clamp(max=1.0)
+    return (factor * distances).square()
+
+
 def misaligned(margins: Tensor, targets: Tensor) -> Tensor:
-    """The margins ``[B]`` as the released code hands them out.
+    """Returns the margins ``[B]`` as the released code hands them out.
 
     It writes a vector in batch order through a boolean (class, sample) mask, which runs class by
     class: the j-th sample in class order receives the margin of the j-th sample in batch order.
@@ -70,7 +112,8 @@ class DROLoss(nn.Module):
     - ``squared``: :math:`\max(\lVert \mu_c - z_i \rVert + \varepsilon_c [y_i = c],\, 0)^2`, the
       largest squared distance from a point of the ball (of a Gaussian class, up to a factor);
     - ``normalised``: centroids and features are scaled to length 1 first, so that the distance,
-      0 to 2, is a function of their cosine.
+      0 to 2, is a function of their cosine (features shorter than a thousandth of the mean
+      centroid keep their direction, but not length 1: the gradient stays bounded at zero).
 
     Args:
         temperature: τ > 0, in units of the distance.
@@ -123,23 +166,31 @@ class DROLoss(nn.Module):
     def forward(
         self, feats: Tensor, targets: Tensor, bank_feats: Tensor, bank_targets: Tensor
     ) -> Tensor:
-        """Loss of features ``[B, D]`` with targets ``[B]`` against the class means of a bank of
-        features ``[N, D]`` with targets ``[N]``, which must hold every class (a mean that is not
-        there makes the loss NaN). The means are constants for the gradient."""
+        """Returns the loss, a scalar, of features ``[B, D]`` with targets ``[B]`` against the class
+        means of a bank of features ``[N, D]`` with targets ``[N]``.
+
+        The bank must hold every class: a mean that is not there makes the loss NaN. The means are
+        constants for the gradient.
+        """
         num_classes = int(bank_targets.max()) + 1 if self.epsilons is None else len(self.epsilons)
         centroids = class_means(bank_feats.detach(), bank_targets, num_classes)
         return self.to_centroids(feats, targets, centroids)
 
     def to_centroids(self, features: Tensor, targets: Tensor, centroids: Tensor) -> Tensor:
-        """Loss of features ``[B, D]`` with targets ``[B]`` against centroids ``[K, D]``, a scalar.
+        """Returns the loss, a scalar, of features ``[B, D]`` with targets ``[B]`` against centroids
+        ``[K, D]``.
 
-        Nothing in it waits for the device, and its shapes depend on B, D and K alone.
+        It is computed in the type of the features, at least float32, whatever that of the
+        centroids. Nothing in it waits for the device, and its shapes depend on B, D and K alone.
         """
-        features = features.float() if features.dtype.itemsize < 4 else features
+        features = features.to(_at_least_float32(features.dtype))
+        centroids = centroids.to(features.dtype)
         num_classes = len(centroids)
         belongs = F.one_hot(targets, num_classes).T.to(features.dtype)  # [K, B]
         if self.distance == "normalised":
-            centroids, features = F.normalize(centroids, dim=1), F.normalize(features, dim=1)
+            shortest = SHORTEST * lengths_of(centroids.detach()).mean()
+            features = unit_lengths(features, shortest.clamp(min=1e-12))
+            centroids = unit_lengths(centroids, 1e-12)
         distances = euclidean_distances(centroids, features)
         if self.epsilons is not None:
             margins = self.epsilons[targets]
@@ -147,7 +198,7 @@ class DROLoss(nn.Module):
                 margins = misaligned(margins, targets)
             distances = distances + belongs * margins
         if self.distance == "squared":
-            distances = distances.clamp(min=0).square()
+            distances = finite_squares(distances.clamp(min=0), self.temperature)
         log_probabilities = F.log_softmax(-distances / self.temperature, dim=1)
         counts = belongs.sum(dim=1)
         per_class = -(belongs * log_probabilities).sum(dim=1) / counts.clamp(min=1)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import losses.dro
 from losses import DROLoss
-from losses.dro import class_means, euclidean_distances
+from losses.dro import DISTANCES, class_means, euclidean_distances
 from tests.support.dro_reference import BATCHES, centroids_of, random_problem, reference_loss
 
 GOLDEN_CASES = (
@@ -233,6 +233,40 @@ def test_features_in_half_precision_are_computed_in_float32(device):
     assert torch.equal(loss, loss_of.to_centroids(features.float(), targets, centroids))
 
 
+@pytest.mark.parametrize("wide", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("narrow", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_features_and_centroids_may_be_of_different_types(distance, narrow, wide, device):
+    features, targets, bank, bank_targets, epsilons = (t.to(device) for t in random_problem())
+    features, centroids = features.to(narrow), class_means(bank, bank_targets, 5).to(wide)
+    features.requires_grad_()
+    margins = nn.Parameter(epsilons.float())
+    loss = DROLoss(0.5, epsilons=margins, distance=distance).to_centroids(
+        features, targets, centroids
+    )
+    loss.backward()
+    expected = reference_loss(
+        features.double(), targets, centroids.double(), 0.5, epsilons=margins, distance=distance
+    )
+    assert loss.dtype == torch.promote_types(narrow, torch.float32)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert features.grad.dtype == narrow and torch.isfinite(features.grad).all()
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_autocast_changes_no_bit_of_the_loss(distance, device):
+    """People's own loops call the loss inside of it, on features that it has made bfloat16."""
+    features, targets, bank, bank_targets, epsilons = (
+        t.to(device) for t in random_problem(dtype=torch.float32)
+    )
+    features = features.bfloat16()
+    loss_of = DROLoss(0.5, epsilons=epsilons, distance=distance)
+    outside = loss_of(features, targets, bank.bfloat16(), bank_targets)
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        inside = loss_of(features, targets, bank.bfloat16(), bank_targets)
+    assert inside.dtype == torch.float32 and torch.equal(inside, outside)
+
+
 def test_centroids_get_no_gradient(device):
     features, targets, bank, bank_targets, epsilons = (t.to(device) for t in random_problem())
     features.requires_grad_(), bank.requires_grad_()
@@ -258,6 +292,24 @@ def test_class_means_are_the_means_and_nan_for_an_absent_class(device):
     means = class_means(bank, bank_targets, 6)
     assert_close(means[:5], centroids_of(bank, bank_targets))
     assert means.shape == (6, features.shape[1]) and means[5].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_class_means_of_half_precision_are_taken_in_float32(dtype, device):
+    """A sum of bfloat16 ones stops at 256, one of float16 overflows at 65,504."""
+    ones = torch.ones(1000, 2, dtype=dtype, device=device)
+    means = class_means(100 * ones, torch.zeros(1000, dtype=torch.int64, device=device), 1)
+    assert means.dtype == torch.promote_types(dtype, torch.float32)
+    assert means.tolist() == [[100.0, 100.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_class_means_are_the_same_under_autocast(dtype, device):
+    _, _, bank, bank_targets, _ = (t.to(device) for t in random_problem())
+    outside = class_means(bank.to(dtype), bank_targets, 5)
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        assert torch.equal(class_means(bank.to(dtype), bank_targets, 5), outside)
+    assert_close(outside, centroids_of(bank.to(dtype).double(), bank_targets).float())
 
 
 def test_a_parameter_stays_the_callers_and_a_tensor_is_not_trained():
