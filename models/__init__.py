@@ -1,7 +1,7 @@
 """Networks. Every one gives ``(features, logits)`` and keeps its head in `linear`."""
 
 from models.build import ARCHITECTURES, build_model
-from models.heads import NormedLinear
+from models.heads import COSINE_SCALE, NormedLinear
 from models.resnet_cifar import (
     ResNetCifar,
     resnet20,
@@ -22,6 +22,7 @@ from models.resnet_imagenet import (
 
 __all__ = [
     "ARCHITECTURES",
+    "COSINE_SCALE",
     "NormedLinear",
     "ResNetCifar",
     "ResNetImageNet",

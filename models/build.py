@@ -33,7 +33,8 @@ def build_model(arch: str, num_classes: int, head_scale: float | None = None) ->
     Args:
         arch: a name of `ARCHITECTURES`.
         num_classes: number of logits.
-        head_scale: None for a linear head, else the scale of a cosine head (`NormedLinear`).
+        head_scale: None for a linear head, else the scale of a cosine head (`NormedLinear`), such
+            as `COSINE_SCALE`.
 
     Raises:
         ValueError: an unknown network.

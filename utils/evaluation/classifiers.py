@@ -54,7 +54,8 @@ class FeatureBank:
     def weight(self) -> Tensor:
         """w_c as rows ``[K, D]``."""
         if isinstance(self.head, NormedLinear):
-            return self.head.scale * F.normalize(self.head.weight.detach(), dim=0).T
+            weight = F.normalize(self.head.weight.detach(), dim=0).T
+            return (self.head.scale * weight).contiguous()  # as L-BFGS wants it
         return self.head.weight.detach()
 
     def inputs(self, features: Tensor) -> Tensor:

@@ -169,6 +169,14 @@ class Options:
         default="CE",
         choices=("CE", "Focal", "LDAM", "BS"),
     )
+    head: str | None = flag(
+        STAGE1,
+        "--head",
+        role=Role.STAGE_1,
+        help="the classifier: linear, or cosine: 30 times the cosine of features and weights, "
+        "without a bias; stage 2 takes that of its checkpoint (default: linear; LDAM has cosine)",
+        choices=("linear", "cosine"),
+    )
     train_rule: str = flag(
         STAGE1,
         "--train_rule",
@@ -621,6 +629,8 @@ class Options:
             "imb_type": "natural" if self.dataset in NATURAL_DATASETS else "exp",
             "warmup": 0 if self.schedule == "cosine" else 5,
         }
+        if self.stage == 1:
+            defaults["head"] = "cosine" if self.loss_type == "LDAM" else "linear"
         absent = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         starts_from_weights = self.stage == 1 and self.backbone is not None
         is_large = self.arch in IMAGENET_NETWORKS

@@ -147,6 +147,8 @@ def _checked(options: Options) -> Options:
         raise UserError("--resume True and --overwrite True contradict each other")
     if options.readings and not options.evaluation:
         raise UserError("--readings needs --evaluation True")
+    if options.loss_type == "LDAM" and options.head == "linear" and options.stage == 1:
+        raise UserError("--head linear: LDAM's margins are cosines', its head is --head cosine")
     if options.stage == 2:
         _check_stage_2(options)
     elif options.feat_loss or options.cls_loss:

@@ -7,11 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models import build_model
+from models import COSINE_SCALE, build_model
 from utils.errors import UserError
 from utils.files import atomic_write
-
-LDAM_SCALE = 30.0
 
 
 def save(path: Path, checkpoint: dict) -> None:
@@ -68,24 +66,30 @@ def _is_plain(weight: object) -> bool:
     return is_tensor and weight.layout == torch.strided and weight.device.type == "cpu"
 
 
-def build_from(checkpoint: dict, path: Path, arch: str, num_classes: int) -> nn.Module:
-    """The network of a checkpoint, with a head of the checkpoint's kind: linear, or the cosine head
-    of an LDAM run, whose logits are scaled by 30.
+def build_from(
+    checkpoint: dict, path: Path, arch: str, num_classes: int, head: str | None = None
+) -> nn.Module:
+    """The network of a checkpoint, with a head of the checkpoint's kind: linear, or a cosine head,
+    which has no bias and scales by 30.
 
     Raises:
-        UserError: another architecture or number of classes, or weights that are not finite.
+        UserError: another architecture, number of classes or kind of head (if one is asked for), or
+            weights that are not finite.
     """
     weights = checkpoint["state_dict"]
     if checkpoint.get("arch", arch) != arch:
         raise UserError(f"{path}: a checkpoint of {checkpoint['arch']}, not of --arch {arch}")
-    head = weights.get("linear.weight")
-    if head is None or head.ndim != 2:
+    weight = weights.get("linear.weight")
+    if weight is None or weight.ndim != 2:
         raise UserError(f"{path}: no linear.weight among the weights")
     is_normed = "linear.bias" not in weights
-    classes = head.shape[1] if is_normed else head.shape[0]
+    kind = "cosine" if is_normed else "linear"
+    if head not in (None, kind):
+        raise UserError(f"{path}: a checkpoint with a {kind} head, not --head {head}")
+    classes = weight.shape[1] if is_normed else weight.shape[0]
     if classes != num_classes:
         raise UserError(f"{path}: a checkpoint of {classes} classes, the data have {num_classes}")
-    model = build_model(arch, num_classes, head_scale=LDAM_SCALE if is_normed else None)
+    model = build_model(arch, num_classes, head_scale=COSINE_SCALE if is_normed else None)
     load_weights(model, weights, path)
     return model
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from datasets.samplers import EffectiveNumberOrder, ShuffledOrder
 from losses import Objective, stage_1_objective
-from models import build_model
+from models import COSINE_SCALE, build_model
 from utils.options.flags import Options
 from utils.training.phase import Phase
 from utils.training.setup import Run, Stage, warn
@@ -27,8 +27,7 @@ def pretraining(run: Run) -> Stage:
         UserError: batch-norm over all processes without a GPU, or a backbone that does not fit.
     """
     options, data = run.options, run.data
-    is_ldam = options.loss_type == "LDAM"
-    model = build_model(options.arch, data.num_classes, head_scale=1.0 if is_ldam else None)
+    model = build_model(options.arch, data.num_classes, _head_scale(options))
     run.take_backbone(model)
     model = run.place(model)
     if options.loss_type == "BS" and options.train_rule != "None":
@@ -51,6 +50,13 @@ def pretraining(run: Run) -> Stage:
         monitor="linear",
     )
     return Stage(model, [phase])
+
+
+def _head_scale(options: Options) -> float | None:
+    """The scale of a cosine head, 1 where LDAM scales the cosines itself; None if it is linear."""
+    if options.loss_type == "LDAM":
+        return 1.0
+    return COSINE_SCALE if options.head == "cosine" else None
 
 
 def _groups(run: Run, model: nn.Module) -> list[dict]:

@@ -30,7 +30,7 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
     _warn_of_other_chain(start, path, options.select_on)
     warn_of_other_data(start, path, data)
     _warn_of_uniform_prior(options)
-    model = checkpoint.build_from(start, path, options.arch, data.num_classes)
+    model = checkpoint.build_from(start, path, options.arch, data.num_classes, options.head)
     run.take_backbone(model)
     model = run.place(model)
     network = _with_layers(model, options)

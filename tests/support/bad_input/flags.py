@@ -28,6 +28,7 @@ flag("--robust_weight", "1.5", "--robust_weight", "'1.5'", "0 <= x <= 1", stage=
 flag("--robust_weight", "-0.5", "--robust_weight", "'-0.5'", "0 <= x <= 1", stage=2)
 flag("--prior_weight", "-1", "--prior_weight", "'-1'", ">= 0")
 flag("--prior_weight", "2", "--prior_weight 2.0", "--loss_type BS", "--feat_loss")
+flag("--head", "normed", "--head", "'normed'", "linear", "cosine")
 flag("--warmup", "-1", "--warmup", "'-1'", "whole number >= 0")
 flag("--imb_factor", "0", "--imb_factor", "'0'", "0 < x <= 1")
 flag("--imb_factor", "1.01", "--imb_factor", "'1.01'", "0 < x <= 1")
@@ -119,6 +120,16 @@ def classifier_epochs_without_a_loss(scene):
 @case("--feat_loss", "--pretrained")
 def stage_2_losses_without_a_checkpoint(scene):
     return scene.stage_1("--feat_loss", "ce")
+
+
+@case("--head linear", "LDAM", "--head cosine")
+def a_linear_head_for_ldam(scene):
+    return scene.stage_1("--loss_type", "LDAM", "--head", "linear")
+
+
+@case("--head cosine", "a linear head", "ckpt.best")
+def a_stage_2_with_another_head_than_its_checkpoint(scene):
+    return scene.stage_2("--head", "cosine")
 
 
 @case("--robust_weight", "'ce_lt'")
