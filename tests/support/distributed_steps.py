@@ -102,7 +102,6 @@ def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.
         objective=lambda epoch: objective,
         optimizer=torch.optim.SGD(parameters, RATE, momentum=0.9, weight_decay=1e-4),
         learning_rate=lambda epoch: RATE,
-        monitor="ncm",
     )
     step = make_step(network, phase, objective, machine)
     reported = []

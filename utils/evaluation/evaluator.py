@@ -1,6 +1,6 @@
 """Accuracies of a network: its own classifier, and the nearest class mean of its features."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,33 @@ class Evaluator:
 
     def forget(self) -> None:
         self._network, self._seen, self._centroids = None, {}, None
+
+    def read(
+        self,
+        model: nn.Module,
+        monitor: str = "linear",
+        features_are_frozen: bool = False,
+        is_kept: Callable[[dict[str, dict]], bool] = lambda results: True,
+    ) -> dict[str, dict]:
+        """Returns ``{split: {"linear": record, "ncm": record or None}}`` of the network.
+
+        NCM's centroids cost a pass over the training set. NCM is therefore read only where it
+        chooses the epoch, where it costs nothing, and where the epoch is kept.
+
+        Args:
+            model: the network as it is now.
+            monitor: the classifier by which epochs are compared.
+            features_are_frozen: whether the features are still those of the last look, if any.
+            is_kept: says of the linear accuracies whether the epoch is kept; equal in all
+                processes.
+        """
+        if not (features_are_frozen and self.has_looked):
+            self.look(model)
+        results = {split: {"linear": r, "ncm": None} for split, r in self.linear(model).items()}
+        if monitor == "ncm" or features_are_frozen or is_kept(results):
+            for split, record in self.ncm().items():
+                results[split]["ncm"] = record
+        return results
 
     def look(self, model: nn.Module) -> None:
         """Passes all evaluated images through the network as it is now."""

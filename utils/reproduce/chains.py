@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.evaluation.shot_groups import class_mean
 from utils.options.flags import Options, default_of, with_role
 from utils.options.parse import parse_options
 from utils.options.roles import Role
@@ -20,6 +19,7 @@ from utils.reproduce.recipes import (
 )
 from utils.runs.folders import is_seed_folder
 from utils.runs.records import RecordedRun, accuracies_of, read_run
+from utils.training import selection
 
 # What runs of one row may differ in: seed, length and precision are told apart in other ways.
 NOT_OF_A_ROW = {*with_role(Role.FREE), "seed", "epochs", "balanced_clf_nepochs"}
@@ -74,30 +74,13 @@ class Chain:
 
 
 def chosen_epochs(run: RecordedRun, protocol: str) -> list[int] | None:
-    """The epoch that a protocol chooses in each phase of a run, by its log; None where the log is
-    not whole or has no held-out images. Features are chosen by NCM accuracy, everything else by
-    that of the network's classifier; of equals the first."""
+    """Returns the epoch that a protocol chooses in each phase of a run, by its log, or None where
+    the log is not whole or has no held-out images."""
     if [r["epoch"] for r in run.epochs] != list(range(1, run.arguments["epochs"] + 1)):
         return None
     if protocol == "heldout" and any(not r["results"].get("heldout") for r in run.epochs):
         return None
-    phases = {}
-    for record in run.epochs:
-        phases.setdefault(record["phase"], []).append(record)
-    return [max(records, key=_score_by(protocol))["epoch"] for records in phases.values()]
-
-
-def _score_by(protocol: str):
-    def score(record: dict) -> float:
-        if protocol == "last":
-            return record["epoch"]
-        reading = "ncm" if record["phase"] == "features" else "linear"
-        accuracies = record["results"][protocol][reading]
-        if protocol == "test":
-            return accuracies["top1"]
-        return class_mean(accuracies["per_class"])
-
-    return score
+    return selection.chosen_epochs(run.epochs, protocol)
 
 
 def subset_name(fingerprint: str | None) -> str:

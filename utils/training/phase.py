@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from datasets.loading.resident import Loader
 from losses import Objective
+from utils.training.selection import monitor_of
 
 RATE_FACTOR = "rate_factor"
 """Key of an optimiser's group: by what the phase's rate is multiplied there."""
@@ -15,7 +16,7 @@ RATE_FACTOR = "rate_factor"
 
 @dataclass
 class Phase:
-    """Which parameters train, on what, and by what their best checkpoint is known.
+    """Which parameters train, on what, and at what rate.
 
     Args:
         name: `pretraining`, `features` or `classifier`.
@@ -24,7 +25,6 @@ class Phase:
         objective: the objective of an epoch.
         optimizer: holds the parameters that train.
         learning_rate: of an epoch.
-        monitor: the reading by which checkpoints are compared, `linear` or `ncm`.
         uses_centroids: whether the objective needs the epoch's class centroids.
         features_are_frozen: whether only the classifier trains (batch-norm in eval mode).
         after_update: what follows each of the optimiser's updates, in place and without waiting
@@ -37,10 +37,14 @@ class Phase:
     objective: Callable[[int], Objective]
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]
-    monitor: str
     uses_centroids: bool = False
     features_are_frozen: bool = False
     after_update: Callable[[], None] | None = None
+
+    @property
+    def monitor(self) -> str:
+        """The classifier by which the phase's epochs are compared, `linear` or `ncm`."""
+        return monitor_of(self.name)
 
     @property
     def loss_names(self) -> list[str]:
@@ -54,8 +58,8 @@ class Phase:
                 parameter.requires_grad_(True)
 
     def set_learning_rate(self, epoch: int) -> float:
-        """Sets and gives the rate of an epoch; a rate on the device is filled in place, where a
-        captured step reads it."""
+        """Sets the rate of an epoch and returns it. A rate on the device is filled in place, where
+        a captured step reads it."""
         rate = self.learning_rate(epoch)
         for group in self.optimizer.param_groups:
             of_group = rate * group.get(RATE_FACTOR, 1.0)

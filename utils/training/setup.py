@@ -99,6 +99,35 @@ class Stage:
     margins: Tensor | None = None
     layers: LayerFeatures | None = None
 
+    @property
+    def network(self) -> nn.Module:
+        """What images go through on their way to the losses."""
+        return self.model if self.layers is None else self.layers
+
+    @property
+    def layer_names(self) -> list[str]:
+        return [] if self.layers is None else list(self.layers.columns)
+
+    def margins_now(self) -> Tensor | None:
+        return None if self.margins is None else self.margins.detach()
+
+    @torch.no_grad()
+    def load_margins(self, margins: Tensor | None) -> None:
+        """Gives the margins, where there are any, these values."""
+        if self.margins is not None:
+            self.margins.copy_(margins)
+
+    def margins_record(self) -> dict:
+        """Returns the margins ``[K]`` as a log holds them; of several layers those of the last
+        named one, and all by layer."""
+        if self.margins is None:
+            return {"margins": None}
+        values = self.margins.detach().cpu().tolist()
+        if self.layers is None:
+            return {"margins": values}
+        by_layer = dict(zip(self.layer_names, values, strict=True))
+        return {"margins": values[-1], "layer_margins": by_layer}
+
 
 def warn(message: str) -> None:
     print(f"main.py: warning: {message}", file=sys.stderr)

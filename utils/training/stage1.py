@@ -47,7 +47,6 @@ def pretraining(run: Run) -> Stage:
         objective=_objectives(options, data.class_counts, drw_start),
         optimizer=run.sgd(_groups(run, model), options.lr),
         learning_rate=rate_of,
-        monitor="linear",
     )
     return Stage(model, [phase])
 

@@ -80,7 +80,6 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
             objective=lambda epoch: robust,
             optimizer=run.sgd(groups, options.feat_lr),
             learning_rate=lambda epoch: options.feat_lr,
-            monitor="ncm",
             uses_centroids=any("robust" in name for name in robust.names),
             after_update=_bound(margins, options.margin_min),
         ),
@@ -91,7 +90,6 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
             objective=lambda epoch: balancing,
             optimizer=run.sgd(classifier, options.cls_lr),
             learning_rate=lambda epoch: options.cls_lr,
-            monitor="linear",
             features_are_frozen=True,
         ),
     ]

@@ -40,7 +40,7 @@ def _look_at_selected(run: Run, trainer: Trainer) -> None:
 
 def _write_summary(run: Run, trainer: Trainer) -> None:
     options, data, folder = run.options, run.data, run.folder
-    chosen = trainer.best[options.select_on]
+    chosen = trainer.selection.best[options.select_on]
 
     def of_split(split: str) -> dict:
         selected = {"epoch": chosen.epoch, **chosen.results[split]}

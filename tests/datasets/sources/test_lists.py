@@ -200,10 +200,10 @@ def test_a_streamed_run_that_was_interrupted_ends_with_the_same_bits_by_any_work
     roots = [tmp_path / "whole", tmp_path / "interrupted"]
     train = Trainer._train
 
-    def interrupt(self, phase, epoch, centroids):
+    def interrupt(self, phase, epoch):
         if epoch == 2:
             raise KeyboardInterrupt
-        return train(self, phase, epoch, centroids)
+        return train(self, phase, epoch)
 
     for stage in (stage_1, stage_2):
         succeed(stage(own, roots[0]))
@@ -230,11 +230,11 @@ def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
 
     flags = ["-b", "4", "--stream", stream, "--epochs", "1", "--balanced_clf_nepochs", "1"]
     succeed(stage_1(own, tmp_path, "--epochs", 0))
-    monkeypatch.setattr("utils.training.trainer.extract_features", extract)
+    monkeypatch.setattr("utils.training.training_pass.extract_features", extract)
     monkeypatch.setattr(
         "utils.evaluation.evaluator.PIXELS_A_PASS", {"cpu": 9 * 64**2, "cuda": 9 * 64**2}
     )
-    monkeypatch.setattr("utils.training.trainer.STREAMED_BATCHES_A_PASS", 1)
+    monkeypatch.setattr("utils.training.training_pass.STREAMED_BATCHES_A_PASS", 1)
     succeed([*stage_2(own, tmp_path), *flags])
     assert data.class_counts[0] == 12
     assert sizes == ([16, 16, 4] if stream == "True" else [36])

@@ -234,6 +234,43 @@ def test_a_classifier_is_read_again_without_another_pass(monkeypatch):
     assert not evaluator.has_looked
 
 
+@pytest.mark.parametrize(
+    ("monitor", "frozen", "kept", "reads"),
+    [
+        ("ncm", False, False, True),
+        ("linear", True, False, True),
+        ("linear", False, True, True),
+        ("linear", False, False, False),
+    ],
+    ids=["it chooses", "it costs nothing", "the epoch is kept", "otherwise not"],
+)
+def test_the_nearest_class_mean_is_read_where(monitor, frozen, kept, reads):
+    model, data = trained_a_little(), tiny_data()
+    evaluator, asked = Evaluator(data, CPU), []
+
+    def is_kept(results):
+        asked.append(results["test"]["linear"]["top1"])
+        return kept
+
+    results = evaluator.read(model, monitor, frozen, is_kept)
+    linear, ncm = evaluator.linear(model), evaluator.ncm()
+    for split in ("test", "heldout"):
+        assert results[split] == {"linear": linear[split], "ncm": ncm[split] if reads else None}
+    assert set(asked) <= {linear["test"]["top1"]}
+
+
+def test_frozen_features_are_looked_at_once(monkeypatch):
+    model, data = trained_a_little(), tiny_data()
+    evaluator, looks = Evaluator(data, CPU), []
+    look = Evaluator.look
+    monkeypatch.setattr(Evaluator, "look", lambda *given: looks.append(1) or look(*given))
+    first = evaluator.read(model, features_are_frozen=True)
+    assert evaluator.read(model, features_are_frozen=True) == first
+    assert len(looks) == 1
+    evaluator.read(model)
+    assert len(looks) == 2
+
+
 def test_a_new_look_reads_new_centroids():
     model, data = trained_a_little(), tiny_data()
     evaluator = Evaluator(data, CPU)

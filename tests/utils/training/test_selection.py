@@ -1,5 +1,6 @@
 """Which checkpoints a chain takes, by each of the three protocols."""
 
+import copy
 import shutil
 
 import pytest
@@ -19,6 +20,8 @@ from tests.support.helpers import (
     succeed,
     weights_of,
 )
+from utils.training import selection
+from utils.training.selection import Selection
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -34,6 +37,128 @@ def score(split: str, record: dict, reading: str) -> float:
 def logged(accuracies: dict) -> dict:
     """Returns the accuracies of a summary as `log.jsonl` has them, without two lists."""
     return {k: v for k, v in accuracies.items() if k not in ("precision", "recall")}
+
+
+def accuracies(balanced: float, top1: float = 0.0) -> dict:
+    """A record of two classes with images and one without."""
+    return {"top1": top1, "balanced": balanced, "per_class": [balanced - 1, None, balanced + 1]}
+
+
+def readings(linear: float, ncm: float | None = None, heldout: float = 0.0) -> dict:
+    of_ncm = None if ncm is None else accuracies(ncm)
+    return {
+        "test": {"linear": accuracies(linear), "ncm": of_ncm},
+        "heldout": {"linear": accuracies(heldout), "ncm": of_ncm and accuracies(heldout)},
+    }
+
+
+def test_epochs_are_compared_by_balanced_accuracy_and_not_by_the_share_of_images():
+    results = {"test": {"linear": accuracies(60.0, top1=10.0), "ncm": None}}
+    assert selection.score("test", 3, "pretraining", results) == 60.0
+    assert selection.score("last", 3, "pretraining", results) == 3.0
+
+
+def test_records_without_balanced_accuracy_are_compared_by_its_definition():
+    old = accuracies(60.0, top1=10.0)
+    del old["balanced"]
+    assert selection.score("test", 1, "pretraining", {"test": {"linear": old}}) == 60.0
+
+
+@pytest.mark.parametrize(
+    ("phase", "monitor"),
+    [("features", "ncm"), ("classifier", "linear"), ("pretraining", "linear"), ("none", "linear")],
+)
+def test_features_are_compared_by_ncm_and_all_else_by_the_networks_classifier(phase, monitor):
+    assert selection.monitor_of(phase) == monitor
+    assert (
+        selection.score("test", 1, phase, readings(linear=1.0, ncm=2.0))
+        == {
+            "linear": 1.0,
+            "ncm": 2.0,
+        }[monitor]
+    )
+
+
+def test_each_protocol_has_its_own_best_epoch_and_of_equals_the_first():
+    chosen = Selection(["test", "heldout", "last"])
+    offers = [(40, 10), (50, 10), (50, 20), (45, 5)]
+    for epoch, (test, heldout) in enumerate(offers, start=1):
+        chosen.offer(epoch, "pretraining", readings(test, heldout=heldout))
+    assert {protocol: best.epoch for protocol, best in chosen.best.items()} == {
+        "test": 2,
+        "heldout": 3,
+        "last": 4,
+    }
+    assert chosen.best["test"].score == 50
+    assert chosen.best["test"].results == readings(50, heldout=10)
+    assert [chosen.chosen_by(epoch) for epoch in (1, 2, 3, 4)] == [
+        [],
+        ["test"],
+        ["heldout"],
+        ["last"],
+    ]
+
+
+def test_asking_whether_an_epoch_would_be_chosen_changes_nothing():
+    chosen = Selection(["test", "last"])
+    chosen.offer(1, "pretraining", readings(40))
+    before = copy.deepcopy(chosen.state_dict())
+    assert chosen.would_choose(2, "pretraining", readings(41)) == ["test", "last"]
+    assert chosen.would_choose(2, "pretraining", readings(40)) == ["last"]
+    assert chosen.state_dict() == before
+
+
+def test_a_new_phase_is_compared_with_its_own_epochs_alone():
+    chosen = Selection(["test", "last"])
+    chosen.offer(1, "features", readings(10, ncm=90))
+    chosen.forget()
+    chosen.offer(2, "classifier", readings(20))
+    assert [best.epoch for best in chosen.best.values()] == [2, 2]
+
+
+def test_a_selection_goes_on_from_its_state():
+    chosen, other = Selection(["test", "last"]), Selection(["test", "last"])
+    chosen.offer(1, "pretraining", readings(40))
+    other.load_state_dict(copy.deepcopy(chosen.state_dict()))
+    for epoch, test in ((2, 39), (3, 41)):
+        for one in (chosen, other):
+            one.offer(epoch, "pretraining", readings(test))
+    assert other.state_dict() == chosen.state_dict()
+    assert other.best["test"].epoch == 3
+    with pytest.raises((TypeError, AttributeError)):
+        other.load_state_dict({"test": {"unknown": 1}})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"), [("test", [1, 4]), ("heldout", [2, 3]), ("last", [2, 4])]
+)
+def test_a_whole_log_says_which_epoch_of_each_phase_a_protocol_chooses(protocol, expected):
+    offers = [
+        ("features", readings(1, ncm=50, heldout=1)),
+        ("features", readings(9, ncm=40, heldout=2)),
+        ("classifier", readings(30, ncm=60, heldout=9)),
+        ("classifier", readings(31, ncm=60, heldout=8)),
+    ]
+    records = [
+        {"epoch": epoch, "phase": phase, "results": results}
+        for epoch, (phase, results) in enumerate(offers, start=1)
+    ]
+    assert selection.chosen_epochs(records, protocol) == expected
+
+
+@pytest.mark.parametrize("protocol", ["test", "heldout", "last"])
+def test_a_runs_log_says_what_its_own_protocol_has_chosen(protocol, six_epochs):
+    state = load(six_epochs / "ckpt.pth.tar")["best"]
+    assert selection.chosen_epochs(read_records(six_epochs), protocol) == [state[protocol]["epoch"]]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_stage_2_keeps_no_best_checkpoint_of_another_protocol(stage, finished):
+    """It would be of a chain whose start and features the run's own protocol has chosen."""
+    folder = finished / STAGE_1_NAME if stage == 1 else stage_2_folder(finished)
+    kept = {path.name for path in folder.glob("ckpt.best*")}
+    others = {1: {"ckpt.best_heldout.pth.tar"}, 2: {"ckpt.best_features.pth.tar"}}
+    assert kept == {"ckpt.best.pth.tar"} | others[stage]
 
 
 @pytest.mark.parametrize("protocol", ["test", "heldout", "last"])

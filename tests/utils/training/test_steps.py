@@ -32,7 +32,6 @@ def phase_of(objective, optimizer, frozen):
         objective=lambda epoch: objective,
         optimizer=optimizer,
         learning_rate=lambda epoch: 0.1,
-        monitor="ncm",
         features_are_frozen=frozen,
     )
 

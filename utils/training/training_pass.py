@@ -1,0 +1,138 @@
+"""One epoch's training: a step for each batch."""
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+
+import torch
+from torch import Tensor
+
+from losses import Objective
+from models.folding import fold_batch_norm
+from utils.errors import RunError
+from utils.evaluation.evaluator import extract_features
+from utils.machine import collectives, signals
+from utils.machine.device import Machine, Stopwatch
+from utils.progress import Progress
+from utils.training.phase import Phase
+from utils.training.setup import Stage
+from utils.training.steps import Step, make_step
+
+STREAMED_BATCHES_A_PASS = 20
+"""Batches of a streamed set whose features are held at once."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an epoch's training tells: the mean loss that was minimised, its parts by name, the
+    share of training images that was predicted right (percent), and images per second."""
+
+    loss: float
+    losses: dict[str, float]
+    top1: float
+    images_per_second: float
+
+
+class TrainingPass:
+    """Trains one epoch of any phase of a stage. The steps, which may be captured graphs, are made
+    once for each objective and used in every epoch.
+
+    Args:
+        stage: the network, and what else trains.
+        machine: device, precision and processes.
+        images_a_pass: how many images go through the network at once without gradients.
+        is_streamed: whether the training set's features are too many to be held at once.
+        kept: says which checkpoint is left when the training fails.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        machine: Machine,
+        images_a_pass: int,
+        is_streamed: bool,
+        kept: Callable[[], str],
+    ) -> None:
+        self.stage, self.machine = stage, machine
+        self.images_a_pass, self.is_streamed, self.kept = images_a_pass, is_streamed, kept
+        self._steps: dict[Objective, Step] = {}
+
+    def run(
+        self, phase: Phase, epoch: int, centroids: Tensor | None, bar: Progress
+    ) -> Generator[None, None, Trained]:
+        """Returns what the epoch's training tells; halts after every step, so that several runs
+        can take turns.
+
+        Raises:
+            RunError: a loss that is not finite.
+            Interrupted: a signal came.
+        """
+        stopwatch = Stopwatch(self.machine.device)
+        model, world = self.stage.model, self.machine.world
+        model.train(not phase.features_are_frozen)
+        objective = phase.objective(epoch).to(self.machine.device)
+        step = self._step(phase, objective)
+        batches = self._frozen_batches(phase) if phase.features_are_frozen else phase.loader
+        number = len(phase.loader)
+        statistics = torch.zeros(number, 2 + len(objective.names), device=self.machine.device)
+        sizes = torch.full((number,), float(phase.loader.batch_size))
+        sizes[-1] = len(phase.loader.order) - (number - 1) * phase.loader.batch_size
+        with bar:
+            for i, (inputs, targets) in enumerate(batches):
+                statistics[i] = step(inputs, targets, centroids)
+                bar.advance(statistics[i, 0])
+                signals.check()
+                yield
+        # Batch-norm's running statistics are those of each process's own images.
+        collectives.copy_from_main([*model.state_dict().values(), self.stage.margins], world)
+        # The epoch's only wait for the device.
+        on_host = statistics.cpu()
+        require_finite = partial(self._require_finite, on_host, objective.names, phase, epoch)
+        collectives.from_main(require_finite, world)
+        weighted = on_host * sizes.unsqueeze(1)
+        total, *parts, correct = (weighted.sum(dim=0) / sizes.sum()).tolist()
+        losses = dict(zip(objective.names, parts, strict=True))
+        rate = len(phase.loader.order) / stopwatch.stop()
+        return Trained(total, losses, round(100 * correct, 4), round(rate, 1))
+
+    def _step(self, phase: Phase, objective: Objective) -> Step:
+        if objective not in self._steps:
+            network = self.stage.model if phase.features_are_frozen else self.stage.network
+            self._steps[objective] = make_step(network, phase, objective, self.machine)
+        return self._steps[objective]
+
+    def _frozen_batches(self, phase: Phase) -> Iterable[tuple[Tensor, Tensor]]:
+        """Yields batches of features and targets, for a phase that trains the classifier alone.
+
+        The whole epoch's features come from one pass without gradients. Those of a streamed set
+        would be too many for the memory, so that each pass is over a part of it.
+        """
+        size = phase.loader.batch_size
+        batches_a_pass = None
+        images_a_pass = self.images_a_pass
+        if self.is_streamed:
+            batches_a_pass = STREAMED_BATCHES_A_PASS
+            # So that a part ends with a whole batch.
+            images_a_pass = max(1, images_a_pass // size) * size
+        network = fold_batch_norm(self.stage.model)
+        batches = phase.loader.batches(images_a_pass)
+        for first in batches:
+            part = chain([first], islice(batches, batches_a_pass))
+            features, targets = extract_features(network, part, self.machine)
+            yield from zip(features.split(size), targets.split(size), strict=True)
+
+    def _require_finite(
+        self, statistics: Tensor, names: list[str], phase: Phase, epoch: int
+    ) -> None:
+        finite = torch.isfinite(statistics[:, :-1]).all(dim=1)
+        if finite.all():
+            return
+        step = int((~finite).nonzero()[0])
+        values = statistics[step].tolist()
+        named = zip(["loss", *names], values, strict=False)
+        losses = ", ".join(f"{name} {value:.6g}" for name, value in named)
+        raise RunError(
+            f"the loss is not finite at step {step + 1} of epoch {epoch} ({phase.name}): {losses}; "
+            f"{self.kept()}"
+        )
