@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.faults import disk_full_for, interrupted_at_check
 from tests.support.helpers import REPOSITORY, Outcome, snapshot, without_gpus, write_tree
-from utils.export import main as export
+from utils.export.__main__ import main as export
 from utils.reproduce.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("no_figures")

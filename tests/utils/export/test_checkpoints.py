@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 
 from tests.support.helpers import (
     STAGE_1_NAME,
@@ -17,7 +18,8 @@ from tests.support.helpers import (
     succeed,
     weights_of,
 )
-from utils.export import KEPT, main
+from utils.export.__main__ import main
+from utils.export.checkpoints import KEPT
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -42,6 +44,17 @@ def test_a_slim_checkpoint_keeps_the_weights_and_what_they_are(finished, clone):
         assert not differences({key: whole[key] for key in slim}, slim)
     smaller = (target / "ckpt.pth.tar").stat().st_size / (source / "ckpt.pth.tar").stat().st_size
     assert smaller < 0.6
+
+
+def test_the_last_epochs_checkpoint_says_that_nothing_chose_it(finished, tmp_path):
+    """Whatever an earlier version wrote into it."""
+    run = tmp_path / STAGE_1_NAME
+    shutil.copytree(finished / STAGE_1_NAME, run, ignore=shutil.ignore_patterns("robust_*"))
+    torch.save(load(run / "ckpt.pth.tar") | {"selected_on": "test"}, run / "ckpt.pth.tar")
+    assert main([str(run), "--last", "--output", str(tmp_path / "out")]) == 0
+    exported = tmp_path / "out" / STAGE_1_NAME
+    chosen = {"ckpt.pth.tar": "last", "ckpt.best.pth.tar": "test"}
+    assert {name: load(exported / name)["selected_on"] for name in chosen} == chosen
 
 
 def test_a_stage_2_goes_into_the_folder_of_its_stage_1(finished, clone):

@@ -1,0 +1,127 @@
+"""Networks as programs and weights for others, run against the network."""
+
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from models import build_model
+from models.backbone import load_backbone
+from tests.support.helpers import snapshot
+from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
+from utils.export.__main__ import main
+from utils.export.programs import PACKAGES
+from utils.predict.network import load_network
+
+SIDE = 16
+DESCRIPTION = {
+    "arch": "resnet20",
+    "dataset": "folder",
+    "class_names": NAMES,
+    "image_size": SIDE,
+    "mean": MEAN,
+    "std": STD,
+}
+
+
+def exported(format, tmp_path, capsys, **settings):
+    """The network, and its file in this format."""
+    for package in PACKAGES[format]:
+        pytest.importorskip(package)
+    write_checkpoint(tmp_path / "run", side=SIDE, **settings)
+    assert main([str(tmp_path / "run"), "--format", format]) == 0
+    path = tmp_path / "run" / f"model.{format}"
+    out, err = capsys.readouterr()
+    assert out == f"{path}: {path.stat().st_size / 1e6:.2f} MB\n" and err == ""
+    return load_network(tmp_path / "run"), path
+
+
+def assert_equal_outputs(run, trained):
+    """`run` gives features and logits of images in [0, 1], in batches of any size."""
+    plain = trained.network
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    for number in (1, 2, 5):
+        images = torch.rand(number, 3, SIDE, SIDE)
+        with torch.no_grad():
+            expected = plain((images - mean) / std)
+        for found, wanted in zip(run(images), expected, strict=True):
+            assert_close(torch.as_tensor(found), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("head_scale", [None, 30.0])
+def test_a_pt2_program_computes_the_networks_outputs(head_scale, tmp_path, capsys):
+    trained, path = exported("pt2", tmp_path, capsys, head_scale=head_scale)
+    extra = {"description.json": ""}
+    program = torch.export.load(path, extra_files=extra)
+    assert json.loads(extra["description.json"]) == DESCRIPTION
+    with torch.no_grad():
+        assert_equal_outputs(program.module(), trained)
+
+
+def test_an_onnx_model_computes_the_networks_outputs(tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="no onnxruntime")
+    trained, path = exported("onnx", tmp_path, capsys, head_scale=30.0)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    [images] = session.get_inputs()
+    assert (images.name, images.shape) == ("images", ["batch", 3, SIDE, SIDE])
+    assert [output.name for output in session.get_outputs()] == ["features", "logits"]
+    found = session.get_modelmeta().custom_metadata_map
+    assert {key: json.loads(found[key]) for key in DESCRIPTION} == DESCRIPTION
+    assert_equal_outputs(lambda x: session.run(None, {"images": x.numpy()}), trained)
+    names = json.loads(found["class_names"])
+    _, logits = session.run(None, {"images": np.zeros((1, 3, SIDE, SIDE), np.float32)})
+    assert len(names) == logits.shape[1]
+
+
+def test_safetensors_hold_the_weights_and_are_a_backbone(tmp_path, capsys):
+    trained, path = exported("safetensors", tmp_path, capsys)
+    safetensors = importlib.import_module("safetensors")
+    with safetensors.safe_open(path, "pt") as file:
+        assert {key: json.loads(text) for key, text in file.metadata().items()} == DESCRIPTION
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    expected = trained.network.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    model = build_model("resnet20", 3)
+    load_backbone(model, path)
+    assert torch.equal(model.conv1.weight, expected["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("format", "package"),
+    [("onnx", "onnx"), ("onnx", "onnxscript"), ("safetensors", "safetensors")],
+)
+def test_a_missing_package_is_one_line(format, package, tmp_path, capsys, monkeypatch):
+    for name in PACKAGES[format]:
+        monkeypatch.setitem(sys.modules, name, None if name == package else sys)
+    write_checkpoint(tmp_path / "run")
+    before = snapshot(tmp_path)
+    assert main([str(tmp_path / "run"), "--format", format, "--output", str(tmp_path / "o")]) == 2
+    assert capsys.readouterr().err == (
+        f"export: error: --format {format} needs the package {package}: "
+        f"python -m pip install {package}\n"
+    )
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["nothing", "--format", "pt2"], "no such run or checkpoint"),
+        (["run", "--format", "pt2", "--last"], "--last is for --format checkpoint"),
+        (["run", "--format", "gguf"], "invalid choice: 'gguf'"),
+        (["run"], "no args.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(argv, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "run")
+    before = snapshot(tmp_path)
+    assert main([*argv, "--output", "out"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("export: error: ") and says in err and err.count("\n") == 1
+    assert snapshot(tmp_path) == before

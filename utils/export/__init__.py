@@ -1,0 +1,1 @@
+"""A finished run as files for others: `python -m utils.export`."""

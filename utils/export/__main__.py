@@ -1,0 +1,85 @@
+"""A finished run as files for others.
+
+    python -m utils.export RUN [--format checkpoint] [--output DIR] [--last]
+    python -m utils.export RUN --format {onnx,pt2,safetensors} [--output DIR]
+
+checkpoint: the run's best checkpoints, without the state that only going on needs, in a folder of
+the run's name below DIR (`pretrained`); a stage 2 goes into the folder of its stage 1, as
+`--pretrained` and `--evaluation` look for it.
+
+onnx, pt2, safetensors: DIR/model.onnx, an ONNX model; DIR/model.pt2, a program of torch.export; or
+DIR/model.safetensors, the weights. They carry the names of the classes, the images' size and the
+normalisation. RUN may be a checkpoint file too; DIR is by default the folder of the checkpoint.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.options.parse import Parser
+from utils.runs.folders import PRETRAINED
+
+FORMATS = ("checkpoint", "onnx", "pt2", "safetensors")
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="python -m utils.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or its name")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="checkpoint", help="(default: checkpoint)"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="(default: see above)")
+    parser.add_argument(
+        "--last", action="store_true", help="the last epoch's checkpoint too (format checkpoint)"
+    )
+    return parser
+
+
+def export(arguments: argparse.Namespace) -> list[Path]:
+    """Writes the files and returns their paths.
+
+    Raises:
+        UserError: no such run, or a package that the format needs is missing.
+    """
+    if arguments.format == "checkpoint":
+        from utils.export.checkpoints import export_checkpoints
+
+        return export_checkpoints(arguments.run, arguments.output or PRETRAINED, arguments.last)
+    if arguments.last:
+        raise UserError(f"--last is for --format checkpoint, not for {arguments.format}")
+    from utils.export.programs import WRITERS, check_packages
+    from utils.predict.network import load_network
+
+    check_packages(arguments.format)
+    trained = load_network(arguments.run)
+    folder = arguments.output or trained.path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"model.{arguments.format}"
+    WRITERS[arguments.format](trained, path)
+    return [path]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 1 a file could not be written, 2 bad input."""
+    try:
+        for path in export(build_parser().parse_args(argv)):
+            print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+    except UserError as error:
+        print(f"export: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        message = f"{error.filename or 'a file'}: {error.strerror or error}"
+        print(f"export: error: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

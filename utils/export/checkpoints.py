@@ -1,0 +1,56 @@
+"""Small checkpoints of a finished run, to be published: weights and what they are, without the
+state that only going on needs."""
+
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.runs.folders import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by, is_seed_folder
+from utils.runs.records import read_run
+
+KEPT = (
+    *("epoch", "arch", "state_dict", "best_acc1", "stage", "dataset", "class_counts"),
+    *("fingerprint", "data", "selected_on", "results", "epsilons"),
+)
+
+
+def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path]:
+    """Writes the slim checkpoints and returns their paths.
+
+    Args:
+        folder: of a finished run.
+        output: below which they go, at the run's place (`place_of`), where `--pretrained` and
+            `--evaluation` look for them.
+        with_last: the last epoch's too, from which `--select_on last` starts.
+
+    Raises:
+        UserError: no finished run, or a damaged checkpoint.
+    """
+    run = read_run(folder)
+    if not run.is_finished:
+        raise UserError(f"{folder}: this run is not finished (no summary.json)")
+    from utils.runs import checkpoint
+
+    names = [BEST_CHECKPOINT, *(best_by(protocol) for protocol in ("test", "heldout"))]
+    names += [LAST_CHECKPOINT] * with_last
+    found = [name for name in names if (folder / name).is_file()]
+    slim = {}
+    for name in found:
+        content = checkpoint.load(folder / name)
+        slim[name] = {key: content[key] for key in KEPT if key in content}
+        if name == LAST_CHECKPOINT:  # earlier versions wrote the run's own protocol here
+            slim[name]["selected_on"] = "last"
+    target = output / place_of(folder, run.stage)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in slim.items():
+        checkpoint.save(target / name, content)
+    return [target / name for name in found]
+
+
+def place_of(folder: Path, stage: int) -> Path:
+    """Returns a run's place below any root: its folder's name, below that of its stage 1, and below
+    either the name of the folder of one of several seeds."""
+    parts, depth, names = folder.absolute().parts, 0, 0
+    while names < stage and depth < len(parts):
+        depth += 1
+        names += not is_seed_folder(parts[-depth])
+    return Path(*parts[-depth:])
