@@ -1,5 +1,6 @@
 """The evaluation command: accuracies and outputs of a run's best checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 
 from datasets import load_data
 from utils.commands.train import machine_of
-from utils.evaluation.classifiers import FeatureBank, read, write_readings
+from utils.evaluation.classifier_files import save_classifiers, write_readings
+from utils.evaluation.classifiers import TRAINED, FeatureBank, fit, has_confidence, read
 from utils.evaluation.evaluator import Evaluator, extract_features
 from utils.files import atomic_write
 from utils.machine import collectives
@@ -70,23 +72,40 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     for split in linear:
         rows |= {f"{split}, linear": linear[split], f"{split}, NCM": ncm[split]}
     print(accuracy_table(rows, data.class_counts))
-    records = {}
+    records, classifiers = {}, {}
     if options.readings:
-        names = options.readings.split(",")
         heldout = evaluator.seen("heldout") if data.heldout is not None else None
         bank = FeatureBank(*train, model.linear, data.class_counts, heldout)
-        records = read(names, bank, *evaluator.seen("test"))
+        names = options.readings.split(",")
+        classifiers = fit(names, bank)
+        records = read(classifiers, *evaluator.seen("test"), data.class_counts)
         print(reading_table(records, data.class_counts))
-        for name in set(names) - set(records):
-            print(f"{name} is left out: it needs held-out images")
+        _print_notes(names, records)
+    epoch = int(chosen.get("epoch", 0))
     with folder.locked():
         if records:
             write_readings(folder.records, records)
-            _add_events(folder, records, int(chosen.get("epoch", 0)))
+            path = folder.records / "classifiers.pth"
+            save_classifiers(path, classifiers, model, epoch, data.class_names)
+            _add_events(folder, records, epoch)
         _save_outputs(folder, "train", model, *train)
         _save_outputs(folder, "test", model, *evaluator.seen("test"))
     print(f"features, labels and predictions: {folder.records}/outputs_{{train,test}}.npz")
     return rows, data.class_counts
+
+
+def _print_notes(names: Sequence[str], records: dict[str, dict]) -> None:
+    """Says what a reader of the table of classifiers has to know."""
+    for name in names:
+        if name not in records:
+            print(f"{name} is left out: it needs held-out images")
+    if fitted := [name for name in TRAINED if name in records]:
+        print(
+            f"{' and '.join(fitted)}: fitted on the features of training images without "
+            "augmentation; their authors train on augmented ones"
+        )
+    if not all(map(has_confidence, records)):
+        print("NCM has no calibration error: its scores are cosines or distances, no confidences")
 
 
 def _add_events(folder: RunFolder, records: dict[str, dict], epoch: int) -> None:

@@ -1,15 +1,13 @@
 """What one feature extractor is worth, read by several classifiers.
 
-The paper combines its loss "with various classifier balancing techniques": each reading here is one
-of them, fitted on cached training features alone. A value that has to be tuned is tuned on held-out
-images, never on the test set.
+The paper combines its loss "with various classifier balancing techniques": each classifier here is
+one of them, fitted on cached training features alone. A value that has to be tuned is tuned on
+held-out images, never on the test set.
 """
 
-import csv
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +16,77 @@ from torch import Tensor, nn
 from losses import class_means
 from models import NormedLinear
 from utils.evaluation.calibration import BINS, expected_calibration_error
-from utils.evaluation.metrics import accuracy_record, cosine_similarities, percent
-from utils.files import atomic_write, write_json
-
-Classifier = Callable[[Tensor], Tensor]
-"""Features ``[N, D]`` to scores ``[N, K]``."""
+from utils.evaluation.metrics import accuracy_record, percent
 
 TAUS = tuple(round(0.1 * step, 1) for step in range(21))
 WEIGHT_DECAY = 5e-4
 FITTING_ITERATIONS = 200
+KINDS = ("linear", "cosine", "distance")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Features ``[N, D]`` to scores ``[N, K]``.
+
+    With x = f − shift, the scores are, by kind: `linear` W x + b; `cosine` W x/‖x‖ + b; `distance`
+    −‖x − w_c‖.
+
+    Args:
+        kind: one of `KINDS`.
+        weight: W with rows w_c, ``[K, D]``.
+        bias: b ``[K]``, or None for zeros.
+        shift: ``[D]``, or None for zeros.
+        tau: the exponent, where one was tuned.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+
+    kind: str
+    weight: Tensor
+    bias: Tensor | None = None
+    shift: Tensor | None = None
+    tau: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+
+    def __call__(self, features: Tensor) -> Tensor:
+        if self.shift is not None:
+            features = features - self.shift
+        if self.kind == "distance":
+            return -torch.cdist(features, self.weight)
+        if self.kind == "cosine":
+            features = F.normalize(features, dim=1)
+        return F.linear(features, self.weight, self.bias)
+
+    def saved(self) -> dict[str, Any]:
+        """Returns what `apply_classifier` takes: the kind and the tensors, on the CPU."""
+        tensors = {"weight": self.weight, "bias": self.bias, "shift": self.shift}
+        known = {name: tensor.cpu() for name, tensor in tensors.items() if tensor is not None}
+        return {"kind": self.kind, **known}
+
+
+def apply_classifier(saved: Mapping[str, Any], features: Tensor) -> Tensor:
+    """Returns the scores ``[N, K]`` of features ``[N, D]``, on their device.
+
+    Scores are logits but for the nearest class means (`has_confidence`).
+
+    Args:
+        saved: ``{"kind", "weight"}`` and, where they are not zero, ``"bias"`` and ``"shift"``, as
+            `classifiers.pth` holds them under ``"classifiers"``; see `Classifier`.
+        features: of the network that the classifier was fitted on.
+    """
+    tensors = {name: saved.get(name) for name in ("weight", "bias", "shift")}
+    here = {name: None if t is None else t.to(features) for name, t in tensors.items()}
+    return Classifier(saved["kind"], **here)(features)
+
+
+def has_confidence(name: str) -> bool:
+    """Returns whether a softmax of the named classifier's scores is a confidence: not of a nearest
+    class mean, whose scores are cosines or distances."""
+    return not name.startswith("ncm")
 
 
 @dataclass(frozen=True)
@@ -50,39 +110,24 @@ class FeatureBank:
     def centroids(self) -> Tensor:
         return class_means(self.features, self.labels, len(self.class_counts))
 
-    @property
-    def weight(self) -> Tensor:
-        """w_c as rows ``[K, D]``."""
-        if isinstance(self.head, NormedLinear):
-            weight = F.normalize(self.head.weight.detach(), dim=0).T
-            return (self.head.scale * weight).contiguous()  # as L-BFGS wants it
-        return self.head.weight.detach()
-
-    def inputs(self, features: Tensor) -> Tensor:
-        """What the last layer multiplies by its weights: a cosine head normalises first."""
-        is_cosine = isinstance(self.head, NormedLinear)
-        return F.normalize(features, dim=1) if is_cosine else features
-
-    @torch.no_grad()
-    def logits(self, features: Tensor) -> Tensor:
-        return self.head(features)
-
 
 def linear(bank: FeatureBank) -> Classifier:
-    """The network's own classifier: w_c · f + b_c."""
-    return bank.logits
+    """The network's own classifier: w_c · f + b_c, or s · cos(f, w_c) with a cosine head."""
+    head = bank.head
+    if isinstance(head, NormedLinear):
+        directions = F.normalize(head.weight.detach(), dim=0).T.contiguous()
+        return Classifier("cosine", head.scale * directions)
+    return Classifier("linear", head.weight.detach(), head.bias.detach())
 
 
 def ncm_cosine(bank: FeatureBank) -> Classifier:
     """cos(f, μ_c), the released code's nearest class mean."""
-    centroids = bank.centroids
-    return lambda features: cosine_similarities(features, centroids)
+    return Classifier("cosine", F.normalize(bank.centroids, dim=1))
 
 
 def ncm_euclidean(bank: FeatureBank) -> Classifier:
     """−‖f − μ_c‖, the distance that the robust loss uses."""
-    centroids = bank.centroids
-    return lambda features: -torch.cdist(features, centroids)
+    return Classifier("distance", bank.centroids)
 
 
 def ncm_centred(bank: FeatureBank) -> Classifier:
@@ -92,53 +137,53 @@ def ncm_centred(bank: FeatureBank) -> Classifier:
     mean = bank.features.mean(dim=0)
     centred = F.normalize(bank.features - mean, dim=1)
     centroids = class_means(centred, bank.labels, len(bank.class_counts))
-    return lambda features: cosine_similarities(features - mean, centroids)
+    return Classifier("cosine", F.normalize(centroids, dim=1), shift=mean)
 
 
 def tau_norm(bank: FeatureBank, tau: float = 1.0) -> Classifier:
     """w_c · f / ‖w_c‖^τ, without the bias (Kang et al., "Decoupling Representation and Classifier
     for Long-Tailed Recognition", ICLR 2020, section 4.2)."""
-    weight = bank.weight / bank.weight.norm(dim=1, keepdim=True) ** tau
-    return lambda features: bank.inputs(features) @ weight.T
+    own = linear(bank)
+    return Classifier(own.kind, own.weight / own.weight.norm(dim=1, keepdim=True) ** tau)
 
 
 def tau_norm_tuned(bank: FeatureBank) -> Classifier | None:
     """`tau_norm` with the τ of 0, 0.1, ..., 2 that has the best balanced accuracy on held-out
-    images; None where there are none."""
+    images, the smallest of equally good ones; None where there are no such images."""
     if bank.heldout is None:
         return None
-    return tau_norm(bank, best_tau(bank))
-
-
-def best_tau(bank: FeatureBank) -> float:
-    """The τ that `tau_norm_tuned` takes; the smallest of equally good ones."""
     features, labels = bank.heldout
 
     def score(tau: float) -> float:
-        return accuracy_record(tau_norm(bank, tau)(features), labels, bank.class_counts)["balanced"]
+        record = accuracy_record(tau_norm(bank, tau)(features), labels, bank.class_counts)
+        return record["balanced"]
 
-    return max(TAUS, key=score)
+    best = max(TAUS, key=score)
+    return replace(tau_norm(bank, best), tau=best)
 
 
 def lws(bank: FeatureBank) -> Classifier:
     """Learnable weight scaling: s_c · (w_c · f + b_c), the scales s learned with every class
     weighing the same (Kang et al., ICLR 2020, section 4.2)."""
-    logits = bank.logits(bank.features)
+    own = linear(bank)
+    logits = own(bank.features)
     scales = torch.ones(logits.shape[1], device=logits.device, requires_grad=True)
     fit_balanced([scales], lambda: scales * logits, bank)
     learned = scales.detach()
-    return lambda features: learned * bank.logits(features)
+    bias = None if own.bias is None else learned * own.bias
+    return Classifier(own.kind, learned.unsqueeze(1) * own.weight, bias)
 
 
 def crt(bank: FeatureBank) -> Classifier:
     """Classifier re-training: a new linear layer with every class weighing the same (Kang et al.,
-    ICLR 2020, section 4.2): a class-balanced logistic regression."""
-    inputs = bank.inputs(bank.features)
-    weight = torch.zeros_like(bank.weight, requires_grad=True)
-    bias = torch.zeros(len(weight), device=weight.device, requires_grad=True)
-    fit_balanced([weight, bias], lambda: F.linear(inputs, weight, bias), bank, decayed=weight)
-    learned, offset = weight.detach(), bias.detach()
-    return lambda features: F.linear(bank.inputs(features), learned, offset)
+    ICLR 2020, section 4.2): a class-balanced logistic regression, on normalised features where the
+    network has a cosine head."""
+    own = linear(bank)
+    features = F.normalize(bank.features, dim=1) if own.kind == "cosine" else bank.features
+    weight = torch.zeros(own.weight.shape, device=features.device, requires_grad=True)
+    bias = torch.zeros(len(weight), device=features.device, requires_grad=True)
+    fit_balanced([weight, bias], lambda: F.linear(features, weight, bias), bank, decayed=weight)
+    return Classifier(own.kind, weight.detach(), bias.detach())
 
 
 def fit_balanced(
@@ -171,9 +216,10 @@ def fit_balanced(
 def logit_adjustment(bank: FeatureBank, tau: float = 1.0) -> Classifier:
     """w_c · f + b_c − τ log π_c with the training proportions π (Menon et al., "Long-Tail Learning
     via Logit Adjustment", ICLR 2021, section 4.1)."""
+    own = linear(bank)
     counts = torch.tensor(bank.class_counts, dtype=torch.float32, device=bank.features.device)
-    offsets = tau * torch.log(counts / counts.sum())
-    return lambda features: bank.logits(features) - offsets
+    offsets = -tau * torch.log(counts / counts.sum())
+    return replace(own, bias=offsets if own.bias is None else own.bias + offsets)
 
 
 FITTERS: dict[str, Callable[[FeatureBank], Classifier | None]] = {
@@ -187,47 +233,42 @@ FITTERS: dict[str, Callable[[FeatureBank], Classifier | None]] = {
     "crt": crt,
     "logit_adjustment": logit_adjustment,
 }
+TRAINED = ("lws", "crt")
+"""Those that their authors train on augmented images; here they see them as they are."""
+
+
+def fit(names: Sequence[str], bank: FeatureBank) -> dict[str, Classifier]:
+    """Returns the named classifiers of `FITTERS`, without those that need held-out images where
+    there are none."""
+    fitted = {name: FITTERS[name](bank) for name in names}
+    return {name: classifier for name, classifier in fitted.items() if classifier is not None}
 
 
 def calibration_error(scores: Tensor, targets: Tensor, bins: int = BINS) -> float:
-    """`expected_calibration_error` of scores ``[N, K]`` for targets ``[N]``; a confidence is the
+    """`expected_calibration_error` of logits ``[N, K]`` for targets ``[N]``; a confidence is the
     largest softmax probability."""
     confidence, preds = torch.softmax(scores.double(), dim=1).max(dim=1)
     correct = preds == targets
     return expected_calibration_error(confidence.cpu().numpy(), correct.cpu().numpy(), bins)
 
 
-def read(names: Sequence[str], bank: FeatureBank, features: Tensor, targets: Tensor) -> dict:
-    """The named readings of a split: name to the record of `accuracy_record` with `worst` (the
-    worst class) and `ece` beside it, in percent; readings that need held-out images are left out
-    where there are none."""
+@torch.no_grad()
+def read(
+    classifiers: Mapping[str, Classifier],
+    features: Tensor,
+    targets: Tensor,
+    class_counts: Sequence[int],
+) -> dict[str, dict]:
+    """Returns for each classifier the record of `accuracy_record` of a split, with `worst` (the
+    worst class) and `ece` (the expected calibration error, None for a nearest class mean) beside
+    it, in percent, and with `tau` where one was tuned."""
     records = {}
-    for name in names:
-        classifier = FITTERS[name](bank)
-        if classifier is None:
-            continue
+    for name, classifier in classifiers.items():
         scores = classifier(features)
-        record = accuracy_record(scores, targets, bank.class_counts)
-        known = [accuracy for accuracy in record["per_class"] if accuracy is not None]
-        records[name] = record | {
-            "worst": min(known),
-            "ece": percent(calibration_error(scores, targets)),
-        }
-        if name == "tau_norm_tuned":
-            records[name]["tau"] = best_tau(bank)
+        record = accuracy_record(scores, targets, class_counts)
+        error = percent(calibration_error(scores, targets)) if has_confidence(name) else None
+        worst = min(accuracy for accuracy in record["per_class"] if accuracy is not None)
+        records[name] = record | {"worst": worst, "ece": error}
+        if classifier.tau is not None:
+            records[name]["tau"] = classifier.tau
     return records
-
-
-COLUMNS = ("top1", "top5", "balanced", "macro_f1", "many", "medium", "few", "worst", "ece")
-
-
-def write_readings(folder: Path, records: dict[str, dict]) -> None:
-    """`readings.json` with everything, `readings.csv` with a row a reading."""
-    write_json(folder / "readings.json", records)
-    with atomic_write(folder / "readings.csv") as binary:
-        text = io.TextIOWrapper(binary, newline="", write_through=True)
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("reading", *COLUMNS))
-        for name, record in records.items():
-            writer.writerow((name, *(record[column] for column in COLUMNS)))
-        text.detach()

@@ -27,7 +27,7 @@ def best_by(protocol: str) -> str:
 
 RECORD_FILES = (
     *("args.json", "log.csv", "log.jsonl", "summary.json", "report.png", "predictions.npz"),
-    *("outputs_*.npz", "readings.*", "events.out.tfevents.*", ".*.tmp"),
+    *("outputs_*.npz", "readings.*", "classifiers.pth", "events.out.tfevents.*", ".*.tmp"),
 )
 
 

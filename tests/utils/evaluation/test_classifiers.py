@@ -1,7 +1,6 @@
 """Readings of one feature extractor: formulas, independent fits, and where values are tuned."""
 
-import csv
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,15 +15,21 @@ from utils.evaluation.classifiers import (
     FITTERS,
     TAUS,
     WEIGHT_DECAY,
+    Classifier,
     FeatureBank,
-    best_tau,
+    apply_classifier,
     calibration_error,
+    fit,
+    has_confidence,
     read,
-    write_readings,
 )
 from utils.options.flags import READINGS
 
 COUNTS = [60, 25, 8, 4]
+HEADS = {
+    "linear": lambda: nn.Linear(6, 4),
+    "cosine": lambda: NormedLinear(6, 4, scale=30.0),
+}
 
 
 def blobs(counts, seed, spread=1.0):
@@ -33,6 +38,15 @@ def blobs(counts, seed, spread=1.0):
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     noise = torch.randn(len(labels), 6, generator=generator)
     return centres[labels] + spread * noise + 0.5, labels
+
+
+def trained(head, features, labels):
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+    for _ in range(100):
+        optimizer.zero_grad()
+        F.cross_entropy(head(features), labels).backward()
+        optimizer.step()
+    return head
 
 
 @pytest.fixture
@@ -95,8 +109,8 @@ def test_crt_is_a_class_balanced_logistic_regression(bank, test_set):
     np.testing.assert_allclose(ours, oracle.predict_proba(features.numpy()), atol=2e-3)
 
 
-def test_lws_scales_are_a_minimum_of_the_balanced_cross_entropy(bank):
-    logits = bank.logits(bank.features)
+def test_lws_scales_are_a_minimum_of_the_balanced_cross_entropy(bank, head):
+    logits = head(bank.features).detach()
     scores = FITTERS["lws"](bank)(bank.features)
     scales = (scores / logits).median(dim=0).values
     torch.testing.assert_close(scores, scales * logits, atol=1e-4, rtol=1e-4)
@@ -130,21 +144,86 @@ def test_the_tuned_tau_is_the_best_of_the_grid_on_heldout_images(bank, head):
         return np.mean([(preds[labels == c] == c).float().mean().item() for c in range(4)])
 
     scores = [score(tau) for tau in TAUS]
-    assert score(best_tau(bank)) == max(scores)
+    assert score(FITTERS["tau_norm_tuned"](bank).tau) == max(scores)
     assert max(scores) > min(scores)
 
 
 def test_the_tuned_tau_does_not_depend_on_the_test_set(bank, test_set):
     features, targets = test_set
-    one = read(["tau_norm_tuned"], bank, features, targets)["tau_norm_tuned"]
-    other = read(["tau_norm_tuned"], bank, features, targets.flip(0))["tau_norm_tuned"]
-    assert one["tau"] == other["tau"] == best_tau(bank)
+    fitted = fit(["tau_norm_tuned"], bank)
+    one = read(fitted, features, targets, COUNTS)["tau_norm_tuned"]
+    other = read(fitted, features, targets.flip(0), COUNTS)["tau_norm_tuned"]
+    assert one["tau"] == other["tau"] == fitted["tau_norm_tuned"].tau
     assert one["top1"] != other["top1"]
 
 
-def test_without_heldout_images_nothing_is_tuned(bank, head, test_set):
-    without = FeatureBank(bank.features, bank.labels, head, COUNTS)
-    assert set(read(list(READINGS), without, *test_set)) == set(READINGS) - {"tau_norm_tuned"}
+def test_without_heldout_images_nothing_is_tuned(bank):
+    assert set(fit(READINGS, replace(bank, heldout=None))) == set(READINGS) - {"tau_norm_tuned"}
+
+
+@pytest.mark.parametrize("make_head", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("name", READINGS)
+def test_every_classifier_reads_every_head(name, make_head, test_set):
+    """Better than chance on blobs that overlap little, and the same after saving."""
+    torch.manual_seed(3)
+    training = blobs(COUNTS, 0, spread=0.3)
+    bank = FeatureBank(*training, trained(make_head(), *training), COUNTS, blobs([9] * 4, 1, 0.3))
+    features, targets = blobs([25] * 4, 2, spread=0.3)
+    classifier = fit([name], bank)[name]
+    scores = classifier(features)
+    assert scores.shape == (100, 4) and torch.isfinite(scores).all()
+    assert not scores.requires_grad
+    assert (scores.argmax(dim=1) == targets).double().mean() > 0.8
+    assert torch.equal(apply_classifier(classifier.saved(), features), scores)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_crt_on_a_cosine_head_is_a_class_balanced_logistic_regression_of_directions(
+    scale, test_set
+):
+    features, _ = test_set
+    bank = FeatureBank(*blobs(COUNTS, 0), NormedLinear(6, 4, scale=scale), COUNTS)
+    directions, labels = F.normalize(bank.features, dim=1).double().numpy(), bank.labels.numpy()
+    weights = 1.0 / (np.array(COUNTS)[labels] * len(COUNTS))
+    oracle = LogisticRegression(C=1 / WEIGHT_DECAY, tol=1e-10, max_iter=10_000)
+    oracle.fit(directions, labels, sample_weight=weights)
+    ours = torch.softmax(FITTERS["crt"](bank)(features), dim=1).numpy()
+    expected = oracle.predict_proba(F.normalize(features, dim=1).numpy())
+    np.testing.assert_allclose(ours, expected, atol=2e-3)
+
+
+def test_lws_and_logit_adjustment_of_a_cosine_head_scale_and_shift_its_logits(test_set):
+    features, _ = test_set
+    torch.manual_seed(0)
+    cosine = NormedLinear(6, 4, scale=30.0)
+    bank = FeatureBank(*blobs(COUNTS, 0), cosine, COUNTS)
+    logits = cosine(features).detach()
+    ratios = FITTERS["lws"](bank)(features) / logits
+    torch.testing.assert_close(ratios, ratios[:1].expand_as(ratios), atol=1e-3, rtol=1e-3)
+    priors = torch.tensor(COUNTS) / sum(COUNTS)
+    adjusted = FITTERS["logit_adjustment"](bank)(features)
+    torch.testing.assert_close(adjusted, logits - priors.log(), atol=1e-4, rtol=1e-4)
+
+
+def test_only_classifiers_with_logits_have_a_calibration_error(bank, test_set):
+    records = read(fit(READINGS, bank), *test_set, COUNTS)
+    for name, record in records.items():
+        assert (record["ece"] is None) == name.startswith("ncm"), name
+        assert has_confidence(name) == (record["ece"] is not None), name
+
+
+def test_a_saved_classifier_follows_the_type_of_the_features(bank, test_set):
+    features, _ = test_set
+    saved = fit(["crt"], bank)["crt"].saved()
+    assert set(saved) == {"kind", "weight", "bias"}
+    scores = apply_classifier(saved, features.double())
+    assert scores.dtype == torch.float64
+    torch.testing.assert_close(scores.float(), apply_classifier(saved, features))
+
+
+def test_an_unknown_kind_is_an_error():
+    with pytest.raises(ValueError, match="linear, cosine, distance, not 'forest'"):
+        Classifier("forest", torch.zeros(2, 2))
 
 
 def test_logit_adjustment_subtracts_the_log_proportions(bank, head, test_set):
@@ -183,15 +262,3 @@ def test_perfectly_calibrated_scores_have_no_error_and_sure_errors_have_all():
     sure = torch.tensor([[100.0, 0.0], [0.0, 100.0]])
     assert calibration_error(sure, torch.tensor([0, 1])) == pytest.approx(0, abs=1e-6)
     assert calibration_error(sure, torch.tensor([1, 0])) == pytest.approx(1, abs=1e-6)
-
-
-def test_readings_are_written_as_json_and_csv(bank, test_set, tmp_path):
-    records = read(list(READINGS), bank, *test_set)
-    write_readings(tmp_path, records)
-    assert json.loads((tmp_path / "readings.json").read_text()) == records
-    with open(tmp_path / "readings.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["reading"] for row in rows] == list(READINGS)
-    for row in rows:
-        assert float(row["ece"]) == records[row["reading"]]["ece"]
-        assert float(row["worst"]) == min(records[row["reading"]]["per_class"])

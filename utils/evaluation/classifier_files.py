@@ -1,0 +1,86 @@
+"""The files that fitted classifiers leave: `readings.json`, `readings.csv` and `classifiers.pth`.
+
+`classifiers.pth` holds plain tensors, which `torch.load(weights_only=True)` reads: ``{"format": 1,
+"weights": digest of the network's weights, "epoch": of the checkpoint, "class_names": [K],
+"classifiers": {name: saved}}``, with `saved` as `classifiers.apply_classifier` takes it.
+"""
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.errors import UserError
+from utils.evaluation.classifiers import Classifier
+from utils.files import atomic_write, write_json
+
+FORMAT = 1
+COLUMNS = ("top1", "top5", "balanced", "macro_f1", "many", "medium", "few", "worst", "ece")
+
+
+def write_readings(folder: Path, records: dict[str, dict]) -> None:
+    """Writes `readings.json` with everything, `readings.csv` with a row a classifier."""
+    write_json(folder / "readings.json", records)
+    with atomic_write(folder / "readings.csv") as binary:
+        text = io.TextIOWrapper(binary, newline="", write_through=True)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("reading", *COLUMNS))
+        for name, record in records.items():
+            writer.writerow((name, *(record[column] for column in COLUMNS)))
+        text.detach()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Returns a SHA-256 of the model's weights and statistics, by which a saved classifier knows
+    the network that it was fitted on."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_classifiers(
+    path: Path,
+    classifiers: Mapping[str, Classifier],
+    model: nn.Module,
+    epoch: int,
+    class_names: Sequence[str],
+) -> None:
+    """Writes `classifiers.pth` (the module's docstring has the format)."""
+    content = {
+        "format": FORMAT,
+        "weights": weights_digest(model),
+        "epoch": epoch,
+        "class_names": list(class_names),
+        "classifiers": {name: classifier.saved() for name, classifier in classifiers.items()},
+    }
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def load_classifier(path: Path, name: str, model: nn.Module) -> dict[str, Any]:
+    """Returns the named classifier of a `classifiers.pth`, for `apply_classifier`.
+
+    Raises:
+        UserError: there is no such file or classifier, the file is of another kind, or the
+            classifiers were fitted on other weights than the model's.
+    """
+    how = f"--evaluation True --readings {name} makes it"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found, fitted_on = content["classifiers"], content["weights"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file ({how})") from None
+    except Exception:  # whatever the bytes made of the reader
+        raise UserError(f"{path}: not a file of fitted classifiers ({how})") from None
+    if name not in found:
+        raise UserError(f"{path} has no classifier {name}, but {', '.join(found)} ({how})")
+    if fitted_on != weights_digest(model):
+        raise UserError(f"{path} was fitted on other weights than the checkpoint's ({how} anew)")
+    return found[name]
