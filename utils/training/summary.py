@@ -13,7 +13,9 @@ from utils.files import atomic_write, write_json
 from utils.machine import collectives
 from utils.report.run_figure import write_report
 from utils.runs import checkpoint
+from utils.runs.records import read_epochs
 from utils.runs.tensorboard import EventFile
+from utils.training.selection import chosen_epochs
 from utils.training.setup import Run
 from utils.training.trainer import Trainer
 
@@ -62,6 +64,8 @@ def _write_summary(run: Run, trainer: Trainer) -> None:
         "test": of_split("test"),
         "heldout": heldout,
     }
+    if features := feature_epochs(read_epochs(folder.records), options.select_on):
+        summary["features"] = features
     _save_predictions(run, trainer)
     figure = write_report(folder.records, data.class_counts, summary["test"]["selected"])
     finals = {f"test/{w}_{r}": summary["test"][w][r]["top1"] for w, r in product(*_FINALS)}
@@ -74,17 +78,62 @@ def _write_summary(run: Run, trainer: Trainer) -> None:
     print(f"summary: {folder.summary}\nfigure:  {figure}")
 
 
+def feature_epochs(records: Sequence[dict], protocol: str) -> dict | None:
+    """Returns the test accuracies of two epochs of stage 2's feature phase, as `summary.json` has
+    them under ``features``: `selected`, which the protocol chose and the classifier phase began
+    from, and `last`, which rests on no choice. None where no such phase is in the log.
+
+    Args:
+        records: the entries of `log.jsonl`.
+        protocol: of `--select_on`.
+    """
+    by_epoch = {r["epoch"]: r["results"]["test"] for r in records if r["phase"] == "features"}
+    if not by_epoch:
+        return None
+    (chosen,) = chosen_epochs([r for r in records if r["epoch"] in by_epoch], protocol)
+    epochs = {"selected": chosen, "last": max(by_epoch)}
+    return {which: {"epoch": epoch, **by_epoch[epoch]} for which, epoch in epochs.items()}
+
+
 def final_table(summary: dict) -> str:
-    """The test accuracies in a `summary.json`, of one seed or of several."""
+    """Returns the test accuracies in a `summary.json`, of one seed or of several, as text.
+
+    If a classifier phase began from features that were chosen by test or held-out images, its last
+    epoch rests on that choice. The table says so, and shows the last epoch of the features too.
+    """
+    protocol, features = summary["selected_on"], summary.get("features")
+    rests_on_choice = _rests_on_choice(summary)
     rows = {}
-    titles = {"selected": f"selected on {summary['selected_on']}", "last": "last epoch"}
+    titles = {"selected": f"selected on {protocol}", "last": "last epoch"}
     for which, title in titles.items():
         found = summary["test"][which]
-        rows |= {
-            f"{title} ({found['epoch']}), {text}": found[reading]
-            for reading, text in (("linear", "linear"), ("ncm", "NCM"))
-        }
-    return accuracy_table(rows, summary["class_counts"])
+        title = f"{title} ({found['epoch']})"
+        if which == "last" and rests_on_choice:
+            title += f" of chosen features ({features['selected']['epoch']})"
+        rows |= _rows(title, found)
+    if rests_on_choice:
+        rows |= _rows(f"last feature epoch ({features['last']['epoch']})", features["last"])
+    table = accuracy_table(rows, summary["class_counts"])
+    if rests_on_choice:
+        table += (
+            f"\nThe classifier phase began from the features that {protocol} images chose: only the "
+            "last feature epoch rests on no choice within this stage."
+        )
+    return table
+
+
+def _rows(title: str, found: dict) -> dict[str, dict]:
+    readings = (("linear", "linear"), ("ncm", "NCM"))
+    return {f"{title}, {text}": found[name] for name, text in readings if found[name]}
+
+
+def _rests_on_choice(summary: dict) -> bool:
+    """Returns whether a classifier phase followed a feature phase whose best epoch was loaded
+    back; of several seeds, whether it did in any."""
+    features = summary.get("features")
+    if not features or summary["selected_on"] == "last":
+        return False
+    return features["last"]["epoch"] != summary["test"]["last"]["epoch"]
 
 
 @torch.no_grad()

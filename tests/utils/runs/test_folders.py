@@ -12,6 +12,7 @@ from tests.support.helpers import (
     differences_of_runs,
     load,
     read_csv,
+    read_records,
     read_summary,
     stage_1,
     stage_2,
@@ -93,6 +94,7 @@ def test_the_summary_has_the_keys_and_types_of_the_interface(stage, finished):
     assert list(summary) == [
         *("dataset", "arch", "stage", "selected_on", "epochs", "seconds", "seed"),
         *("class_counts", "test", "heldout"),
+        *(["features"] if stage == 2 else []),
     ]
     expected = {"dataset": "cifar10", "arch": "resnet20", "stage": stage, "selected_on": "test"}
     expected |= {"epochs": 1 + stage, "seed": 3, "class_counts": CLASS_COUNTS}
@@ -107,6 +109,10 @@ def test_the_summary_has_the_keys_and_types_of_the_interface(stage, finished):
                 assert 0 <= result[reading]["top1"] <= result[reading]["top5"] <= 100
                 assert len(result[reading]["per_class"]) == 10
     assert summary["test"]["last"]["epoch"] == 1 + stage
+    if stage == 2:
+        logged = read_records(folder)[1]["results"]["test"]
+        assert summary["features"]["last"] == {"epoch": 2, **logged}
+        assert summary["features"]["selected"]["epoch"] in (1, 2)
     assert summary["test"]["last"]["linear"]["many"] is None
     assert summary["heldout"]["images"] == sum(min(20, 24 - n) for n in CLASS_COUNTS)
     assert summary["heldout"]["classes"] == 9

@@ -1,7 +1,10 @@
 """The tables of accuracies that end a run."""
 
-from tests.support.made_up_records import COUNTS, EMPTY_GROUP_COUNTS, reading
-from utils.training.summary import accuracy_table, per_class_table
+import pytest
+
+from tests.support.made_up_records import COUNTS, EMPTY_GROUP_COUNTS, reading, record
+from utils.training.seeds import combine
+from utils.training.summary import accuracy_table, feature_epochs, final_table, per_class_table
 
 HEAD = ["top-1", "top-5", "balanced", "macro", "F1"]
 
@@ -36,6 +39,65 @@ def test_a_record_made_earlier_shows_its_balanced_accuracy_and_no_macro_f1():
     _, row = accuracy_table({"linear": earlier}, COUNTS).splitlines()
     mean = sum(earlier["per_class"]) / 6
     assert row.split()[:5] == ["linear", "40.00", "60.00", f"{mean:.2f}", "n/a"]
+
+
+def summary_of(protocol, with_classifier_phase=True):
+    """Of a stage 2 with three feature epochs, the first the best, and one classifier epoch."""
+    records = [record(epoch) for epoch in (1, 2, 3)]
+    for split in ("test", "heldout"):
+        records[0]["results"][split]["ncm"] = reading(60.0)
+    if with_classifier_phase:
+        records.append(record(4))
+    last = {"epoch": records[-1]["epoch"], **records[-1]["results"]["test"]}
+    return {
+        "selected_on": protocol,
+        "class_counts": COUNTS,
+        "test": {"selected": last, "last": last},
+        "features": feature_epochs(records, protocol),
+    }
+
+
+@pytest.mark.parametrize("protocol", ["test", "heldout"])
+def test_the_last_epoch_of_chosen_features_is_called_so_and_the_last_features_are_shown(protocol):
+    summary = summary_of(protocol)
+    assert summary["features"]["selected"] == {"epoch": 1, **record(1)["results"]["test"]} | {
+        "ncm": reading(60.0)
+    }
+    rows = {line.split("  ")[0]: line for line in final_table(summary).splitlines()[1:]}
+    *named, note = rows
+    assert named == [
+        f"selected on {protocol} (4), linear",
+        f"selected on {protocol} (4), NCM",
+        "last epoch (4) of chosen features (1), linear",
+        "last epoch (4) of chosen features (1), NCM",
+        "last feature epoch (3), linear",
+        "last feature epoch (3), NCM",
+    ]
+    assert rows["last feature epoch (3), linear"].split()[5] == "33.00"
+    assert rows["last feature epoch (3), NCM"].split()[5] == "34.00"
+    assert f"features that {protocol} images chose" in note
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [summary_of("last"), summary_of("test", with_classifier_phase=False)],
+    ids=["nothing chosen", "no classifier phase"],
+)
+def test_a_last_epoch_that_rests_on_no_choice_is_just_that(summary):
+    names = [line.split("  ")[0] for line in final_table(summary).splitlines()[1:]]
+    epoch = summary["test"]["last"]["epoch"]
+    assert names[2:] == [f"last epoch ({epoch}), linear", f"last epoch ({epoch}), NCM"]
+
+
+def test_the_table_of_several_seeds_says_so_too():
+    both = combine([summary_of("test"), summary_of("test")])
+    assert "last feature epoch (3), NCM" in final_table(both)
+
+
+def test_stage_1_and_summaries_made_earlier_have_no_feature_epochs():
+    assert feature_epochs([record(1, phase="pretraining")], "test") is None
+    earlier = {k: v for k, v in summary_of("test").items() if k != "features"}
+    assert len(final_table(earlier).splitlines()) == 5
 
 
 def test_the_table_of_classes_goes_from_the_largest_to_the_smallest():
