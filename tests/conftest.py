@@ -15,7 +15,11 @@ import torch
 
 from tests.support.helpers import without_gpus
 
-pytest_plugins = ["tests.support.run_fixtures", "tests.support.page_fixtures"]
+pytest_plugins = [
+    "tests.support.fake_cuda",
+    "tests.support.page_fixtures",
+    "tests.support.run_fixtures",
+]
 
 # The tensors of the tests are small: more threads cost more than they give, above all where other
 # work has the cores.

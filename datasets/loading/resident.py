@@ -71,9 +71,16 @@ class Loader(ABC):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.batches(self.batch_size)
 
-    @abstractmethod
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in batches of another size: passes without gradients take larger ones."""
+        """Yields one epoch in batches of another size: passes without gradients take larger
+        ones."""
+        for images, targets in self.pixels(batch_size):
+            yield self.normalise(images), targets
+
+    @abstractmethod
+    def pixels(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields one epoch as `batches` does (in the loader's own size if None), its images still
+        uint8: a training step normalises them itself."""
 
 
 class ResidentLoader(Loader):
@@ -91,8 +98,9 @@ class ResidentLoader(Loader):
         batch_bytes = self.batch_size * self.split.images[0].numel()
         return self.batch_size * max(1, BLOCK_BYTES // batch_bytes)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `Loader.batches`."""
+    def pixels(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `Loader.pixels`."""
+        batch_size = self.batch_size if batch_size is None else batch_size
         augment = AUGMENTATIONS[self.augment]
         for positions in self.order.draw().split(self.block_size):
             rows = torch.arange(len(positions)).split(batch_size)
@@ -100,7 +108,5 @@ class ResidentLoader(Loader):
             own = torch.cat(shares) if self.world.size > 1 else None
             images = augment(self.split.images, positions, self.generator, own=own)
             targets = self.split.labels[to_device(positions, self.split.labels.device)]
-            for batch, batch_targets in zip(
-                images.split(list(map(len, shares))), targets.split(batch_size), strict=True
-            ):
-                yield self.normalise(batch), batch_targets
+            sizes = list(map(len, shares))
+            yield from zip(images.split(sizes), targets.split(batch_size), strict=True)

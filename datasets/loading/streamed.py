@@ -26,8 +26,9 @@ class StreamedLoader(Loader):
 
     split: StreamedSplit
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `Loader.batches`; of several processes, each reads the images of its share."""
+    def pixels(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `Loader.pixels`; of several processes, each reads the images of its share."""
+        batch_size = self.batch_size if batch_size is None else batch_size
         order = self.order.draw()
         seeds = torch.zeros_like(order)
         if self.augment != "none":
@@ -43,7 +44,7 @@ class StreamedLoader(Loader):
             count = -(-len(share) // TASK_IMAGES)
             pixels = [part.to(device, non_blocking=True) for part in islice(images, count)]
             targets = self.split.labels[positions].to(device, non_blocking=True)
-            yield self.normalise(torch.cat(pixels)), targets
+            yield torch.cat(pixels), targets
 
 
 def make_loader(split: AnySplit, normalise: Normalise, batch_size: int, **settings: Any) -> Loader:

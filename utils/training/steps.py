@@ -48,18 +48,29 @@ class EagerStep:
         self.machine = machine
 
     def __call__(self, inputs: Tensor, targets: Tensor, centroids: Tensor | None) -> Tensor:
-        """Loss, its parts, and the share of images predicted right, ``[2 + number of losses]``;
-        inputs are images, or features where these are frozen."""
+        """Returns the loss, its parts, and the share of images predicted right,
+        ``[2 + number of losses]``.
+
+        Inputs are images, uint8 as the loader's `pixels` gives them or normalised, or features
+        where these are frozen.
+        """
         if self.phase.features_are_frozen:
             features, logits = inputs, self.model.classify(inputs)
         else:
-            with self.machine.autocast():
-                features, logits = self.model(inputs)
+            features, logits = self.forward(self.model, inputs)
         loss, losses = self.objective(features, logits, targets, centroids)
         self.phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.update()
         return self.statistics(loss, losses, logits, targets)
+
+    def forward(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns features and logits; uint8 images are normalised first, inside the step, so that
+        a captured one launches nothing for it."""
+        if images.dtype == torch.uint8:
+            images = self.phase.loader.normalise(images)
+        with self.machine.autocast():
+            return network(images)
 
     def update(self) -> None:
         self.phase.optimizer.step()
@@ -113,10 +124,10 @@ class SplitStep(EagerStep):
         count = len(targets)
         parts = inputs.tensor_split(self._number_of_parts(count))
         if len(parts) == 1:
-            outputs = [self._forward(self.network, inputs)]
+            outputs = [self.forward(self.network, inputs)]
         else:
             with torch.no_grad(), running_statistics_kept(self.model):
-                outputs = [self._forward(self.model, part) for part in parts]
+                outputs = [self.forward(self.model, part) for part in parts]
         features, logits = (
             collectives.gather(torch.cat(own).detach(), count, self.world).requires_grad_()
             for own in zip(*outputs, strict=True)
@@ -138,10 +149,6 @@ class SplitStep(EagerStep):
         """Micro-batches, the same number in all processes, none of them empty."""
         smallest_share = count // self.world.size if self.world.divides(count) else count
         return min(self.machine.micro_batches, smallest_share)
-
-    def _forward(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-        with self.machine.autocast():
-            return network(images)
 
     def _own(self, gradient: Tensor | None, count: int) -> Tensor | None:
         """This process's rows. `DistributedDataParallel` takes the mean over the processes where
@@ -166,7 +173,7 @@ class SplitStep(EagerStep):
             # The processes exchange gradients once, when all parts are summed.
             waits = self.world.size > 1 and not is_last
             with self.network.no_sync() if waits else nullcontext():
-                self._backward(self._forward(self.network, part), part_gradients)
+                self._backward(self.forward(self.network, part), part_gradients)
 
 
 @contextmanager
@@ -180,6 +187,33 @@ def running_statistics_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+@contextmanager
+def batches_counted_at_once(model: nn.Module) -> Iterator[None]:
+    """Inside, only the first batch-norm layer counts its batches (`num_batches_tracked`); at the
+    end the others are given as many.
+
+    Every layer sees every batch, so the counts end as they would without this, and a step launches
+    one addition instead of one a layer.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    counting = [norm for norm in norms if norm.num_batches_tracked is not None]
+    if not (model.training and counting):
+        yield
+        return
+    first, *others = counting
+    before = first.num_batches_tracked.clone()
+    counts = [norm.num_batches_tracked for norm in others]
+    for norm in others:
+        norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for norm, count in zip(others, counts, strict=True):
+            norm.num_batches_tracked = count
+        if counts:
+            torch._foreach_add_(counts, first.num_batches_tracked - before)
 
 
 class GraphStep:
@@ -216,6 +250,7 @@ class _Captured:
         self, step: EagerStep, batch: Sequence[Tensor], pool: tuple, stream: torch.cuda.Stream
     ) -> None:
         self.batch = [tensor.clone() for tensor in batch]
+        self.centroids: Tensor | None = None
         inputs, targets, centroids = (*self.batch, None)[:3]
         with preserved(step.state()):
             # cuDNN chooses kernels, and libraries take workspaces, outside of the capture.
@@ -233,7 +268,13 @@ class _Captured:
             self.statistics = step(inputs, targets, centroids)
 
     def replay(self, batch: Sequence[Tensor]) -> Tensor:
-        torch._foreach_copy_(self.batch, list(batch))
+        inputs, targets, centroids = (*batch, None)[:3]
+        self.batch[0].copy_(inputs)
+        self.batch[1].copy_(targets)
+        # The same tensor throughout an epoch: copied once.
+        if centroids is not None and centroids is not self.centroids:
+            self.batch[2].copy_(centroids)
+            self.centroids = centroids
         self.graph.replay()
         return self.statistics
 

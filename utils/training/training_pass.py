@@ -17,7 +17,7 @@ from utils.machine.device import Machine, Stopwatch
 from utils.progress import Progress
 from utils.training.phase import Phase
 from utils.training.setup import Stage
-from utils.training.steps import Step, make_step
+from utils.training.steps import Step, batches_counted_at_once, make_step
 
 STREAMED_BATCHES_A_PASS = 20
 """Batches of a streamed set whose features are held at once."""
@@ -73,12 +73,13 @@ class TrainingPass:
         model.train(not phase.features_are_frozen)
         objective = phase.objective(epoch).to(self.machine.device)
         step = self._step(phase, objective)
-        batches = self._frozen_batches(phase) if phase.features_are_frozen else phase.loader
+        is_frozen = phase.features_are_frozen
+        batches = self._frozen_batches(phase) if is_frozen else phase.loader.pixels()
         number = len(phase.loader)
         statistics = torch.zeros(number, 2 + len(objective.names), device=self.machine.device)
         sizes = torch.full((number,), float(phase.loader.batch_size))
         sizes[-1] = len(phase.loader.order) - (number - 1) * phase.loader.batch_size
-        with bar:
+        with bar, batches_counted_at_once(model):
             for i, (inputs, targets) in enumerate(batches):
                 statistics[i] = step(inputs, targets, centroids)
                 bar.advance(statistics[i, 0])

@@ -1,0 +1,80 @@
+"""Training on CUDA tensors without memory: nothing in it mixes devices or reads values."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+)
+
+from tests.support.fake_cuda import CUDA
+from tests.support.stages import CASES, make_eager_step, make_stage, small_data, step_batch
+from utils.evaluation.evaluator import Evaluator, class_centroids
+from utils.machine.device import Machine
+
+MACHINE = Machine(CUDA, "float32")
+
+
+@pytest.fixture
+def data():
+    """Real images on the CPU, counted before anything is fake."""
+    data = small_data()
+    assert len(data.class_counts) == 5 and data.fingerprint
+    return data
+
+
+def fake_steps(case, data):
+    """Phase, step and batch of each phase of a case."""
+    flags, head_scale = CASES[case]
+    run, stage = make_stage(flags, MACHINE, data, head_scale=head_scale)
+    for phase in stage.phases:
+        yield phase, make_eager_step(run, stage, phase), step_batch(stage, phase, CUDA)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_stays_on_the_device(data, fake_cuda, case):
+    names = []
+    for phase, step, batch in fake_steps(case, data):
+        statistics = step(*batch)
+        assert statistics.device == fake_cuda
+        assert statistics.shape == (2 + len(phase.loss_names),)
+        names.append(phase.name)
+    assert names in (["pretraining"], ["features", "classifier"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (lambda logits: logits + torch.zeros(5), (RuntimeError, "on the same device")),
+        (lambda logits: logits.sum().item(), (DataDependentOutputException, "")),
+        (lambda logits: logits[logits > 0], (DynamicOutputShapeException, "")),
+        (lambda logits: logits.argmax(dim=1).bincount(), (DynamicOutputShapeException, "")),
+    ],
+)
+def test_a_planted_fault_is_seen(data, fake_cuda, fault, error):
+    ((_, step, batch),) = fake_steps("stage 1, CE", data)
+    objective = step.objective
+
+    def spoilt(features, logits, targets, centroids):
+        fault(logits)
+        return objective(features, logits, targets, centroids)
+
+    step.objective = spoilt
+    kind, words = error
+    with pytest.raises(kind, match=words):
+        step(*batch)
+
+
+def test_centroids_and_the_evaluation_pass_stay_on_the_device(data, fake_cuda, monkeypatch):
+    # A fake network cannot be copied; what folding computes is tested on a CPU.
+    monkeypatch.setattr("utils.evaluation.evaluator.fold_batch_norm", lambda model: model.eval())
+    _, stage = make_stage("", MACHINE, data)
+    evaluator = Evaluator(data, MACHINE)
+    centroids = class_centroids(stage.model, evaluator.train_loader, data.num_classes, MACHINE)
+    assert centroids.device == fake_cuda and centroids.shape == (5, 64)
+    evaluator.look(stage.model)
+    for split, count in (("test", 10), ("heldout", 5)):
+        features, targets = evaluator.seen(split)
+        assert features.device == targets.device == fake_cuda
+        assert features.shape == (count, 64)
+        assert stage.model.classify(features).device == fake_cuda
