@@ -30,15 +30,19 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
         raise UserError(f"{folder}: this run is not finished (no summary.json)")
     from utils.runs import checkpoint
 
-    names = [BEST_CHECKPOINT, *(best_by(protocol) for protocol in ("test", "heldout"))]
-    names += [LAST_CHECKPOINT] * with_last
-    found = [name for name in names if (folder / name).is_file()]
+    chosen_by = {BEST_CHECKPOINT: run.arguments.get("select_on", "test")}
+    if run.stage == 1:
+        # A stage 2's would be of a chain whose start another protocol has chosen.
+        chosen_by |= {best_by(protocol): protocol for protocol in ("test", "heldout")}
+    if with_last:
+        chosen_by[LAST_CHECKPOINT] = "last"
+    found = [name for name in chosen_by if (folder / name).is_file()]
     slim = {}
     for name in found:
         content = checkpoint.load(folder / name)
         slim[name] = {key: content[key] for key in KEPT if key in content}
-        if name == LAST_CHECKPOINT:  # earlier versions wrote the run's own protocol here
-            slim[name]["selected_on"] = "last"
+        # Earlier versions said of the last epoch too what the run was selected on.
+        slim[name]["selected_on"] = chosen_by[name]
     target = output / place_of(folder, run.stage)
     target.mkdir(parents=True, exist_ok=True)
     for name, content in slim.items():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.support.helpers import (
+    REPOSITORY,
     STAGE_1_NAME,
     call,
     differences,
@@ -65,6 +66,48 @@ def test_a_stage_2_goes_into_the_folder_of_its_stage_1(finished, clone):
         load(target / "ckpt.best.pth.tar")["epsilons"],
         load(stage_2_folder(finished) / "ckpt.best.pth.tar")["epsilons"],
     )
+
+
+def test_a_checkpoint_says_by_which_protocol_it_was_chosen(clone):
+    folder = clone / "pretrained" / STAGE_1_NAME
+    names = {"ckpt.best.pth.tar": "test", "ckpt.best_heldout.pth.tar": "heldout"}
+    for name, protocol in (names | {"ckpt.pth.tar": "last"}).items():
+        assert load(folder / name)["selected_on"] == protocol
+
+
+def test_a_run_made_earlier_is_exported_with_the_right_protocols(both, tmp_path):
+    """The last epoch then said what the run was selected on, and a stage 2 kept a checkpoint by
+    held-out images though its start and features were chosen on test images."""
+    folders = both / STAGE_1_NAME, stage_2_folder(both)
+    shutil.copy(folders[0] / "ckpt.best_heldout.pth.tar", folders[1])
+    for folder in folders:
+        last = load(folder / "ckpt.pth.tar")
+        torch.save(last | {"selected_on": "test"}, folder / "ckpt.pth.tar")
+        assert main([str(folder), "--output", str(tmp_path / "out"), "--last"]) == 0
+    exported = sorted((tmp_path / "out").rglob("*.tar"))
+    assert [path.name for path in exported if path.parent.name == STAGE_1_NAME] == [
+        "ckpt.best.pth.tar",
+        "ckpt.best_heldout.pth.tar",
+        "ckpt.pth.tar",
+    ]
+    assert [path.name for path in exported if path.parent.name != STAGE_1_NAME] == [
+        "ckpt.best.pth.tar",
+        "ckpt.pth.tar",
+    ]
+    for path in exported:
+        if path.name == "ckpt.pth.tar":
+            assert load(path)["selected_on"] == "last"
+
+
+def test_the_checkpoints_that_come_with_the_code_say_how_they_were_chosen():
+    for path in (REPOSITORY / "pretrained").rglob("*.pth.tar"):
+        is_stage_2 = path.parent.name.startswith("robust_")
+        protocol = {
+            "ckpt.best.pth.tar": load(path)["selected_on"] if is_stage_2 else "test",
+            "ckpt.best_heldout.pth.tar": None if is_stage_2 else "heldout",
+            "ckpt.pth.tar": "last",
+        }[path.name]
+        assert load(path)["selected_on"] == protocol, path
 
 
 def test_fine_tuning_starts_right_after_cloning(tree, finished, clone):
