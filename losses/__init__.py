@@ -9,7 +9,7 @@ from losses.classification import (
     long_tail_weights,
 )
 from losses.dro import DROLoss, class_means
-from losses.margins import make_layer_margins, make_margins
+from losses.margins import Margins, make_margins
 from losses.objective import Objective, stage_1_objective, stage_2_objective
 
 __all__ = [
@@ -17,12 +17,12 @@ __all__ = [
     "DROLoss",
     "FocalLoss",
     "LDAMLoss",
+    "Margins",
     "Objective",
     "balanced_weights",
     "class_means",
     "effective_number_weights",
     "long_tail_weights",
-    "make_layer_margins",
     "make_margins",
     "stage_1_objective",
     "stage_2_objective",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from losses import DROLoss, make_layer_margins, make_margins, stage_2_objective
+from losses import DROLoss, Margins, make_margins, stage_2_objective
 from models import build_model
 from models.folding import fold_batch_norm
 from models.layers import LayerFeatures
@@ -38,9 +38,11 @@ def test_the_objective_is_the_sum_of_the_losses_of_the_layers():
     generator = torch.Generator().manual_seed(1)
     features, centroids = torch.randn(6, 5, generator=generator), torch.randn(5, 5)
     logits, targets = torch.randn(6, 5, generator=generator), torch.arange(6) % 5
-    margins, rows = make_layer_margins("learned", 1.0, COUNTS, 2)
+    margins = Margins("learned", 1.0, COUNTS, num_layers=2)
     columns = {"layer2": slice(0, 2), "layer3": slice(2, 5)}
-    objective = stage_2_objective(["ce", "robust_loss_lt"], COUNTS, epsilons=rows, columns=columns)
+    objective = stage_2_objective(
+        ["ce", "robust_loss_lt"], COUNTS, epsilons=margins.of_losses, columns=columns
+    )
     assert objective.names == ["ce", "robust_loss_lt@layer2", "robust_loss_lt@layer3"]
     total, parts = objective(features, logits, targets, centroids)
     assert_close(total.detach(), parts.sum())
@@ -50,17 +52,7 @@ def test_the_objective_is_the_sum_of_the_losses_of_the_layers():
         expected = alone.to_centroids(features[:, where], targets, centroids[:, where])
         assert_close(part, expected, msg=layer)
     total.backward()
-    assert all((row.grad != 0).any() for row in rows)
-    with torch.no_grad():
-        rows[1].mul_(3)
-    assert torch.equal(margins, torch.tensor([[1.0] * 5, [3.0] * 5]))
-
-
-@pytest.mark.parametrize("margin_type", ["shared", "sample_count"])
-def test_fixed_margins_are_the_same_for_every_layer_and_do_not_train(margin_type):
-    margins, rows = make_layer_margins(margin_type, 2.0, COUNTS, 3)
-    assert torch.equal(margins, make_margins(margin_type, 2.0, COUNTS).expand(3, 5))
-    assert not any(row.requires_grad for row in rows)
+    assert all((vector.grad != 0).any() for vector in margins.parameters())
 
 
 def test_the_last_layer_by_name_trains_as_the_features(pretrained, tree, tmp_path):

@@ -17,7 +17,7 @@ from datasets.loading.resident import Normalise, ResidentLoader
 from datasets.samplers import ShuffledOrder
 from datasets.sources.digits import load_digits
 from datasets.splits import CIFAR_MEAN, CIFAR_STD, LongTailedData, Split
-from losses import make_layer_margins, make_margins, stage_1_objective, stage_2_objective
+from losses import Margins, stage_1_objective, stage_2_objective
 from models import build_model
 from models.layers import LayerFeatures
 from utils.evaluation.evaluator import Evaluator, class_centroids
@@ -84,17 +84,15 @@ def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.
         model.linear.requires_grad_(False)
         if kind == "layers":
             network = LayerFeatures(model, ["layer2", "layer3"])
-            margins, rows = make_layer_margins("learned", 1.0, data.class_counts, 2)
-        else:
-            margins = make_margins("learned", 1.0, data.class_counts)
-            rows = [margins]
+        columns = network.columns if kind == "layers" else None
+        margins = Margins("learned", 1.0, data.class_counts, columns and len(columns))
         objective = stage_2_objective(
             ["ce_lt", "robust_loss"],
             data.class_counts,
-            epsilons=rows if kind == "layers" else margins,
-            columns=network.columns if kind == "layers" else None,
+            epsilons=margins.of_losses,
+            columns=columns,
         )
-        parameters += rows
+        parameters += margins.trained
     phase = Phase(
         name=kind,
         epochs=range(1, 2),
@@ -114,7 +112,7 @@ def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.
     found = {name: value.clone() for name, value in model.state_dict().items()}
     found["reported"] = torch.stack(reported)
     if margins is not None:
-        found |= {"margins": margins.detach().clone(), "centroids": centroids}
+        found |= {"margins": margins.values().clone(), "centroids": centroids}
     return found
 
 

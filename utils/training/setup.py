@@ -12,6 +12,7 @@ from datasets import LongTailedData
 from datasets.loading.resident import Loader, Normalise
 from datasets.loading.streamed import make_loader
 from datasets.samplers import Order
+from losses import Margins
 from models.backbone import load_backbone
 from models.layers import LayerFeatures
 from utils.errors import UserError
@@ -90,13 +91,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """A network on its device, the phases that train it, and the margins ε where it has them:
-    ``[K]``, or with `layers`, which gives the network's representations at several layers to the
-    robust loss, ``[number of layers, K]``."""
+    """A network on its device, the phases that train it, and what the robust loss adds.
+
+    Args:
+        model: the network.
+        phases: in the order in which they train it.
+        margins: those of the robust loss; None where there is none.
+        layers: the network with representations at several layers, where the robust loss works on
+            these.
+    """
 
     model: nn.Module
     phases: list[Phase]
-    margins: Tensor | None = None
+    margins: Margins | None = None
     layers: LayerFeatures | None = None
 
     @property
@@ -108,21 +115,12 @@ class Stage:
     def layer_names(self) -> list[str]:
         return [] if self.layers is None else list(self.layers.columns)
 
-    def margins_now(self) -> Tensor | None:
-        return None if self.margins is None else self.margins.detach()
-
-    @torch.no_grad()
-    def load_margins(self, margins: Tensor | None) -> None:
-        """Gives the margins, where there are any, these values."""
-        if self.margins is not None:
-            self.margins.copy_(margins)
-
     def margins_record(self) -> dict:
         """Returns the margins ``[K]`` as a log holds them; of several layers those of the last
         named one, and all by layer."""
         if self.margins is None:
             return {"margins": None}
-        values = self.margins.detach().cpu().tolist()
+        values = self.margins.values().cpu().tolist()
         if self.layers is None:
             return {"margins": values}
         by_layer = dict(zip(self.layer_names, values, strict=True))

@@ -1,14 +1,13 @@
 """Stage 2, DRO-LT: the features and the margins with the classifier frozen, then the classifier
 with the best features frozen (Samuel and Chechik, ICCV 2021, section 4)."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from datasets.samplers import ClassAwareOrder, Order, ShuffledOrder
-from losses import Objective, make_layer_margins, make_margins, stage_2_objective
+from losses import Margins, Objective, stage_2_objective
 from models.layers import LayerFeatures
 from utils.errors import UserError
 from utils.options.flags import Options
@@ -34,21 +33,18 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
     run.take_backbone(model)
     model = run.place(model)
     network = _with_layers(model, options)
+    columns = None if network is None else network.columns
     kind = (options.margin_type, options.starting_margin, data.class_counts)
-    if network is None:
-        margins = epsilons = make_margins(*kind, device)
-    else:
-        margins, epsilons = make_layer_margins(*kind, len(network.columns), device)
+    margins = Margins(*kind, num_layers=None if columns is None else len(columns)).to(device)
 
     classifier = list(model.linear.parameters())
     features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
     groups = [run.backbone_group(features)]
-    trained = [e for e in ([margins] if network is None else epsilons) if e.requires_grad]
     if options.margin_wd is None and options.backbone_lr == 1:
-        features += trained
-    elif trained:
+        features += margins.trained
+    elif margins.trained:
         decay = {} if options.margin_wd is None else {"weight_decay": options.margin_wd}
-        groups.append({"params": trained} | decay)
+        groups.append({"params": margins.trained} | decay)
 
     features_loader = run.training_loader(_order(run, options.feature_sampler))
     if options.classifier_sampler == options.feature_sampler:
@@ -62,16 +58,16 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
             names.split(",") if names else [],
             data.class_counts,
             temperature=options.temperature,
-            epsilons=epsilons,
+            epsilons=margins.of_losses,
             released_margins=options.as_released,
             distance=options.robust_distance,
             robust_weight=options.robust_weight if names == options.feat_loss else None,
-            columns=None if network is None else network.columns,
+            columns=columns,
             prior_weight=options.prior_weight,
         ).to(device)
 
     robust, balancing = objective(options.feat_loss), objective(options.cls_loss)
-    switch = options.feature_epochs
+    switch, lowest = options.feature_epochs, options.margin_min
     phases = [
         Phase(
             name="features",
@@ -81,7 +77,7 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
             optimizer=run.sgd(groups, options.feat_lr),
             learning_rate=lambda epoch: options.feat_lr,
             uses_centroids=any("robust" in name for name in robust.names),
-            after_update=_bound(margins, options.margin_min),
+            after_update=None if lowest is None else partial(margins.keep_above, lowest),
         ),
         Phase(
             name="classifier",
@@ -133,18 +129,6 @@ def _warn_of_uniform_prior(options: Options) -> None:
                 "shows every class equally often: bs_lt gives the classes their proportions back, "
                 f"or --{flag}_sampler instance shuffles plainly"
             )
-
-
-def _bound(margins: Tensor, lowest: float | None) -> Callable[[], None] | None:
-    """The projection of a projected gradient step: margins below `lowest` are set back to it."""
-    if lowest is None:
-        return None
-
-    @torch.no_grad()
-    def project() -> None:
-        margins.clamp_(min=lowest)
-
-    return project
 
 
 def _order(run: Run, sampler: Sampler) -> Order:

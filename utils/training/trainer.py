@@ -110,7 +110,7 @@ class Trainer:
         if self.options.select_on != "last":
             best, path = collectives.from_main(self.keeper.best_features, self.world)
             checkpoint.load_weights(self.model, best["state_dict"], path)
-            self.stage.load_margins(best["epsilons"])
+            self._load_margins(best)
         self.selection.forget()
         self.evaluator.forget()
 
@@ -198,8 +198,12 @@ class Trainer:
             "best_acc1": accuracy if select_on == "last" else self.selection.best[select_on].score,
             "selected_on": select_on,
             "results": self.results,
-            "epsilons": self.stage.margins_now(),
+            "epsilons": None if self.stage.margins is None else self.stage.margins.values(),
         }
+
+    def _load_margins(self, state: dict[str, Any]) -> None:
+        if self.stage.margins is not None:
+            self.stage.margins.load(state["epsilons"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what `state_dict` returned.
@@ -210,7 +214,7 @@ class Trainer:
         if type(state["epoch"]) is not int or not 0 <= state["epoch"] <= self.last_epoch:
             raise ValueError(f"epoch {state['epoch']!r}")
         self.model.load_state_dict(state["state_dict"])
-        self.stage.load_margins(state["epsilons"])
+        self._load_margins(state)
         orders = {}
         for phase in self.phases:
             phase.load_optimizer(state["optimizers"][phase.name])

@@ -86,7 +86,8 @@ class TrainingPass:
                 signals.check()
                 yield
         # Batch-norm's running statistics are those of each process's own images.
-        collectives.copy_from_main([*model.state_dict().values(), self.stage.margins], world)
+        margins = [] if self.stage.margins is None else self.stage.margins.parameters()
+        collectives.copy_from_main([*model.state_dict().values(), *margins], world)
         # The epoch's only wait for the device.
         on_host = statistics.cpu()
         require_finite = partial(self._require_finite, on_host, objective.names, phase, epoch)
