@@ -1,5 +1,5 @@
-"""`make demo`: both stages and the evaluation on long-tailed handwritten digits, in about a minute
-on two cores and without a download, and a table of what fine-tuning changed.
+"""`make demo`: both stages, the control and the evaluation on long-tailed handwritten digits, in a
+minute or two on two cores and without a download, and a table of what fine-tuning changed.
 
     python -m utils.demo [--seed N] [--folder DIR]
 """
@@ -18,35 +18,49 @@ DATA = "--dataset digits --arch resnet20 --imb_factor 0.02 --augment none"
 STAGE_1 = f"{DATA} --epochs 40 --schedule scaled --wd 5e-4"
 STAGE_2 = (
     f"{DATA} --epochs 10 --balanced_clf_nepochs 4 --feat_sampler resample,4 --feat_lr 0.005 "
-    "--feat_loss ce_lt,robust_loss --cls_sampler none --cls_lr 0.01 --cls_loss ce "
+    "--feat_loss LOSSES --cls_sampler none --cls_lr 0.01 --cls_loss ce "
     "--temperature 1 --margin 1 --margin_type learned"
 )
+CROSS_ENTROPY, CONTROL, DRO_LT = "cross-entropy", "without the robust loss", "DRO-LT"
+
+
+def commands(seed: int, folder: Path) -> dict[str, list[str]]:
+    """Returns the flags of the three runs by their names: stage 1, and from it a stage 2 with the
+    robust loss and one without it, which tells what the robust loss alone has done."""
+    common = f"--seed {seed} --root_log {folder} --root_model {folder} --exp_str demo{seed}"
+    stage_1 = f"{STAGE_1} {common}".split()
+    pretrained = run_folder(parse_options(stage_1)).models.name
+    stage_2 = f"{STAGE_2} {common} --pretrained {pretrained}"
+    return {
+        CROSS_ENTROPY: stage_1,
+        CONTROL: stage_2.replace("LOSSES", "ce_lt").split(),
+        DRO_LT: stage_2.replace("LOSSES", "ce_lt,robust_loss").split(),
+    }
 
 
 def demo(seed: int, folder: Path) -> int:
-    """Runs the two stages and the evaluation, and prints the table; the exit status."""
-    common = f"--seed {seed} --root_log {folder} --root_model {folder} --exp_str demo{seed}"
-    stage_1 = f"{STAGE_1} {common} --overwrite True".split()
-    pretrained = run_folder(parse_options(stage_1)).models
-    stage_2 = f"{STAGE_2} {common} --pretrained {pretrained.name}".split()
+    """Runs both stages, the control and the evaluation, prints the table, and returns the exit
+    status."""
+    runs = commands(seed, folder)
     for title, command in (
-        ("Stage 1: cross-entropy", stage_1),
-        ("Stage 2: DRO-LT", [*stage_2, "--overwrite", "True"]),
-        ("Evaluation", [*stage_2, "--evaluation", "True"]),
+        ("Stage 1: cross-entropy", [*runs[CROSS_ENTROPY], "--overwrite", "True"]),
+        ("Stage 2 without the robust loss: the control", [*runs[CONTROL], "--overwrite", "True"]),
+        ("Stage 2: DRO-LT", [*runs[DRO_LT], "--overwrite", "True"]),
+        ("Evaluation of DRO-LT", [*runs[DRO_LT], "--evaluation", "True"]),
     ):
         print(f"\n{title}\n$ python main.py {' '.join(command)}", flush=True)
         status = main(command)
         if status != 0:
             return status
     rows = {}
-    for method, command in (("cross-entropy", stage_1), ("DRO-LT", stage_2)):
+    for method, command in runs.items():
         records = run_folder(parse_options(command)).records
         summary = json.loads((records / "summary.json").read_text())
         rows |= {
             f"{method}, {text}": summary["test"]["last"][reading]
             for reading, text in (("linear", "linear"), ("ncm", "NCM"))
         }
-    print("\nLong-tailed digits, test accuracy (%) at the last epoch")
+    print("\nLong-tailed digits, test accuracy (%) at the last epoch, one seed")
     print(accuracy_table(rows, summary["class_counts"]))
     print(f"figure: {records / 'report.png'}")
     return 0

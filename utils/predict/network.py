@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,12 @@ class NormalisedNetwork(nn.Module):
     shapes ``[B, D]`` and ``[B, K]`` of (images − mean) / std.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, channels: Normalisation) -> None:
         super().__init__()
-        self.network = network
+        self.network: Any = network
         self.register_buffer("mean", torch.tensor(channels.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(channels.std).view(1, -1, 1, 1))
         self.eval()
@@ -74,8 +78,11 @@ def find_checkpoint(name: Path) -> Path:
     """Returns the checkpoint file of a run, by the file, the run's folder, or the name of the
     folder below `checkpoint` or `pretrained`; of a folder the best one.
 
+    A folder above a single run stands for this run; a stage 1 with a stage 2 in its folder does not
+    count.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or there are several.
     """
     places = [root / name for root in ROOTS]
     place = next((place for place in places if place.exists()), None)
@@ -87,8 +94,11 @@ def find_checkpoint(name: Path) -> Path:
     for file in (BEST_CHECKPOINT, LAST_CHECKPOINT):
         if (place / file).is_file():
             return place / file
-    below = sorted(str(path.parent) for path in place.glob(f"*/{BEST_CHECKPOINT}"))
-    hint = f"; the runs below it are {', '.join(below)}" if below else ""
+    runs = [path.parent for path in sorted(place.rglob(BEST_CHECKPOINT))]
+    ends = [run for run in runs if not any(run in other.parents for other in runs)]
+    if len(ends) == 1:
+        return ends[0] / BEST_CHECKPOINT
+    hint = f"; the runs below it are {', '.join(map(str, ends))}" if ends else ""
     raise UserError(f"{place}: no {BEST_CHECKPOINT} in this folder{hint}")
 
 

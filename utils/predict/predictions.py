@@ -60,7 +60,7 @@ class Predictor:
         kind = machine.device.type
         self.batch_size = max(1, min(LARGEST_BATCH[kind], PIXELS_A_PASS[kind] // self.side**2))
         network = NormalisedNetwork(fold_batch_norm(trained.network), trained.normalisation)
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.scores = scores
 
     def __call__(self, paths: Iterable[str]) -> Iterator[Prediction | Skipped]:

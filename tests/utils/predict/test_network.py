@@ -103,6 +103,18 @@ def test_what_is_missing_is_said_with_where_it_was_looked_for(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"looked for nothing, checkpoint/nothing, pretrained/"):
         find_checkpoint("nothing")
-    write_checkpoint(tmp_path / "root" / "run")
-    with pytest.raises(UserError, match=r"root: no ckpt.best.pth.tar .* below it are root/run$"):
+    (tmp_path / "root").mkdir()
+    with pytest.raises(UserError, match=r"root: no ckpt.best.pth.tar in this folder$"):
+        find_checkpoint("root")
+
+
+def test_a_folder_above_a_single_run_stands_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_checkpoint(tmp_path / "root" / "stage_1")
+    assert find_checkpoint("root").resolve() == path
+    stage_2 = write_checkpoint(tmp_path / "root" / "stage_1" / "stage_2")
+    assert find_checkpoint("root").resolve() == stage_2
+    assert find_checkpoint("root/stage_1").resolve() == path
+    write_checkpoint(tmp_path / "root" / "other")
+    with pytest.raises(UserError, match=r"below it are root/other, root/stage_1/stage_2$"):
         find_checkpoint("root")

@@ -1,0 +1,47 @@
+"""The demonstration's commands and table."""
+
+import json
+
+from utils import demo
+from utils.options.parse import parse_options
+from utils.runs.folders import run_folder
+
+
+def test_the_control_differs_from_dro_lt_in_the_robust_loss_alone(tmp_path):
+    runs = {name: parse_options(flags) for name, flags in demo.commands(0, tmp_path).items()}
+    control, dro_lt = (runs[name].as_dict() for name in (demo.CONTROL, demo.DRO_LT))
+    different = {name for name in control if control[name] != dro_lt[name]}
+    assert different == {"feat_loss"} and control["feat_loss"] == "ce_lt"
+    first = run_folder(runs[demo.CROSS_ENTROPY]).models
+    assert all(run_folder(runs[n]).models.parent == first for n in (demo.CONTROL, demo.DRO_LT))
+
+
+def test_the_table_has_every_run_by_both_classifiers(tmp_path, monkeypatch, capsys):
+    called = []
+
+    def main(argv):
+        """What a run leaves, without the run."""
+        called.append(argv)
+        options = parse_options(argv)
+        top1 = 60.0 + len(called)
+        record = dict.fromkeys(("top1", "top5", "balanced", "many", "medium", "few"), top1)
+        result = {"linear": record, "ncm": record}
+        records = run_folder(options).records
+        records.mkdir(parents=True, exist_ok=True)
+        summary = {"class_counts": [30, 20, 10], "test": {"last": result}}
+        (records / "summary.json").write_text(json.dumps(summary))
+        return 0
+
+    monkeypatch.setattr(demo, "main", main)
+    assert demo.demo(0, tmp_path) == 0
+    out = capsys.readouterr().out
+    assert len(called) == 4 and called[-1][-2:] == ["--evaluation", "True"]
+    for method in (demo.CROSS_ENTROPY, demo.CONTROL, demo.DRO_LT):
+        for classifier in ("linear", "NCM"):
+            assert f"{method}, {classifier}" in out
+    assert out.rstrip().endswith("report.png")
+
+
+def test_a_run_that_fails_ends_the_demonstration(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "main", lambda argv: 2)
+    assert demo.demo(0, tmp_path) == 2
