@@ -52,17 +52,16 @@ def demo(seed: int, folder: Path) -> int:
         status = main(command)
         if status != 0:
             return status
-    rows = {}
-    for method, command in runs.items():
-        records = run_folder(parse_options(command)).records
-        summary = json.loads((records / "summary.json").read_text())
-        rows |= {
-            f"{method}, {text}": summary["test"]["last"][reading]
-            for reading, text in (("linear", "linear"), ("ncm", "NCM"))
-        }
+    folders = {name: run_folder(parse_options(flags)).records for name, flags in runs.items()}
+    summaries = {name: json.loads((f / "summary.json").read_text()) for name, f in folders.items()}
+    rows = {
+        f"{name}, {text}": summary["test"]["last"][reading]
+        for name, summary in summaries.items()
+        for reading, text in (("linear", "linear"), ("ncm", "NCM"))
+    }
     print("\nLong-tailed digits, test accuracy (%) at the last epoch, one seed")
-    print(accuracy_table(rows, summary["class_counts"]))
-    print(f"figure: {records / 'report.png'}")
+    print(accuracy_table(rows, summaries[DRO_LT]["class_counts"]))
+    print(f"figure: {folders[DRO_LT] / 'report.png'}")
     return 0
 
 

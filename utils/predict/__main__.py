@@ -19,6 +19,7 @@ from pathlib import Path
 from utils.errors import RunError, UserError
 from utils.files import atomic_write
 from utils.options import values
+from utils.options.flags import READINGS
 from utils.options.parse import Parser
 
 
@@ -50,6 +51,14 @@ def build_parser() -> Parser:
         help="the file to write (default: predictions.csv)",
     )
     parser.add_argument(
+        "--classifier",
+        choices=READINGS,
+        default="linear",
+        metavar="NAME",
+        help="the network's own, or one that its evaluation with --readings has fitted: "
+        f"{', '.join(READINGS)} (default: linear)",
+    )
+    parser.add_argument(
         "--html", type=Path, metavar="PAGE", help="also write a page with the least certain images"
     )
     parser.add_argument(
@@ -71,15 +80,16 @@ def predict(arguments: argparse.Namespace) -> None:
     # Torch is imported only once the arguments are known to be right.
     from tqdm import tqdm
 
+    from utils.evaluation.classifiers import has_confidence
     from utils.machine.device import choose_machine
     from utils.predict.images import image_paths
-    from utils.predict.network import load_network
+    from utils.predict.network import find_classifier, load_network
     from utils.predict.page import LeastCertain, write_page
     from utils.predict.predictions import LIKELIEST, Predictor, Skipped
 
     trained = load_network(arguments.run)
     machine = choose_machine(arguments.gpu, "float32")
-    predictor = Predictor(trained, machine)
+    predictor = Predictor(trained, machine, find_classifier(trained, arguments.classifier))
     kept, skipped = LeastCertain(), 0
     written = [path for path in (arguments.output, arguments.html) if path is not None]
     results = predictor(image_paths(arguments.images, without=written))
@@ -103,9 +113,16 @@ def predict(arguments: argparse.Namespace) -> None:
             "skipped",
             file=sys.stderr,
         )
-    print(f"{arguments.output}: {kept.count} images, by {trained.path}")
+    by = "" if arguments.classifier == "linear" else f", classifier {arguments.classifier}"
+    print(f"{arguments.output}: {kept.count} images, by {trained.path}{by}")
+    if not has_confidence(arguments.classifier):
+        print(
+            f"{arguments.classifier}: its scores are cosines or distances; their softmax orders "
+            "images and is no probability"
+        )
     if arguments.html is not None:
-        write_page(arguments.html, kept, skipped, f"Predictions by {trained.path.parent.name}")
+        title = f"Predictions by {trained.path.parent.name}{by}"
+        write_page(arguments.html, kept, skipped, title)
         print(f"{arguments.html}: the least certain of them")
 
 

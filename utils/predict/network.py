@@ -2,8 +2,9 @@
 the names of the classes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from datasets import normalisation
 from datasets.normalisation import Normalisation
 from models import ARCHITECTURES
 from utils.errors import UserError
+from utils.evaluation.classifier_files import load_classifier
+from utils.evaluation.classifiers import apply_classifier
 from utils.options.flags import BENCHMARK_LISTS, IMAGENET_NETWORKS
 from utils.runs import checkpoint
 from utils.runs.folders import BEST_CHECKPOINT, LAST_CHECKPOINT, PRETRAINED
 
-ROOTS = (Path(), Path("checkpoint"), PRETRAINED)
+CLASSIFIERS = "classifiers.pth"
+RUNS = Path("checkpoint")
+ROOTS = (Path(), RUNS, PRETRAINED)
 """Where a run is looked up by its name."""
 
 MAX_SIDE = 1024
@@ -135,6 +140,24 @@ def load_network(name: Path) -> TrainedNetwork:
         image_size=_image_size(recorded, path, arch),
         class_names=_class_names(recorded, num_classes, path),
     )
+
+
+def find_classifier(trained: TrainedNetwork, name: str) -> Callable[[Tensor], Tensor] | None:
+    """Returns the scores ``[B, K]`` of features ``[B, D]`` by a classifier that an evaluation of
+    the run with `--readings` has saved; None for the network's own, `linear`.
+
+    Raises:
+        UserError: no such classifier, or one of other weights.
+    """
+    if name == "linear":
+        return None
+    folder = trained.path.parent
+    # The evaluation of a checkpoint that comes with the code is below `checkpoint`.
+    places = [folder / CLASSIFIERS]
+    if folder.is_relative_to(PRETRAINED):
+        places.append(RUNS / folder.relative_to(PRETRAINED) / CLASSIFIERS)
+    path = next((place for place in places if place.exists()), places[-1])
+    return partial(apply_classifier, load_classifier(path, name, trained.network))
 
 
 def _normalisation(recorded: Mapping, dataset: object) -> Normalisation:

@@ -17,8 +17,11 @@ from models import build_model
 from tests.support.helpers import REPOSITORY, STAGE_1_NAME, read_summary, snapshot
 from tests.support.pictures import noise, save
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
+from utils.evaluation.classifier_files import save_classifiers
+from utils.evaluation.classifiers import Classifier
 from utils.predict.__main__ import main
 from utils.predict.images import decoded, image_paths
+from utils.predict.network import load_network
 
 
 @pytest.fixture
@@ -88,6 +91,42 @@ def test_predictions_of_the_test_images_are_as_good_as_the_evaluation_says(
     ]
     top1 = read_summary(run)["test"]["selected"]["linear"]["top1"]
     assert len(rows) == 40 and 100 * np.mean(right) == pytest.approx(top1, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ncm_euclidean", "logit_adjustment"])
+def test_a_classifier_that_an_evaluation_fitted_predicts(name, run, tmp_path):
+    trained = load_network(run)
+    centres = torch.rand(len(NAMES), 64)
+    classifiers = {
+        "ncm_euclidean": Classifier("distance", centres),
+        "logit_adjustment": Classifier("linear", centres, bias=torch.arange(6.0)),
+    }
+    save_classifiers(run / "classifiers.pth", classifiers, trained.network, 3, NAMES)
+    folder = write_images(tmp_path / "images", 9)
+    output = tmp_path / "p.csv"
+    status, out, err = predict(run, folder, "--output", output, "--classifier", name)
+    assert (status, err) == (0, "") and f"classifier {name}" in out
+    assert ("no probability" in out) == (name == "ncm_euclidean")
+    images = torch.tensor(np.stack([noise(8, 8, 3, seed=i) for i in range(9)]) / 255)
+    with torch.no_grad():
+        network = trained.with_normalisation()
+        features, _ = network(images.permute(0, 3, 1, 2).float())
+    if name == "ncm_euclidean":
+        scores = -(features[:, None] - centres).square().sum(dim=2).sqrt()
+    else:
+        scores = features @ centres.T + torch.arange(6)
+    expected = {f"{i:04}.png": NAMES[label] for i, label in enumerate(scores.argmax(dim=1))}
+    with open(output, newline="") as file:
+        found = {Path(row["file"]).name: row["class"] for row in csv.DictReader(file)}
+    assert found == expected
+
+
+def test_a_classifier_that_no_evaluation_fitted_is_refused(run, tmp_path):
+    folder = write_images(tmp_path / "images", 1)
+    status, out, err = predict(run, folder, "--output", tmp_path / "p.csv", "--classifier", "crt")
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert f"{run / 'classifiers.pth'}: no such file" in err and "--readings crt" in err
+    assert not (tmp_path / "p.csv").exists()
 
 
 def test_with_few_classes_all_are_listed(tmp_path):
@@ -204,7 +243,6 @@ def test_an_earlier_table_is_kept_where_the_run_fails(run, tmp_path, monkeypatch
 
 MEASURE = """
 import resource, sys
-from utils.predict.__main__ import main
 for folder in sys.argv[2:]:
     assert main([sys.argv[1], folder, "--output", folder + ".csv"]) == 0
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
