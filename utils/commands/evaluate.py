@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets import load_data
+from datasets import LongTailedData, load_data
 from utils.commands.train import machine_of
 from utils.evaluation.classifier_files import save_classifiers, write_readings
 from utils.evaluation.classifiers import TRAINED, FeatureBank, fit, has_confidence, read
@@ -25,12 +25,12 @@ from utils.training.summary import accuracy_table, per_class_table, reading_tabl
 
 
 def evaluate(options: Options) -> None:
-    """Accuracies of the best checkpoint of a run, or of the runs of several seeds, and their mean
-    and deviation; `outputs_train.npz` and `outputs_test.npz` with features, labels and predictions
-    of the un-augmented images.
+    """Prints the accuracies of a run's best checkpoint, or of the runs of several seeds with mean
+    and deviation, and writes `outputs_train.npz` and `outputs_test.npz` about the un-augmented
+    images; with `--readings` also `readings.json`, `readings.csv` and `classifiers.pth`.
 
     Raises:
-        UserError: no such checkpoint, or one of another network.
+        UserError: no such checkpoint, or one of another network or of other classes.
     """
     with collectives.joined() as world:
         evaluated = [_evaluate(of_seed, world) for of_seed in options.by_seed()]
@@ -41,7 +41,8 @@ def evaluate(options: Options) -> None:
 
 
 def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int]] | None:
-    """One run; its accuracies, by split and classifier, and the class counts (process 0)."""
+    """Evaluates one run. Returns in process 0 the accuracies, by split and classifier, and the
+    class counts; None in others."""
     folder = run_folder(options)
 
     def read_chosen() -> tuple[dict, Path]:
@@ -66,7 +67,8 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     train = extract_features(model, evaluator.train_loader, machine)
     if not world.is_main:
         return None
-    print(f"{path}, epoch {chosen.get('epoch', 'unknown')}")
+    chosen_on = f", selected on {chosen['selected_on']}" if "selected_on" in chosen else ""
+    print(f"{path}, epoch {chosen.get('epoch', 'unknown')}{chosen_on}")
     print(per_class_table(linear["test"], ncm["test"], data))
     rows = {}
     for split in linear:
@@ -88,8 +90,8 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
             path = folder.records / "classifiers.pth"
             save_classifiers(path, classifiers, model, epoch, data.class_names)
             _add_events(folder, records, epoch)
-        _save_outputs(folder, "train", model, *train)
-        _save_outputs(folder, "test", model, *evaluator.seen("test"))
+        _save_outputs(folder, data, "train", model, *train)
+        _save_outputs(folder, data, "test", model, *evaluator.seen("test"))
     print(f"features, labels and predictions: {folder.records}/outputs_{{train,test}}.npz")
     return rows, data.class_counts
 
@@ -109,7 +111,7 @@ def _print_notes(names: Sequence[str], records: dict[str, dict]) -> None:
 
 
 def _add_events(folder: RunFolder, records: dict[str, dict], epoch: int) -> None:
-    """Adds the readings to the run's TensorBoard events."""
+    """Adds the classifiers' accuracies to the run's TensorBoard events."""
     with EventFile(folder.records, ".readings") as events:
         for reading, record in records.items():
             for name, value in record.items():
@@ -119,9 +121,29 @@ def _add_events(folder: RunFolder, records: dict[str, dict], epoch: int) -> None
 
 @torch.no_grad()
 def _save_outputs(
-    folder: RunFolder, split: str, model: nn.Module, features: Tensor, labels: Tensor
+    folder: RunFolder,
+    data: LongTailedData,
+    which: str,
+    model: nn.Module,
+    features: Tensor,
+    labels: Tensor,
 ) -> None:
+    """Writes `outputs_{which}.npz`, a row an image: `feats` ``[N, D]``, `labels`, `preds`, `confs`
+    (the largest softmax probability) and `files` ``[N]``; and `class_names` ``[K]``."""
     confs, preds = torch.softmax(model.classify(features), dim=1).max(dim=1)
-    arrays = {"feats": features, "labels": labels, "preds": preds, "confs": confs}
-    with atomic_write(folder.records / f"outputs_{split}.npz") as file:
-        np.savez(file, **{name: array.cpu().numpy() for name, array in arrays.items()})
+    tensors = {"feats": features, "labels": labels, "preds": preds, "confs": confs}
+    arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    arrays["files"] = np.array(_names_of_images(data, which))
+    arrays["class_names"] = np.array(data.class_names)
+    with atomic_write(folder.records / f"outputs_{which}.npz") as file:
+        np.savez(file, **arrays)
+
+
+def _names_of_images(data: LongTailedData, which: str) -> list[str]:
+    """Returns the images' files, relative to the data root, or made-up names of images that are
+    in an array."""
+    split = data.train if which == "train" else data.test
+    files = getattr(split, "files", None)
+    if files is not None:
+        return list(files)
+    return [f"{data.name}/{which}/{index}" for index in range(len(split))]

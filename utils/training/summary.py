@@ -116,8 +116,8 @@ def final_table(summary: dict) -> str:
     table = accuracy_table(rows, summary["class_counts"])
     if rests_on_choice:
         table += (
-            f"\nThe classifier phase began from the features that {protocol} images chose: only the "
-            "last feature epoch rests on no choice within this stage."
+            f"\nThe classifier phase began from the features that {protocol} images chose; only "
+            "the last feature epoch rests on no choice within this stage."
         )
     return table
 

@@ -1,5 +1,6 @@
 """Evaluation of finished runs: what it writes, prints and warns of."""
 
+import json
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models import resnet20
 from tests.support.helpers import (
     CLASS_COUNTS,
     NOTHING,
@@ -20,7 +22,14 @@ from tests.support.helpers import (
     succeed,
     weights_of,
 )
+from tests.support.own_images import write_folder
+from tests.support.pictures import noise, save
+from utils.evaluation.classifier_files import load_classifier
+from utils.evaluation.classifiers import apply_classifier
+from utils.options.parse import parse_options
+from utils.runs.folders import run_folder
 
+CLASSES = [f"class_{k}" for k in range(10)]
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 
@@ -75,6 +84,70 @@ def test_evaluation_writes_outputs_that_give_the_accuracies_of_the_summary(stage
         .argmax(1)
         .numpy(),
     )
+
+
+def test_outputs_name_every_image_and_the_classes(tree, both):
+    succeed(stage_1(tree, both, "-e"))
+    for split, count in (("train", sum(CLASS_COUNTS)), ("test", 40)):
+        with np.load(both / STAGE_1_NAME / f"outputs_{split}.npz", allow_pickle=False) as outputs:
+            files, labels = outputs["files"], outputs["labels"]
+            assert len(set(files.tolist())) == len(labels) == count
+            assert outputs["class_names"].tolist() == CLASSES
+
+
+def test_both_classifiers_of_an_unbalanced_test_set_mean_the_same_by_a_word(tmp_path):
+    """Trouble 1: 30 test images of one class, two of another that looks the same: accuracies of
+    the images are far from those of the classes."""
+    tree = write_folder(tmp_path / "skewed", counts=(6, 6, 6))
+    for i in range(2, 30):
+        save(tree / "test" / "ant" / f"{i:02}.png", noise(32, 32, 3, seed=i))
+    flags = [
+        *("--dataset", "folder", "--data_root", tree, "-a", "resnet20", "--epochs", 1, "-b", 8),
+        *("--augment", "none", "--seed", 0, "--root_log", tmp_path, "--root_model", tmp_path),
+    ]
+    argv = [str(flag) for flag in flags]
+    succeed(argv)
+    succeed([*argv, "--evaluation", "True", "--readings", "linear,ncm_cosine"])
+    folder = run_folder(parse_options(argv)).records
+    with np.load(folder / "outputs_test.npz") as outputs:
+        labels, preds = outputs["labels"], outputs["preds"]
+    readings = json.loads((folder / "readings.json").read_text())
+    selected = read_summary(folder)["test"]["selected"]
+    assert np.bincount(labels).tolist() == [30, 2, 2]
+    assert readings["linear"]["top1"] == pytest.approx(accuracy(preds, labels), abs=1e-4)
+    for reading, classifier in (("linear", "linear"), ("ncm_cosine", "ncm")):
+        record = readings[reading]
+        by_class = record["per_class"]
+        assert record["balanced"] == pytest.approx(np.mean(by_class), abs=1e-3)
+        share = (30 * by_class[0] + 2 * by_class[1] + 2 * by_class[2]) / 34
+        assert record["top1"] == pytest.approx(share, abs=1e-3)
+        for name in ("top1", "balanced", "macro_f1", "per_class", "precision"):
+            assert selected[classifier][name] == record[name], (reading, name)
+    assert any(r["top1"] != r["balanced"] for r in readings.values())
+
+
+def test_evaluation_saves_the_classifiers_that_it_fits(tree, both):
+    outcome = succeed(stage_1(tree, both, "-e", "--readings", "lws,crt,ncm_centred"))
+    folder = both / STAGE_1_NAME
+    assert "lws and crt: fitted on the features of training images without augm" in outcome.out
+    assert "NCM has no calibration error" in outcome.out
+    (row,) = [row for row in outcome.out.splitlines() if row.startswith("ncm_centred")]
+    assert row.split()[-1] == "n/a"
+    chosen = load(folder / "ckpt.best.pth.tar")
+    model = resnet20(10)
+    model.load_state_dict(chosen["state_dict"])
+    readings = json.loads((folder / "readings.json").read_text())
+    with np.load(folder / "outputs_test.npz") as outputs:
+        features, labels = torch.tensor(outputs["feats"]), outputs["labels"]
+    for name in ("lws", "crt", "ncm_centred"):
+        saved = load_classifier(folder / "classifiers.pth", name, model)
+        preds = apply_classifier(saved, features).argmax(dim=1).numpy()
+        assert accuracy(preds, labels) == pytest.approx(readings[name]["top1"], abs=1e-3)
+    content = torch.load(folder / "classifiers.pth", weights_only=True)
+    assert content["epoch"] == chosen["epoch"] and content["class_names"] == CLASSES
+    # `--overwrite True` replaces the run with all that was made of it.
+    argv = [str(flag) for flag in stage_1(tree, both)]
+    assert folder / "classifiers.pth" in run_folder(parse_options(argv)).own_files()
 
 
 def test_evaluation_shows_the_size_of_every_group(tree, both):
