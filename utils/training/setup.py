@@ -60,12 +60,14 @@ class Run:
         return model.to(self.machine.device, memory_format=torch.channels_last)
 
     def take_backbone(self, model: nn.Module) -> None:
-        """Replaces all weights but the head's by those of `--backbone`, if it is given.
+        """Replaces all weights but the head's by those of `--backbone`, if it is given. A run that
+        goes on has its weights in its last checkpoint and needs the file no more.
 
         Raises:
             UserError: the file cannot be read or is one of another network.
         """
-        if self.options.backbone is not None:
+        goes_on = self.options.resume and self.folder.last_checkpoint.exists()
+        if self.options.backbone is not None and not goes_on:
             loaded = load_backbone(model, Path(self.options.backbone).expanduser())
             print(f"--backbone {self.options.backbone}: {loaded}")
 

@@ -5,10 +5,12 @@ import torch
 from torch import nn
 
 from models import resnet20
+from tests.support.faults import disk_full_for
 from tests.support.helpers import (
     FEATURES_ONLY,
     STAGE_1_NAME,
     call,
+    differences,
     features_of,
     load,
     read_csv,
@@ -55,6 +57,22 @@ def test_stage_1_starts_from_the_backbone(public, tree, tmp_path):
     expected = parameters(theirs)
     assert all(torch.equal(w, expected[name]) for name, w in parameters(ours).items())
     assert ours["linear.weight"].shape == (10, 64)
+
+
+def test_a_run_goes_on_without_the_file(public, tree, tmp_path):
+    """Its weights are in the checkpoint."""
+    path = tmp_path / "weights.pth"
+    path.write_bytes(public.read_bytes())
+    flags = ("--backbone", path, "--backbone_lr", 0.5)
+    succeed(stage_1(tree, tmp_path / "a", *flags))
+    argv = stage_1(tree, tmp_path / "b", *flags)
+    with disk_full_for("ckpt.pth.tar", nth=2) as is_reached:
+        assert call(argv).status == 1 and is_reached()
+    path.unlink()
+    outcome = succeed([*argv, "--resume", "True"])
+    assert "took" not in outcome.out
+    whole, resumed = (weights_of(run_folder(tmp_path / name)) for name in "ab")
+    assert not differences(whole, resumed)
 
 
 def test_stage_2_starts_from_the_backbone_with_the_checkpoints_head(
