@@ -2,30 +2,97 @@
 
 import copy
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-@torch.no_grad()
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy for inference, in eval mode, that computes the same with fewer operations; the model
-    itself where it is such a copy.
+    """Returns a copy for inference, in eval mode, that computes the same with fewer operations; the
+    model itself where it is such a copy.
 
     Batch-norm with running mean m and variance v maps y = W * x to γ (y − m) / √(v + ϵ) + β, which
     is a convolution with the weights γ W / √(v + ϵ) and the bias β − γ m / √(v + ϵ). It is taken to
     follow the convolution that was registered right before it in the same module, as in every
     ResNet here.
+
+    A model has one copy. A later call gives it the model's weights of then, in place, so what an
+    earlier call returned changes too.
     """
     if not (model.training or any(isinstance(m, _BatchNorm) for m in model.modules())):
         return model
-    folded = copy.deepcopy(model).eval()
-    for module in list(folded.modules()):
-        children = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, nn.Identity())
-    return folded
+    folding = _FOLDINGS.get(model)
+    if folding is None or not folding.is_of(model):
+        folding = _FOLDINGS[model] = _Folding(model)
+    else:
+        folding.refill(model)
+    return folding.network
+
+
+class _Folding:
+    """The copy of a model, and which of its convolutions hold which batch-norm."""
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module) -> None:
+        self.kind = _kind(model)
+        self.network = copy.deepcopy(model).eval()
+        self.pairs: list[tuple[str, str]] = []
+        for prefix, module in list(self.network.named_modules()):
+            for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
+                    setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                    setattr(module, norm_name, nn.Identity())
+                    start = f"{prefix}." if prefix else ""
+                    self.pairs.append((start + conv_name, start + norm_name))
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Returns whether the model still has the layers, shapes and devices of the copy."""
+        return _kind(model) == self.kind
+
+    @torch.no_grad()
+    def refill(self, model: nn.Module) -> None:
+        """Computes the weights again, in place, by a few operations on all layers at once, in the
+        order in which `fuse_conv_bn_eval` computes them."""
+        layers, folded = dict(model.named_modules()), dict(self.network.named_modules())
+        convs = [layers[conv] for conv, _ in self.pairs]
+        norms = [layers[norm] for _, norm in self.pairs]
+        targets = [folded[conv] for conv, _ in self.pairs]
+        gammas, betas = [norm.weight for norm in norms], [norm.bias for norm in norms]
+        if norms:
+            factors = torch._foreach_add([n.running_var for n in norms], [n.eps for n in norms])
+            torch._foreach_rsqrt_(factors)
+            shifts = torch._foreach_neg([norm.running_mean for norm in norms])
+            biased = [i for i, conv in enumerate(convs) if conv.bias is not None]
+            if biased:
+                biases = [convs[i].bias for i in biased]
+                torch._foreach_add_([shifts[i] for i in biased], biases)
+            torch._foreach_mul_(shifts, factors)
+            torch._foreach_mul_(shifts, gammas)
+            torch._foreach_add_(shifts, betas)
+            torch._foreach_copy_([target.bias for target in targets], shifts)
+            scales = torch._foreach_mul(gammas, factors)
+            scales = [scale.view(-1, 1, 1, 1) for scale in scales]
+            weights = torch._foreach_mul([conv.weight for conv in convs], scales)
+            torch._foreach_copy_([target.weight for target in targets], weights)
+        held = {f"{conv}." for conv, _ in self.pairs}
+        rest = {
+            name: tensor
+            for name, tensor in self.network.state_dict().items()
+            if not name.startswith(tuple(held))
+        }
+        if rest:
+            sources = model.state_dict()
+            torch._foreach_copy_(list(rest.values()), [sources[name] for name in rest])
+
+
+def _kind(model: nn.Module) -> list[tuple]:
+    """What a copy depends on, beside the values: layers, and their tensors' shapes and places."""
+    layers = [(name, type(layer)) for name, layer in model.named_modules()]
+    tensors: list[tuple[str, Tensor]] = list(model.state_dict().items())
+    return [*layers, *((name, t.shape, t.dtype, t.device) for name, t in tensors)]
+
+
+_FOLDINGS: WeakKeyDictionary[nn.Module, _Folding] = WeakKeyDictionary()

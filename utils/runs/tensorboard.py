@@ -2,22 +2,40 @@
 
 tensorboardX's `SummaryWriter` writes from a thread of its own, which dies on a full disk; closing
 it then waits for ever. Here such an error is raised where it happens.
+
+tensorboardX is imported when the first file is opened. A machine without it trains all the same:
+one warning, and no events.
 """
 
+import sys
 import time
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from PIL import Image
+
+
+@cache
+def _has_tensorboard() -> bool:
+    """Returns whether tensorboardX is installed; says so once where it is not."""
+    try:
+        import_module("tensorboardX")
+    except ImportError as error:
+        print(
+            f"main.py: warning: no TensorBoard events are written ({error}); "
+            "pip install tensorboardX for them",
+            file=sys.stderr,
+        )
+        return False
+    return True
 
 
 class EventFile:
-    """A new file of events in a folder.
+    """A new file of events in a folder; without tensorboardX, nothing.
 
     Args:
         folder: it exists.
@@ -27,6 +45,12 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, suffix: str, purge_step: int | None = None) -> None:
+        self.writer: Any = None
+        if not _has_tensorboard():
+            return
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
         self.writer = EventsWriter(str(folder / "events"), suffix)
         if purge_step is not None:
             start = SessionLog(status=SessionLog.START)
@@ -44,29 +68,38 @@ class EventFile:
         self.close()
 
     def close(self) -> None:
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
-    def _add(self, content: Summary, step: int) -> None:
-        self.writer.write_event(Event(wall_time=time.time(), step=step, summary=content))
+    def _add(self, kind: str, step: int, *arguments: Any, **settings: Any) -> None:
+        """Writes what a function of `tensorboardX.summary` makes of the arguments."""
+        if self.writer is None:
+            return
+        from tensorboardX import summary
+        from tensorboardX.proto.event_pb2 import Event
+
+        made = getattr(summary, kind)(*arguments, **settings)
+        for content in made if isinstance(made, tuple) else (made,):
+            self.writer.write_event(Event(wall_time=time.time(), step=step, summary=content))
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        self._add(summary.scalar(name, value), step)
+        self._add("scalar", step, name, value)
 
     def add_histogram(self, name: str, values: list[float], step: int) -> None:
-        self._add(summary.histogram(name, np.asarray(values), bins=30), step)
+        self._add("histogram", step, name, np.asarray(values), bins=30)
 
     def add_figure(self, name: str, path: Path, step: int) -> None:
-        """A PNG file as an image."""
-        pixels = (255 * plt.imread(path)[:, :, :3]).astype("uint8")
-        self._add(summary.image(name, pixels, dataformats="HWC"), step)
+        """Adds a PNG file as an image."""
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+        self._add("image", step, name, pixels, dataformats="HWC")
 
     def add_hyperparameters(self, options: dict, metrics: dict[str, float], step: int) -> None:
-        """Options, and the accuracies that they led to."""
+        """Adds options, and the accuracies that they led to."""
         plain = {
             name: float(value) if type(value) in (int, float) else str(value)
             for name, value in options.items()
         }
-        for content in summary.hparams(plain, metrics):
-            self._add(content, step)
+        self._add("hparams", step, plain, metrics)
         for name, value in metrics.items():
             self.add_scalar(name, value, step)

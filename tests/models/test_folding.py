@@ -1,0 +1,88 @@
+"""The folded network of a model is made once and then refilled in place."""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from models import build_model
+from models.folding import fold_batch_norm
+from models.layers import LayerFeatures
+from tests.support.stages import OperationLog
+
+
+def network(arch="resnet20", seed=0):
+    """With weights and statistics as of training, in the layout of training."""
+    torch.manual_seed(seed)
+    model = build_model(arch, 5).to(memory_format=torch.channels_last)
+    disturb(model)
+    return model
+
+
+@torch.no_grad()
+def disturb(model):
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(torch.rand_like(tensor))
+
+
+def assert_same_bits(a, b):
+    for (name, x), (other, y) in zip(a.state_dict().items(), b.state_dict().items(), strict=True):
+        assert name == other and x.stride() == y.stride() and torch.equal(x, y), name
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "resnet10"])
+def test_refilling_gives_the_bits_of_a_new_copy_in_the_same_memory(arch):
+    model = network(arch)
+    folded = fold_batch_norm(model)
+    where = [tensor.data_ptr() for tensor in folded.state_dict().values()]
+    for _ in range(2):
+        disturb(model)
+        assert fold_batch_norm(model) is folded
+        assert [tensor.data_ptr() for tensor in folded.state_dict().values()] == where
+        assert_same_bits(folded, fold_batch_norm(copy.deepcopy(model)))
+
+
+def test_convolutions_with_a_bias_keep_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).eval()
+    folded = fold_batch_norm(model)
+    disturb(model)
+    fold_batch_norm(model)
+    images = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(folded(images), model(images))
+    assert_same_bits(folded, fold_batch_norm(copy.deepcopy(model)))
+
+
+def test_refilling_takes_a_few_operations_on_all_layers_at_once():
+    model = network("resnet32")
+    fold_batch_norm(model)
+    with OperationLog() as log:
+        fold_batch_norm(model)
+    assert log.counts.total() <= 12, log.counts
+
+
+def test_a_changed_network_gets_a_copy_of_its_own():
+    model = network()
+    folded = fold_batch_norm(model)
+    model.linear = nn.Linear(64, 7)
+    other = fold_batch_norm(model)
+    assert other is not folded and other.linear.out_features == 7
+    model.double()
+    assert fold_batch_norm(model).conv1.weight.dtype == torch.float64
+
+
+def test_representations_at_layers_have_a_copy_of_their_own_and_copies_end_with_their_model():
+    model = network()
+    layers = LayerFeatures(model, ["layer2", "layer3"])
+    folded, of_layers = fold_batch_norm(model), fold_batch_norm(layers)
+    disturb(model)
+    assert fold_batch_norm(layers) is of_layers is not folded
+    assert_same_bits(of_layers, fold_batch_norm(copy.deepcopy(layers)))
+    reference = weakref.ref(folded)
+    del model, layers, folded, of_layers
+    gc.collect()
+    assert reference() is None
