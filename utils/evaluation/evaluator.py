@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from datasets.loading.resident import Normalise
+from datasets.loading.resident import Loader, Normalise
 from datasets.loading.streamed import make_loader
-from datasets.splits import LongTailedData
+from datasets.splits import AnySplit, LongTailedData
 from models.folding import fold_batch_norm
 from utils.evaluation.metrics import accuracy_record, cosine_similarities
 from utils.machine import collectives, signals
 from utils.machine.device import Machine
 
-PIXELS_A_PASS = {"cpu": 500 * 32**2, "cuda": 5000 * 32**2}
-"""Pixels of the images that go through the network at once without gradients: on a CPU few enough
-for its caches, on a GPU many, so that it waits for no launches."""
+PIXELS_A_PASS = {"cpu": 500 * 32**2, "cuda": 500 * 32**2}
+"""Pixels of the images that go through the network at once without gradients: few enough for the
+caches of a CPU or GPU to hold what passes between layers."""
 
 
 @torch.no_grad()
@@ -63,6 +63,18 @@ def class_centroids(
     return (collectives.add_up(sums, world) / counts.unsqueeze(1)).float()
 
 
+def equal_size(count: int, largest: int) -> int:
+    """Returns the size of as few parts of `count` images as may be, each of at most `largest`, the
+    last smaller by less than their number.
+
+    Example:
+        >>> equal_size(10_847, 500), 10_847 - 21 * 494
+        (494, 473)
+    """
+    parts = -(-count // largest)
+    return -(-count // parts)
+
+
 class Evaluator:
     """Linear and NCM accuracies on the test and the held-out images.
 
@@ -76,15 +88,20 @@ class Evaluator:
         self.num_classes = data.num_classes
         self.class_counts = data.class_counts
         self.batch_size = max(1, PIXELS_A_PASS[machine.device.type] // data.train.area)
-        normalise = Normalise(data.mean, data.std, machine.device)
-        self.train_loader = make_loader(data.train, normalise, self.batch_size, world=machine.world)
-        self.loaders = {
-            name: make_loader(split, normalise, self.batch_size, world=machine.world)
-            for name, split in data.evaluation_splits.items()
-        }
+        self.normalise = Normalise(data.mean, data.std, machine.device)
+        self.train_loader = self._loader(data.train)
+        self.loaders = {name: self._loader(s) for name, s in data.evaluation_splits.items()}
         self._network: nn.Module | None = None
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}
         self._centroids: Tensor | None = None
+
+    def _loader(self, split: AnySplit) -> Loader:
+        """Returns the split's loader; on CUDA in equal parts, because cuDNN searches for the
+        fastest kernels anew for every size of a batch."""
+        size = self.batch_size
+        if self.machine.device.type == "cuda":
+            size = equal_size(len(split), size)
+        return make_loader(split, self.normalise, size, world=self.machine.world)
 
     @property
     def has_looked(self) -> bool:

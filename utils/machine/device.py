@@ -120,6 +120,9 @@ def choose_machine(
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        # The CPU draws random numbers and launches kernels; threads that wait for each other on
+        # cores that others use would hold the device up.
+        torch.set_num_threads(1)
     else:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     if step == "auto":

@@ -11,7 +11,6 @@ from datasets.splits import LongTailedData
 from utils.evaluation.shot_groups import GROUPS, balanced_accuracy, group_of_counts
 from utils.files import atomic_write, write_json
 from utils.machine import collectives
-from utils.report.run_figure import write_report
 from utils.runs import checkpoint
 from utils.runs.records import read_epochs
 from utils.runs.tensorboard import EventFile
@@ -67,6 +66,9 @@ def _write_summary(run: Run, trainer: Trainer) -> None:
     if features := feature_epochs(read_epochs(folder.records), options.select_on):
         summary["features"] = features
     _save_predictions(run, trainer)
+    # Matplotlib, which takes a second to import, is not needed before.
+    from utils.report.run_figure import write_report
+
     figure = write_report(folder.records, data.class_counts, summary["test"]["selected"])
     finals = {f"test/{w}_{r}": summary["test"][w][r]["top1"] for w, r in product(*_FINALS)}
     with EventFile(folder.records, ".results") as events:

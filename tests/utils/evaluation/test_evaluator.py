@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from datasets.loading.resident import Normalise, ResidentLoader
 from datasets.splits import CIFAR_MEAN, CIFAR_STD, LongTailedData, Split
 from tests.support.helpers import noise, seeded
-from utils.evaluation.evaluator import Evaluator, class_centroids, extract_features
+from utils.evaluation.evaluator import Evaluator, class_centroids, equal_size, extract_features
 from utils.evaluation.metrics import nearest_centroid_accuracy, shot_accuracy
 from utils.machine.device import Machine
 
@@ -290,3 +290,11 @@ def test_passes_take_as_many_images_as_have_the_pixels_of_500_of_cifars(side, ex
     )
     data = replace(tiny_data(), train=split, test=split)
     assert Evaluator(data, CPU).batch_size == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 499, 500, 501, 1980, 10_000, 10_847, 50_000])
+def test_equal_parts_are_as_few_and_as_equal_as_may_be(count):
+    size = equal_size(count, 500)
+    parts = [len(part) for part in torch.arange(count).split(size)]
+    assert sum(parts) == count and len(parts) == -(-count // 500) and size <= 500
+    assert len(set(parts)) <= 2 and size - parts[-1] < len(parts)

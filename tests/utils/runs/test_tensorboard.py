@@ -1,13 +1,16 @@
 """What TensorBoard gets of a run, and keeps where the run goes on."""
 
 import struct
+import sys
 from types import SimpleNamespace
 
 import pytest
 import tensorboardX
 from tensorboardX.proto import event_pb2
 
+from tests.support.helpers import STAGE_1_NAME, stage_1, succeed
 from tests.support.made_up_records import COUNTS, record, write_log
+from utils.runs import tensorboard
 from utils.runs.epoch_log import flatten
 
 
@@ -79,3 +82,20 @@ def test_going_on_within_a_second_keeps_the_earlier_events(tmp_path, monkeypatch
     write_log(tmp_path, [record(1)])
     write_log(tmp_path, [record(2)], done_epochs=1)
     assert {step for _, step in scalars_of(tmp_path)} == {1, 2}
+
+
+def test_a_machine_without_tensorboardx_trains_with_one_warning(tree, tmp_path, monkeypatch):
+    """The module is hidden from this process: a run leaves everything but events."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "tensorboardX"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    tensorboard._has_tensorboard.cache_clear()
+    try:
+        outcome = succeed(stage_1(tree, tmp_path, "--epochs", 1))
+    finally:
+        tensorboard._has_tensorboard.cache_clear()
+    said = [warning for warning in outcome.warnings if "tensorboardX" in warning]
+    assert len(said) == 1 and not outcome.errors
+    left = {path.name for path in (tmp_path / STAGE_1_NAME).iterdir()}
+    assert {"summary.json", "log.csv", "report.png", "ckpt.pth.tar"} <= left
+    assert not [name for name in left if name.startswith("events.")]
