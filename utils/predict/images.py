@@ -34,15 +34,26 @@ def image_paths(places: Iterable[Path], without: Iterable[Path] = ()) -> Iterato
 
 def _below(folder: str, above: frozenset[str], left_out: set[str]) -> Iterator[str]:
     above |= {os.path.realpath(folder)}
-    with os.scandir(folder) as entries:
+    try:
+        entries = os.scandir(folder)
+    except OSError:
+        yield folder  # reading it as an image fails too, and says why
+        return
+    with entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if not entry.is_dir():
-                if os.path.abspath(entry.path) not in left_out:
-                    yield entry.path
-            elif os.path.realpath(entry.path) not in above:
-                yield from _below(entry.path, above, left_out)
+            if entry.is_dir():
+                if os.path.realpath(entry.path) not in above:
+                    yield from _below(entry.path, above, left_out)
+            elif _is_file(entry) and os.path.abspath(entry.path) not in left_out:
+                yield entry.path
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file or a link that leads nowhere, which is listed as unreadable; reading a
+    pipe or a device might never end."""
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 def decoded(paths: Iterable[str], side: int, ahead: int) -> Iterator[tuple[str, np.ndarray | str]]:

@@ -184,6 +184,29 @@ def test_files_and_folders_are_gone_through_once_at_any_depth(tmp_path):
     assert found[-1] == str(folder / ".hidden.png")
 
 
+def test_a_pipe_is_passed_over_and_a_link_to_nowhere_is_listed(run, tmp_path):
+    folder = write_images(tmp_path / "images", 1)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to(tmp_path / "nowhere")
+    status, _, err = predict(run, folder, "--output", tmp_path / "p.csv")
+    assert status == 0 and "1 of 2 files" in err
+    assert err.startswith(f"skipped {folder / 'link.png'}: ")
+
+
+def test_a_folder_that_cannot_be_listed_is_skipped(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").write_bytes(b"")
+    listed = os.scandir
+
+    def scandir(folder):
+        if folder == str(tmp_path / "closed"):
+            raise PermissionError
+        return listed(folder)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    assert sorted(image_paths([tmp_path])) == [str(tmp_path / "a.png"), str(tmp_path / "closed")]
+
+
 def test_only_so_many_files_are_decoded_ahead(tmp_path):
     taken = []
 
