@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from utils.options.parse import parse_options
-from utils.reproduce.recipes import Length, Row, command
-from utils.runs.folders import run_folder
+from utils.options.recipes import RECIPES
+from utils.reproduce.plan import Cell, DataSet, Length
+from utils.reproduce.results import read_records, results
 
 CLASS_COUNTS = [200, 10]
 TINY = Length(2, 2, 1)
+CIFAR100 = DataSet("cifar100", 100, "0123abcd")
 
 
 def accuracies(top1: float) -> dict:
@@ -25,58 +28,76 @@ def accuracies(top1: float) -> dict:
     }
 
 
+def cell_of(
+    row: str,
+    length: Length = TINY,
+    seed: int = 0,
+    start_seed: int | None = None,
+    protocol: str = "test",
+    data: DataSet = CIFAR100,
+    precision: str = "float32",
+) -> Cell:
+    """A cell of a row, of a whole chain unless another start is named."""
+    recipe = RECIPES[row]
+    if recipe.start is None:
+        return Cell(data, row, length.of(recipe), precision, seed)
+    start = seed if start_seed is None else start_seed
+    return Cell(data, row, length.of(recipe), precision, seed, start, protocol)
+
+
+def frame_of(root: Path) -> pd.DataFrame:
+    """The results of the runs below `root`."""
+    return results(read_records(root / "runs"))
+
+
+def predictions(top1: float) -> np.ndarray:
+    """Of 100 images of class 0, of which the first `top1` are right."""
+    return (np.arange(100) >= top1).astype(int)
+
+
 def write_run(
     root: Path,
-    row: Row,
+    row: str,
     tops: list[float],
     *,
     ncm: list[float] | None = None,
     heldout: list[float] | None = None,
-    length: Length = TINY,
-    seed: int = 0,
-    protocol: str = "test",
     margins: list[float] | None = None,
     robust: list[float] | None = None,
     preds: np.ndarray | None = None,
     selected: int | None = None,
-    flags: str = "",
-    fingerprint: str | None = None,
     layers: int = 1,
+    folder: Path | None = None,
+    **of_cell,
 ) -> Path:
-    """A run's folder below `root`.
+    """Writes a run's records where those of its cell belong below `root/runs`; returns the folder.
 
     Args:
-        row, length, seed, protocol: what the run is; a stage 2 starts from the stage 1 of the same
-            seed below the same root.
+        row: its recipe.
         tops: top-1 on the test set by epoch.
         ncm, heldout: NCM's on the test set and top-1 on held-out images (NCM's too) by epoch.
         margins: by epoch, one for all classes.
         robust: the robust loss by epoch.
         preds: predictions of the selected epoch, of 100 images of class 0.
         selected: the epoch; that of the highest top-1 if None.
-        flags: further flags of main.py.
-        fingerprint: of the training images.
         layers: that the margins and the robust loss are recorded of, all alike.
+        folder: another place for the records.
+        of_cell: what else tells the cell, as `cell_of` takes it.
     """
-    length = length.of(row)
-    pretrained = None
-    if row.start:
-        first = parse_options(command(row.start, seed, length, "test"))
-        pretrained = run_folder(first).models.name
-    argv = [*command(row, seed, length, protocol, pretrained), *flags.split()]
-    argv += ["--root_log", str(root), "--root_model", str(root)]
-    options = parse_options(argv)
-    folder = run_folder(options).records
+    cell = cell_of(row, **of_cell)
+    length, protocol, seed = cell.length, cell.protocol, cell.seed
+    options = parse_options(cell.command(Path("made"), Path("X") if cell.start else None))
+    folder = folder or root / "runs" / cell.record
     folder.mkdir(parents=True)
     machine = {"device": "cpu", "processor": "abacus", "commit": "0ddba11", "command": ["main.py"]}
     arguments = options.as_dict() | {"machine": machine, "class_counts": CLASS_COUNTS}
-    arguments["fingerprint"] = fingerprint
+    arguments["fingerprint"] = cell.data.subset * 8
     (folder / "args.json").write_text(json.dumps(arguments))
     assert len(tops) == options.epochs
     records = []
     for i, top1 in enumerate(tops):
         phase = "pretraining"
-        if row.start:
+        if cell.start:
             phase = "features" if i < length.features else "classifier"
         results = {"test": {"linear": accuracies(top1), "ncm": accuracies((ncm or tops)[i])}}
         if heldout:
@@ -97,7 +118,7 @@ def write_run(
         return {"epoch": epoch, **records[epoch - 1]["results"]["test"]}
 
     summary = {
-        **{"dataset": row.dataset, "arch": "resnet32", "stage": options.stage, "seed": seed},
+        **{"dataset": cell.data.name, "arch": "resnet32", "stage": options.stage, "seed": seed},
         **{"selected_on": protocol, "epochs": options.epochs, "seconds": 10.0},
         **{"class_counts": CLASS_COUNTS},
         "test": {"selected": of(best), "last": of(options.epochs)},

@@ -4,8 +4,8 @@ state that only going on needs."""
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.runs.folders import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by, is_seed_folder
-from utils.runs.records import read_run
+from utils.runs.folders import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by
+from utils.runs.records import place_of, read_run
 
 KEPT = (
     *("epoch", "arch", "state_dict", "best_acc1", "stage", "dataset", "class_counts"),
@@ -48,13 +48,3 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
     for name, content in slim.items():
         checkpoint.save(target / name, content)
     return [target / name for name in found]
-
-
-def place_of(folder: Path, stage: int) -> Path:
-    """Returns a run's place below any root: its folder's name, below that of its stage 1, and below
-    either the name of the folder of one of several seeds."""
-    parts, depth, names = folder.absolute().parts, 0, 0
-    while names < stage and depth < len(parts):
-        depth += 1
-        names += not is_seed_folder(parts[-depth])
-    return Path(*parts[-depth:])

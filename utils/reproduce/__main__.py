@@ -1,10 +1,17 @@
-"""The paper's table from its runs: makes the runs that are missing, one after the other, and writes
-RESULTS.md, table.json, figures and the runs' small records.
+"""A table of methods from their runs: makes the runs that are missing, one after the other, and
+writes RESULTS.md, table.json, figures and the runs' small records.
+
+The paper's table:
 
     python -m utils.reproduce --rows cifar100/100 --seeds 0,1,2 --gpu 0 --precision bf16
 
+Which method for my images? The rows in the order that held-out images put them in:
+
+    python -m utils.reproduce --dataset folder --data_root DIR
+
 What is recorded is not run again, so the same command goes on after an interruption. Flags of
-main.py that change no row (--data_root, --gpu, --precision, ...) are passed on to all runs.
+main.py that change no row (--data_root, --gpu, --precision, ...) are passed on to all runs; with
+--dataset also those that all rows share (--arch, --batch-size, --augment, --imb_factor, ...).
 """
 
 import argparse
@@ -14,12 +21,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.options.flags import DATASETS
 from utils.options.parse import Parser
 from utils.options.values import parse_names, positive_count
 from utils.options.values import seed as seed_value
-from utils.reproduce.chains import Cell
-from utils.reproduce.recipes import FULL_LENGTH, PROTOCOLS, Length, select_rows
-from utils.reproduce.running import Runner
+from utils.reproduce.filing import file_run
+from utils.reproduce.plan import FULL_LENGTH, PROTOCOLS, Cell, DataSet, Length, plan
+from utils.reproduce.rows import select_recipes, select_rows
+from utils.reproduce.running import Runner, duration, measured_seconds
+from utils.reproduce.sharing import check_passed_on, with_subset
+
+OWN_LENGTH = Length(30, 8, 2)
+"""Epochs on other data, unless others are named: for ten thousand small images on a laptop."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,35 +57,67 @@ def _fail(status: int, error: Exception | str) -> int:
     return status
 
 
-def _reproduce(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
-    for folder in arguments.runs:
-        if not folder.is_dir():
-            raise UserError(f"--runs {folder}: no such folder")
-    rows = select_rows(arguments.rows)
-    length = Length(arguments.stage1, *arguments.stage2)
-    folders = [arguments.root, *arguments.runs, arguments.results / "runs"]
-    runner = Runner(arguments.root, folders, length, extra)
-    cells = [
-        (Cell(row, length.of(row), runner.precision, protocol), seed)
-        for row in rows
-        for seed in arguments.seeds
-        for protocol in arguments.protocols
-    ]
+def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
+    results = arguments.results or Path("comparison" if arguments.dataset else "results")
+    records = results / "runs"
+    precision = check_passed_on(extra, is_own=arguments.dataset is not None)
+    if arguments.file:
+        row, _, folder = arguments.file.partition("=")
+        print(f"filed: {records / file_run(Path(folder), row, records).record}")
+    if arguments.table_only or arguments.file:
+        return _write(results, {}, 0)
+    cells, extra = _cells(arguments, extra, records, precision)
+    runner = Runner(arguments.root, records, extra)
     if arguments.dry_run:
-        for cell, seed in cells:
-            state = "recorded" if runner.is_recorded(cell, seed) else "to run"
-            argv = runner.own_command(cell, seed)
-            print(f"# {cell.row}, {cell.protocol}, seed {seed}: {state}")
-            print(f"python main.py {shlex.join(argv)}")
+        for cell in cells:
+            state = "recorded" if runner.is_recorded(cell) else "to run"
+            print(f"# {cell}: {state}")
+            print(f"python main.py {shlex.join(runner.command(cell))}")
         return 0
-    status = 0 if arguments.table_only else runner.run(cells)
+    missing = [cell for cell in cells if not runner.is_recorded(cell)]
+    if arguments.dataset and missing:
+        print(f"{len(missing)} runs; one epoch of each kind measures the time:", flush=True)
+        seconds = measured_seconds(missing, extra)
+        print(f"\nthe {len(missing)} runs will take about {duration(seconds)}", flush=True)
+    status = runner.run(cells)
     if status not in (0, 1):
         return status
-    from utils.reproduce.writing import write_results
-
-    print(f"table: {write_results(runner.collection(), arguments.results)}")
+    commands = {}
+    if arguments.dataset:
+        commands = {c: "python main.py " + shlex.join(c.users_command(extra)) for c in cells}
+    _write(results, commands, status)
     for failure in runner.failures:
         print(f"reproduce: failed: {failure}", file=sys.stderr)
+    return status
+
+
+def _cells(
+    arguments: argparse.Namespace, extra: list[str], records: Path, precision: str
+) -> tuple[list[Cell], list[str]]:
+    """What is to be there, and the flags of all runs."""
+    is_own = arguments.dataset is not None
+    length = OWN_LENGTH if is_own else FULL_LENGTH
+    if arguments.stage1 is not None:
+        length = Length(arguments.stage1, length.features, length.classifier)
+    if arguments.stage2 is not None:
+        length = Length(length.stage_1, *arguments.stage2)
+    if is_own:
+        rows = {DataSet(arguments.dataset): select_recipes(arguments.rows)}
+    else:
+        rows = select_rows(arguments.rows)
+    protocols = arguments.protocols or (["last"] if is_own else list(PROTOCOLS))
+    data_sets = []
+    for data, names in rows.items():
+        data, extra = with_subset(data, extra, records)
+        data_sets.append((data, names))
+    seeds, start = arguments.seeds, arguments.from_seed
+    return plan(data_sets, seeds, protocols, length, precision, start), extra
+
+
+def _write(results: Path, commands: dict[Cell, str], status: int) -> int:
+    from utils.reproduce.writing import write_results
+
+    print(f"table: {write_results(results, commands)}")
     return status
 
 
@@ -84,33 +129,46 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        metavar="NAME",
+        help="compare methods on this data set as it comes, instead of making the paper's table",
+    )
+    parser.add_argument(
         "--rows",
         metavar="R[,R]",
-        help="DATASET, DATASET/RATIO, DATASET/RATIO/METHOD or METHOD (default: all)",
+        help="DATASET, DATASET/RATIO, DATASET/RATIO/ROW or ROW (default: all); with --dataset ROW "
+        "alone (default: ce,ldam_drw,classifier_only,control,dro_lt,dro_lt_normalised)",
     )
     parser.add_argument(
         "--seeds", type=_list_of(seed_value), default=[0], metavar="S[,S]", help="(default: 0)"
     )
     parser.add_argument(
+        "--from_seed",
+        type=seed_value,
+        metavar="S",
+        help="start every stage 2 from the stage 1 of this seed (default: from that of its own)",
+    )
+    parser.add_argument(
         "--protocols",
         type=_protocols,
-        default=PROTOCOLS,
         metavar="P[,P]",
-        help=f"what chooses the chains' checkpoints (default: {','.join(PROTOCOLS)})",
+        help=f"what chooses the checkpoints of the stages 2 (default: {','.join(PROTOCOLS)}; with "
+        "--dataset last, so that held-out images choose between rows alone)",
     )
     parser.add_argument(
         "--stage1",
         type=positive_count,
-        default=FULL_LENGTH.stage_1,
         metavar="E",
-        help="epochs of stage 1; its rate steps move with it (default: 200, as published)",
+        help="epochs of stage 1; its rate steps move with it (default: 200, as published; with "
+        f"--dataset {OWN_LENGTH.stage_1})",
     )
     parser.add_argument(
         "--stage2",
         type=_phases,
-        default=(FULL_LENGTH.features, FULL_LENGTH.classifier),
-        metavar="E+B",
-        help="feature and classifier epochs of stage 2 (default: 80+20, as published)",
+        metavar="F+C",
+        help="feature and classifier epochs of stage 2 (default: 80+20, as published; with "
+        f"--dataset {OWN_LENGTH.features}+{OWN_LENGTH.classifier})",
     )
     parser.add_argument(
         "--root",
@@ -120,28 +178,25 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the runs (default: checkpoint)",
     )
     parser.add_argument(
-        "--runs",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="further folders with finished runs, which count by what their args.json says",
-    )
-    parser.add_argument(
         "--results",
         type=Path,
-        default=Path("results"),
         metavar="DIR",
-        help="folder of the table and of the runs' records (default: results)",
+        help="folder of the table and of the runs' records (default: results; with --dataset "
+        "comparison)",
+    )
+    parser.add_argument(
+        "--file",
+        metavar="ROW=FOLDER",
+        help="run nothing: file the finished run in this folder as one of a row's",
     )
     parser.add_argument("--table-only", action="store_true", help="run nothing")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     return parser
 
 
-def _list_of(value: Callable[[str], int]) -> Callable[[str], list[int]]:
+def _list_of(value: Callable[[str], float]) -> Callable[[str], list[int]]:
     def convert(text: str) -> list[int]:
-        return list(dict.fromkeys(value(part) for part in text.split(",")))
+        return list(dict.fromkeys(int(value(part)) for part in text.split(",")))
 
     return convert
 
@@ -157,7 +212,7 @@ def _phases(text: str) -> tuple[int, int]:
     parts = text.split("+")
     if len(parts) != 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not FEATURES+CLASSIFIER, such as 80+20")
-    return positive_count(parts[0]), positive_count(parts[1])
+    return int(positive_count(parts[0])), int(positive_count(parts[1]))
 
 
 if __name__ == "__main__":

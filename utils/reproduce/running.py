@@ -1,44 +1,25 @@
-"""Runs the rows of the table that are not recorded yet, one after the other, in this process."""
+"""Runs the planned cells that are not recorded yet, one after the other, in this process."""
 
 import gc
 import shlex
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.options.parse import build_parser, parse_options
-from utils.reproduce.chains import Cell, Collection, collect, place_of, subset_name, tabulate
-from utils.reproduce.recipes import Length, Row, command
+from utils.options.parse import parse_options
+from utils.reproduce.plan import Cell
+from utils.reproduce.results import file_records
 from utils.runs.folders import LAST_CHECKPOINT, PRETRAINED, run_folder
-
-PASSED_ON = ("data_root", "gpu", "workers", "precision", "step", "print_freq", "checkpoint_every")
-"""Flags of main.py that change no row and may be given for all runs."""
+from utils.runs.records import read_epochs, read_run
 
 INTERRUPTED = (130, 143)
-
-
-def check_passed_on(extra: Sequence[str]) -> str:
-    """Checks flags that are given for all runs; their precision.
-
-    Raises:
-        UserError: a flag that main.py does not know, or that a row decides.
-    """
-    options = parse_options(extra).as_dict()
-    known = {name: a.dest for a in build_parser()._actions for name in a.option_strings}
-    words = [word.split("=")[0] for word in extra if word.startswith("-")]
-    refused = [word for word in words if known.get(word) not in PASSED_ON]
-    if refused:
-        allowed = ", ".join(f"--{name}" for name in PASSED_ON if name in options)
-        raise UserError(
-            f"{', '.join(refused)}: decided by the rows; flags for all runs are {allowed}"
-        )
-    return options["precision"]
 
 
 @dataclass
@@ -47,134 +28,97 @@ class Runner:
 
     Args:
         root: where runs go.
-        folders: where finished runs are looked for, `root` among them.
-        length: of all runs.
+        records: where the records of finished runs are filed.
         extra: flags of main.py for all runs.
     """
 
     root: Path
-    folders: Sequence[Path]
-    length: Length
+    records: Path
     extra: Sequence[str]
     failures: list[str] = field(default_factory=list)
+    _failed: set[Cell] = field(default_factory=set)
+    _seconds: dict[int, list[float]] = field(default_factory=lambda: {1: [], 2: []})
 
-    def __post_init__(self) -> None:
-        self.precision = check_passed_on(self.extra)
-        self._collection: Collection | None = None
-        self._subsets: dict[tuple[str, int], str] = {}
-        self._seconds: dict[int, list[float]] = {1: [], 2: []}
-        self._failed_starts: set[tuple[Row, int]] = set()
-
-    def run(self, cells: Sequence[tuple[Cell, int]]) -> int:
-        """Makes the cells of the seeds that are not recorded; the exit status: 0, 1 if a run
-        failed, 130 or 143 if interrupted."""
-        for number, (cell, seed) in enumerate(cells, 1):
-            name = f"[{number}/{len(cells)}] {cell.row}, {cell.protocol}, seed {seed}"
-            if self.is_recorded(cell, seed):
+    def run(self, cells: Sequence[Cell]) -> int:
+        """Makes the cells that are not recorded; returns the exit status: 0, 1 if a run failed,
+        130 or 143 if interrupted."""
+        for number, cell in enumerate(cells, 1):
+            name = f"[{number}/{len(cells)}] {cell}"
+            if self.is_recorded(cell):
                 print(f"{name}: recorded", flush=True)
                 continue
             try:
-                status = self._make(cell, seed, name)
+                status = self._make(cell, name)
             except KeyboardInterrupt:  # between two runs
                 status = 130
             if status in INTERRUPTED:
                 print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
                 return status
             if status:
+                self._failed.add(cell)
                 self.failures.append(f"{name}: exit status {status}")
                 print(f"{name}: failed with exit status {status}; going on", file=sys.stderr)
-            left = [c for c in cells[number:] if not self.is_recorded(*c)]
-            print(self._time_left([cell for cell, _ in left]), flush=True)
+            print(self._time_left([c for c in cells[number:] if not self.is_recorded(c)]))
         return 1 if self.failures else 0
 
-    def collection(self) -> Collection:
-        """What is recorded at this moment."""
-        if self._collection is None:
-            self._collection = collect(folder for folder in self.folders if folder.is_dir())
-        return self._collection
+    def is_recorded(self, cell: Cell) -> bool:
+        return (self.records / cell.record / "summary.json").is_file()
 
-    def is_recorded(self, cell: Cell, seed: int) -> bool:
-        """Whether there is a run of the cell and seed on the images at hand."""
-        table = tabulate(self.collection().chains)
-        found = [c for c in table if replace(c, subset="") == cell and seed in table[c]]
-        return any(self._is_at_hand(other.subset, cell.row) for other in found)
+    def to_run(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Returns the cells that are to be run: what is not recorded, without stages 1 whose
+        checkpoints are not there and that nothing starts from."""
+        return [cell for cell in cells if not self.is_recorded(cell)]
 
-    def _is_at_hand(self, subset: str, row: Row) -> bool:
-        """Whether a run's training images are those here. Where either is not known, it counts as
-        if."""
-        return not subset or self._subset_of(row) in ("", subset)
+    def command(self, cell: Cell) -> list[str]:
+        """Returns the command of the cell, which starts from the stage 1 as it is or will be."""
+        pretrained = None if cell.start is None else self._checkpoints(cell.start)[0]
+        return cell.command(self.root, pretrained, self.extra)
 
-    def _subset_of(self, row: Row) -> str:
-        """The row's training images as they are here; empty where there are none."""
-        key = row.dataset, row.ratio
-        if key not in self._subsets:
-            from datasets import load_data
+    def _checkpoints(self, start: Cell) -> tuple[Path, bool]:
+        """The folder of a stage 1, and whether its checkpoints are there: those of its own run, or
+        those that came with the code."""
+        own = run_folder(parse_options(start.command(self.root, None, self.extra))).models
+        places = [own]
+        if self.is_recorded(start):
+            recorded = read_run(self.records / start.record).arguments.get("folder")
+            places += [base / recorded for base in (self.root, PRETRAINED) if recorded]
+        found = next((place for place in places if (place / LAST_CHECKPOINT).is_file()), None)
+        return found or own, found is not None
 
-            options = parse_options(self._command(replace(row, method="ce"), seed=0))
-            try:
-                self._subsets[key] = subset_name(load_data(options).fingerprint)
-            except UserError:
-                self._subsets[key] = ""
-        return self._subsets[key]
-
-    def own_command(self, cell: Cell, seed: int) -> list[str]:
-        """The command of the cell's own stage, with the stage-1 folder as it is or would be."""
-        start = cell.row.start
-        pretrained = None if start is None else str(self._start_of(start, seed)[0])
-        return self._command(cell.row, seed, cell.protocol, pretrained)
-
-    def _make(self, cell: Cell, seed: int, name: str) -> int:
-        start = cell.row.start
-        if start and not self._start_of(start, seed)[1]:
-            if (start, seed) in self._failed_starts:
-                print(f"{name}: its stage 1, {start}, has failed", file=sys.stderr)
-                return 1
-            status = self._main(self._command(start, seed), f"{name}: first {start}")
+    def _make(self, cell: Cell, name: str) -> int:
+        start = cell.start
+        if start in self._failed:
+            print(f"{name}: its stage 1, {start}, has failed", file=sys.stderr)
+            return 1
+        # The records of a stage 1 can be there without its checkpoints.
+        if start is not None and not self._checkpoints(start)[1]:
+            status = self._main(start, f"{name}: first {start}")
             if status:
-                self._failed_starts.add((start, seed))
+                self._failed.add(start)
                 return status
-        return self._main(self.own_command(cell, seed), name)
+        return self._main(cell, name)
 
-    def _start_of(self, row: Row, seed: int) -> tuple[Path, bool]:
-        """The stage-1 folder to start from, and whether it is there: one with the checkpoints of a
-        recorded run, which may have come with the code, or the one to be made."""
-        length = self.length.of(row)
-        for chain in self.collection().chains:
-            found = (chain.row, chain.length, chain.precision, chain.seed)
-            if found != (row, length, self.precision, seed):
-                continue
-            for folder in (chain.run.folder, PRETRAINED / place_of(chain.run.folder, stage=1)):
-                has_checkpoints = (folder / LAST_CHECKPOINT).is_file()
-                if has_checkpoints and self._is_at_hand(chain.subset, row):
-                    return folder, True
-        folder = run_folder(parse_options(self._command(row, seed))).models
-        return folder, (folder / "summary.json").is_file()
-
-    def _command(
-        self, row: Row, seed: int, protocol: str = "test", pretrained: str | None = None
-    ) -> list[str]:
-        recipe = command(row, seed, self.length.of(row), protocol, pretrained, self.precision)
-        roots = ["--root_log", str(self.root), "--root_model", str(self.root)]
-        return [*recipe, *self.extra, *roots, "--resume", "True"]
-
-    def _main(self, argv: list[str], name: str) -> int:
+    def _main(self, cell: Cell, name: str) -> int:
+        argv = self.command(cell)
         print(f"\n{name}\n$ python main.py {shlex.join(argv)}", flush=True)
         began = time.monotonic()
         status = run_main(argv)
-        self._collection = None
         if status == 0:
             seconds = time.monotonic() - began
-            self._seconds[2 if "--pretrained" in argv else 1].append(seconds)
-            print(f"{name}: done in {_duration(seconds)}", flush=True)
+            self._seconds[2 if cell.start else 1].append(seconds)
+            if not self.is_recorded(cell):
+                folder = run_folder(parse_options(argv)).records
+                file_records(read_run(folder), self.records / cell.record)
+            print(f"{name}: done in {duration(seconds)}", flush=True)
         return status
 
     def _time_left(self, cells: Sequence[Cell]) -> str:
-        """From the mean time of the runs so far; protocols that coincide will need less."""
+        """From the mean time of the runs so far."""
         means = {stage: sum(s) / len(s) for stage, s in self._seconds.items() if s}
-        stages = [2 if cell.row.start else 1 for cell in cells]
+        stages = [2 if cell.start else 1 for cell in cells]
         if not cells or not set(stages) <= means.keys():
             return f"{len(cells)} left"
-        return f"{len(cells)} left, at most about {_duration(sum(means[s] for s in stages))}"
+        return f"{len(cells)} left, about {duration(sum(means[s] for s in stages))}"
 
 
 def run_main(argv: list[str]) -> int:
@@ -192,5 +136,28 @@ def run_main(argv: list[str]) -> int:
         gc.collect()  # of graphs and caches of a run that is over
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     return tqdm.format_interval(int(seconds))
+
+
+def measured_seconds(cells: Sequence[Cell], extra: Sequence[str]) -> float:
+    """Returns about how long the cells will take, in seconds: their epochs times the time of one,
+    measured by training one epoch of each kind in a folder that is removed again.
+
+    Raises:
+        UserError: such an epoch fails.
+    """
+    phases = {"pretraining": 0, "features": 0, "classifier": 0}
+    for cell in cells:
+        phases["pretraining"] += 0 if cell.start else cell.length.stage_1
+        phases["features"] += cell.length.features
+        phases["classifier"] += cell.length.classifier
+    with tempfile.TemporaryDirectory() as folder:
+        argv = ["--recipe", "dro_lt", *cells[0].data.flags, "--pretrain_epochs", "1"]
+        argv += ["--epochs", "2", "--balanced_clf_nepochs", "1", *extra]
+        argv += ["--root_log", folder, "--root_model", folder]
+        if status := run_main(argv):
+            raise UserError(f"an epoch that measures the time ended with exit status {status}")
+        logs = [path.parent for path in Path(folder).rglob("log.jsonl")]
+        seconds = {r["phase"]: float(r["seconds"]) for log in logs for r in read_epochs(log)}
+    return sum(count * seconds.get(phase, 0.0) for phase, count in phases.items())

@@ -1,33 +1,34 @@
-"""Writes the table: `RESULTS.md`, `table.json`, figures, and the records they come from."""
+"""Writes the table: `RESULTS.md`, `table.json`, and figures, from the records beside them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from utils.files import atomic_write, write_json
-from utils.reproduce.archive import keep_records
-from utils.reproduce.chains import Collection, collect, tabulate
-from utils.reproduce.document import by_set, document
+from utils.reproduce.document import document
 from utils.reproduce.drawing import draw
-from utils.reproduce.entries import entry
+from utils.reproduce.plan import Cell
+from utils.reproduce.results import as_json, read_records, results, tabulate
 
 
-def write_results(collection: Collection, folder: Path) -> Path:
-    """Keeps the records of the collection's runs in `folder/runs` and writes everything from what
-    is there; the path of `RESULTS.md`."""
-    kept, pictures = folder / "runs", folder / "figures"
-    for needed in (kept, pictures):
-        needed.mkdir(parents=True, exist_ok=True)
-    keep_records(collection.chains, kept)
-    collection = collect([kept])
-    table = tabulate(collection.chains)
-    sets = by_set(table)
+def write_results(folder: Path, commands: Mapping[Cell, str]) -> Path:
+    """Writes everything from the records in `folder/runs`; returns the path of `RESULTS.md`.
+
+    Args:
+        folder: where it goes.
+        commands: of rows of other data than the paper's, the command that trains each anew.
+
+    Raises:
+        UserError: damaged records.
+    """
+    records = read_records(folder / "runs")
+    frame = results(records)
+    pictures = folder / "figures"
+    pictures.mkdir(parents=True, exist_ok=True)
     figures = {
-        key: [path.relative_to(folder) for path in draw(table, cells, pictures)]
-        for key, cells in sets.items()
+        data: [path.relative_to(folder) for path in paths]
+        for data, paths in draw(frame, pictures).items()
     }
-    cells = [cell for found in sets.values() for cell in found]
-    write_json(folder / "table.json", [entry(cell, table[cell]) for cell in cells])
-    comments = folder / "COMMENTS.md"
-    text = document(table, collection, figures, comments.read_text() if comments.is_file() else "")
+    write_json(folder / "table.json", as_json(tabulate(frame)))
     with atomic_write(folder / "RESULTS.md") as file:
-        file.write(text.encode())
+        file.write(document(frame, records, figures, commands).encode())
     return folder / "RESULTS.md"

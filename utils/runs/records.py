@@ -213,6 +213,16 @@ def _parent_of(folder: Path) -> RecordedRun | None:
     return None
 
 
+def place_of(folder: Path, stage: int) -> Path:
+    """Returns a run's place below any root: its folder's name, below that of its stage 1, and
+    `seed0` below either where several seeds share that name."""
+    parts, depth, names = folder.absolute().parts, 0, 0
+    while names < stage and depth < len(parts):
+        depth += 1
+        names += not is_seed_folder(parts[-depth])
+    return Path(*parts[-depth:])
+
+
 def _read_object(path: Path) -> dict:
     try:
         content = json.loads(path.read_text())

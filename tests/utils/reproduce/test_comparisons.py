@@ -1,142 +1,216 @@
-"""What may be compared in the table, and what is said of it: images, starts, layers, distances."""
+"""What is compared with what, and how sure it is, from made-up records."""
 
-import json
+import math
 
 import numpy as np
 import pytest
 
-from tests.support.helpers import STAGE_1_NAME
-from tests.support.table_records import write_run
-from utils.reproduce.chains import collect, tabulate
-from utils.reproduce.document import by_set
-from utils.reproduce.findings import findings
-from utils.reproduce.measures import difference
-from utils.reproduce.recipes import Length, Row
-from utils.reproduce.writing import write_results
+from tests.support.table_records import frame_of, predictions, write_run
+from utils.reproduce.comparisons import against_published, comparisons, rankings
+from utils.reproduce.plan import DataSet, Length
+from utils.reproduce.published import PUBLISHED
 
-CE, CONTROL, DRO_LT, SHARED, LAYERS, SQUARED, TEMPERATURE = (
-    Row("cifar100", 100, method)
-    for method in (
-        *("ce", "control", "dro_lt", "dro_lt_shared", "dro_lt_layers", "dro_lt_squared"),
-        "dro_lt_temperature",
-    )
-)
 CUT = Length(200, 2, 1)
-OTHER_IMAGES = {"fingerprint": "beefbeef" * 8}
+ROBUST = "the robust loss"
 
 
-def table_of(root):
-    return tabulate(collect([root]).chains)
+def pair(root, ours=50.0, theirs=40.0, with_images=True, **of_cell):
+    """A run of DRO-LT and one of its control."""
+    for row, top1 in (("dro_lt", ours), ("control", theirs)):
+        preds = predictions(top1) if with_images else None
+        write_run(root, row, [1.0, 1.0, top1], length=CUT, preds=preds, **of_cell)
 
 
-def said(table):
-    found = [findings(table, cells) for cells in by_set(table).values()]
-    return [s for of_set in found for sentences in of_set.values() for s in sentences]
+def lines(root, what=ROBUST):
+    return [c for c in comparisons(frame_of(root)).to_dict("records") if c["what"] == what]
 
 
-def only(table, row, protocol="test"):
-    [results] = [table[c] for c in table if c.row == row and c.protocol == protocol]
-    return results
+def test_one_seed_is_compared_over_its_images(tmp_path):
+    pair(tmp_path)
+    [line] = lines(tmp_path)
+    found = line["difference"]
+    assert (line["ours_top1"], line["theirs_top1"], line["ncm_points"]) == (50.0, 40.0, 10.0)
+    assert found.points == 10.0 and found.is_paired and found.covers == "images"
+    # Ten images of a hundred differ, all for the better.
+    assert found.error == pytest.approx(100 * math.sqrt(0.1 * 0.9 / 99))
 
 
-def test_runs_on_other_images_are_other_lines_and_never_averaged(tmp_path):
-    write_run(tmp_path / "a", CE, [10.0] * 200, length=Length(200), fingerprint="0123abcd" * 8)
-    write_run(tmp_path / "b", CE, [20.0] * 200, length=Length(200), seed=1, **OTHER_IMAGES)
-    table = table_of(tmp_path)
-    tests = {c.subset: [r.top1 for r in table[c].values()] for c in table if c.protocol == "test"}
-    assert tests == {"0123abcd": [10.0], "beefbeef": [20.0]}
-    page = write_results(collect([tmp_path]), tmp_path / "results").read_text()
-    assert "| float32, subset 0123abcd | 10.00 (1) |" in page
-    assert "| float32, subset beefbeef | 20.00 (1) |" in page
+def test_several_seeds_are_compared_over_seeds_and_images(tmp_path):
+    for seed, ours in ((0, 50.0), (1, 52.0)):
+        pair(tmp_path, ours=ours, seed=seed)
+    [line] = lines(tmp_path)
+    assert line["seeds"] == [0, 1] and line["difference"].covers == "seeds and images"
+    assert line["difference"].points == 11.0 and line["difference"].seed_error == 1.0
 
 
-def test_images_of_one_kind_alone_are_told_once(tmp_path, no_figures):
-    write_run(tmp_path, CE, [10.0] * 200, length=Length(200), **OTHER_IMAGES)
-    page = write_results(collect([tmp_path]), tmp_path / "results").read_text()
-    assert "| float32 | 10.00 (1) |" in page and "begins with beefbeef" in page
+def test_only_seeds_that_both_have_are_compared(tmp_path):
+    pair(tmp_path)
+    write_run(tmp_path, "dro_lt", [1.0, 1.0, 99.0], length=CUT, seed=1)
+    [line] = lines(tmp_path)
+    assert line["seeds"] == [0] and line["difference"].points == 10.0
 
 
-def test_predictions_on_other_test_images_are_not_paired(tmp_path):
-    preds = (np.arange(100) >= 50).astype(int)
-    write_run(tmp_path, CE, [1.0] * 200, length=CUT)
-    folders = [
-        write_run(tmp_path, row, [1.0, 1.0, 50.0], length=CUT, preds=preds)
-        for row in (CONTROL, DRO_LT)
-    ]
-    table = table_of(tmp_path)
-    assert difference(only(table, DRO_LT), only(table, CONTROL)).is_paired
-    labels = np.arange(100) % 2  # of which the same number is right
-    np.savez(folders[0] / "predictions.npz", labels=labels, preds=preds)
-    assert (labels == preds).mean() == 0.5
-    assert not difference(only(table, DRO_LT), only(table, CONTROL)).is_paired
-
-
-def test_a_seed_counts_where_both_started_from_the_same_stage_1(tmp_path):
-    for root, row, start in (("a", CONTROL, 30.0), ("b", DRO_LT, 31.0)):
-        write_run(tmp_path / root, CE, [1.0] * 199 + [start], length=CUT)
-        write_run(tmp_path / root, row, [1.0, 1.0, 50.0], length=CUT)
-    table = table_of(tmp_path)
-    assert difference(only(table, DRO_LT), only(table, CONTROL)) is None
-    assert difference(only(table, CONTROL), {0: only(table, CE)[0]}) is not None
-    for name in ("summary.json", "log.jsonl"):  # now both stages 1 are one
-        [first] = (tmp_path / "a").glob(f"*/{name}")
-        [second] = (tmp_path / "b").glob(f"*/{name}")
-        second.write_bytes(first.read_bytes())
-    table = table_of(tmp_path)
-    assert difference(only(table, DRO_LT), only(table, CONTROL)) is not None
-
-
-def test_the_robust_loss_of_several_layers_is_summed_and_its_margins_count_for_each(tmp_path):
-    write_run(tmp_path, CE, [1.0] * 200, length=CUT)
-    settings = {"margins": [0.8, 0.6, 0.6], "robust": [3.0, 1.0, 1.0], "layers": 2}
-    write_run(tmp_path, LAYERS, [1.0, 1.0, 50.0], length=CUT, **settings)
-    # Two layers: the loss falls from 6 to 2; margins fall by 0.2 between the epochs' middles.
-    [course] = [s for s in said(table_of(tmp_path)) if "The mean margin" in s]
-    assert "from 1 to 0.60" in course and "falls by 4.00" in course and "at most 10 %" in course
-    write_results(collect([tmp_path]), tmp_path / "results")
-
-
-def test_of_squared_distances_nothing_bounds_what_the_margins_do(tmp_path):
-    write_run(tmp_path, CE, [1.0] * 200, length=CUT)
-    settings = {"margins": [0.8, 0.6, 0.6], "robust": [3.0, 1.0, 1.0]}
-    write_run(tmp_path, SQUARED, [1.0, 1.0, 50.0], length=CUT, **settings)
-    [course] = [s for s in said(table_of(tmp_path)) if "The mean margin" in s]
-    assert "from 1 to 0.60" in course and "at most" not in course
-
-
-def test_a_fixed_margin_is_set_beside_learned_ones_of_the_same_loss_alone(tmp_path):
-    write_run(tmp_path, CE, [1.0] * 200, length=CUT)
-    write_run(tmp_path, SHARED, [1.0, 1.0, 50.0], length=CUT, robust=[3.0, 2.5, 1.0])
-    for row in (DRO_LT, TEMPERATURE):
-        settings = {"margins": [0.8, 0.6, 0.6], "robust": [3.0, 1.0, 1.0]}
-        write_run(tmp_path, row, [1.0, 1.0, 50.0], length=CUT, **settings)
-    courses = {s.split("`")[1]: s for s in said(table_of(tmp_path)) if "The mean margin" in s}
-    assert "with one fixed margin it falls by 0.50" in courses["dro_lt"]
-    assert "fixed" not in courses["dro_lt_temperature"]
+def test_seeds_of_stage_2_from_one_start_are_compared_by_themselves(tmp_path):
+    for seed, ours in ((0, 50.0), (1, 52.0), (2, 54.0)):
+        pair(tmp_path, ours=ours, seed=seed, start_seed=0)
+    write_run(tmp_path, "ce", [30.0] * 200, length=CUT)
+    found = {line["of_seeds"]: line["difference"].points for line in lines(tmp_path)}
+    assert found == {"chains": 10.0, "stage 2 from seed 0": 12.0}
+    [all_of_it] = lines(tmp_path, "all of stage 2")
+    assert all_of_it["seeds"] == [0]
 
 
 @pytest.mark.parametrize(
-    ("top1", "verdict"),
+    "other",
     [
-        (38.0, "it agrees with the published number within twice the standard error of 4.85"),
-        (70.0, "the published number is reached, by more than twice"),
-        (10.0, "the published number is not reached, by more than twice"),
+        {"length": Length(200, 3, 1)},
+        {"protocol": "last"},
+        {"precision": "bf16"},
+        {"data": DataSet("cifar100", 100, "beefbeef")},
+        {"data": DataSet("cifar100", 50, "0123abcd")},
+        {"seed": 1},
     ],
+    ids=str,
 )
-def test_the_published_number_is_held_against_the_error_of_ours(top1, verdict, tmp_path):
-    preds = (np.arange(100) >= top1).astype(int)
-    write_run(tmp_path, CE, [1.0] * 199 + [top1], length=Length(200), preds=preds)
-    [sentence] = [s for s in said(table_of(tmp_path)) if "by `test`" in s]
-    assert verdict in sentence
+def test_runs_of_another_kind_are_not_compared(other, tmp_path):
+    write_run(tmp_path, "dro_lt", [1.0, 1.0, 50.0], length=CUT)
+    tops = [1.0] * (4 if "length" in other else 3)
+    write_run(tmp_path, "control", tops, **({"length": CUT} | other))
+    assert lines(tmp_path) == []
+
+
+def test_a_stage_2_is_compared_with_the_stage_1_of_its_own_precision(tmp_path):
+    write_run(tmp_path, "ce", [30.0] * 200, length=CUT, precision="bf16")
+    write_run(tmp_path, "dro_lt", [1.0, 1.0, 50.0], length=CUT, precision="bf16+float32")
+    [line] = lines(tmp_path, "all of stage 2")
+    assert line["difference"].points == 20.0
+
+
+def test_predictions_on_other_test_images_are_not_paired(tmp_path):
+    pair(tmp_path, ours=50.0)
+    [folder] = (tmp_path / "runs").glob("*/dro_lt/*")
+    labels = np.arange(100) % 2  # of which the same number is right
+    np.savez(folder / "predictions.npz", labels=labels, preds=predictions(50))
+    assert (labels == predictions(50)).mean() == 0.5
+    [line] = lines(tmp_path)
+    assert not line["difference"].is_paired
+    expected = 100 * math.sqrt((0.5 * 0.5 + 0.4 * 0.6) / 100)
+    assert line["difference"].image_error == pytest.approx(expected)
+
+
+def test_without_predictions_and_with_one_seed_nothing_is_said_of_the_error(tmp_path):
+    pair(tmp_path, with_images=False)
+    [line] = lines(tmp_path)
+    assert line["difference"].error is None and line["difference"].points == 10.0
+
+
+def published(root, **wanted):
+    found = against_published(frame_of(root)).to_dict("records")
+    return [c for c in found if all(c[name] == value for name, value in wanted.items())]
+
+
+def test_the_published_number_is_held_against_the_error_of_ours(tmp_path):
+    write_run(tmp_path, "ce", [1.0] * 199 + [38.0], length=Length(200), preds=predictions(38))
+    [line] = published(tmp_path, protocol="test")
+    assert (line["top1"], line["published"], line["is_full_length"]) == (38.0, 38.3, True)
+    assert line["difference"].points == pytest.approx(-0.3)
+    assert line["difference"].image_error == pytest.approx(100 * math.sqrt(0.38 * 0.62 / 100))
+
+
+def test_a_run_cut_short_is_compared_with_the_published_only_where_none_is_whole(tmp_path):
+    write_run(tmp_path, "ce", [10.0] * 4, length=Length(4))
+    [line] = published(tmp_path, protocol="test")
+    assert (line["top1"], line["is_full_length"]) == (10.0, False)
+    write_run(tmp_path, "ce", [20.0] * 200, length=Length(200), seed=1)
+    [line] = published(tmp_path, protocol="test")
+    assert (line["top1"], line["is_full_length"]) == (20.0, True)
 
 
 def test_a_doubtful_published_number_is_called_so(tmp_path):
-    write_run(tmp_path, Row("cifar100", 50, "ce"), [1.0] * 200, length=CUT)
-    write_run(tmp_path, Row("cifar100", 50, "dro_lt"), [1.0, 1.0, 50.0], length=CUT)
-    [sentence] = [s for s in said(table_of(tmp_path)) if "57.6" in s]
-    assert "looks like an outlier" in sentence
+    write_run(tmp_path, "dro_lt", [1.0] * 3, length=CUT, data=DataSet("cifar100", 50, "0123abcd"))
+    [line] = published(tmp_path)
+    assert line["published"] == 57.6 and "looks like an outlier" in line["remark"]
 
 
-def test_a_run_records_the_fingerprint_of_its_images(finished):
-    recorded = json.loads((finished / STAGE_1_NAME / "args.json").read_text())
-    assert len(recorded["fingerprint"]) == 64
+def test_the_published_numbers_are_those_of_the_reference():
+    assert PUBLISHED["cifar100", 100, "dro_lt"] == 47.3
+    assert PUBLISHED["cifar100", 100, "dro_lt_released"] == 47.3
+    assert PUBLISHED["cifar100", 10, "dro_lt"] == 63.4 and PUBLISHED["cifar100", 100, "ce"] == 38.3
+
+
+LASTS = {  # held-out and test top-1 of the last epoch
+    "control": (40.0, 50.0),
+    "dro_lt": (39.0, 51.0),
+    "dro_lt_squared": (42.0, 48.0),
+    "dro_lt_weight": (41.0, 52.0),
+}
+
+
+def write_lasts(root, lasts, seed=0, **of_cell):
+    for row, (heldout, test) in lasts.items():
+        write_run(
+            *(root, row, [10.0, 60.0, test]),
+            **{"heldout": [1.0, 2.0, heldout], "ncm": [3.0, 4.0, test - 5]},
+            **{"length": CUT, "seed": seed, **of_cell},
+        )
+
+
+def test_held_out_images_put_rows_in_their_order_by_the_last_epoch(tmp_path):
+    write_lasts(tmp_path, LASTS)
+    [ranking] = rankings(frame_of(tmp_path))
+    assert ranking["row"].tolist() == ["dro_lt_squared", "dro_lt_weight", "control", "dro_lt"]
+    for line in ranking.to_dict("records"):
+        heldout, test = LASTS[line["row"]]
+        assert (line["heldout"], line["final_epoch_top1"], line["ncm"]) == (heldout, test, test - 5)
+        if line["row"] != "control":
+            assert line["reference"] == "control"
+            assert line["difference"].points == heldout - 40
+    # Of 200 images each.
+    first = ranking.iloc[0]["difference"]
+    assert first.error == pytest.approx(100 * math.sqrt((0.42 * 0.58 + 0.40 * 0.60) / 200))
+
+
+def test_test_accuracies_put_nothing_in_order(tmp_path):
+    write_lasts(tmp_path, LASTS)
+    [before] = rankings(frame_of(tmp_path))
+    other = {row: (heldout, 100 - test) for row, (heldout, test) in LASTS.items()}
+    write_lasts(tmp_path / "other", other)
+    [after] = rankings(frame_of(tmp_path / "other"))
+    assert before["row"].tolist() == after["row"].tolist()
+
+
+def test_rows_of_one_budget_alone_are_ranked_together(tmp_path):
+    write_lasts(tmp_path, LASTS)
+    write_run(tmp_path, "ce", [1.0] * 20, length=Length(20), heldout=[99.0] * 20)
+    write_run(tmp_path, "ce", [1.0] * 200, length=Length(200), heldout=[41.5] * 200)
+    [ranking] = rankings(frame_of(tmp_path))
+    assert ranking["row"].tolist()[:2] == ["dro_lt_squared", "ce"]
+    assert ranking[ranking["row"] == "ce"]["heldout"].tolist() == [41.5]
+
+
+def test_two_rows_are_no_ranking_and_runs_without_held_out_images_are_left_out(tmp_path):
+    write_lasts(tmp_path, {row: LASTS[row] for row in ("control", "dro_lt")})
+    write_run(tmp_path, "dro_lt_weight", [1.0] * 3, length=CUT)
+    assert rankings(frame_of(tmp_path)) == []
+
+
+def test_the_interval_of_a_ranking_is_over_seeds_and_held_out_images(tmp_path):
+    for seed, control in ((0, 40.0), (1, 20.0)):
+        lasts = {"control": (control, 50.0), "dro_lt": (45.0 + seed, 50.0)}
+        write_lasts(tmp_path, lasts | {"dro_lt_weight": (1.0, 1.0)}, seed=seed)
+    [ranking] = rankings(frame_of(tmp_path))
+    found = ranking.set_index("row").loc["dro_lt", "difference"]
+    assert found.points == (5 + 26) / 2 and found.seed_error == pytest.approx(21 / 2)
+    assert found.covers == "seeds and images"
+
+
+def test_the_protocol_with_most_rows_ranks_and_held_out_comes_first(tmp_path):
+    write_lasts(tmp_path, LASTS)
+    write_lasts(tmp_path, dict.fromkeys(LASTS, (1.0, 2.0)), protocol="heldout")
+    [ranking] = rankings(frame_of(tmp_path))
+    assert set(ranking["protocol"]) == {"heldout"}
+
+
+def test_nothing_is_compared_in_an_empty_table(tmp_path):
+    frame = frame_of(tmp_path)
+    assert comparisons(frame).empty and against_published(frame).empty and rankings(frame) == []

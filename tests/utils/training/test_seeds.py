@@ -23,8 +23,7 @@ from tests.support.helpers import (
     succeed,
 )
 from utils.options.parse import parse_options, parse_stages
-from utils.reproduce.chains import place_of
-from utils.runs.records import read_run
+from utils.runs.records import place_of, read_run
 from utils.training.seeds import combine, side_by_side, summarise_seeds
 
 pytestmark = pytest.mark.usefixtures("no_figures")

@@ -1,0 +1,154 @@
+"""Cells: their commands, the places of their records, and the order in which they are run."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.table_records import CIFAR100, cell_of
+from utils.errors import UserError
+from utils.options.parse import parse_options, parse_stages
+from utils.options.recipes import RECIPES
+from utils.reproduce.plan import FULL_LENGTH, PROTOCOLS, Cell, DataSet, Length, plan
+from utils.reproduce.rows import GRID, ROWS, select_recipes, select_rows
+
+CELLS = [
+    cell_of(row, length, seed=3, protocol=protocol, start_seed=start)
+    for row in RECIPES
+    for length in (FULL_LENGTH, Length(20, 9, 3))
+    for protocol in PROTOCOLS
+    for start in (None, 0)
+]
+
+
+@pytest.mark.parametrize("cell", dict.fromkeys(CELLS), ids=lambda cell: cell.record.as_posix())
+def test_a_cell_is_found_again_by_the_place_of_its_records(cell):
+    assert Cell.of_record(cell.record) == cell
+    assert len(str(Path("results", "runs", cell.record, "predictions.npz")).encode()) < 200
+
+
+def test_different_cells_have_different_places():
+    cells = set(CELLS)
+    assert len({cell.record for cell in cells}) == len(cells)
+
+
+def test_other_data_and_mixed_precisions_have_places_too():
+    own = Cell(DataSet("folder", 0, "beef0123"), "ce", Length(30), "float32", 0)
+    mixed = cell_of("dro_lt", FULL_LENGTH, precision="bf16+float32")
+    for cell in (own, mixed):
+        assert Cell.of_record(cell.record) == cell
+    assert mixed.start is not None and mixed.start.precision == "bf16"
+    assert "float32" in mixed.command(Path("root"), Path("X"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "cifar100_r100_0123abcd/nothing/200_bf16_s0",
+        "cifar100_r100_0123abcd/dro_lt/200_bf16_s0",
+        "cifar100_r100_0123abcd/ce/200+9+3_bf16_s0",
+        "somewhere/else/here",
+    ],
+)
+def test_other_folders_are_no_cells(path):
+    assert Cell.of_record(Path(path)) is None
+
+
+def test_the_command_of_a_full_stage_1_has_the_papers_settings():
+    options = parse_options(cell_of("ce", FULL_LENGTH, seed=2).command(Path("root"), None))
+    assert (options.dataset, options.imb_factor, options.epochs) == ("cifar100", 0.01, 200)
+    assert (options.schedule, options.seed, options.resume) == ("absolute", 2, True)
+    assert (options.root_log, options.root_model) == ("root", "root")
+
+
+def test_the_rates_of_a_short_stage_1_move_with_its_length():
+    options = parse_options(cell_of("ce", Length(20, 9, 3)).command(Path("root"), None))
+    assert (options.schedule, options.epochs) == ("scaled", 20)
+
+
+def test_the_command_of_a_stage_2():
+    cell = cell_of("dro_lt", Length(200, 9, 3), protocol="last", precision="bf16")
+    options = parse_options(cell.command(Path("root"), Path("root/start"), ["--gpu", "0"]))
+    assert (options.epochs, options.balanced_clf_nepochs, options.gpu) == (12, 3, 0)
+    assert (options.pretrained, options.select_on) == ("root/start", "last")
+    assert (options.precision, options.temperature, options.margin) == ("bf16", 1.0, 1.0)
+    alone = cell_of("classifier_only", Length(200, 9, 3))
+    options = parse_options(alone.command(Path("root"), Path("root/start")))
+    assert (options.epochs, options.balanced_clf_nepochs) == (3, 3)
+
+
+def test_cells_have_folders_of_their_own():
+    """Of one root: seeds, lengths, precisions and protocols never meet."""
+    from utils.runs.folders import run_folder
+
+    cells = {
+        cell_of(row, length, seed, protocol=protocol, precision=precision)
+        for row in RECIPES
+        for length in (FULL_LENGTH, Length(20, 9, 3))
+        for seed in (0, 1)
+        for protocol in PROTOCOLS
+        for precision in ("float32", "bf16")
+    }
+
+    def folder(cell):
+        start = None if cell.start is None else folder(cell.start)
+        return run_folder(parse_options(cell.command(Path("root"), start))).records
+
+    assert len({folder(cell) for cell in cells}) == len(cells)
+
+
+def test_the_users_command_trains_both_stages():
+    cell = cell_of("dro_lt_from_decay", Length(30, 8, 2), protocol="last")
+    first, second = parse_stages(cell.users_command(["--data_root", "D"]))
+    assert (first.epochs, first.weight_decay, first.schedule) == (30, 2e-4, "scaled")
+    assert (second.epochs, second.balanced_clf_nepochs, second.select_on) == (10, 2, "last")
+    assert first.data_root == second.data_root == "D"
+    [only] = parse_stages(cell_of("ce", FULL_LENGTH).users_command())
+    assert (only.epochs, only.stage) == (200, 1)
+
+
+def test_a_plan_has_every_run_once_and_a_stage_1_before_what_starts_from_it():
+    rows = [(CIFAR100, ["dro_lt", "control", "ce"])]
+    cells = plan(rows, [0, 1], ["test", "last"], FULL_LENGTH, "float32")
+    assert len(cells) == len(set(cells)) == 2 * (1 + 2 * 2)
+    for number, cell in enumerate(cells):
+        assert cell.start is None or cell.start in cells[:number]
+        assert cell.start_seed in (None, cell.seed)
+
+
+def test_seeds_of_stage_2_start_from_one_stage_1():
+    cells = plan([(CIFAR100, ["dro_lt"])], [0, 1, 2], ["test"], FULL_LENGTH, "bf16", start_seed=0)
+    stages_1 = [cell for cell in cells if cell.start is None]
+    assert [(c.row, c.seed) for c in stages_1] == [("ce", 0)]
+    assert [(c.seed, c.start_seed) for c in cells if c.start] == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_a_length_has_of_each_row_what_the_row_has():
+    length = Length(200, 9, 3)
+    parts = {row: str(length.of(RECIPES[row])) for row in ("ce", "classifier_only", "dro_lt")}
+    assert parts == {"ce": "200", "classifier_only": "200, 0+3", "dro_lt": "200, 9+3"}
+    assert FULL_LENGTH.of(RECIPES["classifier_only"]).is_full(RECIPES["classifier_only"])
+    assert not length.is_full(RECIPES["dro_lt"]) and length.of(RECIPES["ce"]).is_full(RECIPES["ce"])
+
+
+def test_rows_are_selected_by_every_kind_of_name():
+    assert select_rows(None) == ROWS
+    assert select_rows("cifar10") == {data: ROWS[data] for data in GRID if data.name == "cifar10"}
+    assert list(select_rows("dro_lt")) == GRID
+    assert select_rows("cifar100/100,cifar100/100/ce") == {GRID[0]: ROWS[GRID[0]]}
+    assert select_rows("digits/7/ce") == {DataSet("digits", 7): ["ce"]}
+    assert "dro_lt_squared" not in select_rows("digits/7")[DataSet("digits", 7)]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x", "cifar100/100/x", "cifar100/0", "cifar100/x", "cifar100/100/ce/1", "digits"]
+)
+def test_names_of_no_row_are_refused(name):
+    with pytest.raises(UserError, match="is no row"):
+        select_rows(name)
+
+
+def test_rows_for_other_data():
+    assert select_recipes("dro_lt,ce,dro_lt") == ["dro_lt", "ce"]
+    assert {"ce", "control", "dro_lt"} <= set(select_recipes(None))
+    with pytest.raises(UserError, match="'x' is no row"):
+        select_recipes("ce,x")

@@ -1,0 +1,74 @@
+"""Files a run that main.py made by itself as a cell of the table."""
+
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.options.flags import Options
+from utils.options.parse import parse_options
+from utils.options.recipes import RECIPES
+from utils.reproduce.plan import Cell, DataSet, Length
+from utils.reproduce.results import file_records
+from utils.runs.records import RecordedRun, read_run
+
+
+def file_run(folder: Path, row: str, records: Path) -> Cell:
+    """Files the run in `folder` below `records` as that of a row; returns its cell.
+
+    A stage 2 needs the records of its stage 1 in the folder above its own.
+
+    Raises:
+        UserError: no such row, no finished run, or options that are not those of the row; it names
+            them.
+    """
+    if row not in RECIPES:
+        raise UserError(f"--file: {row!r} is no row; rows: {', '.join(RECIPES)}")
+    run = read_run(folder)
+    if not run.is_finished:
+        raise UserError(f"--file: {folder} holds no finished run (no summary.json)")
+    cell = _cell_of(run, row)
+    check_options(run, cell)
+    file_records(run, records / cell.record)
+    return cell
+
+
+def _cell_of(run: RecordedRun, row: str) -> Cell:
+    recipe, own = RECIPES[row], Options.from_record(run.arguments)
+    if (run.stage == 2) != bool(recipe.start):
+        raise UserError(f"--file: {run.folder} is a stage {run.stage}, which {row} is not")
+    subset = (run.arguments.get("fingerprint") or "unknown")[:8]
+    data = DataSet(own.dataset, round(1 / own.imb_factor), subset)
+    if run.stage == 1:
+        return Cell(data, row, Length(own.epochs), own.precision, run.arguments["seed"])
+    if run.parent is None:
+        raise UserError(f"--file: the folder above {run.folder} has no record of its stage 1")
+    start = Options.from_record(run.parent.arguments)
+    precisions = dict.fromkeys([start.precision, own.precision])
+    return Cell(
+        data,
+        row,
+        Length(start.epochs, own.feature_epochs, own.balanced_clf_nepochs),
+        "+".join(precisions),
+        run.arguments["seed"],
+        run.parent.arguments["seed"],
+        own.select_on,
+    )
+
+
+def check_options(run: RecordedRun, cell: Cell) -> None:
+    """Whether a run has the options of a cell's row.
+
+    Raises:
+        UserError: it has others; it names them.
+    """
+    planned = parse_options(cell.command(Path("."), Path("X")))
+    recorded = Options.from_record(run.arguments)
+    told = {"seed", "epochs", "precision", "exp_str"}
+    if cell.start is None and cell.length.is_full(cell.recipe):
+        told.add("schedule")  # at this length "absolute" and "scaled" are the same
+    differing = [
+        f"--{name} {getattr(recorded, name)} (the row: {getattr(planned, name)})"
+        for name in planned.decisive()
+        if name not in told and getattr(recorded, name) != getattr(planned, name)
+    ]
+    if differing:
+        raise UserError(f"--file: {run.folder} is no run of {cell.row}: {', '.join(differing)}")

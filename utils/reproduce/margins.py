@@ -1,0 +1,114 @@
+"""What the learned margins do, by the logs of feature phases with the robust loss."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from utils.evaluation.statistics import mean
+from utils.options.flags import Options
+from utils.reproduce.results import CELL, CHAINS, Frame
+from utils.runs.records import RecordedRun
+
+
+@dataclass(frozen=True)
+class MarginCourse:
+    """How the mean margin and the robust loss of one run went over its feature epochs.
+
+    Args:
+        start: the margin at the start.
+        means: the mean over classes, of all layers, after each epoch.
+        losses: the mean robust loss of each epoch, the sum over layers.
+        steepest: a bound on the loss's slope in a margin common to all classes and layers, in
+            1 / unit of distance; None where there is none.
+    """
+
+    start: float
+    means: list[float]
+    losses: list[float]
+    steepest: float | None
+
+    @property
+    def slope(self) -> float:
+        """Change per epoch, by least squares over the epochs and the start."""
+        values = [self.start, *self.means]
+        return float(np.polyfit(range(len(values)), values, 1)[0])
+
+    @property
+    def crossing(self) -> int | None:
+        """The first epoch after which the mean is below zero."""
+        return next((i for i, value in enumerate(self.means, 1) if value < 0), None)
+
+    @property
+    def loss_fall(self) -> float:
+        """From the first epoch to the last."""
+        return self.losses[0] - self.losses[-1]
+
+    @property
+    def largest_share(self) -> float | None:
+        """The largest part of the loss's fall that the margins' fall can account for, 0 to 1.
+
+        Where ε is added to the distance, 0 ≤ ∂L/∂ε_c and Σ_c ∂L/∂ε_c ≤ 1/τ: a fall of all margins
+        by Δ lowers the loss of a layer by at most Δ/τ. A loss is a mean over an epoch, so the
+        margins are taken in the middle of it.
+        """
+        if self.loss_fall <= 0 or self.steepest is None:
+            return None
+        middles = [(a + b) / 2 for a, b in zip([self.start, *self.means], self.means, strict=False)]
+        bound = (middles[0] - middles[-1]) * self.steepest
+        return min(1.0, max(0.0, bound / self.loss_fall))
+
+
+def margin_course(run: RecordedRun) -> MarginCourse | None:
+    """Returns the course of a run with learned margins and a feature phase with the robust loss;
+    else None."""
+    options = Options.from_record(run.arguments)
+    records = [r for r in run.epochs if r["phase"] == "features" and r["margins"]]
+    losses = robust_losses(run)
+    if not records or options.margin_type != "learned" or losses is None:
+        return None
+    by_layer = [list((r.get("layer_margins") or {"": r["margins"]}).values()) for r in records]
+    is_added = options.robust_distance != "squared"
+    return MarginCourse(
+        options.starting_margin,
+        [float(np.mean([np.mean(margins) for margins in layers])) for layers in by_layer],
+        losses,
+        len(by_layer[0]) / options.temperature if is_added else None,
+    )
+
+
+def robust_losses(run: RecordedRun) -> list[float] | None:
+    """Returns the robust loss of each feature epoch, summed over layers; None where there is
+    none."""
+    records = [r["losses"] for r in run.epochs if r["phase"] == "features"]
+    parts = [[v for name, v in losses.items() if "robust" in name] for losses in records]
+    return [math.fsum(values) for values in parts] if parts and all(parts) else None
+
+
+def margin_courses(frame: Frame) -> Frame:
+    """Returns a line for each row and length with learned margins, means over the seeds of whole
+    chains. One protocol speaks for all: features are trained by the same steps."""
+    lines = []
+    if frame.empty:
+        return pd.DataFrame()
+    chains = frame[(frame["of_seeds"] == CHAINS) & frame["start_seed"].notna()]
+    for _, group in chains.groupby([name for name in CELL if name != "protocol"], sort=False):
+        of_first = group[group["protocol"] == group.iloc[0]["protocol"]]
+        courses = [c for c in map(margin_course, of_first["run"]) if c]
+        if not courses:
+            continue
+        crossings = [course.crossing for course in courses]
+        lines.append(
+            {
+                **{name: group.iloc[0][name] for name in CELL},
+                "epochs": len(courses[0].means),
+                "start": courses[0].start,
+                "last": mean([course.means[-1] for course in courses]),
+                "slope": mean([course.slope for course in courses]),
+                "crossings": crossings,
+                "loss_fall": mean([course.loss_fall for course in courses]),
+                "share": mean([course.largest_share for course in courses]),
+            }
+        )
+    return pd.DataFrame(lines)

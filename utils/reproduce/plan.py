@@ -1,0 +1,238 @@
+"""What is to be run: cells, each with its command, its folder, and the place of its records."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from utils.options.recipes import FULL_STAGE_1, FULL_STAGE_2, RECIPES, Recipe
+
+PROTOCOLS = ("test", "last", "heldout")
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+
+@dataclass(frozen=True, order=True)
+class DataSet:
+    """A training set.
+
+    Args:
+        name: of `--dataset`.
+        ratio: imbalance of the paper's long-tailed subsets; 0 for other data, taken as they come.
+        subset: tells the training images, and for other data the flags that all rows share, from
+            others: the beginning of a digest.
+    """
+
+    name: str
+    ratio: int = 0
+    subset: str = ""
+
+    @property
+    def title(self) -> str:
+        name = TITLES.get(self.name, self.name)
+        return f"{name}-LT, r = {self.ratio}" if self.ratio else name
+
+    @property
+    def folder(self) -> str:
+        """The folder of its records."""
+        return f"{self.name}_{f'r{self.ratio}' if self.ratio else 'own'}_{self.subset}"
+
+    @property
+    def flags(self) -> list[str]:
+        of_subset = ["--imb_type", "exp", "--imb_factor", str(1 / self.ratio)] if self.ratio else []
+        return ["--dataset", self.name, *of_subset]
+
+
+@dataclass(frozen=True, order=True)
+class Length:
+    """Epochs of stage 1, and of stage 2's feature and classifier phases (0 + 0 for a stage 1)."""
+
+    stage_1: int = FULL_STAGE_1
+    features: int = 0
+    classifier: int = 0
+
+    def __str__(self) -> str:
+        if not self.features + self.classifier:
+            return str(self.stage_1)
+        return f"{self.stage_1}, {self.features}+{self.classifier}"
+
+    def of(self, recipe: Recipe) -> "Length":
+        """What of this length a row of the recipe has."""
+        if recipe.start is None:
+            return Length(self.stage_1)
+        return self if recipe.has_features else replace(self, features=0)
+
+    def is_full(self, recipe: Recipe) -> bool:
+        return self == FULL_LENGTH.of(recipe)
+
+
+FULL_LENGTH = Length(FULL_STAGE_1, *FULL_STAGE_2)
+
+RECORD = re.compile(
+    r"(?P<name>[a-z0-9_]+?)_(?:r(?P<ratio>\d+)|own)_(?P<subset>[0-9a-z]*)/(?P<row>\w+)/"
+    r"(?P<epochs>[\d+]+)_(?P<precision>[a-z0-9+]+)_s(?P<seed>\d+)"
+    r"(?:_from(?P<start>\d+))?(?:_by_(?P<protocol>[a-z]+))?"
+)
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One run.
+
+    Args:
+        data: its training set.
+        row: its recipe.
+        length: its epochs, with those of the stage 1 that a stage 2 starts from.
+        precision: of training; `bf16+float32` where stage 1 had the first and stage 2 the second.
+        seed: of its own stage.
+        start_seed: of the stage 1 that a stage 2 starts from; None for a stage 1.
+        protocol: what chooses the checkpoints of a stage 2; `test` for a stage 1, which keeps those
+            of all protocols.
+    """
+
+    data: DataSet
+    row: str
+    length: Length
+    precision: str
+    seed: int
+    start_seed: int | None = None
+    protocol: str = "test"
+
+    def __str__(self) -> str:
+        start = "" if self.start_seed in (None, self.seed) else f" from seed {self.start_seed}"
+        protocol = f", {self.protocol}" if self.start else ""
+        return f"{self.data.folder}/{self.row}{protocol}, seed {self.seed}{start}"
+
+    @property
+    def recipe(self) -> Recipe:
+        return RECIPES[self.row]
+
+    @property
+    def start(self) -> "Cell | None":
+        """The stage 1 that it starts from."""
+        if self.recipe.start is None:
+            return None
+        row, length = self.recipe.start, Length(self.length.stage_1)
+        precision = self.precision.split("+")[0]
+        return Cell(self.data, row, length, precision, self.start_seed or 0)
+
+    @property
+    def record(self) -> Path:
+        """The place of its records below `results/runs`."""
+        length = self.length
+        epochs = [length.stage_1]
+        epochs += [length.features, length.classifier] if self.start else []
+        parts = ["+".join(map(str, epochs)), self.precision, f"s{self.seed}"]
+        if self.start:
+            parts += [f"from{self.start_seed}"]
+            parts += [] if self.protocol == "test" else [f"by_{self.protocol}"]
+        return Path(self.data.folder, self.row, "_".join(parts))
+
+    @classmethod
+    def of_record(cls, record: Path) -> "Cell | None":
+        """Returns the cell whose `record` this is; None for any other path.
+
+        Example:
+            >>> path = "cifar100_r100_4428a04c/dro_lt/200+9+3_bf16_s1_from0"
+            >>> cell = Cell.of_record(Path(path))
+            >>> cell.row, str(cell.length), cell.seed, cell.start_seed, str(cell.record) == path
+            ('dro_lt', '200, 9+3', 1, 0, True)
+        """
+        found = RECORD.fullmatch(record.as_posix())
+        if found is None or found["row"] not in RECIPES:
+            return None
+        epochs = [int(number) for number in found["epochs"].split("+") if number]
+        if len(epochs) != (3 if RECIPES[found["row"]].start else 1):
+            return None
+        return cls(
+            DataSet(found["name"], int(found["ratio"] or 0), found["subset"]),
+            found["row"],
+            Length(*epochs),
+            found["precision"],
+            int(found["seed"]),
+            None if found["start"] is None else int(found["start"]),
+            found["protocol"] or "test",
+        )
+
+    def command(self, root: Path, pretrained: Path | None, extra: Sequence[str] = ()) -> list[str]:
+        """Returns the command line of its own stage, with `--resume True`.
+
+        Args:
+            root: below which it writes.
+            pretrained: the folder of the stage 1 that it starts from.
+            extra: flags for all runs, which win over the recipe's.
+        """
+        length, epochs = self.length, self.length.stage_1
+        argv = ["--recipe", self.row, *self.data.flags]
+        if self.start:
+            epochs = length.features + length.classifier
+            argv += ["--pretrained", str(pretrained), "--select_on", self.protocol]
+            argv += ["--balanced_clf_nepochs", str(length.classifier)]
+            # The released name of a stage 2's folder does not tell its seed.
+            root = root if self.seed == self.start_seed else root / f"stage2_seed{self.seed}"
+        else:
+            # The released name of a stage 1's folder does not tell its length.
+            argv += ["--exp_str", f"{self.row}_{self.record.name}"]
+            argv += [] if epochs == FULL_STAGE_1 else _scaled(self.recipe)
+        argv += ["--epochs", str(epochs), "--seed", str(self.seed), *extra]
+        argv += ["--precision", self.precision.split("+")[-1]]
+        return [*argv, "--root_log", str(root), "--root_model", str(root), "--resume", "True"]
+
+    def users_command(self, extra: Sequence[str] = ()) -> list[str]:
+        """Returns the one command line that trains all its stages anew."""
+        length = self.length
+        argv = ["--recipe", self.row, *self.data.flags, "--select_on", self.protocol]
+        if self.start:
+            argv += ["--pretrain_epochs", str(length.stage_1)]
+            argv += ["--epochs", str(length.features + length.classifier)]
+            argv += ["--balanced_clf_nepochs", str(length.classifier)]
+        else:
+            argv += ["--epochs", str(length.stage_1)]
+        if length.stage_1 != FULL_STAGE_1:
+            argv += _scaled(self.start.recipe if self.start else self.recipe)
+        return [*argv, "--seed", str(self.seed), *extra]
+
+
+def _scaled(recipe: Recipe) -> list[str]:
+    """The flags that fit a stage 1's rates to its length; a cosine does so by itself."""
+    return [] if "--schedule" in recipe.flags else ["--schedule", "scaled"]
+
+
+def plan(
+    data_sets: Sequence[tuple[DataSet, Sequence[str]]],
+    seeds: Sequence[int],
+    protocols: Sequence[str],
+    length: Length,
+    precision: str,
+    start_seed: int | None = None,
+) -> list[Cell]:
+    """Returns the runs of rows × data set × seeds × protocols, each once, a stage 1 before what
+    starts from it.
+
+    Args:
+        data_sets: each with its rows.
+        seeds: of whole chains, or with `start_seed` of stage 2 alone.
+        protocols: of the stages 2.
+        length: of all rows.
+        precision: of training.
+        start_seed: the seed of the one stage 1 that all start from.
+    """
+
+    def cells() -> Iterator[Cell]:
+        for data, rows in data_sets:
+            for row in rows:
+                for seed in seeds:
+                    yield from of_row(data, row, seed)
+
+    def of_row(data: DataSet, row: str, seed: int) -> Iterator[Cell]:
+        recipe = RECIPES[row]
+        if recipe.start is None:
+            yield Cell(data, row, length.of(recipe), precision, seed)
+            return
+        start = seed if start_seed is None else start_seed
+        for protocol in protocols:
+            cell = Cell(data, row, length.of(recipe), precision, seed, start, protocol)
+            if cell.start is not None:
+                yield cell.start
+            yield cell
+
+    return list(dict.fromkeys(cells()))

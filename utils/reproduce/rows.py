@@ -1,0 +1,76 @@
+"""Which rows the table has, and their selection by name."""
+
+from utils.errors import UserError
+from utils.options.flags import DATASETS
+from utils.options.recipes import RECIPES
+from utils.reproduce.plan import DataSet
+
+EVERYWHERE = (
+    *("ce", "ce_autoaugment", "ldam_drw", "classifier_only", "control", "dro_lt"),
+    *("dro_lt_shared", "dro_lt_sample_count", "dro_lt_bounded", "dro_lt_no_decay"),
+    "dro_lt_released",
+)
+"""Rows of every data set; the others are readings and methods for the first one alone."""
+
+GRID = [DataSet(name, ratio) for name in ("cifar100", "cifar10") for ratio in (100, 10, 50)]
+ROWS = {data: list(RECIPES) if data == GRID[0] else list(EVERYWHERE) for data in GRID}
+
+OF_OWN_DATA = ("ce", "ldam_drw", "classifier_only", "control", "dro_lt", "dro_lt_normalised")
+"""What is compared on other data, unless rows are named."""
+
+
+def select_rows(text: str | None) -> dict[DataSet, list[str]]:
+    """Returns the rows of each data set by names separated by commas: `DATASET`, `DATASET/RATIO`,
+    `DATASET/RATIO/ROW` or `ROW`; the whole table for None. A ratio outside the table can be named
+    too.
+
+    Raises:
+        UserError: a name of no row.
+
+    Example:
+        >>> selected = select_rows("cifar100/100/dro_lt,cifar10/50/ce")
+        >>> {data.title: rows for data, rows in selected.items()}
+        {'CIFAR-100-LT, r = 100': ['dro_lt'], 'CIFAR-10-LT, r = 50': ['ce']}
+    """
+    if text is None:
+        return ROWS
+    selected: dict[DataSet, list[str]] = {}
+    for name in text.split(","):
+        for data, rows in _by_name(name).items():
+            known = selected.setdefault(data, [])
+            known += [row for row in rows if row not in known]
+    return selected
+
+
+def _by_name(name: str) -> dict[DataSet, list[str]]:
+    if name in RECIPES:
+        return {data: [name] for data in GRID}
+    dataset, *rest = name.split("/")
+    if dataset in DATASETS and not rest:
+        found = {data: rows for data, rows in ROWS.items() if data.name == dataset}
+        if found:
+            return found
+    is_ratio = bool(rest) and rest[0].isascii() and rest[0].isdigit() and 1 <= int(rest[0]) < 10**6
+    if dataset in DATASETS and is_ratio and len(rest) <= 2:
+        data = DataSet(dataset, int(rest[0]))
+        if len(rest) == 2 and rest[1] in RECIPES:
+            return {data: [rest[1]]}
+        if len(rest) == 1:
+            return {data: ROWS.get(data, list(EVERYWHERE))}
+    raise UserError(
+        f"--rows: {name!r} is no row: DATASET, DATASET/RATIO, DATASET/RATIO/ROW or ROW, such as "
+        f"cifar100/100/dro_lt; rows: {', '.join(RECIPES)}"
+    )
+
+
+def select_recipes(text: str | None) -> list[str]:
+    """Returns the rows that are compared on other data: those named, or the usual ones.
+
+    Raises:
+        UserError: a name of no row.
+    """
+    names = list(dict.fromkeys(OF_OWN_DATA if text is None else text.split(",")))
+    for name in names:
+        if name not in RECIPES:
+            raise UserError(f"--rows: {name!r} is no row; rows: {', '.join(RECIPES)}")
+    return names
