@@ -145,10 +145,10 @@ class PreparedSide:
         stage = self.stages[name]
         phase, model = stage.phases[0], stage.model.train()
         phase.free(model)
+        objective = phase.objective(phase.epochs.start).to(self.device)
         if name not in self.steps:
-            objective = phase.objective(phase.epochs.start).to(self.device)
             self.steps[name] = make_step(model, phase, objective, self.machine)
-        centroids = self.centroids if phase.uses_centroids else None
+        centroids = self.centroids if objective.uses_centroids else None
         began, images = clock(self.device), 0
         for inputs, targets in islice(phase.loader, TRAINING_BATCHES):
             self.steps[name](inputs, targets, centroids)

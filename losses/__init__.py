@@ -7,7 +7,9 @@ from losses.classification import (
     balanced_weights,
     effective_number_weights,
     long_tail_weights,
+    prior_offsets,
 )
+from losses.distillation import DistillationLoss
 from losses.dro import DROLoss, class_means
 from losses.margins import Margins, make_margins
 from losses.objective import Objective, stage_1_objective, stage_2_objective
@@ -15,6 +17,7 @@ from losses.objective import Objective, stage_1_objective, stage_2_objective
 __all__ = [
     "BalancedSoftmaxLoss",
     "DROLoss",
+    "DistillationLoss",
     "FocalLoss",
     "LDAMLoss",
     "Margins",
@@ -24,6 +27,7 @@ __all__ = [
     "effective_number_weights",
     "long_tail_weights",
     "make_margins",
+    "prior_offsets",
     "stage_1_objective",
     "stage_2_objective",
 ]

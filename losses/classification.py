@@ -110,17 +110,23 @@ class BalancedSoftmaxLoss(nn.Module):
         super().__init__()
         if not tau >= 0:
             raise ValueError(f"tau must be at least 0, not {tau}")
-        counts = np.asarray(cls_num_list, dtype=np.float64)
-        if counts.min() < 1:
-            raise ValueError("every class needs at least one image")
-        offsets = tau * np.log(counts / counts.sum())
-        self.register_buffer(
-            "offsets", torch.tensor(offsets, dtype=torch.float32), persistent=False
-        )
+        self.register_buffer("offsets", prior_offsets(cls_num_list, tau), persistent=False)
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits + self.offsets, targets, weight=self.weight)
+
+
+def prior_offsets(class_counts: Sequence[int], tau: float) -> Tensor:
+    """τ · log(n_c / N), ``[K]``: what balanced softmax adds to the logits.
+
+    Raises:
+        ValueError: a class without images.
+    """
+    counts = np.asarray(class_counts, dtype=np.float64)
+    if counts.min() < 1:
+        raise ValueError("every class needs at least one image")
+    return torch.tensor(tau * np.log(counts / counts.sum()), dtype=torch.float32)
 
 
 def effective_number_weights(class_counts: Sequence[int], beta: float = 0.9999) -> Tensor:

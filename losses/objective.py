@@ -13,15 +13,20 @@ from losses.classification import (
     effective_number_weights,
     long_tail_weights,
 )
+from losses.distillation import DistillationLoss
 from losses.dro import DROLoss
 
 CLASS_WEIGHTS = {"": None, "_lt": long_tail_weights, "_bal": balanced_weights}
 """What a loss's suffix makes of the class counts."""
 
 
+Mixed = tuple[Tensor, Tensor]
+"""The second targets ``[B]`` of mixed images and the first ones' share of them, a scalar."""
+
+
 class Objective(nn.Module):
-    """A weighted sum of named losses: of the logits, or (`DROLoss`) of the features and the
-    epoch's centroids.
+    """A weighted sum of named losses: of the logits and targets, or of the features and the epoch's
+    centroids (`DROLoss`), or of the logits and a teacher's (`DistillationLoss`).
 
     Args:
         losses: name to loss module.
@@ -45,21 +50,45 @@ class Objective(nn.Module):
     def names(self) -> list[str]:
         return list(self.losses)
 
+    @property
+    def uses_centroids(self) -> bool:
+        return any(isinstance(loss, DROLoss) for loss in self.losses.values())
+
     def forward(
-        self, features: Tensor, logits: Tensor, targets: Tensor, centroids: Tensor | None = None
+        self,
+        features: Tensor,
+        logits: Tensor,
+        targets: Tensor,
+        centroids: Tensor | None = None,
+        *,
+        mixed: Mixed | None = None,
+        teacher_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The sum, and the losses by themselves ``[number of losses]`` without weights, detached.
 
-        Shapes: features ``[B, D]``, logits ``[B, K]``, targets ``[B]``, centroids ``[K, D]``.
+        A classification loss L of images that were mixed (mixup) is λ · L(y) + (1 − λ) · L(y'),
+        with the share λ of the images with the targets y.
+
+        Shapes: features ``[B, D]``, logits ``[B, K]``, targets ``[B]``, centroids ``[K, D]``, a
+        teacher's logits ``[B, K]``.
+
+        Raises:
+            ValueError: mixed images for a loss that takes one target an image.
         """
-        parts = torch.stack(
-            [
-                loss.to_centroids(*self._columns_of(name, features, targets, centroids))
-                if isinstance(loss, DROLoss)
-                else loss(logits, targets)
-                for name, loss in self.losses.items()
-            ]
-        )
+
+        def value(name: str, loss: nn.Module) -> Tensor:
+            if isinstance(loss, DistillationLoss):
+                return loss(logits, teacher_logits)
+            if isinstance(loss, DROLoss):
+                if mixed is not None:
+                    raise ValueError("the robust loss takes one target an image, not two")
+                return loss.to_centroids(*self._columns_of(name, features, targets, centroids))
+            if mixed is None:
+                return loss(logits, targets)
+            others, share = mixed
+            return share * loss(logits, targets) + (1 - share) * loss(logits, others)
+
+        parts = torch.stack([value(name, loss) for name, loss in self.losses.items()])
         return (self.weights * parts).sum(), parts.detach()
 
     def _columns_of(
@@ -76,9 +105,15 @@ def stage_1_objective(
     class_counts: Sequence[int],
     reweighted: bool = False,
     prior_weight: float = 1.0,
+    robust: tuple[DROLoss, float] | None = None,
+    distillation: tuple[DistillationLoss, float] | None = None,
 ) -> Objective:
     """Stage 1's loss `CE`, `Focal` (γ = 1), `LDAM` (largest margin 0.5, scale 30) or `BS` (balanced
     softmax, τ = `prior_weight`), with effective-number class weights if `reweighted`.
+
+    With `robust`, a loss R and its weight w, the sum is L + w · R (one stage's joint loss); with
+    `distillation`, a loss D and its weight v, it is (1 − v) · L + v · D; with both, their sum
+    (1 − v) · L + w · R + v · D.
 
     Raises:
         ValueError: an unknown loss.
@@ -94,7 +129,15 @@ def stage_1_objective(
         loss = BalancedSoftmaxLoss(class_counts, prior_weight, weight)
     else:
         raise ValueError(f"the loss must be CE, Focal, LDAM or BS, not {loss_type!r}")
-    return Objective({loss_type: loss})
+    losses, weights = {loss_type: loss}, [1.0]
+    if robust is not None:
+        losses["robust_loss"] = robust[0]
+        weights.append(robust[1])
+    if distillation is not None:
+        losses["distillation"] = distillation[0]
+        weights[0] = 1.0 - distillation[1]
+        weights.append(distillation[1])
+    return Objective(losses, weights)
 
 
 def stage_2_objective(

@@ -102,7 +102,8 @@ def step_batch(stage: Stage, phase: Phase, device: torch.device) -> tuple:
         inputs = torch.ones(BATCH, 3, 32, 32, dtype=torch.uint8, device=device)
     if stage.layers is not None:
         width = max(columns.stop for columns in stage.layers.columns.values())
-    centroids = torch.ones(CLASSES, width, device=device) if phase.uses_centroids else None
+    uses_centroids = phase.objective(phase.epochs.start).uses_centroids
+    centroids = torch.ones(CLASSES, width, device=device) if uses_centroids else None
     return inputs, torch.ones(BATCH, dtype=torch.int64, device=device), centroids
 
 

@@ -10,6 +10,7 @@ from utils.runs.records import place_of, read_run
 KEPT = (
     *("epoch", "arch", "state_dict", "best_acc1", "stage", "dataset", "class_counts"),
     *("fingerprint", "data", "selected_on", "results", "epsilons"),
+    *("loss_type", "feat_loss", "cls_loss", "prior_weight"),
 )
 
 

@@ -37,7 +37,7 @@ READINGS = (
 DATA = "data"
 STAGE1 = "stage 1: classification"
 STAGE2 = "stage 2: DRO-LT fine-tuning"
-ROBUST = "stage 2: the robust loss"
+ROBUST = "the robust loss"
 TRAINING = "training"
 MACHINE = "machine"
 RECORDS = "runs and records"
@@ -213,6 +213,51 @@ class Options:
         type=values.count,
         metavar="E",
     )
+    mixup: float = flag(
+        STAGE1,
+        "--mixup",
+        role=Role.STAGE_1,
+        help="images of a batch are mixed in pairs, by shares of Beta(A, A); 0: they are not",
+        default=0.0,
+        type=values.rate,
+        metavar="A",
+    )
+    teacher: str | None = flag(
+        STAGE1,
+        "--teacher",
+        role=Role.STAGE_1,
+        help="distil from this run or checkpoint, of any network with the same classes, looked up "
+        "as --pretrained is",
+        metavar="X",
+    )
+    teacher_weight: float = flag(
+        STAGE1,
+        "--teacher_weight",
+        role=Role.STAGE_1,
+        help="(1-W) loss + W distillation, 0 <= W <= 1",
+        default=0.5,
+        type=values.weight,
+        metavar="W",
+    )
+    teacher_temperature: float = flag(
+        STAGE1,
+        "--teacher_temperature",
+        role=Role.STAGE_1,
+        help="T of distillation, T^2 KL(teacher || student) of logits / T, > 0",
+        default=2.0,
+        type=values.positive,
+        metavar="T",
+    )
+    teacher_power: float = flag(
+        STAGE1,
+        "--teacher_power",
+        role=Role.STAGE_1,
+        help="the teacher's probabilities are raised to P and normalised anew, > 0; 1: they are "
+        "not",
+        default=0.5,
+        type=values.positive,
+        metavar="P",
+    )
     pretrained: str | None = flag(
         STAGE2,
         "--pretrained",
@@ -243,10 +288,19 @@ class Options:
         STAGE2,
         "--feat_lr",
         role=Role.FEATURES,
-        help="constant learning rate of features and margins",
+        help="learning rate of features and margins",
         default=0.01,
         type=values.rate,
         metavar="LR",
+    )
+    feat_schedule: str = flag(
+        STAGE2,
+        "--feat_schedule",
+        role=Role.FEATURES,
+        help="FEAT_LR throughout (as published), or half a cosine from it to 0 over the feature "
+        "epochs",
+        default="constant",
+        choices=("constant", "cosine"),
     )
     cls_loss: str | None = flag(
         STAGE2,
@@ -331,9 +385,19 @@ class Options:
         ROBUST,
         "--robust_weight",
         role=Role.ROBUST_LOSS,
-        help="(1-W) cross-entropy + W robust loss, 0 <= W <= 1 (default: their plain sum)",
+        help="stage 2: (1-W) cross-entropy + W robust loss, 0 <= W <= 1 (default: their sum); "
+        "stage 1: loss + W robust loss in one stage (default: no robust loss)",
         type=values.weight,
         metavar="W",
+    )
+    robust_from: int = flag(
+        ROBUST,
+        "--robust_from",
+        role=Role.ROBUST_LOSS,
+        help="stage 1 with --robust_weight: the first epoch with the robust loss",
+        default=1,
+        type=values.positive_count,
+        metavar="E",
     )
     robust_distance: str = flag(
         ROBUST,
@@ -653,6 +717,8 @@ class Options:
 
     @property
     def has_robust_loss(self) -> bool:
+        if self.stage == 1:
+            return self.robust_weight is not None
         return "robust" in (self.feat_loss or "")
 
     def decisive(self) -> tuple[str, ...]:

@@ -147,12 +147,10 @@ def _checked(options: Options) -> Options:
         raise UserError("--resume True and --overwrite True contradict each other")
     if options.readings and not options.evaluation:
         raise UserError("--readings needs --evaluation True")
-    if options.loss_type == "LDAM" and options.head == "linear" and options.stage == 1:
-        raise UserError("--head linear: LDAM's margins are cosines', its head is --head cosine")
-    if options.stage == 2:
+    if options.stage == 1:
+        _check_stage_1(options)
+    else:
         _check_stage_2(options)
-    elif options.feat_loss or options.cls_loss:
-        raise UserError("--feat_loss and --cls_loss belong to stage 2, which needs --pretrained")
     return options
 
 
@@ -178,6 +176,30 @@ def _check_prior(options: Options) -> None:
         )
 
 
+def _check_stage_1(options: Options) -> None:
+    if options.feat_loss or options.cls_loss:
+        raise UserError("--feat_loss and --cls_loss belong to stage 2, which needs --pretrained")
+    if options.loss_type == "LDAM" and options.head == "linear":
+        raise UserError("--head linear: LDAM's margins are cosines', its head is --head cosine")
+    for flag in ("teacher_weight", "teacher_temperature", "teacher_power"):
+        if options.teacher is None and not options.is_at_default(flag):
+            raise UserError(f"--{flag} {getattr(options, flag)} needs --teacher")
+    if not options.has_robust_loss:
+        if options.robust_from > 1:
+            raise UserError(f"--robust_from {options.robust_from} needs --robust_weight")
+        return
+    _check_margins(options)
+    if options.feat_layers is not None:
+        raise UserError("--feat_layers belongs to stage 2, which needs --pretrained")
+    if options.mixup > 0:
+        raise UserError(
+            f"--mixup {options.mixup}: the robust loss (--robust_weight) takes one target an "
+            "image, mixed images have two"
+        )
+    if options.robust_from > options.epochs > 0:
+        raise UserError(f"--robust_from {options.robust_from} is beyond --epochs {options.epochs}")
+
+
 def _check_stage_2(options: Options) -> None:
     if options.balanced_clf_nepochs > options.epochs:
         raise UserError(
@@ -194,8 +216,14 @@ def _check_stage_2(options: Options) -> None:
             f"stage 2 with {options.balanced_clf_nepochs} classifier epochs needs --cls_loss, "
             "such as ce"
         )
+    if options.pretrain_epochs is None:
+        for flag in ("mixup", "teacher", "robust_from"):
+            if not options.is_at_default(flag):
+                raise UserError(f"--{flag} belongs to stage 1, which has no --pretrained")
+    elif options.robust_from > 1:
+        raise UserError("--robust_from belongs to a stage 1 by itself, not to --pretrain_epochs")
     _check_margins(options)
-    has_robust_loss = "robust" in (options.feat_loss or "")
+    has_robust_loss = options.has_robust_loss
     if options.feat_layers and options.step == "compile":
         raise UserError("--feat_layers works with --step auto, eager or graph, not compile")
     if options.feat_layers and not has_robust_loss:

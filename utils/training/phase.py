@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from datasets.loading.resident import Loader
 from losses import Objective
+from utils.training.mixup import Mixup
 from utils.training.selection import monitor_of
 
 RATE_FACTOR = "rate_factor"
@@ -25,10 +26,11 @@ class Phase:
         objective: the objective of an epoch.
         optimizer: holds the parameters that train.
         learning_rate: of an epoch.
-        uses_centroids: whether the objective needs the epoch's class centroids.
         features_are_frozen: whether only the classifier trains (batch-norm in eval mode).
         after_update: what follows each of the optimiser's updates, in place and without waiting
             for the device.
+        mixup: mixes the images of each batch, or None.
+        teacher: gives logits of the same batch to the objective, in eval mode, or None.
     """
 
     name: str
@@ -37,9 +39,10 @@ class Phase:
     objective: Callable[[int], Objective]
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]
-    uses_centroids: bool = False
     features_are_frozen: bool = False
     after_update: Callable[[], None] | None = None
+    mixup: Mixup | None = None
+    teacher: nn.Module | None = None
 
     @property
     def monitor(self) -> str:
@@ -48,7 +51,11 @@ class Phase:
 
     @property
     def loss_names(self) -> list[str]:
-        return self.objective(self.epochs.start).names if self.epochs else []
+        """Those of all epochs; a loss that joins later is one of the last epoch's."""
+        if not self.epochs:
+            return []
+        ends = (self.epochs[0], self.epochs[-1])
+        return list(dict.fromkeys(name for epoch in ends for name in self.objective(epoch).names))
 
     def free(self, model: nn.Module) -> None:
         """Lets gradients reach what the phase trains, and no other part of the model."""

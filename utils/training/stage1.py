@@ -2,18 +2,28 @@
 "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, and its
 code)."""
 
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 from torch import nn
 
 from datasets.samplers import EffectiveNumberOrder, ShuffledOrder
-from losses import Objective, stage_1_objective
+from losses import (
+    DistillationLoss,
+    DROLoss,
+    Margins,
+    Objective,
+    prior_offsets,
+    stage_1_objective,
+)
 from models import COSINE_SCALE, build_model
+from utils.errors import UserError
 from utils.options.flags import Options
+from utils.training.mixup import Mixup
 from utils.training.phase import Phase
+from utils.training.rates import cosine_rate, stepped_rate
 from utils.training.setup import Run, Stage, warn
+from utils.training.teacher import Teacher, load_teacher
 
 RATE_STEPS = ((160, 0.01), (180, 0.0001))
 DRW_START = 160
@@ -24,7 +34,8 @@ def pretraining(run: Run) -> Stage:
     """One phase that trains everything.
 
     Raises:
-        UserError: batch-norm over all processes without a GPU, or a backbone that does not fit.
+        UserError: batch-norm over all processes without a GPU, a backbone that does not fit, mixup
+            by several processes, or a teacher that is not there or has other classes.
     """
     options, data = run.options, run.data
     model = build_model(options.arch, data.num_classes, _head_scale(options))
@@ -39,16 +50,50 @@ def pretraining(run: Run) -> Stage:
         order = EffectiveNumberOrder(data.train.labels, run.generator)
     else:
         order = ShuffledOrder(len(data.train), run.generator)
+    margins = _margins(run)
+    teacher = None if options.teacher is None else load_teacher(run)
+    loader = run.training_loader(order)
     rate_of, drw_start = schedule(options)
     phase = Phase(
         name="pretraining",
         epochs=range(options.start_epoch + 1, options.epochs + 1),
-        loader=run.training_loader(order),
-        objective=_objectives(options, data.class_counts, drw_start),
-        optimizer=run.sgd(_groups(run, model), options.lr),
+        loader=loader,
+        objective=_objectives(options, data.class_counts, drw_start, margins, teacher),
+        optimizer=run.sgd(_groups(run, model, margins), options.lr),
         learning_rate=rate_of,
+        after_update=_projection(margins, options.margin_min),
+        mixup=_mixup(run, loader.batch_size),
+        teacher=None if teacher is None else teacher.network,
     )
-    return Stage(model, [phase])
+    return Stage(model, [phase], margins)
+
+
+def _margins(run: Run) -> Margins | None:
+    """The margins of the joint loss; None without it."""
+    options = run.options
+    if not options.has_robust_loss:
+        return None
+    kind = (options.margin_type, options.starting_margin, run.data.class_counts)
+    return Margins(*kind).to(run.machine.device)
+
+
+def _projection(margins: Margins | None, lowest: float | None) -> Callable[[], None] | None:
+    """What keeps the margins above `--margin_min` after each update."""
+    return None if margins is None or lowest is None else partial(margins.keep_above, lowest)
+
+
+def _mixup(run: Run, batch_size: int) -> Mixup | None:
+    """What mixes the images; None without `--mixup`.
+
+    Raises:
+        UserError: several processes, none of which has all images of a batch.
+    """
+    alpha = run.options.mixup
+    if alpha == 0:
+        return None
+    if run.machine.world.size > 1:
+        raise UserError(f"--mixup {alpha}: mixes the images of one process, not of several")
+    return Mixup(alpha, run.options.seed, batch_size, run.machine.device)
 
 
 def _head_scale(options: Options) -> float | None:
@@ -58,13 +103,19 @@ def _head_scale(options: Options) -> float | None:
     return COSINE_SCALE if options.head == "cosine" else None
 
 
-def _groups(run: Run, model: nn.Module) -> list[dict]:
-    """Everything in one group, or in two where `--backbone_lr` sets the head apart."""
-    if run.options.backbone_lr == 1:
-        return [{"params": list(model.parameters())}]
-    head = list(model.linear.parameters())
-    backbone = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
-    return [run.backbone_group(backbone), {"params": head}]
+def _groups(run: Run, model: nn.Module, margins: Margins | None) -> list[dict]:
+    """The network in one group, or in two where `--backbone_lr` sets the head apart; learned
+    margins in one of their own."""
+    groups = [{"params": list(model.parameters())}]
+    if run.options.backbone_lr != 1:
+        head = list(model.linear.parameters())
+        backbone = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
+        groups = [run.backbone_group(backbone), {"params": head}]
+    if margins is not None and margins.trained:
+        decay = run.options.margin_wd
+        of_decay = {} if decay is None else {"weight_decay": decay}
+        groups.append({"params": margins.trained} | of_decay)
+    return groups
 
 
 def schedule(options: Options) -> tuple[Callable[[int], float], int]:
@@ -75,7 +126,7 @@ def schedule(options: Options) -> tuple[Callable[[int], float], int]:
         return rate_of, round(DRW_START * scale)
     if options.schedule == "scaled":
         steps = [(round(epoch * scale), factor) for epoch, factor in RATE_STEPS]
-        rate_of = partial(learning_rate, lr=options.lr, rate_steps=steps, warmup=warmup)
+        rate_of = partial(stepped_rate, lr=options.lr, rate_steps=steps, warmup=warmup)
         return rate_of, round(DRW_START * scale)
     if options.epochs <= RATE_STEPS[-1][0]:
         warn(
@@ -83,39 +134,42 @@ def schedule(options: Options) -> tuple[Callable[[int], float], int]:
             f"{' and '.join(str(epoch) for epoch, _ in RATE_STEPS)} have both been taken; "
             "--schedule scaled moves them"
         )
-    rate_of = partial(learning_rate, lr=options.lr, rate_steps=RATE_STEPS, warmup=warmup)
+    rate_of = partial(stepped_rate, lr=options.lr, rate_steps=RATE_STEPS, warmup=warmup)
     return rate_of, DRW_START
 
 
-def learning_rate(
-    epoch: int, lr: float, rate_steps: Sequence[tuple[int, float]], warmup: int = 5
-) -> float:
-    """Rate of an epoch, counted from 1: a linear warm-up, then a step function; steps are the last
-    epoch before the rate falls and the factor to which it does."""
-    if epoch <= warmup:
-        return lr * epoch / warmup
-    factors = [factor for last_epoch, factor in rate_steps if epoch > last_epoch]
-    return lr * (factors[-1] if factors else 1.0)
-
-
-def cosine_rate(epoch: int, lr: float, epochs: int, warmup: int = 0) -> float:
-    """Rate of epoch t of T: lr · t / W in the W epochs of the warm-up, then
-    lr · (1 + cos(π (t − 1 − W) / (T − W))) / 2, from the full rate towards 0 (Loshchilov and
-    Hutter, "SGDR", ICLR 2017, equation 5, one cycle)."""
-    if epoch <= warmup:
-        return lr * epoch / warmup
-    return lr * (1 + math.cos(math.pi * (epoch - 1 - warmup) / (epochs - warmup))) / 2
-
-
 def _objectives(
-    options: Options, class_counts: list[int], drw_start: int
+    options: Options,
+    class_counts: list[int],
+    drw_start: int,
+    margins: Margins | None,
+    teacher: Teacher | None,
 ) -> Callable[[int], Objective]:
-    plain, reweighted = (
-        stage_1_objective(options.loss_type, class_counts, is_reweighted, options.prior_weight)
-        for is_reweighted in (False, True)
-    )
-    if options.train_rule == "Reweight":
-        return lambda epoch: reweighted
-    if options.train_rule == "DRW":
-        return lambda epoch: reweighted if epoch > drw_start else plain
-    return lambda epoch: plain
+    """The objective of an epoch: DRW's class weights and the robust loss join later."""
+    distillation = None
+    if teacher is not None:
+        is_balanced = options.loss_type == "BS"
+        offsets = prior_offsets(class_counts, options.prior_weight) if is_balanced else None
+        settings = (options.teacher_temperature, options.teacher_power, offsets, teacher.offsets)
+        distillation = DistillationLoss(*settings), options.teacher_weight
+    robust = None
+    if margins is not None:
+        loss = DROLoss(
+            options.temperature,
+            epsilons=margins.of_losses,
+            released_margins=options.as_released,
+            distance=options.robust_distance,
+        )
+        robust = loss, options.robust_weight
+
+    @cache  # the step of an objective is made once
+    def make(is_reweighted: bool, is_joint: bool) -> Objective:
+        joint = robust if is_joint else None
+        classification = (options.loss_type, class_counts, is_reweighted, options.prior_weight)
+        return stage_1_objective(*classification, robust=joint, distillation=distillation)
+
+    def objective(epoch: int) -> Objective:
+        is_late = options.train_rule == "DRW" and epoch > drw_start
+        return make(options.train_rule == "Reweight" or is_late, epoch >= options.robust_from)
+
+    return objective

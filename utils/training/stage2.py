@@ -1,6 +1,7 @@
 """Stage 2, DRO-LT: the features and the margins with the classifier frozen, then the classifier
 with the best features frozen (Samuel and Chechik, ICCV 2021, section 4)."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from utils.options.flags import Options
 from utils.options.values import Sampler
 from utils.runs import checkpoint
 from utils.training.phase import Phase
+from utils.training.rates import cosine_rate
 from utils.training.setup import Run, Stage, warn, warn_of_other_data
 
 
@@ -75,8 +77,7 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
             loader=features_loader,
             objective=lambda epoch: robust,
             optimizer=run.sgd(groups, options.feat_lr),
-            learning_rate=lambda epoch: options.feat_lr,
-            uses_centroids=any("robust" in name for name in robust.names),
+            learning_rate=_feature_rate(options),
             after_update=None if lowest is None else partial(margins.keep_above, lowest),
         ),
         Phase(
@@ -90,6 +91,13 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
         ),
     ]
     return Stage(model, phases, margins, network)
+
+
+def _feature_rate(options: Options) -> Callable[[int], float]:
+    """The rate of a feature epoch: constant as published, or half a cosine over all of them."""
+    if options.feat_schedule == "cosine":
+        return partial(cosine_rate, lr=options.feat_lr, epochs=options.feature_epochs)
+    return lambda epoch: options.feat_lr
 
 
 def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:

@@ -57,12 +57,35 @@ class EagerStep:
         if self.phase.features_are_frozen:
             features, logits = inputs, self.model.classify(inputs)
         else:
+            inputs = self.prepared(inputs)
             features, logits = self.forward(self.model, inputs)
-        loss, losses = self.objective(features, logits, targets, centroids)
+        beside = self.beside([inputs], targets)
+        loss, losses = self.objective(features, logits, targets, centroids, **beside)
         self.phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.update()
         return self.statistics(loss, losses, logits, targets)
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Returns the batch as the networks see it: normalised and mixed where there is mixup,
+        normalised where a teacher sees it too; else as it is, for `forward` to normalise."""
+        phase = self.phase
+        is_shared = phase.mixup is not None or phase.teacher is not None
+        if is_shared and images.dtype == torch.uint8:
+            images = phase.loader.normalise(images)
+        return images if phase.mixup is None else phase.mixup.images(images)
+
+    def beside(self, parts: Sequence[Tensor], targets: Tensor) -> dict:
+        """Returns what the objective takes beside features, logits, targets and centroids: the
+        second targets of mixed images, and the teacher's logits of the batch that lies in parts."""
+        beside = {}
+        if self.phase.mixup is not None:
+            beside["mixed"] = self.phase.mixup.targets(targets)
+        if self.phase.teacher is not None:
+            with torch.no_grad():
+                logits = [self.forward(self.phase.teacher, part)[1] for part in parts]
+            beside["teacher_logits"] = torch.cat(logits)
+        return beside
 
     def forward(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Returns features and logits; uint8 images are normalised first, inside the step, so that
@@ -122,6 +145,7 @@ class SplitStep(EagerStep):
     def __call__(self, inputs: Tensor, targets: Tensor, centroids: Tensor | None) -> Tensor:
         """As `EagerStep`, of this process's images and the whole batch's targets."""
         count = len(targets)
+        inputs = self.prepared(inputs)
         parts = inputs.tensor_split(self._number_of_parts(count))
         if len(parts) == 1:
             outputs = [self.forward(self.network, inputs)]
@@ -132,7 +156,11 @@ class SplitStep(EagerStep):
             collectives.gather(torch.cat(own).detach(), count, self.world).requires_grad_()
             for own in zip(*outputs, strict=True)
         )
-        loss, losses = self.objective(features, logits, targets, centroids)
+        beside = self.beside(parts, targets)
+        if "teacher_logits" in beside:
+            own = beside["teacher_logits"]
+            beside["teacher_logits"] = collectives.gather(own, count, self.world)
+        loss, losses = self.objective(features, logits, targets, centroids, **beside)
         self.phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         # Equal in all processes but for the order of sums on a GPU.

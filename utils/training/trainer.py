@@ -118,7 +118,7 @@ class Trainer:
         """Trains one epoch; returns a `Trained`."""
         phase.free(self.model)
         centroids = None
-        if phase.uses_centroids:
+        if phase.objective(epoch).uses_centroids:
             # From a pass of its own over the resampled, augmented images, as released.
             batches = phase.loader.batches(self.evaluator.batch_size)
             classes = self.data.num_classes
@@ -190,6 +190,7 @@ class Trainer:
             "arch": options.arch,
             "stage": options.stage,
             "dataset": options.dataset,
+            **self._losses_record(),
             "class_counts": self.data.class_counts,
             "fingerprint": self.data.fingerprint,
             "data": self.data.description(),
@@ -204,6 +205,13 @@ class Trainer:
     def _load_margins(self, state: dict[str, Any]) -> None:
         if self.stage.margins is not None:
             self.stage.margins.load(state["epsilons"])
+
+    def _losses_record(self) -> dict[str, Any]:
+        """Returns by which classification losses the network was trained, and the weight of the
+        prior where one of them is balanced softmax: a student of it must know."""
+        options = self.options
+        names = ("loss_type",) if options.stage == 1 else ("feat_loss", "cls_loss")
+        return {name: getattr(options, name) for name in (*names, "prior_weight")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what `state_dict` returned.

@@ -79,6 +79,8 @@ class TrainingPass:
         statistics = torch.zeros(number, 2 + len(objective.names), device=self.machine.device)
         sizes = torch.full((number,), float(phase.loader.batch_size))
         sizes[-1] = len(phase.loader.order) - (number - 1) * phase.loader.batch_size
+        if phase.mixup is not None:
+            batches = phase.mixup.along(batches, epoch, [int(size) for size in sizes])
         with bar, batches_counted_at_once(model):
             for i, (inputs, targets) in enumerate(batches):
                 statistics[i] = step(inputs, targets, centroids)

@@ -28,6 +28,18 @@ flag("--robust_weight", "1.5", "--robust_weight", "'1.5'", "0 <= x <= 1", stage=
 flag("--robust_weight", "-0.5", "--robust_weight", "'-0.5'", "0 <= x <= 1", stage=2)
 flag("--prior_weight", "-1", "--prior_weight", "'-1'", ">= 0")
 flag("--prior_weight", "2", "--prior_weight 2.0", "--loss_type BS", "--feat_loss")
+flag("--mixup", "-1", "--mixup", "'-1'", ">= 0")
+flag("--mixup", "1", "--mixup", "stage 1", stage=2, id="--mixup in stage 2")
+flag("--teacher", "x", "--teacher", "stage 1", stage=2, id="--teacher in stage 2")
+flag("--robust_from", "2", "--robust_from", "stage 1", stage=2, id="--robust_from in stage 2")
+flag("--robust_from", "2", "--robust_from 2", "--robust_weight")
+flag("--robust_from", "0", "--robust_from", "'0'", ">= 1")
+flag("--teacher", "nowhere", "--teacher nowhere", "no such folder or file")
+flag("--teacher_weight", "2", "--teacher_weight", "'2'", "0 <= x <= 1")
+flag("--teacher_weight", "0.1", "--teacher_weight 0.1", "needs --teacher")
+flag("--teacher_temperature", "0", "--teacher_temperature", "'0'", "> 0")
+flag("--teacher_power", "0", "--teacher_power", "'0'", "> 0")
+flag("--feat_schedule", "steps", "--feat_schedule", "'steps'", "constant", "cosine", stage=2)
 flag("--head", "normed", "--head", "'normed'", "linear", "cosine")
 flag("--warmup", "-1", "--warmup", "'-1'", "whole number >= 0")
 flag("--imb_factor", "0", "--imb_factor", "'0'", "0 < x <= 1")
@@ -120,6 +132,21 @@ def classifier_epochs_without_a_loss(scene):
 @case("--feat_loss", "--pretrained")
 def stage_2_losses_without_a_checkpoint(scene):
     return scene.stage_1("--feat_loss", "ce")
+
+
+@case("--mixup 0.5", "--robust_weight", "one target")
+def mixed_images_for_the_robust_loss(scene):
+    return scene.stage_1("--mixup", 0.5, "--robust_weight", 0.5)
+
+
+@case("--robust_from 3", "--epochs 2")
+def a_robust_loss_that_begins_beyond_the_end(scene):
+    return scene.stage_1("--robust_from", 3, "--robust_weight", 0.5)
+
+
+@case("--feat_layers", "stage 2")
+def layers_of_a_joint_loss(scene):
+    return scene.stage_1("--feat_layers", "layer2", "--robust_weight", 0.5)
 
 
 @case("--head linear", "LDAM", "--head cosine")

@@ -127,7 +127,7 @@ def test_a_group_has_its_own_part_of_the_rate(device):
     first, second = (nn.Parameter(torch.zeros(2, device=device)) for _ in range(2))
     groups = [{"params": [first], RATE_FACTOR: 0.25}, {"params": [second]}]
     optimizer = torch.optim.SGD(groups, lr=1.0)
-    phase = Phase("pretraining", range(1), None, None, optimizer, lambda epoch: 0.5, "linear")
+    phase = Phase("pretraining", range(1), None, None, optimizer, lambda epoch: 0.5)
     assert phase.set_learning_rate(1) == 0.5
     (first.sum() + second.sum()).backward()
     optimizer.step()

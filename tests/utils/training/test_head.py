@@ -19,7 +19,7 @@ from tests.support.helpers import (
     weights_of,
 )
 from utils.errors import UserError
-from utils.export import export
+from utils.export.checkpoints import export_checkpoints
 from utils.options.parse import parse_options
 from utils.runs import checkpoint
 
@@ -67,7 +67,7 @@ def test_a_cosine_head_trains_is_evaluated_and_starts_a_stage_2(tree, tmp_path):
         trained["conv1.weight"], weights_of(first, "ckpt.best.pth.tar")["conv1.weight"]
     )
 
-    for path in export(first, tmp_path / "exported", with_last=True):
+    for path in export_checkpoints(first, tmp_path / "exported", with_last=True):
         model = checkpoint.build_from(load(path), path, "resnet20", 10)
         assert model.linear.scale == COSINE_SCALE
 

@@ -63,7 +63,6 @@ def make_phase(name, model, parameters, objective, lr):
         objective=lambda epoch: objective,
         optimizer=torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=1e-4),
         learning_rate=lambda epoch: lr,
-        uses_centroids=name == "features",
         features_are_frozen=name == "classifier",
     )
 

@@ -1,0 +1,58 @@
+"""Distillation: a trained network's predictions as a second target."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DistillationLoss(nn.Module):
+    """Distillation loss: the mean over the batch of T² · KL(q ‖ p), from the teacher's
+    distribution q ∝ softmax((t + b_t) / T)^β to the student's p = softmax((x + b_s) / T).
+
+    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (T² keeps the
+    size of the gradient); the power β < 1, which makes the teacher's distribution over classes
+    flatter than the long-tailed one, is that of DiVE (He et al., "Distilling Virtual Examples for
+    Long-tailed Recognition", ICCV 2021, section 3.4). The offsets b are those under which each
+    network was trained: τ · log π_c after balanced softmax, 0 after other losses. So both
+    distributions are those of the training images.
+
+    Args:
+        temperature: T > 0.
+        power: β > 0.
+        offsets: b_s ``[K]``, or None for 0.
+        teacher_offsets: b_t ``[K]``, or None for 0.
+
+    Shapes: the student's logits x ``[B, K]``, the teacher's logits t ``[B, K]``, which are
+    constants for the gradient; a scalar.
+
+    Raises:
+        ValueError: a temperature or a power that is not positive.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 2.0,
+        power: float = 0.5,
+        offsets: Tensor | None = None,
+        teacher_offsets: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if not (temperature > 0 and power > 0):
+            raise ValueError(
+                f"temperature and power must be positive, not {temperature} and {power}"
+            )
+        self.temperature = temperature
+        self.power = power
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("teacher_offsets", teacher_offsets, persistent=False)
+
+    def forward(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        if self.offsets is not None:
+            logits = logits + self.offsets
+        teacher_logits = teacher_logits.detach()
+        if self.teacher_offsets is not None:
+            teacher_logits = teacher_logits + self.teacher_offsets
+        student = F.log_softmax(logits / self.temperature, dim=1)
+        # A power of a softmax, normalised anew, is the softmax of as many times the logits.
+        teacher = F.log_softmax(teacher_logits * (self.power / self.temperature), dim=1)
+        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return self.temperature**2 * divergence

@@ -1,0 +1,94 @@
+"""Steps with mixup and a teacher: what reaches the objective, whole or in micro-batches."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from datasets.loading.resident import Normalise
+from datasets.splits import CIFAR_MEAN, CIFAR_STD
+from losses import DistillationLoss, stage_1_objective
+from models import build_model
+from tests.support.helpers import noise
+from utils.machine.device import Machine
+from utils.training.mixup import Mixup
+from utils.training.phase import Phase
+from utils.training.steps import EagerStep, SplitStep
+
+COUNTS = [9, 7, 5, 3, 1]
+CPU = torch.device("cpu")
+
+
+def make(kind, mixup=None, teacher=None, micro_batches=1):
+    """A step of stage 1 with batch-norm frozen, and its network."""
+    torch.manual_seed(0)
+    model = build_model("resnet20", 5).eval()
+    distillation = None if teacher is None else (DistillationLoss(), 0.5)
+    objective = stage_1_objective("BS", COUNTS, distillation=distillation)
+    phase = Phase(
+        name="pretraining",
+        epochs=range(1, 2),
+        loader=None,
+        objective=lambda epoch: objective,
+        optimizer=torch.optim.SGD(model.parameters(), 0.01),
+        learning_rate=lambda epoch: 0.01,
+        mixup=mixup,
+        teacher=teacher,
+    )
+    machine = Machine(CPU, "float32", micro_batches=micro_batches)
+    return kind(model, phase, objective, machine), model
+
+
+def batch():
+    images = Normalise(CIFAR_MEAN, CIFAR_STD, CPU)(noise(10))
+    return images, torch.arange(10) % 5
+
+
+def a_mixup():
+    """One with numbers in place."""
+    mixup = Mixup(1.0, 0, 10, CPU)
+    next(mixup.along([batch()], 1, [10]))
+    return mixup
+
+
+def a_teacher():
+    torch.manual_seed(1)
+    return build_model("resnet20", 5).eval().requires_grad_(False)
+
+
+def test_a_mixed_step_is_that_of_mixed_images_and_both_targets():
+    mixup = a_mixup()
+    step, _ = make(EagerStep, mixup)
+    images, targets = batch()
+    _, twin = make(EagerStep)
+    partners, share = mixup.partners, mixup.share
+    assert 0.01 < share < 0.99
+    features, logits = twin(share * images + (1 - share) * images[partners])
+    loss_of = stage_1_objective("BS", COUNTS)
+    first, second = (loss_of(features, logits, t)[0] for t in (targets, targets[partners]))
+    statistics = step(images, targets, None)
+    assert_close(statistics[0], share * first + (1 - share) * second, rtol=1e-4, atol=1e-6)
+
+
+def test_a_teacher_sees_the_batch_that_the_student_sees():
+    teacher, mixup = a_teacher(), a_mixup()
+    step, _ = make(EagerStep, mixup, teacher)
+    images, targets = batch()
+    _, twin = make(EagerStep)
+    mixed = mixup.images(images)
+    expected = DistillationLoss()(twin(mixed)[1], teacher(mixed)[1])
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    statistics = step(images, targets, None)
+    assert_close(statistics[2], expected, rtol=1e-4, atol=1e-6)
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_micro_batches_give_the_whole_batchs_step(parts, with_teacher):
+    mixup, teacher = a_mixup(), a_teacher() if with_teacher else None
+    whole, model = make(EagerStep, mixup, teacher)
+    split, twin = make(SplitStep, mixup, teacher, parts)
+    assert_close(split(*batch(), None), whole(*batch(), None), rtol=1e-4, atol=1e-5)
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert_close(a, b, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,56 @@
+"""Whole runs of stage 1 with the methods beside its classification losses."""
+
+import pytest
+
+from tests.support.faults import interrupted_at_check
+from tests.support.helpers import (
+    STAGE_1_NAME,
+    call,
+    differences_of_runs,
+    load,
+    read_csv,
+    stage_1,
+    succeed,
+)
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+JOINT = (
+    *("--robust_weight", 0.5, "--robust_from", 2, "--robust_distance", "normalised"),
+    *("--temperature", 0.1, "--margin", 0.1, "--loss_type", "BS"),
+)
+
+
+def only_folder(root):
+    """The folder of the only run below `root`."""
+    (arguments,) = root.glob("*/args.json")
+    return arguments.parent
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--mixup", 0.4, "--accumulate", 2), JOINT, ("--teacher",)],
+    ids=["mixup", "joint", "teacher"],
+)
+def test_an_interrupted_run_goes_on_to_the_same_bits(flags, tree, finished, tmp_path):
+    if flags == ("--teacher",):
+        flags = ("--teacher", finished / STAGE_1_NAME, "--head", "cosine", "--loss_type", "BS")
+    flags = (*flags, "--resume", "True")
+    succeed(stage_1(tree, tmp_path / "whole", *flags))
+    with interrupted_at_check(12):  # in the second epoch
+        assert call(stage_1(tree, tmp_path / "parts", *flags)).status == 143
+    assert len(read_csv(only_folder(tmp_path / "parts"))) == 1
+    succeed(stage_1(tree, tmp_path / "parts", *flags))
+    whole, parts = (only_folder(tmp_path / name) for name in ("whole", "parts"))
+    assert not differences_of_runs(whole, parts)
+    rows = read_csv(whole)
+    if "--robust_from" in flags:
+        # The robust loss joins in the second epoch, and its margins move from then on.
+        assert [bool(row["train_robust_loss"]) for row in rows] == [False, True]
+        assert float(rows[0]["margin_min"]) == pytest.approx(0.1)
+        assert float(rows[1]["margin_max"]) < 0.1
+        assert load(whole / "ckpt.best.pth.tar")["epsilons"].shape == (10,)
+    if "--teacher" in flags:
+        assert all(float(row["train_distillation"]) > 0 for row in rows)
+        header = load(whole / "ckpt.best.pth.tar")
+        assert header["loss_type"] == "BS" and header["prior_weight"] == 1.0

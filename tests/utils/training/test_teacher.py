@@ -1,0 +1,107 @@
+"""Which teacher a run gets, and under which prior."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from losses import prior_offsets
+from models import build_model
+from utils.errors import UserError
+from utils.options.parse import parse_options
+from utils.training.teacher import load_teacher
+
+COUNTS = [9, 7, 5, 3, 1]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """`run(path)`: what a teacher is loaded for."""
+
+    def make(path):
+        data = SimpleNamespace(
+            num_classes=5,
+            class_counts=COUNTS,
+            fingerprint="here",
+            description=lambda: {"normalisation": {"mean": [0.5]}},
+        )
+        options = parse_options(["--teacher", str(path), "--root_model", str(tmp_path)])
+        return SimpleNamespace(options=options, data=data, place=lambda model: model)
+
+    return make
+
+
+def save(path, arch="resnet20", classes=5, scale=None, **header):
+    torch.manual_seed(0)
+    model = build_model(arch, classes, scale)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"arch": arch, "state_dict": model.state_dict()} | header, path)
+    return model.eval()
+
+
+@pytest.mark.parametrize("scale", [None, 30.0], ids=["linear head", "cosine head"])
+def test_a_teacher_of_another_network_predicts_as_its_checkpoint(scale, run, tmp_path):
+    model = save(tmp_path / "deep" / "ckpt.best.pth.tar", "resnet44", scale=scale)
+    teacher = load_teacher(run("deep"))
+    images = torch.randn(3, 3, 32, 32)
+    assert_close(teacher.network(images)[1], model(images)[1], rtol=1e-4, atol=1e-4)
+    assert teacher.offsets is None and not teacher.network.training
+    assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("header", "counts", "tau"),
+    [
+        ({"loss_type": "BS"}, COUNTS, 1.0),
+        ({"loss_type": "BS", "prior_weight": 0.5}, COUNTS, 0.5),
+        ({"loss_type": "BS", "class_counts": [5, 4, 3, 2, 1]}, [5, 4, 3, 2, 1], 1.0),
+        ({"loss_type": "CE"}, None, None),
+        ({"feat_loss": "bs_lt,robust_loss", "cls_loss": "bs", "loss_type": None}, COUNTS, 1.0),
+        ({"feat_loss": "bs", "cls_loss": "ce", "loss_type": None}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_the_prior_is_the_one_that_the_teacher_was_trained_under(
+    header, counts, tau, run, tmp_path
+):
+    path = tmp_path / "t.pth.tar"
+    save(path, **header)
+    offsets = load_teacher(run(path)).offsets
+    if counts is None:
+        assert offsets is None
+    else:
+        assert_close(offsets, prior_offsets(counts, tau))
+
+
+def test_an_older_checkpoints_loss_is_read_from_the_record_beside_it(run, tmp_path):
+    save(tmp_path / "old" / "ckpt.best.pth.tar")
+    (tmp_path / "old" / "args.json").write_text(json.dumps({"loss_type": "BS"}))
+    assert_close(load_teacher(run("old")).offsets, prior_offsets(COUNTS, 1.0))
+    (tmp_path / "old" / "args.json").write_text("{")
+    assert load_teacher(run("old")).offsets is None
+
+
+@pytest.mark.parametrize("says", [["--teacher", "no such folder or file"]])
+def test_a_teacher_that_is_not_there_is_an_error(says, run):
+    with pytest.raises(UserError) as error:
+        load_teacher(run("nowhere"))
+    assert all(part in str(error.value) for part in says)
+    assert "--pretrained" not in str(error.value)
+
+
+def test_a_teacher_of_other_classes_is_an_error(run, tmp_path):
+    save(tmp_path / "t.pth.tar", classes=7)
+    with pytest.raises(UserError, match="7 classes, the data have 5"):
+        load_teacher(run(tmp_path / "t.pth.tar"))
+
+
+def test_a_teacher_of_images_normalised_in_another_way_warns(run, tmp_path, capsys):
+    path = tmp_path / "t.pth.tar"
+    save(path, data={"normalisation": {"mean": [0.4]}})
+    load_teacher(run(path))
+    assert "normalised in another way" in capsys.readouterr().err
+    save(path, data={"normalisation": {"mean": [0.5]}})
+    load_teacher(run(path))
+    assert capsys.readouterr().err == ""
