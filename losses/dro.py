@@ -39,8 +39,8 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
 def euclidean_distances(centroids: Tensor, features: Tensor) -> Tensor:
     """Returns ‖μ_c − z_i‖ of centroids ``[K, D]`` and features ``[B, D]``, as ``[K, B]``.
 
-    Finite wherever the distance itself is (the squares are taken of coordinates scaled to at most
-    1), with gradient zero where a sample lies on its centroid.
+    They are finite wherever the distance itself is, because coordinates are scaled to at most 1
+    before they are squared. The gradient is zero where a sample lies on its centroid.
     """
     largest = torch.maximum(centroids.abs().max(), features.abs().max())
     scale = largest.detach().clamp(min=1.0)
@@ -155,6 +155,7 @@ class DROLoss(nn.Module):
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, not {distance!r}")
         self.temperature = temperature
         self.base_temperature = base_temperature
+        self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         if isinstance(epsilons, nn.Parameter):
             self.epsilons = epsilons
@@ -204,5 +205,6 @@ class DROLoss(nn.Module):
         per_class = -(belongs * log_probabilities).sum(dim=1) / counts.clamp(min=1)
         per_class = per_class * (self.temperature / self.base_temperature)
         if self.class_weights is not None:
-            return (self.class_weights * per_class).sum() / self.class_weights.sum()
+            weights = self.class_weights
+            return (weights * per_class).sum() / weights.sum()
         return per_class.sum() / (counts > 0).sum()

@@ -35,9 +35,9 @@ def evaluate(options: Options) -> None:
     with collectives.joined() as world:
         evaluated = [_evaluate(of_seed, world) for of_seed in options.by_seed()]
     if options.seeds is not None and world.is_main:
-        rows, class_counts = combine([rows for rows, _ in evaluated]), evaluated[0][1]
+        seen = [found for found in evaluated if found is not None]
         print(f"mean ± standard deviation over seeds {options.seeds}")
-        print(accuracy_table(rows, class_counts))
+        print(accuracy_table(combine([rows for rows, _ in seen]), seen[0][1]))
 
 
 def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int]] | None:
@@ -136,7 +136,7 @@ def _save_outputs(
     arrays["files"] = np.array(_names_of_images(data, which))
     arrays["class_names"] = np.array(data.class_names)
     with atomic_write(folder.records / f"outputs_{which}.npz") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def _names_of_images(data: LongTailedData, which: str) -> list[str]:

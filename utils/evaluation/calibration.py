@@ -8,9 +8,16 @@ BINS = 15
 def reliability_bins(
     confs: np.ndarray, correct: np.ndarray, bins: int = BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Share of images, mean confidence and accuracy of each bin ``[bins]``, the last two NaN for an
-    empty bin, of confidences ``[N]`` in [0, 1] and what is right ``[N]``. Bins are open below and
-    closed above: (0, 1/15], (1/15, 2/15], ..."""
+    """Returns for each bin of confidences the share of images, the mean confidence and the
+    accuracy, each ``[bins]``; the last two are NaN for an empty bin.
+
+    Bins are open below and closed above: (0, 1/15], (1/15, 2/15], ...
+
+    Args:
+        confs: confidences ``[N]`` in [0, 1].
+        correct: whether the prediction is right, bool ``[N]``.
+        bins: how many.
+    """
     confs = np.asarray(confs, dtype=np.float64)
     index = np.clip(np.ceil(confs * bins).astype(int), 1, bins) - 1
     counts = np.bincount(index, minlength=bins)
@@ -21,8 +28,9 @@ def reliability_bins(
 
 
 def expected_calibration_error(confs: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
-    """Σ_b n_b/N · |accuracy_b − confidence_b| in [0, 1], of confidences ``[N]`` and what is right
-    ``[N]`` (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3)."""
+    """Returns Σ_b n_b/N · |accuracy_b − confidence_b|, in [0, 1] (Guo et al., "On Calibration of
+    Modern Neural Networks", ICML 2017, equation 3). The arguments are those of
+    `reliability_bins`."""
     shares, confidence, accuracy = reliability_bins(confs, correct, bins)
     filled = shares > 0
     return float((shares * np.abs(accuracy - confidence))[filled].sum())

@@ -78,9 +78,8 @@ def apply_classifier(saved: Mapping[str, Any], features: Tensor) -> Tensor:
             `classifiers.pth` holds them under ``"classifiers"``; see `Classifier`.
         features: of the network that the classifier was fitted on.
     """
-    tensors = {name: saved.get(name) for name in ("weight", "bias", "shift")}
-    here = {name: None if t is None else t.to(features) for name, t in tensors.items()}
-    return Classifier(saved["kind"], **here)(features)
+    tensors = {name: value.to(features) for name, value in saved.items() if name != "kind"}
+    return Classifier(saved["kind"], **tensors)(features)
 
 
 def has_confidence(name: str) -> bool:
@@ -102,7 +101,7 @@ class FeatureBank:
 
     features: Tensor
     labels: Tensor
-    head: nn.Module
+    head: nn.Linear | NormedLinear
     class_counts: Sequence[int]
     heldout: tuple[Tensor, Tensor] | None = None
 
@@ -192,9 +191,17 @@ def fit_balanced(
     bank: FeatureBank,
     decayed: Tensor | None = None,
 ) -> None:
-    """Minimises over the parameters the mean over classes of the mean cross-entropy of a class's
-    training images (the expectation under class-balanced sampling) plus ½ · 5e-4 · ‖decayed‖², with
-    L-BFGS on all images at once."""
+    """Fits the parameters in place, by L-BFGS on all training images at once.
+
+    It minimises the mean over classes of the mean cross-entropy of a class's images, which is the
+    expectation under class-balanced sampling, plus ½ · 5e-4 · ‖decayed‖².
+
+    Args:
+        parameters: what is fitted.
+        logits: gives the logits of the training images ``[M, K]``.
+        bank: the labels and the class counts.
+        decayed: the parameter with weight decay, or None.
+    """
     counts = torch.tensor(bank.class_counts, device=bank.labels.device)
     weights = 1.0 / (counts[bank.labels] * len(counts))
     optimizer = torch.optim.LBFGS(
@@ -245,8 +252,8 @@ def fit(names: Sequence[str], bank: FeatureBank) -> dict[str, Classifier]:
 
 
 def calibration_error(scores: Tensor, targets: Tensor, bins: int = BINS) -> float:
-    """`expected_calibration_error` of logits ``[N, K]`` for targets ``[N]``; a confidence is the
-    largest softmax probability."""
+    """Returns the `expected_calibration_error` of logits ``[N, K]`` for targets ``[N]``. A
+    confidence is the largest softmax probability."""
     confidence, preds = torch.softmax(scores.double(), dim=1).max(dim=1)
     correct = preds == targets
     return expected_calibration_error(confidence.cpu().numpy(), correct.cpu().numpy(), bins)

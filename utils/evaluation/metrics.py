@@ -13,12 +13,19 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 
+from losses import class_means
 from utils.evaluation.shot_groups import GROUPS, group_of_counts
 
 
 def per_class_accuracy(correct: Tensor, targets: Tensor, num_classes: int) -> np.ndarray:
-    """Share of each class's images that is right, ``[K]`` in [0, 1], NaN for a class without
-    images; `correct` is bool ``[N]``, targets ``[N]``. Waits for the device once."""
+    """Returns the share of each class's images that is right, ``[K]`` in [0, 1], NaN for a class
+    without images.
+
+    Args:
+        correct: bool ``[N]``.
+        targets: ``[N]``.
+        num_classes: K.
+    """
     counted = (targets[correct], targets)
     counts = torch.stack([torch.bincount(t, minlength=num_classes) for t in counted])
     hits, totals = counts.double().cpu().numpy()
@@ -27,26 +34,33 @@ def per_class_accuracy(correct: Tensor, targets: Tensor, num_classes: int) -> np
 
 
 def mean_over_classes(per_class: np.ndarray) -> float:
-    """Mean of the accuracies that are not NaN; NaN where there is none."""
+    """Returns the mean of the values ``[K]`` that are not NaN, or NaN if there are none."""
     known = per_class[~np.isnan(per_class)]
     return float(known.mean()) if len(known) else float("nan")
 
 
 def group_accuracies(per_class: np.ndarray, class_counts: ArrayLike) -> tuple[float, float, float]:
-    """Mean per-class accuracies of the many-, medium- and few-shot classes; NaN for a group
-    without classes."""
+    """Returns the mean per-class accuracies of the many-, medium- and few-shot classes, NaN for a
+    group without classes.
+
+    Args:
+        per_class: accuracies ``[K]``, NaN for a class without images, which counts nowhere.
+        class_counts: training images per class ``[K]``.
+    """
     groups = group_of_counts(class_counts)
-    return tuple(mean_over_classes(per_class[groups == group]) for group in GROUPS)
+    many, medium, few = (mean_over_classes(per_class[groups == group]) for group in GROUPS)
+    return many, medium, few
 
 
 def shot_accuracy(
     preds: ArrayLike, targets: ArrayLike, train_labels: ArrayLike
 ) -> tuple[float, float, float, np.ndarray]:
-    """Accuracies by class size.
+    """Returns the accuracies by class size (Liu et al., "Large-Scale Long-Tailed Recognition in an
+    Open World", CVPR 2019, section 5.1).
 
     Args:
         preds, targets: predicted and true labels ``[N]``, arrays or tensors.
-        train_labels: labels of the training set, from which the groups follow.
+        train_labels: labels of the training set ``[M]``, whose counts decide the groups.
 
     Returns:
         ``(many, medium, few, per_class)`` in [0, 1]: group means of the per-class accuracies, NaN
@@ -61,7 +75,7 @@ def shot_accuracy(
 def nearest_centroid_accuracy(
     train_feats: ArrayLike, train_labels: ArrayLike, feats: ArrayLike, targets: ArrayLike
 ) -> tuple[float, float, float, np.ndarray, float]:
-    """Accuracies of the nearest class mean (NCM) by cosine similarity.
+    """Returns the accuracies of the nearest class mean (NCM) by cosine similarity.
 
     Args:
         train_feats, train_labels: features ``[M, D]`` and labels ``[M]`` whose class means are the
@@ -71,12 +85,10 @@ def nearest_centroid_accuracy(
     Returns:
         ``(many, medium, few, per_class, mean)`` in [0, 1]; `mean` is over the classes.
     """
-    from losses.dro import class_means
-
     train_feats, feats = (torch.as_tensor(f).float() for f in (train_feats, feats))
     train_labels = _labels(train_labels)
     centroids = class_means(train_feats, train_labels, int(train_labels.max()) + 1)
-    # A label that the training set lacks has no centroid, so nothing is near it.
+    # A label that the training set lacks has no centroid: its similarity is below all others.
     similarities = cosine_similarities(feats, centroids).nan_to_num(nan=-2.0)
     preds = similarities.argmax(dim=1)
     many, medium, few, per_class = shot_accuracy(preds, targets, train_labels)
@@ -84,7 +96,7 @@ def nearest_centroid_accuracy(
 
 
 def cosine_similarities(features: Tensor, centroids: Tensor) -> Tensor:
-    """cos(f_i, μ_c) of features ``[N, D]`` and centroids ``[K, D]``, as ``[N, K]``."""
+    """Returns cos(f_i, μ_c) of features ``[N, D]`` and centroids ``[K, D]``, as ``[N, K]``."""
     return F.normalize(features, dim=1) @ F.normalize(centroids, dim=1).T
 
 
@@ -112,9 +124,14 @@ def accuracy_record(scores: Tensor, targets: Tensor, class_counts: Sequence[int]
     ranked = scores.topk(min(5, num_classes), dim=1).indices
     hits = (ranked == targets.unsqueeze(1)).double().cumsum(dim=1).mean(dim=0)
     truth, preds = targets.cpu().numpy(), ranked[:, 0].cpu().numpy()
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        truth, preds, labels=np.arange(num_classes), average=None, zero_division=np.nan
+    found = precision_recall_fscore_support(
+        truth,
+        preds,
+        labels=np.arange(num_classes),
+        average=None,
+        zero_division=np.nan,  # pyright: ignore
     )
+    precision, recall, f1 = map(np.asarray, found[:3])
     groups = dict(zip(GROUPS, group_accuracies(recall, class_counts), strict=True))
     return {
         "top1": percent(hits[0].item()),
@@ -129,7 +146,7 @@ def accuracy_record(scores: Tensor, targets: Tensor, class_counts: Sequence[int]
 
 
 def percent(share: float) -> float | None:
-    """A share in percent, to four decimals; None for NaN."""
+    """Returns a share in percent, rounded to four decimals, or None for NaN."""
     return None if np.isnan(share) else round(100 * float(share), 4)
 
 

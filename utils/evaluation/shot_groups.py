@@ -11,9 +11,9 @@ GROUPS = ("many", "medium", "few")
 
 
 def group_of_counts(class_counts: ArrayLike) -> np.ndarray:
-    """The group of each class ``[K]``, by its training images: `many` above 100, `few` below 20,
-    `medium` from 20 to 100 (Liu et al., "Large-Scale Long-Tailed Recognition in an Open World",
-    CVPR 2019, section 5.1)."""
+    """Returns the group of each class ``[K]``, which its number of training images decides: `many`
+    above 100, `few` below 20, `medium` from 20 to 100 (Liu et al., "Large-Scale Long-Tailed
+    Recognition in an Open World", CVPR 2019, section 5.1)."""
     counts = np.asarray(class_counts)
     return np.select([counts > MANY_ABOVE, counts < FEW_BELOW], ["many", "few"], "medium")
 
@@ -27,7 +27,7 @@ def balanced_accuracy(record: Mapping) -> float | None:
 
 
 def class_mean(per_class: Iterable[float | None]) -> float | None:
-    """The mean of per-class accuracies over the classes that have images (not None); None where
-    none has."""
+    """Returns the mean of per-class accuracies over the classes that have images (those that are
+    not None), or None if none has."""
     known = [accuracy for accuracy in per_class if accuracy is not None]
     return sum(known) / len(known) if known else None

@@ -103,25 +103,23 @@ def final_table(summary: dict) -> str:
     If a classifier phase began from features that were chosen by test or held-out images, its last
     epoch rests on that choice. The table says so, and shows the last epoch of the features too.
     """
-    protocol, features = summary["selected_on"], summary.get("features")
-    rests_on_choice = _rests_on_choice(summary)
+    protocol, features = summary["selected_on"], _chosen_features(summary)
     rows = {}
     titles = {"selected": f"selected on {protocol}", "last": "last epoch"}
     for which, title in titles.items():
         found = summary["test"][which]
         title = f"{title} ({found['epoch']})"
-        if which == "last" and rests_on_choice:
+        if which == "last" and features is not None:
             title += f" of chosen features ({features['selected']['epoch']})"
         rows |= _rows(title, found)
-    if rests_on_choice:
-        rows |= _rows(f"last feature epoch ({features['last']['epoch']})", features["last"])
-    table = accuracy_table(rows, summary["class_counts"])
-    if rests_on_choice:
-        table += (
-            f"\nThe classifier phase began from the features that {protocol} images chose; only "
-            "the last feature epoch rests on no choice within this stage."
-        )
-    return table
+    if features is None:
+        return accuracy_table(rows, summary["class_counts"])
+    rows |= _rows(f"last feature epoch ({features['last']['epoch']})", features["last"])
+    return (
+        f"{accuracy_table(rows, summary['class_counts'])}\n"
+        f"The classifier phase began from the features that {protocol} images chose: only the last "
+        "feature epoch rests on no choice within this stage."
+    )
 
 
 def _rows(title: str, found: dict) -> dict[str, dict]:
@@ -129,18 +127,19 @@ def _rows(title: str, found: dict) -> dict[str, dict]:
     return {f"{title}, {text}": found[name] for name, text in readings if found[name]}
 
 
-def _rests_on_choice(summary: dict) -> bool:
-    """Returns whether a classifier phase followed a feature phase whose best epoch was loaded
-    back; of several seeds, whether it did in any."""
+def _chosen_features(summary: dict) -> dict | None:
+    """Returns the feature epochs of a run whose classifier phase began from features that were
+    loaded back (of several seeds, if in any of them), else None."""
     features = summary.get("features")
     if not features or summary["selected_on"] == "last":
-        return False
-    return features["last"]["epoch"] != summary["test"]["last"]["epoch"]
+        return None
+    has_classifier_phase = features["last"]["epoch"] != summary["test"]["last"]["epoch"]
+    return features if has_classifier_phase else None
 
 
 @torch.no_grad()
 def _save_predictions(run: Run, trainer: Trainer) -> None:
-    """The selected checkpoint's predictions, for the report's confusion matrix."""
+    """Writes the selected checkpoint's predictions, for the report's confusion matrix."""
     features, labels = trainer.evaluator.seen("test")
     preds = trainer.model.classify(features).argmax(dim=1)
     with atomic_write(run.folder.records / "predictions.npz") as file:
@@ -148,13 +147,14 @@ def _save_predictions(run: Run, trainer: Trainer) -> None:
 
 
 def accuracy_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
-    """Accuracies in percent as aligned text, one line per named record of `accuracy_record`; the
-    numbers of classes in the groups are in its head."""
+    """Returns accuracies in percent as aligned text: a line for each named record of
+    `accuracy_record`. The head has the numbers of classes in the groups."""
     return _table(rows, class_counts, SHOWN)
 
 
 def reading_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
-    """`accuracy_table` with the worst class and the expected calibration error, in percent."""
+    """Returns the `accuracy_table` with two more columns, in percent: the worst class, and the
+    expected calibration error (ECE)."""
     return _table(rows, class_counts, (*SHOWN, "worst", "ece"))
 
 
@@ -174,14 +174,15 @@ def _table(rows: dict[str, dict], class_counts: Sequence[int], columns: Sequence
 
 
 def _balanced(record: dict) -> float | dict | None:
-    """The balanced accuracy of one seed or, as mean and deviation, of several; None where a record
-    of several seeds was made before there was one."""
+    """Returns the balanced accuracy of one seed or, as mean and deviation, of several, or None if a
+    record of several seeds was made before there was one."""
     is_of_several = isinstance(record["top1"], dict)
     return record.get("balanced") if is_of_several else balanced_accuracy(record)
 
 
 def per_class_table(linear: dict, ncm: dict, data: LongTailedData) -> str:
-    """Accuracies of each class in percent, from the largest class to the smallest."""
+    """Returns the accuracies of each class in percent as aligned text, from the largest class to
+    the smallest."""
     by_size = np.argsort(-np.asarray(data.class_counts), kind="stable")
     width = max(len("class"), *map(len, data.class_names))
     lines = [f"{'class':<{width}}{'images':>8}{'linear':>8}{'NCM':>8}"]
