@@ -23,6 +23,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from utils.errors import Interrupted, RunError, UserError
 from utils.machine.processes import World, world_of_environment
+from utils.options.data_paths import check_data
 from utils.options.parse import parse_stages
 
 
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> None:
     stages = parse_stages(argv)
+    if not stages[-1].resume:  # a finished run needs no data
+        check_data(stages[-1])
     # Torch is imported only once the options are known to be right.
     from utils.commands.evaluate import evaluate
     from utils.commands.train import train

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from datasets import normalisation
-from datasets.long_tail import left_out_indices, long_tail_counts, long_tail_indices
+from datasets import recorded as memory
+from datasets.long_tail import counts_by_size, left_out_indices, long_tail_indices
 from datasets.sources.cifar import HELDOUT_IMAGES_PER_CLASS, load_cifar
+from datasets.sources.csv_file import load_csv
 from datasets.sources.digits import load_digits
 from datasets.sources.folder import load_folder
 from datasets.sources.lists import load_lists
@@ -16,6 +18,7 @@ from datasets.sources.npz import load_archive
 from datasets.sources.packed import load_packed, other_packs, packed_name
 from datasets.splits import BalancedData, LongTailedData
 from utils.errors import UserError
+from utils.options.data_paths import check_data, data_root, expanded
 from utils.options.flags import BENCHMARK_LISTS, NATURAL_DATASETS, OWN_DATASETS, Options
 
 
@@ -24,40 +27,47 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
 
     Args:
         options: of which those of the data count.
-        recorded: `args.json` of the run to go on from, or the checkpoint of the stage before; of
-            what they remember under `data`, the normalisation and what `--stream auto` came to
-            hold on.
+        recorded: `args.json` of the run to go on from, or the checkpoint of the stage before. What
+            it remembers under `data` holds: image size, normalisation, class names, which images
+            were set aside for the test, and what `--stream auto` came to.
 
     Raises:
-        UserError: files missing or damaged, a class without training images, or no held-out ones
-            where these are to choose.
+        UserError: files missing or damaged, a class without training images, no held-out ones
+            where these are to choose, or a flag or data that contradict what is recorded.
+        RunError: the images do not fit into memory.
     """
-    recorded = (recorded or {}).get("data")
-    recorded = recorded if isinstance(recorded, Mapping) else {}
-    if options.stream == "auto" and isinstance(recorded.get("streamed"), bool):
-        options = replace(options, stream=recorded["streamed"])
+    found = (recorded or {}).get("data")
+    remembered: Mapping = found if isinstance(found, Mapping) else {}
+    options = replace(options, data_root=str(data_root(options)))
+    if options.list_root is not None:
+        options = replace(options, list_root=str(expanded(options.list_root)))
+    check_data(options)
+    options = memory.with_recorded(options, remembered)
     data = None if options.dataset in NATURAL_DATASETS else load_packed(options)
     if data is None:
-        data = make_long_tailed(options, SOURCES[options.dataset](options))
+        of_test = memory.test_rand_number(options, remembered)
+        source = SOURCES[options.dataset](replace(options, rand_number=of_test))
+        data = make_long_tailed(options, source)
+    memory.check_classes(options, data.class_names, remembered)
     if options.select_on == "heldout" and data.heldout is None:
         raise UserError(
             f"--select_on heldout: --dataset {options.dataset} leaves no images out here; "
             "--heldout_fraction sets some aside"
         )
-    found = _normalisation(options, data, recorded.get("normalisation"))
-    return replace(data, mean=found.mean, std=found.std)
+    used = _normalisation(options, data, remembered)
+    return replace(data, mean=used.mean, std=used.std)
 
 
 def _normalisation(
-    options: Options, data: LongTailedData, recorded: Mapping | None
+    options: Options, data: LongTailedData, remembered: Mapping
 ) -> normalisation.Normalisation:
+    if (before := memory.normalisation_of(options, remembered)) is not None:
+        return before
     if options.normalisation != "auto":
         return normalisation.CONSTANTS[options.normalisation]
     if options.dataset not in OWN_DATASETS:
         is_large = options.dataset in BENCHMARK_LISTS
         return normalisation.IMAGENET if is_large else normalisation.CIFAR
-    if recorded is not None:
-        return normalisation.recorded(recorded)
     return normalisation.of_images(data.train.pixels())
 
 
@@ -77,6 +87,7 @@ SOURCES: dict[str, Callable[[Options], BalancedData]] = {
     **dict.fromkeys(("cifar10", "cifar100"), _load_cifar),
     "digits": lambda options: load_digits(),
     "folder": load_folder,
+    "csv": load_csv,
     "npz": load_archive,
     **dict.fromkeys(BENCHMARK_LISTS, load_lists),
 }
@@ -90,38 +101,54 @@ def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData
             with held-out images of their own.
     """
     labels = balanced.train.labels.numpy()
-    num_classes = len(balanced.class_names)
-    heldout = None
-    if options.heldout_fraction > 0:
-        if balanced.heldout is not None:
-            raise UserError(
-                f"--heldout_fraction {options.heldout_fraction}: these data have "
-                f"{len(balanced.heldout)} held-out images of their own"
-            )
-        sizes = np.bincount(labels, minlength=num_classes)
-        remaining = sizes - (sizes * options.heldout_fraction).astype(int)
-        heldout = left_out_indices(labels, remaining, options.rand_number)
-        available = np.delete(np.arange(len(labels)), heldout)
-    else:
-        available = np.arange(len(labels))
-    largest = int(np.bincount(labels[available], minlength=num_classes).max())
-    counts = long_tail_counts(num_classes, largest, options.imb_type, options.imb_factor)
+    available, heldout = _set_aside(options, balanced)
+    sizes = np.bincount(labels[available], minlength=len(balanced.class_names))
+    # The classes of benchmarks are of one size, or nearly, and fall in the order of their labels.
+    is_uneven = options.dataset in NATURAL_DATASETS
+    ordered_by = sizes if is_uneven else np.full_like(sizes, sizes.max())
+    counts = counts_by_size(ordered_by, options.imb_type, options.imb_factor)
     if min(counts) < 1:
+        name = balanced.class_names[int(np.argmin(counts))]
         raise UserError(
-            f"--imb_factor {options.imb_factor} leaves class {np.argmin(counts)} without images: "
-            f"the largest class has {largest}"
+            f"--imb_factor {options.imb_factor} leaves class {name} without images: "
+            f"the largest class has {sizes.max()}"
         )
     chosen = available[long_tail_indices(labels[available], counts, options.rand_number)]
-    has_own = balanced.heldout is not None
-    if heldout is None and not has_own and options.dataset != "digits":
-        heldout = left_out_indices(
-            labels, counts, options.rand_number, per_class=HELDOUT_IMAGES_PER_CLASS
-        )
-    left_out = None if heldout is None or not len(heldout) else balanced.train.subset(heldout)
+    origin = balanced.origin
+    if balanced.heldout is not None:
+        held_out = balanced.heldout
+        origin = replace(origin, heldout=origin.heldout or "the data set's own")
+    else:
+        if heldout is None and options.dataset != "digits":
+            heldout = left_out_indices(
+                labels, counts, options.rand_number, per_class=HELDOUT_IMAGES_PER_CLASS
+            )
+        held_out = None if heldout is None or not len(heldout) else balanced.train.subset(heldout)
+        is_asked = options.heldout_fraction > 0
+        fraction = f"{options.heldout_fraction:g} of each class (--heldout_fraction)"
+        origin = replace(origin, heldout=fraction if is_asked else "left out by the subset")
     return LongTailedData(
         name=options.dataset,
         train=balanced.train.subset(chosen),
         test=balanced.test,
-        heldout=balanced.heldout if has_own else left_out,
+        heldout=held_out,
         class_names=balanced.class_names,
+        origin=origin,
     )
+
+
+def _set_aside(options: Options, balanced: BalancedData) -> tuple[np.ndarray, np.ndarray | None]:
+    """Positions of the images that may train, and of those that `--heldout_fraction` holds out."""
+    labels = balanced.train.labels.numpy()
+    everything = np.arange(len(labels))
+    if options.heldout_fraction == 0:
+        return everything, None
+    if balanced.heldout is not None:
+        raise UserError(
+            f"--heldout_fraction {options.heldout_fraction}: these data have "
+            f"{len(balanced.heldout)} held-out images of their own"
+        )
+    sizes = np.bincount(labels, minlength=len(balanced.class_names))
+    remaining = sizes - (sizes * options.heldout_fraction).astype(int)
+    heldout = left_out_indices(labels, remaining, options.rand_number)
+    return np.delete(everything, heldout), heldout

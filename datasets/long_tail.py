@@ -43,6 +43,30 @@ def long_tail_counts(
     raise ValueError(f"the imbalance type must be exp, step or natural, not {imb_type!r}")
 
 
+def counts_by_size(
+    sizes: Sequence[int] | np.ndarray, imb_type: str, imb_factor: float
+) -> list[int]:
+    """Images to keep of each class, by label, where `long_tail_counts` goes down the classes in the
+    order of their size, the largest first; classes of one size in the order of their labels.
+
+    Args:
+        sizes: images of each class ``[K]``; the largest is n_max.
+        imb_type, imb_factor: as `long_tail_counts` takes them.
+
+    Raises:
+        ValueError: as `long_tail_counts`.
+
+    Example:
+        >>> counts_by_size([3, 6, 20], "exp", 0.1)
+        [2, 6, 20]
+    """
+    sizes = np.asarray(sizes)
+    counts = np.zeros(len(sizes), np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    counts[order] = long_tail_counts(len(sizes), int(sizes.max()), imb_type, imb_factor)
+    return counts.tolist()
+
+
 def _shuffled_positions(labels: np.ndarray, num_classes: int, rand_number: int) -> list[np.ndarray]:
     """Positions of each class, shuffled: NumPy's legacy generator is seeded once, then the classes
     are shuffled one after the other, in label order, each from file order."""

@@ -69,6 +69,26 @@ def _positions_by_class(labels: Sequence[int] | np.ndarray | Tensor) -> list[np.
     return positions
 
 
+def visits_every_class(num_classes: int, largest: int, samples_per_class: int) -> bool:
+    """Returns True if class-aware sampling visits every class in every epoch.
+
+    An epoch makes V = ⌈n_max · K / k⌉ visits, in a cycle of shuffled passes over the K classes that
+    goes on from one epoch to the next. With k = n_max an epoch is exactly one pass. Otherwise it
+    may begin within a pass, and only V ≥ 2K − 1 visits in a row are sure to hold a whole one.
+
+    Args:
+        num_classes: K.
+        largest: n_max, images of the largest class.
+        samples_per_class: k, images drawn at each visit.
+
+    Example:
+        >>> [k for k in range(1, 13) if visits_every_class(10, 11, k)]
+        [1, 2, 3, 4, 5, 6, 11]
+    """
+    visits = -(-largest * num_classes // samples_per_class)
+    return visits >= 2 * num_classes - 1 or samples_per_class == largest
+
+
 class Order(Protocol):
     """Which images an epoch consists of, and in which order."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,17 +13,21 @@ from torch import Tensor
 
 from datasets.files.reader import ImageReader, Task
 from datasets.normalisation import CIFAR, Normalisation
+from datasets.origin import OWN_TEST_SET, Origin, account
 from utils.errors import UserError
 
 CIFAR_MEAN, CIFAR_STD = CIFAR.mean, CIFAR.std
 
 
 PART, STREAMED_PART = 1000, 64  # images looked at in one go
+BEGINNING = 4096  # bytes of a file by which streamed images are told apart
 
 
 @dataclass(frozen=True)
 class Split:
     """Images held in memory, uint8 ``[N, 3, H, W]``, and their labels, int64 ``[N]``.
+
+    `files` are the names of the images, relative to the data root; None where they are not files.
 
     Raises:
         UserError: another type or shape, or labels of another number than images.
@@ -31,6 +35,7 @@ class Split:
 
     images: Tensor
     labels: Tensor
+    files: list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
@@ -43,13 +48,19 @@ class Split:
         return len(self.labels)
 
     @property
+    def side(self) -> int:
+        """Side of an image in pixels."""
+        return self.images.shape[3]
+
+    @property
     def area(self) -> int:
         """Pixels of an image."""
         return self.images.shape[2] * self.images.shape[3]
 
     def subset(self, positions: np.ndarray) -> "Split":
         chosen = torch.from_numpy(positions)
-        return Split(self.images[chosen], self.labels[chosen])
+        files = None if self.files is None else [self.files[i] for i in positions]
+        return Split(self.images[chosen], self.labels[chosen], files)
 
     def content(self) -> Iterator[bytes]:
         """What tells these images from others."""
@@ -60,18 +71,23 @@ class Split:
         yield from self.images.split(PART)
 
     @classmethod
-    def from_arrays(cls, images: np.ndarray, labels: np.ndarray) -> "Split":
+    def from_arrays(
+        cls, images: np.ndarray, labels: np.ndarray, files: list[str] | None = None
+    ) -> "Split":
         """Of uint8 ``[N, H, W, 3]`` images and integer labels."""
         channels_first = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-        return cls(channels_first.contiguous(), torch.from_numpy(labels.astype(np.int64)))
+        return cls(channels_first.contiguous(), torch.from_numpy(labels.astype(np.int64)), files)
 
     def to(self, device: torch.device) -> "Split":
         """On a device; moved there once for all who ask."""
         if device not in self._elsewhere:
             is_here = device == self.images.device
-            moved = self if is_here else Split(self.images.to(device), self.labels.to(device))
+            moved = self if is_here else self._moved(device)
             self._elsewhere[device] = moved
         return self._elsewhere[device]
+
+    def _moved(self, device: torch.device) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device), self.files)
 
     @cached_property
     def _elsewhere(self) -> dict[torch.device, "Split"]:
@@ -83,7 +99,7 @@ class StreamedSplit:
     """Images that stay in their files, with their labels, int64 ``[N]``; they are read by `reader`
     as side × side pixels.
 
-    Names are relative to `root` and tell the images: moving them all changes nothing.
+    Names are relative to `root`, to which `prefix` leads from the data root.
     """
 
     root: Path
@@ -91,6 +107,7 @@ class StreamedSplit:
     labels: Tensor
     side: int
     reader: ImageReader
+    prefix: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -104,9 +121,21 @@ class StreamedSplit:
         names = [self.names[position] for position in positions]
         return replace(self, names=names, labels=self.labels[torch.from_numpy(positions)])
 
+    @property
+    def files(self) -> list[str]:
+        """Names relative to the data root."""
+        return [self.prefix + name for name in self.names]
+
     def content(self) -> Iterator[bytes]:
-        """What tells these images from others: their names."""
-        yield from (f"{name}\n".encode() for name in self.names)
+        """What tells these images from others: their names, sizes and first bytes."""
+        for name in self.names:
+            with open(os.path.join(self.root, name), "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                yield os.fsencode(name) + f" {size}\n".encode() + file.read(BEGINNING)
+
+    def names_alone(self) -> Iterator[bytes]:
+        """What earlier versions took for the content."""
+        yield from (os.fsencode(f"{name}\n") for name in self.names)
 
     def pixels(self) -> Iterator[Tensor]:
         """The images as they are, uint8 ``[B, 3, side, side]``, a part at a time."""
@@ -148,6 +177,7 @@ class BalancedData:
     test: AnySplit
     class_names: list[str]
     heldout: AnySplit | None = None
+    origin: Origin = OWN_TEST_SET
 
     def __post_init__(self) -> None:
         num_classes = len(self.class_names)
@@ -180,6 +210,7 @@ class LongTailedData:
     class_names: list[str]
     mean: tuple[float, ...] = CIFAR_MEAN
     std: tuple[float, ...] = CIFAR_STD
+    origin: Origin = OWN_TEST_SET
 
     @property
     def num_classes(self) -> int:
@@ -193,21 +224,48 @@ class LongTailedData:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the chosen training images and their labels, order included."""
+        return self._digest(self.train.content())
+
+    def _digest(self, content: Iterable[bytes]) -> str:
         digest = hashlib.sha256(self.train.labels.numpy().tobytes())
-        for part in self.train.content():
+        for part in content:
             digest.update(part)
         return digest.hexdigest()
+
+    def has_fingerprint(self, recorded: str | None) -> bool:
+        """Returns True if a run with this fingerprint was trained on these images, as far as it
+        tells: None tells nothing, and earlier versions knew streamed images by name alone."""
+        if recorded in (None, self.fingerprint):
+            return True
+        streamed = isinstance(self.train, StreamedSplit)
+        return streamed and recorded == self._digest(self.train.names_alone())
 
     @property
     def is_streamed(self) -> bool:
         return isinstance(self.train, StreamedSplit)
 
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.train.side
+
     def description(self) -> dict:
         """What runs remember of how their images reached the model, beside the options."""
         return {
+            "class_names": list(self.class_names),
+            "image_size": self.image_size,
             "normalisation": Normalisation(self.mean, self.std).as_dict(),
             "streamed": self.is_streamed,
+            "test_fraction": self.origin.test_fraction,
+            "test_rand_number": self.origin.test_rand_number,
         }
+
+    def account(self) -> str:
+        """One line on what was found: classes, images, largest and smallest class, where test and
+        held-out images come from, and what was ignored."""
+        sizes = {"train": len(self.train)}
+        sizes |= {name: len(split) for name, split in self.evaluation_splits.items()}
+        return account(self.origin, self.class_names, self.class_counts, sizes)
 
     @property
     def evaluation_splits(self) -> dict[str, AnySplit]:

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datasets.files.images import LARGE_SIDE, FileList, decode, decode_once, listed
+from datasets.files.cache import decode, decode_once
+from datasets.files.images import LARGE_SIDE, fault_of, listed
 from datasets.files.reader import ImageReader
+from datasets.files.trees import FileList
 from datasets.splits import AnySplit, Split, StreamedSplit
 from utils.errors import UserError
 from utils.machine.cores import usable_cores
@@ -46,10 +48,16 @@ def load_files(
         number = f"{len(faults)} faults: " if len(faults) > 1 else ""
         raise UserError(f"--data_root {options.data_root}: {number}{listed(faults)}")
     if not is_streamed:
-        return {n: Split.from_arrays(images[n], np.array(f.labels)) for n, f in splits.items()}
+        return {
+            name: Split.from_arrays(images[name], np.array(files.labels), files.files)
+            for name, files in splits.items()
+        }
     reader = ImageReader(options.workers)
     return {
-        name: StreamedSplit(files.root, files.names, torch.tensor(files.labels), side, reader)
+        name: StreamedSplit(
+            *(files.root, files.names, torch.tensor(files.labels), side, reader),
+            prefix=files.prefix,
+        )
         for name, files in splits.items()
     }
 
@@ -82,7 +90,5 @@ def _header_fault(path: str) -> str | None:
     try:
         with Image.open(path):
             return None
-    except FileNotFoundError:
-        return f"{path}: no such file"
     except Exception as error:  # whatever the bytes made of the reader
-        return f"{path}: {error or type(error).__name__}"
+        return fault_of(path, error)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from datasets.files.images import LARGE_SIDE, fit, listed, to_rgb
+from datasets.files.images import LARGE_SIDE, fault_of, fit, listed, to_rgb
 from datasets.loading.augmentation import cutout
 from utils.errors import RunError, UserError
 from utils.machine import signals
@@ -89,7 +89,7 @@ class _Files(Dataset):
                 with Image.open(path) as image:
                     images[i] = augmented(to_rgb(image), task.side, task.augment, seed)
             except Exception as error:  # whatever the bytes made of the reader
-                faults.append(f"{path}: {error or type(error).__name__}")
+                faults.append(fault_of(path, error))
         return images, faults
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.files.images import class_folders, decode_once, exactly, list_tree, listed
+from datasets.files.cache import cache_beside, decode_once
+from datasets.files.images import exactly, listed
+from datasets.files.trees import class_folders, list_pngs
 from datasets.splits import BalancedData, Split
 from utils.errors import UserError
 
@@ -76,7 +78,7 @@ def _load_official(name: str, root: Path) -> BalancedData:
 
 
 def _load_tree(name: str, tree: Path) -> BalancedData:
-    classes, found = class_folders(tree / "train"), class_folders(tree / "test")
+    classes, found = (list(class_folders(tree / split)) for split in ("train", "test"))
     if len(classes) != NUM_CLASSES[name]:
         raise UserError(
             f"--dataset {name} needs {NUM_CLASSES[name]} class folders in {tree / 'train'}, "
@@ -85,19 +87,19 @@ def _load_tree(name: str, tree: Path) -> BalancedData:
     if found != classes:
         unpaired = sorted(set(classes) ^ set(found))
         raise UserError(f"classes in only one of train and test of {tree}: {', '.join(unpaired)}")
-    files = {split: list_tree(tree / split, classes, (".png",)) for split in ("train", "test")}
+    files = {split: list_pngs(tree / split, classes) for split in ("train", "test")}
     for split, listing in files.items():
         empty = sorted(set(range(len(classes))) - set(listing.labels))
         if empty:
             names = ", ".join(classes[label] for label in empty)
             raise UserError(f"no PNG files of {names} in {tree / split}")
     faults: list[str] = []
-    cache = tree / "decoded.npz"
+    cache = cache_beside(tree, SIDE)
     images = decode_once(files, SIDE, f"decoding {name}", cache, faults, prepare=exactly)
     if faults:
         raise UserError(f"unreadable images: {listed(faults)}")
     splits = {
-        split: Split.from_arrays(images[split], np.asarray(listing.labels))
+        split: Split.from_arrays(images[split], np.asarray(listing.labels), listing.files)
         for split, listing in files.items()
     }
     return BalancedData(splits["train"], splits["test"], classes)

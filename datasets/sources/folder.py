@@ -1,48 +1,75 @@
-"""One's own images as a tree: ``root/{train,test,val}/<class>/<image>``."""
+"""One's own images as a tree: ``root/{train,test,val}/<class>/**``, or ``root/<class>/**``."""
 
 from pathlib import Path
 
+from datasets.files.cache import cache_beside
 from datasets.files.decode import load_files
-from datasets.files.images import IMAGE_SUFFIXES, class_folders, list_tree
+from datasets.files.images import shown
+from datasets.files.trees import FileList, Remarks, class_folders, list_classes
+from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
-from utils.errors import UserError
+from utils.options.data_paths import Tree, read_tree
 from utils.options.flags import Options
 
 
 def load_folder(options: Options) -> BalancedData:
-    """The tree below `--data_root`, classes and files in sorted order. `test/` is the test set, and
-    `val/` the held-out one; where there is only one of the two, it is the test set.
+    """The tree below `--data_root`, classes and files in sorted order; images lie at any depth
+    below their class. `test` is the test set and `val` the held-out one; where there is only
+    one of the two, it is the test set; where there is neither, `--test_fraction` splits one off.
 
     Raises:
         UserError: folders or images that are missing, empty or unreadable, or a class that
             training lacks.
     """
     root = Path(options.data_root)
-    folders = {"train": root / "train"} | _evaluated(root)
-    classes = class_folders(folders["train"])
-    faults = [] if classes else [f"no class folders in {folders['train']}"]
-    splits = {}
-    for split, folder in folders.items():
-        found = class_folders(folder)
-        splits[split] = list_tree(folder, classes, IMAGE_SUFFIXES)
-        present = set(splits[split].labels)
-        known = {name: label for label, name in enumerate(classes)}
-        for name in found:
-            if name not in known:
-                faults.append(f"{folder / name}: a class that {folders['train']} lacks")
-            elif known[name] not in present:
-                faults.append(f"{folder / name}: no images")
-    side = options.image_side
-    # Of 32 pixels the same as CIFAR's trees have.
-    cache = root / ("decoded.npz" if side == 32 else f"decoded-{side}.npz")
-    loaded = load_files(splits, options, faults, cache)
-    return BalancedData(loaded["train"], loaded["test"], classes, loaded.get("heldout"))
+    tree = read_tree(root)
+    remarks = Remarks()
+    if tree.splits:
+        classes, lists = _list_splits(tree, remarks)
+    else:
+        classes, lists = _list_flat(root, remarks)
+    names = {split: f"{folder.name}/" for split, folder in tree.splits.items()}
+    found = with_test_split(FoundSplits(classes, lists, names), options, remarks.faults)
+    loaded = load_files(
+        found.lists, options, remarks.faults, cache_beside(root, options.image_side)
+    )
+    ignored = remarks.ignored() + [f"folder {shown(name)}" for name in tree.others]
+    return BalancedData(
+        loaded["train"],
+        loaded["test"],
+        classes,
+        loaded.get("heldout"),
+        origin=found.origin(tuple(ignored)),
+    )
 
 
-def _evaluated(root: Path) -> dict[str, Path]:
-    test, val = root / "test", root / "val"
-    if test.is_dir():
-        return {"test": test} | ({"heldout": val} if val.is_dir() else {})
-    if val.is_dir():
-        return {"test": val}
-    raise UserError(f"--data_root {root}: neither of the folders test and val is there")
+def _list_splits(tree: Tree, remarks: Remarks) -> tuple[list[str], dict[str, FileList]]:
+    """The class names and the files of each split."""
+    folders = {split: class_folders(folder, remarks) for split, folder in tree.splits.items()}
+    training = tree.splits["train"]
+    classes = list(folders["train"])
+    if not classes:
+        remarks.faults.append(f"no class folders in {shown(training)}")
+    lists = {}
+    for split, folder in tree.splits.items():
+        lists[split] = list_classes(folder, classes, folders[split], remarks, f"{folder.name}/")
+        present = {classes[label] for label in lists[split].labels}
+        for name, places in folders[split].items():
+            if name not in classes:
+                fault = f"a class that {shown(training)} lacks"
+            elif name not in present:
+                fault = "no images"
+            else:
+                continue
+            remarks.faults.append(f"{shown(folder / places[0])}: {fault}")
+    return classes, lists
+
+
+def _list_flat(root: Path, remarks: Remarks) -> tuple[list[str], dict[str, FileList]]:
+    """Of a tree without splits."""
+    folders = class_folders(root, remarks)
+    classes = list(folders)
+    files = list_classes(root, classes, folders, remarks)
+    for label in set(range(len(classes))) - set(files.labels):
+        remarks.faults.append(f"{shown(root / folders[classes[label]][0])}: no images")
+    return classes, {"train": files}

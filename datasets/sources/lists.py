@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from datasets.files.decode import load_files
-from datasets.files.images import FileList
+from datasets.files.trees import FileList
 from datasets.splits import BalancedData
 from utils.errors import UserError
 from utils.options.flags import Options
@@ -55,7 +55,7 @@ def load_lists(options: Options) -> BalancedData:
 def _read_list(path: Path, images: Path, faults: list[str]) -> FileList:
     names, labels = [], []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text of paths and labels") from None
     for number, line in enumerate(lines, 1):

@@ -49,7 +49,7 @@ def test_a_tree_trains_and_evaluates_with_its_own_normalisation(tmp_path, no_fig
     assert remembered == {"mean": list(data.mean), "std": list(data.std)}
     assert arguments["normalisation"] == "auto"
     assert arguments["data"]["normalisation"] == remembered
-    assert arguments["imb_type"] == "natural" and arguments["image_size"] == 32
+    assert arguments["imb_type"] == "natural" and arguments["data"]["image_size"] == 32
 
 
 def test_an_npz_file_trains_and_evaluates_and_stage_2_takes_stage_1s_normalisation(

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torchvision
 
-import datasets.files.images
 import datasets.sources.cifar
 from tests.support.pictures import noise
 

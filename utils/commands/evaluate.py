@@ -54,6 +54,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     chosen, path = collectives.from_main(read_chosen, world)
     machine = collectives.together(lambda: machine_of(options, world), world)
     data = collectives.main_first(lambda: load_data(options, chosen), world)
+    print(data.account())
 
     def build() -> nn.Module:
         warn_of_other_data(chosen, path, data)

@@ -48,6 +48,7 @@ def train(stages: Sequence[Options]) -> None:
         if any(job.is_open for job in chain.from_iterable(jobs)):
             machine = collectives.together(lambda: machine_of(stages[0], world), world)
             data = collectives.main_first(lambda: load_data(stages[0], remembered), world)
+            print(data.account())
         for stage, stage_jobs in zip(stages, jobs, strict=True):
             together = _train(stage_jobs, machine, data)
             if stage.seeds is not None:
@@ -168,7 +169,7 @@ def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
     Raises:
         UserError: it holds the weights of another network, or no state to go on from.
     """
-    if state.get("fingerprint") not in (None, trainer.data.fingerprint):
+    if not trainer.data.has_fingerprint(state.get("fingerprint")):
         raise UserError(f"--resume True: {path} was trained on other training images")
     checkpoint.load_weights(trainer.model, state["state_dict"], path)
     try:

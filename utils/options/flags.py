@@ -9,10 +9,10 @@ from utils.options.recipes import RECIPES
 from utils.options.roles import Role, flag
 from utils.options.values import Sampler, parse_sampler
 
-OWN_DATASETS = ("folder", "npz")
+OWN_DATASETS = ("folder", "csv", "npz")
 BENCHMARK_LISTS = ("imagenet_lt", "inaturalist18")
 DATASETS = ("cifar10", "cifar100", "digits", *OWN_DATASETS, *BENCHMARK_LISTS)
-FILE_DATASETS = ("folder", *BENCHMARK_LISTS)
+FILE_DATASETS = ("folder", "csv", *BENCHMARK_LISTS)
 NATURAL_DATASETS = (*OWN_DATASETS, *BENCHMARK_LISTS)  # long-tailed, or not, as they come
 CIFAR_NETWORKS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
 IMAGENET_NETWORKS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnext50")
@@ -69,8 +69,8 @@ class Options:
         role=Role.FREE,
         help="cifar10, cifar100: folder with torchvision's files, or with "
         "cifar100/{train,test}/CLASS/*.png; downloaded there when missing. folder: the one that "
-        "holds {train,test,val}/CLASS/*. npz: the file. imagenet_lt, inaturalist18: the folder "
-        "that the lists' paths start from",
+        "holds {train,test,val}/CLASS/** or CLASS/**. csv: the file of path,label[,split]. npz: "
+        "the file. imagenet_lt, inaturalist18: the folder that the lists' paths start from",
         default="./data",
         metavar="PATH",
     )
@@ -111,6 +111,16 @@ class Options:
         default="auto",
         type=values.boolean_or_auto,
         metavar="BOOL",
+    )
+    test_fraction: float = flag(
+        DATA,
+        "--test_fraction",
+        role=Role.DATA,
+        help="part of each class set aside for the test, at least one image of a class of two, "
+        "where a folder or csv has no test images; drawn by --rand_number, 0 < F < 1",
+        default=0.2,
+        type=values.part,
+        metavar="F",
     )
     imb_type: str = flag(
         DATA,

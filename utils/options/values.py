@@ -79,6 +79,7 @@ def _number(
 rate = _number(float, "a finite number >= 0", lambda x: x >= 0)
 positive = _number(float, "a finite number > 0", lambda x: x > 0)
 fraction = _number(float, "a number with 0 < x <= 1", lambda x: 0 < x <= 1)
+part = _number(float, "a number with 0 < x < 1", lambda x: 0 < x < 1)
 below_one = _number(float, "a number with 0 <= x < 1", lambda x: 0 <= x < 1)
 weight = _number(float, "a number with 0 <= x <= 1", lambda x: 0 <= x <= 1)
 count = _number(int, "a whole number >= 0", lambda n: n >= 0)

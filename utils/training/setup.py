@@ -138,5 +138,5 @@ def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
     counts = start.get("class_counts")
     if counts is not None and counts != data.class_counts:
         warn(f"{path} was trained on another subset (other class counts)")
-    elif start.get("fingerprint") not in (None, data.fingerprint):
+    elif not data.has_fingerprint(start.get("fingerprint")):
         warn(f"{path} was trained on another subset (other images, the same class counts)")

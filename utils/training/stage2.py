@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from datasets.samplers import ClassAwareOrder, Order, ShuffledOrder
+from datasets.samplers import ClassAwareOrder, Order, ShuffledOrder, visits_every_class
 from losses import Margins, Objective, stage_2_objective
 from models.layers import LayerFeatures
 from utils.errors import UserError
@@ -142,13 +142,27 @@ def _warn_of_uniform_prior(options: Options) -> None:
 def _order(run: Run, sampler: Sampler) -> Order:
     if sampler.samples_per_class is None:
         return ShuffledOrder(len(run.data.train), run.generator)
-    largest = max(run.data.class_counts)
-    if sampler.samples_per_class > largest:
-        raise UserError(
-            f"resample,{sampler.samples_per_class} would not visit every class in an epoch: "
-            f"k is at most the size of the largest class, {largest}"
-        )
+    _check_visits(sampler.samples_per_class, run.data.class_counts)
     return ClassAwareOrder(run.data.train.labels, sampler.samples_per_class, run.generator)
+
+
+def _check_visits(k: int, class_counts: list[int]) -> None:
+    """Whether `resample,k` visits every class in every epoch; a class that it missed would have no
+    centroid.
+
+    Raises:
+        UserError: it does not; with the largest k that does.
+    """
+    num_classes, largest = len(class_counts), max(class_counts)
+    if visits_every_class(num_classes, largest, k):
+        return
+    smaller = range(min(k, largest), 0, -1)
+    works = next(n for n in smaller if visits_every_class(num_classes, largest, n))
+    also = f" (or {largest}, the size of the largest class)" if works < largest else ""
+    raise UserError(
+        f"resample,{k} would not visit every class in an epoch: the largest k that does is "
+        f"{works}{also}"
+    )
 
 
 def _warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:

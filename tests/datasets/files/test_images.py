@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-import datasets.files.images
+import datasets.files.cache
 import datasets.sources.cifar
 from datasets.sources.cifar import load_cifar
 from tests.support.image_data import CLASSES, assert_same, splits_of
@@ -38,14 +38,14 @@ def write_tree(root, name="cifar10", classes=CLASSES, per_class=3):
 
 
 def cache_of(root, name="cifar10"):
-    return root / name / "decoded.npz"
+    return root / name / "decoded-32.npz"
 
 
 def forbid_decoding(monkeypatch):
     def decode(*args, **kwargs):
         raise AssertionError(f"decoded {args}")
 
-    monkeypatch.setattr(datasets.files.images, "read_pixels", decode)
+    monkeypatch.setattr(datasets.files.cache, "read_pixels", decode)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_tree_is_decoded_once_into_a_cache_without_pickles(tree, monkeypatch):
     np.testing.assert_array_equal(contents["train"], pixels_of(first.train))
     np.testing.assert_array_equal(contents["test"], pixels_of(first.test))
     assert sorted(path.name for path in (tree / "cifar10").iterdir()) == [
-        "decoded.npz",
+        "decoded-32.npz",
         "test",
         "train",
     ]
@@ -274,12 +274,12 @@ def test_whatever_is_wrong_with_a_png_is_an_error_that_names_it(tree):
 def test_images_keep_their_order_whichever_thread_decodes_first(tree, monkeypatch):
     expected = load_cifar("cifar10", tree)
     cache_of(tree).unlink()
-    read = datasets.files.images.read_pixels
+    read = datasets.files.cache.read_pixels
     delays = iter(np.random.default_rng(0).uniform(0, 2e-3, 60).tolist())
 
     def read_slowly(path, **kwargs):
         time.sleep(next(delays))
         return read(path, **kwargs)
 
-    monkeypatch.setattr(datasets.files.images, "read_pixels", read_slowly)
+    monkeypatch.setattr(datasets.files.cache, "read_pixels", read_slowly)
     assert_same(load_cifar("cifar10", tree), expected)

@@ -124,7 +124,7 @@ def test_the_command_names_what_it_cannot_do(tmp_path):
 
 
 def test_the_real_set_packs_below_64_mib(tmp_path):
-    tree = REPOSITORY / "data" / "cifar100" / "decoded.npz"
+    tree = REPOSITORY / "data" / "cifar100" / "train"
     if not tree.exists():
         pytest.skip("no CIFAR-100 below data")
     flags = ["--dataset", "cifar100", "--data_root", str(REPOSITORY / "data")]

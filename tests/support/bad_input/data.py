@@ -114,11 +114,11 @@ def an_imbalance_factor_that_empties_a_class_of_digits(scene):
     return scene.stage_1("--dataset", "digits", "--imb_factor", 0.001)
 
 
-@case("--imb_factor 0.04", "class 9", "24")
+@case("--imb_factor 0.04", "class class_9", "24")
 def an_imbalance_factor_that_empties_a_class_of_cifar(scene):
     return scene.stage_1("--imb_factor", 0.04)
 
 
-@case("--imb_factor 0.02", "class 5")
+@case("--imb_factor 0.02", "class class_5")
 def a_step_that_empties_half_the_classes(scene):
     return scene.stage_1("--imb_type", "step", "--imb_factor", 0.02)

@@ -1,0 +1,188 @@
+"""Trees of image files: which files are images, and which class each of them is of."""
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from datasets.files.images import IMAGE_SUFFIXES, is_image, shown
+from utils.errors import UserError
+from utils.options.data_paths import is_hidden, names_in
+
+
+@dataclass(frozen=True)
+class FileList:
+    """Image files by name, relative to their root, and the labels of these images.
+
+    `prefix` leads from the data root to the root of the list: `train/`.
+    """
+
+    root: Path
+    names: list[str]
+    labels: list[int]
+    prefix: str = ""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def files(self) -> list[str]:
+        """Names relative to the data root."""
+        return [self.prefix + name for name in self.names]
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.root, name)
+
+    def part(self, positions: np.ndarray) -> "FileList":
+        """The files at these positions."""
+        names = [self.names[i] for i in positions]
+        return replace(self, names=names, labels=[self.labels[i] for i in positions])
+
+    def digest(self) -> str:
+        """SHA-256 of the names, sizes and times of the files."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            status = os.stat(self.path(name))
+            digest.update(os.fsencode(name))
+            digest.update(f" {status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass
+class Remarks:
+    """What a look at the files found beside images.
+
+    Attributes:
+        faults: what is wrong; any of them is an error.
+        other_files: files that are no images.
+        outside: files beside the class folders.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    other_files: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+    def ignored(self) -> list[str]:
+        """What was left aside, in words."""
+        kinds = {
+            "that Pillow cannot open as an image": self.other_files,
+            "outside the class folders": self.outside,
+        }
+        return [
+            f"{len(names)} file{'s' * (len(names) > 1)} {kind} ({_example(names)})"
+            for kind, names in kinds.items()
+            if names
+        ]
+
+
+def _example(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"such as {names[0]}"
+
+
+def class_name(folder: str) -> str:
+    """The name of the class whose images a folder of this name holds: composed characters (Unicode
+    NFC), as one system writes ``é`` as one character and another as two."""
+    return unicodedata.normalize("NFC", shown(folder))
+
+
+def class_folders(folder: Path, remarks: Remarks | None = None) -> dict[str, list[str]]:
+    """The folders of each class in it, by the name of the class, sorted; hidden ones are none.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {shown(folder)}")
+    remarks = remarks or Remarks()
+    found: dict[str, list[str]] = {}
+    for entry in _entries(folder, remarks):
+        if _is_folder(entry, remarks):
+            found.setdefault(class_name(entry.name), []).append(entry.name)
+        elif _is_there(entry, remarks) and not _is_cache(entry.name):
+            remarks.outside.append(shown(entry.path))
+    return {name: found[name] for name in sorted(found)}
+
+
+def list_classes(
+    folder: Path, classes: Sequence[str], found: dict[str, list[str]], remarks: Remarks, prefix=""
+) -> FileList:
+    """The images at any depth below the folders of each class, by class and then by name; `found`
+    has the folders of `class_folders`."""
+    names, labels = [], []
+    for label, name in enumerate(classes):
+        images = [
+            f"{place}/{image}"
+            for place in found.get(name, [])
+            for image in images_below(folder / place, remarks)
+        ]
+        names += images
+        labels += [label] * len(images)
+    return FileList(folder, names, labels, prefix)
+
+
+def images_below(folder: Path, remarks: Remarks) -> list[str]:
+    """Names, relative to the folder, of the images at any depth below it, sorted. A file is an
+    image if Pillow opens it, whatever its ending."""
+    return sorted(_images(folder, "", (os.path.realpath(folder),), remarks))
+
+
+def _images(folder: Path, inside: str, above: tuple[str, ...], remarks: Remarks) -> Iterator[str]:
+    """`above` are the real paths of the folders that lead here."""
+    for entry in _entries(folder, remarks):
+        name = inside + entry.name
+        if _is_folder(entry, remarks):
+            place = os.path.realpath(entry.path)
+            if place in above:
+                remarks.faults.append(f"{shown(entry.path)}: a link to a folder that it is in")
+            else:
+                yield from _images(Path(entry.path), f"{name}/", (*above, place), remarks)
+        elif _is_there(entry, remarks):
+            is_by_name = entry.is_file() and entry.name.lower().endswith(IMAGE_SUFFIXES)
+            if is_by_name or (entry.is_file() and is_image(entry.path)):
+                yield name
+            else:
+                remarks.other_files.append(shown(entry.path))
+
+
+def _entries(folder: Path, remarks: Remarks) -> list[os.DirEntry]:
+    """What is in a folder, by name; hidden things are left out."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not is_hidden(e.name)), key=lambda e: e.name)
+    except OSError as error:
+        remarks.faults.append(f"{shown(folder)}: {error.strerror}")
+        return []
+
+
+def _is_folder(entry: os.DirEntry, remarks: Remarks) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself, which `_is_there` reports
+        return False
+
+
+def _is_there(entry: os.DirEntry, remarks: Remarks) -> bool:
+    """Returns True unless it is a link to nothing, which is a fault."""
+    if os.path.exists(entry.path):
+        return True
+    remarks.faults.append(f"{shown(entry.path)}: a link to nothing")
+    return False
+
+
+def _is_cache(name: str) -> bool:
+    return name.startswith("decoded") and name.endswith(".npz")
+
+
+def list_pngs(folder: Path, classes: Sequence[str]) -> FileList:
+    """The files ``folder/<class>/*.png``, by class and then by name, both in order."""
+    names, labels = [], []
+    for label, name in enumerate(classes):
+        files = names_in(folder / name)
+        found = [f for f in files if f.lower().endswith(".png") and not f.startswith(".")]
+        names += [f"{name}/{file}" for file in found]
+        labels += [label] * len(found)
+    return FileList(folder, names, labels, f"{folder.parent.name}/{folder.name}/")

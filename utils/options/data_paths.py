@@ -1,0 +1,182 @@
+"""What lies at `--data_root`, as far as names tell: looked at before torch is imported, so that a
+wrong path is reported at once."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.options.flags import BENCHMARK_LISTS, Options
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "val": ("val", "valid", "validation"),
+}
+SHOWN_NAMES = 8
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The folders of a tree of images: those of its splits, by `train`, `test` and `val`, and the
+    names of the others; a tree without splits has class folders alone."""
+
+    root: Path
+    splits: dict[str, Path]
+    others: list[str]
+
+
+def split_called(name: str) -> str | None:
+    """The split that a folder, or a cell of a table, of this name stands for."""
+    return next((s for s, names in SPLIT_NAMES.items() if name.lower() in names), None)
+
+
+def is_hidden(name: str) -> bool:
+    """Returns True for what systems leave behind beside people's files."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
+def check_data(options: Options) -> None:
+    """Looks for the data set that the options name.
+
+    Raises:
+        UserError: something else is there, or nothing; it says what was looked for and what is
+            there.
+    """
+    root = data_root(options)
+    if options.dataset == "folder":
+        read_tree(root)
+    elif options.dataset in ("npz", "csv"):
+        _check_file(root, options.dataset)
+    elif options.dataset in BENCHMARK_LISTS:
+        _check_folder(root, "the folder that the lists' paths start from")
+
+
+def data_root(options: Options) -> Path:
+    """`--data_root` with `~` replaced."""
+    return expanded(options.data_root)
+
+
+def expanded(path: str) -> Path:
+    """The path with `~` replaced.
+
+    Raises:
+        UserError: no path can have these characters.
+    """
+    if "\0" in path:
+        raise UserError(f"--data_root {path!r} is not a path")
+    return Path(os.path.expanduser(path))
+
+
+def read_tree(root: Path) -> Tree:
+    """The splits of the tree, whatever they are called; none for a tree of class folders.
+
+    A folder counts as a split by its name, if any of the folders named so has folders in it: a
+    class of pictures of trains is no training set.
+
+    Raises:
+        UserError: there is no such folder, it is a part of the tree or lies above it, or a split
+            is there twice.
+    """
+    _check_folder(root, "a folder that holds train and test, or one folder for each class")
+    folders = _folders_in(root)
+    named = {name: split for name in folders if (split := split_called(name)) is not None}
+    others = [name for name in folders if name not in named]
+    if others and not any(_folders_in(root / name) for name in named):
+        named, others = {}, folders
+    splits: dict[str, Path] = {}
+    for name, split in named.items():
+        if split in splits:
+            both = f"{splits[split].name} and {name}"
+            raise UserError(f"--data_root {root}: {both} are both a folder of the {split} split")
+        splits[split] = root / name
+    if splits and "train" not in splits:
+        raise UserError(
+            f"--data_root {root}: no folder train (or training) beside {_listed(list(named))}"
+        )
+    if not splits:
+        _check_classes(root, folders)
+        others = []
+    return Tree(root, splits, others)
+
+
+def _check_classes(root: Path, folders: list[str]) -> None:
+    """Whether these are the class folders of a tree without splits."""
+    siblings = names_in(root.parent) if root.parent != root else []
+    if split_called(root.name) and any(
+        split_called(name) not in (None, split_called(root.name)) for name in siblings
+    ):
+        raise UserError(
+            f"--data_root {root} is one split of a tree, beside "
+            f"{_listed([n for n in siblings if split_called(n) and n != root.name])}: "
+            f"did you mean --data_root {root.parent}?"
+        )
+    inner = [name for name in folders if any(map(split_called, _folders_in(root / name)))]
+    if inner:
+        raise UserError(
+            f"--data_root {root}: neither train nor test is there, but {inner[0]} holds "
+            f"{_listed(_folders_in(root / inner[0]))}: did you mean --data_root {root / inner[0]}?"
+        )
+    if len(folders) == 1:
+        raise UserError(
+            f"--data_root {root}: {folders[0]} is the only folder there; a data set has two "
+            f"classes or more (did you mean --data_root {root / folders[0]}?)"
+        )
+    if not folders:
+        raise UserError(
+            f"--data_root {root}: neither train and test nor class folders are there; "
+            f"{root} holds {_listed(names_in(root))}"
+        )
+
+
+def _check_folder(path: Path, wanted: str) -> None:
+    if not path.exists():
+        raise UserError(f"--data_root {path}: no such folder; {_nearest(path)}")
+    if not path.is_dir():
+        raise UserError(f"--data_root {path}: a file, where {wanted} is looked for")
+    try:
+        os.listdir(path)
+    except OSError as error:
+        raise UserError(f"--data_root {path}: {error.strerror}") from None
+
+
+def _check_file(path: Path, kind: str) -> None:
+    """Whether there is a file."""
+    if path.is_dir():
+        inside = [name for name in names_in(path) if name.lower().endswith(f".{kind}")]
+        there = f"which holds {_listed(inside)}" if inside else f"which has no {kind} file"
+        raise UserError(f"--data_root {path}: --dataset {kind} needs a file, not a folder, {there}")
+    if not path.exists():
+        raise UserError(
+            f"--data_root {path}: no such file; --dataset {kind} needs one; {_nearest(path)}"
+        )
+
+
+def _nearest(path: Path) -> str:
+    """What is in the nearest folder above that there is."""
+    above = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
+    return f"{above} holds {_listed([n for n in names_in(above) if not is_hidden(n)])}"
+
+
+def names_in(folder: Path) -> list[str]:
+    """What a folder holds, sorted; nothing where it cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _folders_in(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if not is_hidden(e.name) and e.is_dir())
+    except OSError:
+        return []
+
+
+def _listed(names: list[str]) -> str:
+    """The first names, with the number of the others."""
+    if not names:
+        return "nothing"
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
