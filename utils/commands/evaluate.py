@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from datasets import LongTailedData, load_data
 from utils.commands.train import machine_of
 from utils.evaluation.classifier_files import save_classifiers, write_readings
-from utils.evaluation.classifiers import TRAINED, FeatureBank, fit, has_confidence, read
+from utils.evaluation.classifiers import TRAINED, Classifier, FeatureBank, fit, has_confidence, read
 from utils.evaluation.evaluator import Evaluator, extract_features
 from utils.files import atomic_write
 from utils.machine import collectives
@@ -68,14 +68,14 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     train = extract_features(model, evaluator.train_loader, machine)
     if not world.is_main:
         return None
-    chosen_on = f", selected on {chosen['selected_on']}" if "selected_on" in chosen else ""
-    print(f"{path}, epoch {chosen.get('epoch', 'unknown')}{chosen_on}")
-    print(per_class_table(linear["test"], ncm["test"], data))
     rows = {}
     for split in linear:
         rows |= {f"{split}, linear": linear[split], f"{split}, NCM": ncm[split]}
+    chosen_on = f", selected on {chosen['selected_on']}" if "selected_on" in chosen else ""
+    print(f"{path}, epoch {chosen.get('epoch', 'unknown')}{chosen_on}")
+    print(per_class_table(linear["test"], ncm["test"], data))
     print(accuracy_table(rows, data.class_counts))
-    records, classifiers = {}, {}
+    classifiers, records = {}, {}
     if options.readings:
         heldout = evaluator.seen("heldout") if data.heldout is not None else None
         bank = FeatureBank(*train, model.linear, data.class_counts, heldout)
@@ -84,13 +84,10 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
         records = read(classifiers, *evaluator.seen("test"), data.class_counts)
         print(reading_table(records, data.class_counts))
         _print_notes(names, records)
-    epoch = int(chosen.get("epoch", 0))
     with folder.locked():
         if records:
-            write_readings(folder.records, records)
-            path = folder.records / "classifiers.pth"
-            save_classifiers(path, classifiers, model, epoch, data.class_names)
-            _add_events(folder, records, epoch)
+            epoch = int(chosen.get("epoch", 0))
+            _save_readings(folder, classifiers, records, model, epoch, data.class_names)
         _save_outputs(folder, data, "train", model, *train)
         _save_outputs(folder, data, "test", model, *evaluator.seen("test"))
     print(f"features, labels and predictions: {folder.records}/outputs_{{train,test}}.npz")
@@ -111,8 +108,17 @@ def _print_notes(names: Sequence[str], records: dict[str, dict]) -> None:
         print("NCM has no calibration error: its scores are cosines or distances, no confidences")
 
 
-def _add_events(folder: RunFolder, records: dict[str, dict], epoch: int) -> None:
-    """Adds the classifiers' accuracies to the run's TensorBoard events."""
+def _save_readings(
+    folder: RunFolder,
+    classifiers: dict[str, Classifier],
+    records: dict[str, dict],
+    model: nn.Module,
+    epoch: int,
+    class_names: Sequence[str],
+) -> None:
+    """Writes the classifiers and their accuracies, and adds these to the TensorBoard events."""
+    write_readings(folder.records, records)
+    save_classifiers(folder.records / "classifiers.pth", classifiers, model, epoch, class_names)
     with EventFile(folder.records, ".readings") as events:
         for reading, record in records.items():
             for name, value in record.items():
