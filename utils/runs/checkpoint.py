@@ -1,8 +1,12 @@
 """Checkpoints: written whole, read without running anything in them."""
 
+import copy
+import io
 import warnings
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +17,88 @@ from utils.files import atomic_write
 
 
 def save(path: Path, checkpoint: dict) -> None:
-    """Writes tensors, numbers, strings, lists, tuples and dicts, atomically.
+    """Writes tensors, numbers, strings, lists, tuples and dicts: a kill at any instant leaves the
+    previous file or this one, whole.
 
     Raises:
         OSError: the file cannot be written; the previous one is still there.
     """
+    serialised = io.BytesIO()
+    # Into memory first: torch hides what the disk answers in an error of its own.
+    torch.save(checkpoint, serialised)
     with atomic_write(path) as file:
-        torch.save(checkpoint, file)
+        file.write(serialised.getbuffer())
+
+
+def on_host(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Returns a copy in the host's memory that shares no tensor and no container with the original.
+
+    Tensors on a device come over in one buffer: hundreds of small copies would each wait for it.
+    """
+    tensors = list({id(tensor): tensor for tensor in _tensors_in(checkpoint)}.values())
+    here = [tensor for tensor in tensors if tensor.device.type == "cpu"]
+    there = [tensor for tensor in tensors if tensor.device.type != "cpu"]
+    copies = [tensor.detach().clone() for tensor in here] + through_one_buffer(there)
+    by_id = dict(zip(map(id, here + there), copies, strict=True))
+    return _copy_with(checkpoint, by_id)
+
+
+def through_one_buffer(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Returns copies of the tensors, which are on one device, in the host's memory and in the same
+    memory layouts (contiguous or channels-last). Only one copy leaves the device."""
+    if not tensors:
+        return []
+    # The largest elements first, so that each part begins at a multiple of its elements' size.
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
+    parts = [_flat(tensors[i].detach()).view(torch.uint8) for i in order]
+    buffer = torch.cat(parts).cpu()
+    copies: dict[int, Tensor] = {}
+    for i, part in zip(order, buffer.split([len(part) for part in parts]), strict=True):
+        # With memory of its own, or each would be saved with the whole buffer.
+        copies[i] = _unflat(part.view(tensors[i].dtype), tensors[i]).clone()
+    return [copies[i] for i in range(len(tensors))]
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return (
+        tensor.ndim == 4
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Returns the values in the order of the memory, ``[number of values]``."""
+    return (tensor.permute(0, 2, 3, 1) if _is_channels_last(tensor) else tensor).reshape(-1)
+
+
+def _unflat(values: Tensor, like: Tensor) -> Tensor:
+    """Returns what `_flat` made these values of."""
+    if not _is_channels_last(like):
+        return values.view(like.shape)
+    n, c, h, w = like.shape
+    return values.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _tensors_in(content: object) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, (dict, list, tuple)):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from _tensors_in(part)
+
+
+def _copy_with(content: Any, copies: dict[int, Tensor]) -> Any:
+    """Returns the content with copies in the place of its tensors, by their identity."""
+    if isinstance(content, Tensor):
+        return copies[id(content)]
+    if isinstance(content, dict):
+        copied = copy.copy(content)  # of the same kind, with a state_dict's metadata
+        copied.update({key: _copy_with(value, copies) for key, value in content.items()})
+        return copied
+    if isinstance(content, (list, tuple)):
+        return type(content)(_copy_with(part, copies) for part in content)
+    return content
 
 
 def load(path: Path) -> dict:

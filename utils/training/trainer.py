@@ -89,9 +89,13 @@ class Trainer:
                 collectives.from_main(partial(self._keep, log, record, phase), self.world)
                 left = (now - began) / (epoch - first_epoch) * (self.last_epoch - epoch)
                 tqdm.write(self.title + console_line(record, self.last_epoch, left), sys.stdout)
+            collectives.from_main(self.keeper.wait, self.world)
         finally:
-            if log is not None:
-                log.close()
+            try:
+                self.keeper.close()
+            finally:
+                if log is not None:
+                    log.close()
 
     def _epochs_to_come(self) -> Iterator[tuple[Phase, int]]:
         for phase in self.phases:
