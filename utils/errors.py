@@ -44,3 +44,14 @@ def optional_module(name: str, package: str, purpose: str) -> ModuleType:
         raise UserError(
             f"{purpose} needs the package {package}: python -m pip install {package}"
         ) from None
+
+
+_SIGNS_OF_SHORTAGE = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns True for an error of Python or torch that says that memory ran out, on the device or
+    on the host. Torch has a type of its own for some of them alone."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(s in str(error) for s in _SIGNS_OF_SHORTAGE)

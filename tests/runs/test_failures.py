@@ -49,6 +49,41 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_parts(
     assert not differences_of_runs(folder, stage_2_folder(finished))
 
 
+CPU_SHORTAGE = (
+    "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried "
+    "to allocate 99999999999 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the docs"),
+        RuntimeError(CPU_SHORTAGE),
+        RuntimeError("CUDA error: out of memory"),
+        MemoryError(),
+    ],
+    ids=["CUDA", "CPU", "driver", "Python"],
+)
+def test_memory_that_runs_out_is_one_line_that_says_what_helps(error, tree, tmp_path, monkeypatch):
+    from utils.training.trainer import Trainer
+
+    def train(self, phase, epoch):
+        raise error
+        yield
+
+    monkeypatch.setattr(Trainer, "_train", train)
+    outcome = call(stage_1(tree, tmp_path))
+    assert_failed(outcome, "out of memory in epoch 1 on cpu", "-b", "--accumulate", "no checkpoint")
+
+
+def test_another_error_of_torch_is_no_shortage_of_memory():
+    from utils.errors import is_out_of_memory
+
+    assert not is_out_of_memory(RuntimeError("size mismatch"))
+    assert not is_out_of_memory(OSError("out of memory"))
+
+
 @pytest.mark.parametrize("batch", [32, 200], ids=["several steps", "one step"])
 def test_a_diverging_run_fails_and_keeps_no_checkpoint_that_is_not_finite(batch, tree, tmp_path):
     outcome = call(stage_1(tree, tmp_path, "--lr", 1e30, "-b", batch, "--epochs", 3))

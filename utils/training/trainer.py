@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from utils.errors import RunError, is_out_of_memory
 from utils.evaluation.evaluator import Evaluator, class_centroids
 from utils.machine import collectives
 from utils.progress import Progress
@@ -66,7 +67,7 @@ class Trainer:
         """`run`, halting after every step, so that several runs can take turns.
 
         Raises:
-            RunError: a loss that is not finite.
+            RunError: a loss that is not finite, or no memory left.
             OSError: a file cannot be written; those before it are whole.
             Interrupted: a signal came; the last finished epoch's checkpoint is in the folder.
         """
@@ -90,12 +91,24 @@ class Trainer:
                 left = (now - began) / (epoch - first_epoch) * (self.last_epoch - epoch)
                 tqdm.write(self.title + console_line(record, self.last_epoch, left), sys.stdout)
             collectives.from_main(self.keeper.wait, self.world)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise self._shortage(error) from error
+            raise
         finally:
             try:
                 self.keeper.close()
             finally:
                 if log is not None:
                     log.close()
+
+    def _shortage(self, error: Exception) -> RunError:
+        """Returns the failure of a run whose memory ran out in an epoch."""
+        first_line = (str(error).strip() or type(error).__name__).split("\n")[0]
+        return RunError(
+            f"out of memory in epoch {self.epoch + 1} on {self.machine.device}: a smaller -b, or "
+            f"--accumulate, needs less; {self.keeper.what_is_left()} ({first_line[:200]})"
+        )
 
     def _epochs_to_come(self) -> Iterator[tuple[Phase, int]]:
         for phase in self.phases:
