@@ -57,6 +57,11 @@ class Split:
         """Pixels of an image."""
         return self.images.shape[2] * self.images.shape[3]
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image, in pixels."""
+        return self.images.shape[2], self.images.shape[3]
+
     def subset(self, positions: np.ndarray) -> "Split":
         chosen = torch.from_numpy(positions)
         files = None if self.files is None else [self.files[i] for i in positions]
@@ -116,6 +121,11 @@ class StreamedSplit:
     def area(self) -> int:
         """Pixels of an image."""
         return self.side**2
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image, in pixels."""
+        return self.side, self.side
 
     def subset(self, positions: np.ndarray) -> "StreamedSplit":
         names = [self.names[position] for position in positions]

@@ -32,9 +32,9 @@ class Loader(ABC):
     """Epochs of batches.
 
     Iterating gives ``(images [B, 3, H, W] float32 normalised, targets [B] int64)`` on the device;
-    the last batch may be smaller. Of several processes, each draws the same epoch, random numbers
-    included, and makes the images of its share of each batch; the targets are still those of all
-    of it.
+    the last batch may be smaller, or larger by fewer than `smallest_batch` images. Of several
+    processes, each draws the same epoch, random numbers included, and makes the images of its share
+    of each batch; the targets are still those of all of it.
 
     Args:
         split: the set.
@@ -44,6 +44,7 @@ class Loader(ABC):
         augment: `none`, `crop_flip` or `autoaugment`.
         generator: CPU generator of the augmentation.
         world: the processes that share each batch.
+        smallest_batch: where fewer images are left for the last batch, they join the one before.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Loader(ABC):
         augment: str = "none",
         generator: torch.Generator | None = None,
         world: World = ALONE,
+        smallest_batch: int = 1,
     ) -> None:
         self.split = split
         self.normalise = normalise
@@ -63,10 +65,26 @@ class Loader(ABC):
         self.augment = augment
         self.generator = generator
         self.world = world
+        self.smallest_batch = smallest_batch
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return -(-len(self.order) // self.batch_size)
+        return len(self.sizes(len(self.order), self.batch_size))
+
+    @property
+    def largest_batch(self) -> int:
+        """Images of the largest batch."""
+        return max(self.sizes(len(self.order), self.batch_size))
+
+    def sizes(self, count: int, batch_size: int) -> list[int]:
+        """Returns the sizes of the batches that so many images make."""
+        sizes = [batch_size] * (count // batch_size)
+        rest = count % batch_size
+        if sizes and 0 < rest < self.smallest_batch:
+            sizes[-1] += rest
+        elif rest:
+            sizes.append(rest)
+        return sizes
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.batches(self.batch_size)
@@ -102,11 +120,13 @@ class ResidentLoader(Loader):
         """As `Loader.pixels`."""
         batch_size = self.batch_size if batch_size is None else batch_size
         augment = AUGMENTATIONS[self.augment]
-        for positions in self.order.draw().split(self.block_size):
-            rows = torch.arange(len(positions)).split(batch_size)
+        order = self.order.draw()
+        for positions in order.split(self.sizes(len(order), self.block_size)):
+            whole = self.sizes(len(positions), batch_size)
+            rows = torch.arange(len(positions)).split(whole)
             shares = [batch[self.world.share(len(batch))] for batch in rows]
             own = torch.cat(shares) if self.world.size > 1 else None
             images = augment(self.split.images, positions, self.generator, own=own)
             targets = self.split.labels[to_device(positions, self.split.labels.device)]
             sizes = list(map(len, shares))
-            yield from zip(images.split(sizes), targets.split(batch_size), strict=True)
+            yield from zip(images.split(sizes), targets.split(whole), strict=True)

@@ -34,9 +34,10 @@ class StreamedLoader(Loader):
         if self.augment != "none":
             seeds.random_(2**32, generator=self.generator)
         device = self.normalise.mean.device
-        batches = order.split(batch_size)
+        sizes = self.sizes(len(order), batch_size)
+        batches = order.split(sizes)
         shares = [batch[self.world.share(len(batch))] for batch in batches]
-        own_seeds = torch.cat([s[self.world.share(len(s))] for s in seeds.split(batch_size)])
+        own_seeds = torch.cat([s[self.world.share(len(s))] for s in seeds.split(sizes)])
         parts = [part for share in shares for part in share.split(TASK_IMAGES)]
         part_seeds = own_seeds.split([len(part) for part in parts])
         images = self.split.read(parts, self.augment, part_seeds)

@@ -20,6 +20,7 @@ from utils.machine.device import Machine
 from utils.options.flags import Options
 from utils.runs.folders import RunFolder
 from utils.training.phase import RATE_FACTOR, Phase
+from utils.training.smallest_batch import smallest_batch
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,38 @@ class Run:
     data: LongTailedData
     generator: torch.Generator
 
-    def training_loader(self, order: Order) -> Loader:
-        """Augmented batches of the training set; held in memory, it moves to the device."""
+    def training_loader(self, order: Order, model: nn.Module | None = None) -> Loader:
+        """Returns augmented batches of the training set; held in memory, it moves to the device.
+
+        Args:
+            order: in which to go through it.
+            model: the network whose batch-norm these batches train; None if it is frozen.
+
+        Raises:
+            UserError: batches that are too small for the network.
+        """
+        train = self.data.train
+        smallest = 1
+        if model is not None:
+            height, width = train.image_size
+            parts = self.machine.micro_batches * self.machine.world.size
+            smallest = smallest_batch(model, height, width, parts)
+            if min(self.options.batch_size, len(order)) < smallest:
+                raise UserError(
+                    f"-b {self.options.batch_size}, {len(order)} images an epoch: batches of at "
+                    f"least {smallest} images are needed, since {self.options.arch} leaves one "
+                    f"value per channel of an image of {height} x {width} pixels and batch-norm "
+                    "needs two, in each process and each part of --accumulate"
+                )
         return make_loader(
-            self.data.train,
+            train,
             Normalise(self.data.mean, self.data.std, self.machine.device),
             self.options.batch_size,
             order=order,
             augment=self.options.augment,
             generator=self.generator,
             world=self.machine.world,
+            smallest_batch=smallest,
         )
 
     def place(self, model: nn.Module) -> nn.Module:

@@ -34,8 +34,9 @@ def pretraining(run: Run) -> Stage:
     """One phase that trains everything.
 
     Raises:
-        UserError: batch-norm over all processes without a GPU, a backbone that does not fit, mixup
-            by several processes, or a teacher that is not there or has other classes.
+        UserError: batch-norm over all processes without a GPU, a backbone that does not fit,
+            batches that are too small for the network, mixup by several processes, or a teacher
+            that is not there or has other classes.
     """
     options, data = run.options, run.data
     model = build_model(options.arch, data.num_classes, _head_scale(options))
@@ -52,7 +53,7 @@ def pretraining(run: Run) -> Stage:
         order = ShuffledOrder(len(data.train), run.generator)
     margins = _margins(run)
     teacher = None if options.teacher is None else load_teacher(run)
-    loader = run.training_loader(order)
+    loader = run.training_loader(order, model if options.epochs else None)
     rate_of, drw_start = schedule(options)
     phase = Phase(
         name="pretraining",
@@ -62,7 +63,7 @@ def pretraining(run: Run) -> Stage:
         optimizer=run.sgd(_groups(run, model, margins), options.lr),
         learning_rate=rate_of,
         after_update=_projection(margins, options.margin_min),
-        mixup=_mixup(run, loader.batch_size),
+        mixup=_mixup(run, loader.largest_batch),
         teacher=None if teacher is None else teacher.network,
     )
     return Stage(model, [phase], margins)

@@ -24,8 +24,8 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
 
     Raises:
         UserError: a checkpoint of another network, a sampler that cannot visit every class, a layer
-            that the network does not have or that no loss would train, or batch-norm over all
-            processes without a GPU.
+            that the network does not have or that no loss would train, batch-norm over all
+            processes without a GPU, or batches that are too small for the network.
     """
     options, data, device = run.options, run.data, run.machine.device
     _warn_of_other_chain(start, path, options.select_on)
@@ -48,7 +48,8 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
         decay = {} if options.margin_wd is None else {"weight_decay": options.margin_wd}
         groups.append({"params": margins.trained} | decay)
 
-    features_loader = run.training_loader(_order(run, options.feature_sampler))
+    features_order = _order(run, options.feature_sampler)
+    features_loader = run.training_loader(features_order, model if options.feature_epochs else None)
     if options.classifier_sampler == options.feature_sampler:
         # The released code reads both phases from one loader, whose cycles go on.
         classifier_loader = features_loader

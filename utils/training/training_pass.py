@@ -77,10 +77,9 @@ class TrainingPass:
         batches = self._frozen_batches(phase) if is_frozen else phase.loader.pixels()
         number = len(phase.loader)
         statistics = torch.zeros(number, 2 + len(objective.names), device=self.machine.device)
-        sizes = torch.full((number,), float(phase.loader.batch_size))
-        sizes[-1] = len(phase.loader.order) - (number - 1) * phase.loader.batch_size
+        sizes = phase.loader.sizes(len(phase.loader.order), phase.loader.batch_size)
         if phase.mixup is not None:
-            batches = phase.mixup.along(batches, epoch, [int(size) for size in sizes])
+            batches = phase.mixup.along(batches, epoch, sizes)
         with bar, batches_counted_at_once(model):
             for i, (inputs, targets) in enumerate(batches):
                 statistics[i] = step(inputs, targets, centroids)
@@ -94,8 +93,9 @@ class TrainingPass:
         on_host = statistics.cpu()
         require_finite = partial(self._require_finite, on_host, objective.names, phase, epoch)
         collectives.from_main(require_finite, world)
-        weighted = on_host * sizes.unsqueeze(1)
-        total, *parts, correct = (weighted.sum(dim=0) / sizes.sum()).tolist()
+        images = torch.tensor(sizes, dtype=torch.float32)
+        weighted = on_host * images.unsqueeze(1)
+        total, *parts, correct = (weighted.sum(dim=0) / images.sum()).tolist()
         losses = dict(zip(objective.names, parts, strict=True))
         rate = len(phase.loader.order) / stopwatch.stop()
         return Trained(total, losses, round(100 * correct, 4), round(rate, 1))
@@ -124,7 +124,8 @@ class TrainingPass:
         for first in batches:
             part = chain([first], islice(batches, batches_a_pass))
             features, targets = extract_features(network, part, self.machine)
-            yield from zip(features.split(size), targets.split(size), strict=True)
+            sizes = phase.loader.sizes(len(targets), size)
+            yield from zip(features.split(sizes), targets.split(sizes), strict=True)
 
     def _require_finite(
         self, statistics: Tensor, names: list[str], phase: Phase, epoch: int
