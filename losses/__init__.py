@@ -9,13 +9,16 @@ from losses.classification import (
     long_tail_weights,
     prior_offsets,
 )
+from losses.contrastive import BalancedContrastiveLoss, ContrastiveBranch
 from losses.distillation import DistillationLoss
 from losses.dro import DROLoss, class_means
 from losses.margins import Margins, make_margins
 from losses.objective import Objective, stage_1_objective, stage_2_objective
 
 __all__ = [
+    "BalancedContrastiveLoss",
     "BalancedSoftmaxLoss",
+    "ContrastiveBranch",
     "DROLoss",
     "DistillationLoss",
     "FocalLoss",
