@@ -13,6 +13,7 @@ from tests.support.helpers import (
     CLASS_COUNTS,
     NOTHING,
     STAGE_1_NAME,
+    call,
     load,
     read_summary,
     snapshot,
@@ -95,9 +96,11 @@ def test_outputs_name_every_image_and_the_classes(tree, both):
             assert outputs["class_names"].tolist() == CLASSES
 
 
-def test_both_classifiers_of_an_unbalanced_test_set_mean_the_same_by_a_word(tmp_path):
-    """Trouble 1: 30 test images of one class, two of another that looks the same: accuracies of
-    the images are far from those of the classes."""
+@pytest.fixture(scope="module")
+def skewed(tmp_path_factory):
+    """The flags of a trained stage 1 on own images, of which 30 are test images of one class and
+    two of each other: accuracies of the images are far from those of the classes."""
+    tmp_path = tmp_path_factory.mktemp("skewed")
     tree = write_folder(tmp_path / "skewed", counts=(6, 6, 6))
     for i in range(2, 30):
         save(tree / "test" / "ant" / f"{i:02}.png", noise(32, 32, 3, seed=i))
@@ -107,10 +110,17 @@ def test_both_classifiers_of_an_unbalanced_test_set_mean_the_same_by_a_word(tmp_
     ]
     argv = [str(flag) for flag in flags]
     succeed(argv)
-    succeed([*argv, "--evaluation", "True", "--readings", "linear,ncm_cosine"])
-    folder = run_folder(parse_options(argv)).records
+    return argv
+
+
+def test_both_classifiers_of_an_unbalanced_test_set_mean_the_same_by_a_word(skewed):
+    """Trouble 1."""
+    succeed([*skewed, "--evaluation", "True", "--readings", "linear,ncm_cosine"])
+    folder = run_folder(parse_options(skewed)).records
     with np.load(folder / "outputs_test.npz") as outputs:
         labels, preds = outputs["labels"], outputs["preds"]
+        assert outputs["files"][0].endswith("test/ant/00.png")
+        assert outputs["class_names"].tolist() == ["ant", "bee", "cat"]
     readings = json.loads((folder / "readings.json").read_text())
     selected = read_summary(folder)["test"]["selected"]
     assert np.bincount(labels).tolist() == [30, 2, 2]
@@ -124,6 +134,22 @@ def test_both_classifiers_of_an_unbalanced_test_set_mean_the_same_by_a_word(tmp_
         for name in ("top1", "balanced", "macro_f1", "per_class", "precision"):
             assert selected[classifier][name] == record[name], (reading, name)
     assert any(r["top1"] != r["balanced"] for r in readings.values())
+
+
+def test_a_set_with_other_classes_is_refused_and_overwrites_nothing(skewed, tmp_path):
+    """Trouble 64."""
+    succeed([*skewed, "--evaluation", "True"])
+    folder = run_folder(parse_options(skewed)).records
+    before = snapshot(folder)
+    tree = write_folder(tmp_path / "other", counts=(6, 6, 6))
+    for split in ("train", "test"):
+        (tree / split / "bee").rename(tree / split / "wasp")
+    where = skewed.index("--data_root") + 1
+    argv = [*skewed[:where], str(tree), *skewed[where + 1 :]]
+    outcome = call([*argv, "--evaluation", "True"])
+    assert outcome.status == 2 and len(outcome.err.splitlines()) == 1
+    assert "wasp" in outcome.err and "bee" in outcome.err
+    assert snapshot(folder) == before
 
 
 def test_evaluation_saves_the_classifiers_that_it_fits(tree, both):
