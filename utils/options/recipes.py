@@ -20,6 +20,10 @@ NORMALISED = f"--robust_distance normalised {AT_UNIT_LENGTH}"
 AT_SQUARES = "--temperature 20"
 
 
+# What practitioners train with, and the stage 1 that stage 2 is tried on.
+STRONG = "--augment autoaugment --wd 5e-4 --schedule cosine --warmup 5"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a method is trained.
@@ -94,5 +98,24 @@ RECIPES = {
     "dro_lt_from_decay": Recipe("DRO-LT from stage 1 with weight decay 2e-4", start="ce_decay"),
     "dro_lt_instance": Recipe(
         "DRO-LT, classifier phase not balanced", "--cls_sampler instance", start="ce"
+    ),
+    "bs": Recipe("balanced softmax, AutoAugment, cosine rate", f"--loss_type BS {STRONG}"),
+    "bs_cosine_head": Recipe(
+        "the same with a cosine head", f"--loss_type BS {STRONG} --head cosine"
+    ),
+    "bs_mixup": Recipe("balanced softmax with mixup", f"--loss_type BS {STRONG} --mixup 1"),
+    "bs_robust": Recipe(
+        "balanced softmax + 0.1 robust loss, one stage",
+        f"--loss_type BS {STRONG} --robust_weight 0.1 {NORMALISED}",
+    ),
+    "dro_lt_normalised_from_bs": Recipe(
+        "DRO-LT, normalised, from balanced softmax",
+        f"{NORMALISED} --feat_schedule cosine",
+        start="bs",
+    ),
+    "control_from_bs": Recipe(
+        "the same without the robust loss",
+        "--feat_loss ce_lt --feat_schedule cosine",
+        start="bs",
     ),
 }

@@ -27,7 +27,7 @@ from utils.options.values import parse_names, positive_count
 from utils.options.values import seed as seed_value
 from utils.reproduce.filing import file_run
 from utils.reproduce.plan import FULL_LENGTH, PROTOCOLS, Cell, DataSet, Length, plan
-from utils.reproduce.rows import select_recipes, select_rows
+from utils.reproduce.rows import OF_OWN_DATA, select_recipes, select_rows
 from utils.reproduce.running import Runner, duration, measured_seconds
 from utils.reproduce.sharing import check_passed_on, with_subset
 
@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rows",
         metavar="R[,R]",
         help="DATASET, DATASET/RATIO, DATASET/RATIO/ROW or ROW (default: all); with --dataset ROW "
-        "alone (default: ce,ldam_drw,classifier_only,control,dro_lt,dro_lt_normalised)",
+        f"alone (default: {','.join(OF_OWN_DATA)})",
     )
     parser.add_argument(
         "--seeds", type=_list_of(seed_value), default=[0], metavar="S[,S]", help="(default: 0)"

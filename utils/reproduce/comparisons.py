@@ -39,6 +39,16 @@ PARTS = (
     ("margins of the wrong classes, as released", "dro_lt_released", "dro_lt"),
     ("classifier phase not balanced", "dro_lt_instance", "dro_lt"),
     ("AutoAugment in the stage 1 of DRO-LT", "dro_lt_from_autoaugment", "dro_lt"),
+    ("balanced softmax and its recipe over cross-entropy", "bs", "ce"),
+    ("a cosine head, balanced softmax", "bs_cosine_head", "bs"),
+    ("mixup, balanced softmax", "bs_mixup", "bs"),
+    ("the robust loss in one stage, balanced softmax", "bs_robust", "bs"),
+    (
+        "the robust loss, normalised, from balanced softmax",
+        "dro_lt_normalised_from_bs",
+        "control_from_bs",
+    ),
+    ("stage 2 without the robust loss, from balanced softmax", "control_from_bs", "bs"),
     ("twice the weight decay in stage 1", "ce_decay", "ce"),
     ("twice the weight decay in the stage 1 of DRO-LT", "dro_lt_from_decay", "dro_lt"),
 )

@@ -15,7 +15,7 @@ EVERYWHERE = (
 GRID = [DataSet(name, ratio) for name in ("cifar100", "cifar10") for ratio in (100, 10, 50)]
 ROWS = {data: list(RECIPES) if data == GRID[0] else list(EVERYWHERE) for data in GRID}
 
-OF_OWN_DATA = ("ce", "ldam_drw", "classifier_only", "control", "dro_lt", "dro_lt_normalised")
+OF_OWN_DATA = ("ce", "bs", "ldam_drw", "classifier_only", "control", "dro_lt", "dro_lt_normalised")
 """What is compared on other data, unless rows are named."""
 
 

@@ -1,0 +1,93 @@
+"""Which method for these images? The table's machinery on other data than the paper's."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.support.helpers import write_tree
+from tests.support.own_images import write_folder
+from tests.utils.reproduce.test_runs import called
+from utils.options.parse import parse_stages
+from utils.reproduce.plan import DataSet
+from utils.reproduce.sharing import with_subset
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+TINY = ("--dataset", "cifar10", "--arch", "resnet20", "--imb_factor", 0.5, "--augment", "none")
+ROWS = "ce,classifier_only,control"
+
+
+def reproduce(folder, *extra):
+    """A tiny comparison on the images in `folder/images`."""
+    places = ("--root", folder / "checkpoint", "--results", folder / "comparison")
+    shared = ("--data_root", folder / "images", *TINY, *places)
+    return called([*shared, "--rows", ROWS, "--stage1", 1, "--stage2", "1+1", *extra])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    write_tree(folder / "images", train=6, test=2)
+    outcome = reproduce(folder)
+    assert outcome.status == 0, outcome.err
+    return folder, outcome
+
+
+def test_the_time_is_told_beforehand_from_measured_epochs(made):
+    _, outcome = made
+    told = outcome.out.index("the 3 runs will take about ")
+    assert told < outcome.out.index("[1/3]")
+
+
+def test_rows_are_ranked_by_held_out_images(made):
+    folder, _ = made
+    page = (folder / "comparison" / "RESULTS.md").read_text()
+    lines = page.split("### Which method?")[1].split("```")[0].splitlines()
+    ranked = [line.split(" | ") for line in lines if line.startswith("| `")]
+    assert {line[0].strip("| `") for line in ranked} == set(ROWS.split(","))
+    accuracies = [float(line[2]) for line in ranked]
+    assert accuracies == sorted(accuracies, reverse=True)
+    for summary in (folder / "comparison" / "runs").rglob("summary.json"):
+        heldout = json.loads(summary.read_text())["heldout"]["last"]["linear"]
+        assert any(abs(value - heldout["balanced"]) < 0.006 for value in accuracies)
+
+
+def test_the_winners_command_trains_what_won(made):
+    folder, _ = made
+    page = (folder / "comparison" / "RESULTS.md").read_text()
+    command = page.split("```sh\n")[1].split("\n```")[0]
+    words = shlex.split(command)
+    assert words[:2] == ["python", "main.py"]
+    stages = parse_stages(words[2:])
+    winner = page.split("The first row, `")[1].split("`")[0]
+    assert words[words.index("--recipe") + 1] == winner
+    for options in stages:
+        assert (options.dataset, options.arch, options.select_on) == ("cifar10", "resnet20", "last")
+        assert (options.imb_factor, options.augment) == (0.5, "none")
+    assert stages[0].epochs == 1
+
+
+def test_a_second_time_nothing_is_run_and_nothing_measured(made, monkeypatch):
+    folder, _ = made
+    monkeypatch.setattr("utils.reproduce.running.run_main", lambda argv: pytest.fail(str(argv)))
+    outcome = reproduce(folder)
+    assert outcome.status == 0 and outcome.out.count(": recorded") == 3
+
+
+def test_other_shared_flags_are_another_comparison(made, tmp_path):
+    folder, _ = made
+    outcome = reproduce(folder, "--batch-size", 32, "--dry-run")
+    assert outcome.status == 0 and outcome.out.count(": to run") == 3
+    assert reproduce(folder, "--dry-run", "--gpu", 0).out.count(": recorded") == 3
+
+
+def test_held_out_images_are_set_aside_where_there_are_none(tmp_path):
+    write_folder(tmp_path, counts=(20, 20, 10))
+    flags = ["--data_root", str(tmp_path)]
+    data, extra = with_subset(DataSet("folder"), flags, Path("none"))
+    assert extra == [*flags, "--heldout_fraction", "0.1"] and len(data.subset) == 8
+    write_folder(tmp_path / "more", counts=(20, 20, 10), splits=("train", "val", "test"))
+    flags = ["--data_root", str(tmp_path / "more")]
+    assert with_subset(DataSet("folder"), flags, Path("none"))[1] == flags
