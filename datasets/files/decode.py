@@ -10,7 +10,7 @@ from PIL import Image
 
 from datasets.files.cache import decode, decode_once
 from datasets.files.images import LARGE_SIDE, fault_of, listed
-from datasets.files.reader import ImageReader
+from datasets.files.reader import ImageReader, check_shared_memory
 from datasets.files.trees import FileList
 from datasets.splits import AnySplit, Split, StreamedSplit
 from utils.errors import UserError
@@ -33,6 +33,7 @@ def load_files(
     Raises:
         UserError: anything is wrong with the lists or the files; it tells how much, and the first
             few.
+        RunError: too little memory, or too little that processes can share.
     """
     side = options.image_side
     is_streamed = streams(options, sum(map(len, splits.values())))
@@ -52,6 +53,7 @@ def load_files(
             name: Split.from_arrays(images[name], np.array(files.labels), files.files)
             for name, files in splits.items()
         }
+    check_shared_memory(options.workers, side)
     reader = ImageReader(options.workers)
     return {
         name: StreamedSplit(

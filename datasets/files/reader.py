@@ -1,6 +1,8 @@
 """Images read and augmented off the training process, by workers of
 `torch.utils.data.DataLoader`."""
 
+import multiprocessing
+import os
 import signal
 import weakref
 from collections.abc import Iterable, Iterator
@@ -18,6 +20,12 @@ from datasets.loading.augmentation import cutout
 from utils.errors import RunError, UserError
 from utils.machine import signals
 from utils.machine.cores import usable_cores
+
+# A worker reads so many images at a time: few enough for all of them to share in a batch, and for
+# what is read ahead to take little memory.
+TASK_IMAGES = 64
+AHEAD = 2  # tasks that a worker may have finished before they are asked for
+SHARED_MEMORY = "/dev/shm"
 
 PADDING = 4
 JITTER = 0.4
@@ -113,6 +121,28 @@ class _Queue:
         return iter(self.tasks)
 
 
+def check_shared_memory(workers: int, side: int) -> None:
+    """Whether the images that workers read ahead fit into the memory that processes share; where
+    they do not, the kernel ends a worker in the midst of the run.
+
+    Raises:
+        RunError: they do not.
+    """
+    workers = min(workers, usable_cores())
+    needed = workers * AHEAD * TASK_IMAGES * 3 * side**2
+    try:
+        there = os.statvfs(SHARED_MEMORY)
+    except OSError:  # other systems share memory in another way
+        return
+    free = there.f_bavail * there.f_frsize
+    if free < needed:
+        raise RunError(
+            f"{SHARED_MEMORY} has {free / 2**20:.1f} MiB free, and {workers} workers that read "
+            f"images of {side}x{side} pixels need {needed / 2**20:.1f} MiB: -j 0 reads without "
+            "workers, and docker run --shm-size makes it larger"
+        )
+
+
 class ImageReader:
     """One set of worker processes, which all loaders of a run share and which lives as long as it.
 
@@ -134,11 +164,14 @@ class ImageReader:
             collate_fn=_as_it_is,
             worker_init_fn=_leave_signals_to_the_parent,
             persistent_workers=self.workers > 0,
+            prefetch_factor=AHEAD if self.workers > 0 else None,
             pin_memory=torch.cuda.is_available(),
             # Of its own, so that torch's global one is left alone.
             generator=torch.Generator(),
         )
+        others = multiprocessing.active_children()
         iter(loader)
+        self._processes = [p for p in multiprocessing.active_children() if p not in others]
         # Workers are told to end when the loader's last reference goes, but not where the garbage
         # collector finds it in a cycle; this list is in none.
         self._loaders = [loader]
@@ -160,4 +193,7 @@ class ImageReader:
                 yield images
         except RuntimeError as error:
             signals.check()
+            # They ignore the signal by which Python would end them, and wait for each other.
+            for process in self._processes:
+                process.kill()
             raise RunError(f"the workers that read images failed: {error}") from error

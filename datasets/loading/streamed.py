@@ -7,12 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datasets.files.reader import TASK_IMAGES
 from datasets.loading.resident import Loader, Normalise, ResidentLoader
 from datasets.splits import AnySplit, StreamedSplit
-
-# A worker reads so many images at a time: few enough for all of them to share in a batch, and for
-# what is read ahead to take little memory.
-TASK_IMAGES = 64
 
 
 class StreamedLoader(Loader):

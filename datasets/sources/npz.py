@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.files.images import fit, listed
+from datasets.files.images import fit, listed, shown
 from datasets.splits import BalancedData, Split
 from utils.errors import UserError
 from utils.options.flags import Options
@@ -15,6 +15,7 @@ from utils.options.flags import Options
 SPLITS = ("train", "val", "test")
 SIDES = (8, 1025)
 SHOWN = 5  # of the classes that training lacks
+SHOWN_NAMES = 8  # of arrays
 
 
 def load_archive(options: Options) -> BalancedData:
@@ -26,11 +27,13 @@ def load_archive(options: Options) -> BalancedData:
         UserError: the file is missing or damaged, or what is in it is something else.
     """
     path = Path(options.data_root)
-    arrays = _read(path)
+    arrays, names = _read(path)
     splits = [split for split in SPLITS if any(name.startswith(split) for name in arrays)]
     faults = [] if "train" in splits else ["no train_images"]
     if not {"test", "val"} & set(splits):
         faults.append("neither test_images nor val_images")
+    if faults:
+        faults.append(_there(names))
     for split in splits:
         faults += _faults(split, arrays.get(f"{split}_images"), arrays.get(f"{split}_labels"))
     if not faults:
@@ -47,17 +50,50 @@ def load_archive(options: Options) -> BalancedData:
     return BalancedData(loaded["train"], test, classes, loaded.get("val"))
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays with MedMNIST's names, and the names of all."""
+    if (other := _other_kind(path)) is not None:
+        raise UserError(f"--data_root {shown(path)}: {other}, not an npz file of several arrays")
     wanted = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in wanted if name in arrays.files}
-    except FileNotFoundError:
-        raise UserError(
-            f"--data_root {path}: no such file; --dataset npz needs an npz file"
-        ) from None
+            return {n: arrays[n] for n in wanted if n in arrays.files}, sorted(arrays.files)
     except Exception as error:  # whatever the bytes made of the reader
         raise UserError(f"--data_root {path}: not a readable npz file ({error})") from error
+
+
+def _other_kind(path: Path) -> str | None:
+    """What the file is by its first bytes, if it is something else than an archive."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise UserError(f"--data_root {shown(path)}: {error.strerror}") from None
+    if start.startswith(b"PK"):
+        return None
+    kinds = {b"\x93NUMPY": "one array (npy)", b"\x80": "a pickle", b"\x89HDF": "an HDF5 file"}
+    for beginning, kind in kinds.items():
+        if start.startswith(beginning):
+            return kind
+    if not start:
+        return "an empty file"
+    if start.lstrip().startswith(b"<"):
+        return "a web page or another text with tags (was the download refused?)"
+    is_text = all(byte in b"\t\n\r" or byte >= 32 for byte in start)
+    return f"a text that begins with {start[:40].decode('latin-1')!r}" if is_text else "other bytes"
+
+
+def _there(names: list[str]) -> str:
+    """Which arrays there are, and what Keras' names would have to be."""
+    told = f"the file holds {', '.join(names[:SHOWN_NAMES]) or 'nothing'}"
+    if len(names) > SHOWN_NAMES:
+        told += f" and {len(names) - SHOWN_NAMES} more"
+    if {"x_train", "y_train"} <= set(names):
+        told += (
+            " (Keras' names: save x_train as train_images, y_train as train_labels, x_test as "
+            "test_images, y_test as test_labels)"
+        )
+    return told
 
 
 def _labels(arrays: dict[str, np.ndarray], split: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from datasets.samplers import (
     EffectiveNumberOrder,
     SequentialOrder,
     ShuffledOrder,
+    visits_every_class,
 )
 
 # A correct law fails with this chance for a fresh seed; the laws below fail by far if wrong.
@@ -286,3 +287,13 @@ def test_classes_without_images_are_an_error_that_names_them():
         ClassAwareSampler(labels)
     with pytest.raises(ValueError, match="classes without images: 1, 3, 4"):
         ClassAwareOrder(torch.from_numpy(labels), 4, seeded(0))
+
+
+@pytest.mark.parametrize("counts", [(5, 1), (7, 2, 1), (6, 6, 2, 1), (11, 5, 5, 3, 1)])
+def test_class_aware_sampling_visits_every_class_exactly_where_the_rule_says_so(counts):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    for k in range(1, max(counts) + 1):
+        generator = torch.Generator().manual_seed(k)
+        order = ClassAwareOrder(labels, k, generator)
+        epochs = [len(labels[order.draw()].unique()) == len(counts) for _ in range(200)]
+        assert all(epochs) == visits_every_class(len(counts), max(counts), k), k

@@ -16,7 +16,7 @@ from torchvision import transforms
 from datasets.files import decode as file_splits
 from datasets.files.decode import streams
 from datasets.files.images import fit
-from datasets.files.reader import ImageReader, augmented
+from datasets.files.reader import ImageReader, augmented, check_shared_memory
 from datasets.loading.resident import Normalise
 from datasets.loading.streamed import StreamedLoader, make_loader
 from datasets.samplers import ClassAwareOrder, ShuffledOrder
@@ -354,3 +354,36 @@ def test_memory_does_not_grow_with_the_number_of_images(folder):
     )
     assert ran.returncode == 0, ran.stderr
     assert int(ran.stdout) < 3000
+
+
+def test_too_little_shared_memory_is_told_before_training(monkeypatch):
+    class Small:
+        f_bavail, f_frsize = 2048, 4096
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Small)
+    monkeypatch.setattr("datasets.files.reader.usable_cores", lambda: 4)
+    check_shared_memory(0, 1024)
+    check_shared_memory(20, 32)
+    # 4 workers, 2 tasks each, 64 images of 3 x 224 x 224 bytes.
+    with pytest.raises(RunError, match=r"8\.0 MiB free.* need 73\.5 MiB"):
+        check_shared_memory(20, 224)
+
+
+def test_a_worker_that_memory_ended_ends_the_run_and_the_process(folder):
+    """A bus error is what the kernel ends a worker with when /dev/shm is full."""
+    code = (
+        "import os, signal, torch\n"
+        "from datasets.files.reader import ImageReader, Task\n"
+        "reader = ImageReader(2)\n"
+        f"task = Task([{str(folder / '0.jpg')!r}], 32, 'none', [0])\n"
+        "os.kill(reader._processes[0].pid, signal.SIGBUS)\n"
+        "try:\n"
+        "    for _ in range(9):\n"
+        "        list(reader.read([task] * 9))\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "RunError\n"

@@ -84,3 +84,42 @@ def test_an_npz_file_that_cannot_be_read_is_named_and_nothing_in_it_runs(tmp_pat
         write_npz(path, train_images=np.array([random], dtype=object)[:0])
     with pytest.raises(UserError, match=f"--data_root {path}"):
         npz_data(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"<!doctype html><title>quota exceeded</title>", "a web page"),
+        (b"", "an empty file"),
+        (b"\x80\x04K\x01.", "a pickle"),
+        (b"images: 3", "a text that begins with 'images: 3'"),
+    ],
+)
+def test_a_file_that_is_no_archive_is_told_for_what_it_is(tmp_path, content, says):
+    (tmp_path / "own.npz").write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        npz_data(tmp_path / "own.npz")
+    assert f"{tmp_path}/own.npz: {says}" in str(raised.value)
+    assert "allow_pickle" not in str(raised.value)
+
+
+def test_one_array_is_told_from_an_archive(tmp_path):
+    with open(tmp_path / "own.npz", "wb") as file:
+        np.save(file, noise(3, 28, 28))
+    with pytest.raises(UserError, match=r"one array \(npy\), not an npz file"):
+        npz_data(tmp_path / "own.npz")
+
+
+def test_the_names_of_other_arrays_are_told(tmp_path):
+    names = ("x_train", "y_train", "x_test", "y_test")
+    np.savez(tmp_path / "own.npz", **{name: noise(3) for name in names})
+    with pytest.raises(UserError, match=r"holds x_test, x_train, y_test, y_train \(Keras' names"):
+        npz_data(tmp_path / "own.npz")
+
+
+def test_sizes_fall_from_the_largest_class_whatever_its_label(tmp_path):
+    path = tmp_path / "own.npz"
+    write_npz(path, counts=(3, 6, 20))
+    data = npz_data(path, "--imb_type", "exp", "--imb_factor", 0.1)
+    assert data.class_counts == [2, 6, 20]
+    assert npz_data(path, "--imb_type", "step", "--imb_factor", 0.1).class_counts == [2, 6, 20]

@@ -1,0 +1,96 @@
+"""How the picture in a file becomes upright RGB of 8 bits."""
+
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.files.images import fit, read_pixels, to_rgb
+from tests.support.pictures import noise
+
+WAYS = {  # by EXIF's number: how the stored picture comes from the upright one
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+WITHOUT_LOSS = {"webp": {"lossless": True}}
+
+
+@pytest.mark.parametrize("orientation", WAYS)
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_pictures_are_upright_by_their_exif_orientation(tmp_path, orientation, suffix):
+    upright = noise(6, 4, 3)
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(WAYS[orientation](upright)))
+    stored.save(
+        tmp_path / f"x.{suffix}", exif=tag, **({"lossless": True} if suffix == "webp" else {})
+    )
+    pixels = read_pixels(str(tmp_path / f"x.{suffix}"), lambda image: image)
+    np.testing.assert_array_equal(pixels, upright)
+
+
+def test_damaged_exif_leaves_the_picture_as_it_is(tmp_path):
+    pixels = noise(4, 6, 3)
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=b"Exif\x00\x00no tags at all")
+    read = read_pixels(str(tmp_path / "x.png"), lambda image: image)
+    np.testing.assert_array_equal(read, pixels)
+
+
+def test_what_is_transparent_shows_white(tmp_path):
+    colour, alpha = noise(8, 8, 3), noise(8, 8, seed=1)
+    alpha[:2], alpha[2:4] = 0, 255
+    image = Image.fromarray(np.dstack([colour, alpha]))
+    share = alpha[..., None].astype(np.float64) / 255
+    expected = share * colour + (1 - share) * 255
+    assert np.abs(np.asarray(to_rgb(image)) - expected).max() <= 1
+    np.testing.assert_array_equal(np.asarray(to_rgb(image))[:2], 255)
+    np.testing.assert_array_equal(np.asarray(to_rgb(image))[2:4], colour[2:4])
+    grey = Image.fromarray(np.dstack([colour[..., 0], alpha]), "LA")
+    np.testing.assert_array_equal(np.asarray(to_rgb(grey))[:2], 255)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_a_transparent_colour_shows_white(tmp_path, mode):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[2:] = 90
+    image = Image.fromarray(pixels).convert(mode)
+    clear = image.getpixel((0, 0))
+    image.save(tmp_path / "x.png", transparency=clear)
+    read = read_pixels(str(tmp_path / "x.png"), lambda image: image)
+    assert (read[:2] == 255).all()
+    np.testing.assert_array_equal(read[2:], np.asarray(image.convert("RGB"))[2:])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_of_16_bits_the_upper_8_are_taken(tmp_path, suffix):
+    grey = noise(5, 7)
+    Image.fromarray(grey.astype(np.uint16) * 256 + 77).save(tmp_path / f"x.{suffix}")
+    read = read_pixels(str(tmp_path / f"x.{suffix}"), lambda image: image)
+    np.testing.assert_array_equal(read, np.repeat(grey[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("size", [(1, 30000), (30000, 1), (3, 9001)])
+def test_of_a_very_long_image_only_the_centre_is_enlarged(size):
+    image = Image.new("RGB", size)
+    length = max(size)
+    rows = np.arange(length) // 8 % 2 * 200
+    pixels = np.repeat(rows[:, None], min(size), axis=1).astype(np.uint8)
+    image = Image.fromarray(pixels if size[1] == length else pixels.T).convert("RGB")
+    start = time.process_time()
+    small = np.asarray(fit(image, 16))
+    assert small.shape == (16, 16, 3) and time.process_time() - start < 1
+    # The same as the whole image enlarged, of which this box would be kept.
+    short = min(size)
+    left, top = ((side - short) / 2 for side in size)
+    box = (left, top, left + short, top + short)
+    expected = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR, box=box))
+    assert np.abs(small.astype(int) - expected).max() <= 1

@@ -1,0 +1,75 @@
+"""One's own images listed in a table."""
+
+import pytest
+import torch
+
+from datasets import load_data
+from tests.support.pictures import noise, options, save
+from utils.errors import UserError
+
+
+def write_table(root, counts=(10, 5), header="path,label", mark=b"", row="{path},{label}"):
+    rows = [header]
+    for k, (label, count) in enumerate(zip(("oak", "élm"), counts, strict=True)):
+        for i in range(count):
+            path = f"images/{k}_{i}.png"
+            save(root / path, noise(32, 32, 3, seed=100 * k + i))
+            rows.append(row.format(path=path, label=label, split=("train", "Test", "valid")[i % 3]))
+    (root / "table.csv").write_bytes(mark + "\n".join(rows).encode())
+    return root / "table.csv"
+
+
+def csv_data(path, *flags):
+    return load_data(options("--dataset", "csv", "--data_root", path, *flags))
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_table_without_a_split_is_split_by_fraction(tmp_path, mark, stream):
+    data = csv_data(write_table(tmp_path, mark=mark), "--stream", stream, "-j", 0)
+    assert data.class_names == ["oak", "élm"] and data.class_counts == [8, 4]
+    assert torch.bincount(data.test.labels).tolist() == [2, 1]
+    assert all(name.startswith("images/") for name in data.train.files + data.test.files)
+
+
+def test_a_table_with_a_split_is_taken_at_its_word(tmp_path):
+    table = write_table(tmp_path, header="Label, Path ,SPLIT", row="{label}, {path} ,{split}")
+    data = csv_data(table, "--select_on", "heldout")
+    assert data.class_counts == [4, 2] and len(data.test) == 5 and len(data.heldout) == 4
+    assert {int(name.split("_")[1][:-4]) % 3 for name in data.test.files} == {1}
+
+
+def test_whole_numbers_are_sorted_as_numbers(tmp_path):
+    lines = ["path,label"]
+    for label in (10, 9, 2):
+        for i in range(2):
+            save(tmp_path / f"{label}_{i}.png", noise(32, 32, 3))
+            lines.append(f"{label}_{i}.png,{label}")
+    (tmp_path / "t.csv").write_text("\r\n".join(lines))
+    assert csv_data(tmp_path / "t.csv").class_names == ["2", "9", "10"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "must name the columns path,label"),
+        ("file;label\na.png;x", "file;label"),
+        ("path,label\n", "no images are listed"),
+        ("path,label\na.png", "line 2: no label of a.png"),
+        ("path,label\n,x", "line 2: no path"),
+        ("path,label\na.png,x\nb.png,y\na.png,y", "line 4: a.png is listed in line 2 already"),
+        ("path,label,split\na.png,x,trian", "line 2: split 'trian'"),
+        ("path,label,split\na.png,x,test", "no line of the split train"),
+        ("path,label,split\na.png,x,train\nb.png,y,test", "label 'y' has no training images"),
+        ("path,label\nmissing.png,x\na.png,x", "missing.png: no such file"),
+        ("path,label\na.png,x\nb.png,\xff".encode("latin-1"), "not a table of text in UTF-8"),
+        (b"path,label\na\x00.png,x", "no path"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_named(tmp_path, text, says):
+    for name in "ab":
+        save(tmp_path / f"{name}.png", noise(32, 32, 3))
+    (tmp_path / "t.csv").write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(UserError) as raised:
+        csv_data(tmp_path / "t.csv")
+    assert says in str(raised.value) and str(tmp_path / "t.csv") in str(raised.value)

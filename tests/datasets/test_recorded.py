@@ -1,0 +1,65 @@
+"""What belongs to the checkpoint: image size, normalisation and class names."""
+
+import pytest
+
+from datasets import load_data
+from tests.support.own_images import write_folder
+from tests.support.pictures import options
+from utils.errors import UserError
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """The flags of a data set, and what a run on it remembers."""
+    flags = ("--dataset", "folder", "--data_root", write_folder(tmp_path / "own", side=48))
+    data = load_data(options(*flags, "--image_size", 48))
+    assert data.description()["image_size"] == 48
+    return flags, {"data": data.description()}, tmp_path
+
+
+def test_the_image_size_comes_from_the_checkpoint(trained):
+    flags, recorded, _ = trained
+    for size in ((), ("--image_size", 48)):
+        assert load_data(options(*flags, *size), recorded).image_size == 48
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--image_size", 32), ("--image_size", 64), ("--normalisation", "imagenet")]
+)
+def test_a_flag_that_contradicts_the_checkpoint_is_an_error(trained, flag, value):
+    flags, recorded, _ = trained
+    with pytest.raises(UserError, match=f"{flag} {value} contradicts the checkpoint"):
+        load_data(options(*flags, flag, value), recorded)
+
+
+def test_a_normalisation_that_was_asked_for_is_kept(trained):
+    flags, _, _ = trained
+    first = load_data(options(*flags, "--normalisation", "imagenet"))
+    again = load_data(options(*flags), {"data": first.description()})
+    assert (again.mean, again.std) == (first.mean, first.std)
+
+
+def test_other_classes_are_an_error_that_names_them(trained):
+    _, recorded, tmp_path = trained
+    other = write_folder(tmp_path / "other", side=48)
+    for split in ("train", "test"):
+        (other / split / "cat").rename(other / split / "dog")
+    flags = ("--dataset", "folder", "--data_root", other)
+    with pytest.raises(UserError, match="only these data have dog; only the checkpoint has cat"):
+        load_data(options(*flags), recorded)
+
+
+def test_streamed_images_of_equal_names_are_told_apart_and_copies_are_not(tmp_path):
+    def fingerprint(root):
+        flags = ("--dataset", "folder", "--data_root", root, "--stream", "True", "-j", 0)
+        return load_data(options(*flags))
+
+    first = fingerprint(write_folder(tmp_path / "one"))
+    copy = fingerprint(write_folder(tmp_path / "two"))
+    assert copy.fingerprint == first.fingerprint
+    (tmp_path / "two/train/ant/00.png").write_bytes(
+        (tmp_path / "two/train/ant/01.png").read_bytes()
+    )
+    changed = fingerprint(tmp_path / "two")
+    assert changed.fingerprint != first.fingerprint
+    assert not changed.has_fingerprint(first.fingerprint) and changed.has_fingerprint(None)

@@ -1,0 +1,72 @@
+"""A wrong --data_root: what was looked for and what is there, before torch is imported."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.helpers import REPOSITORY
+from tests.support.own_images import write_folder
+from tests.support.pictures import noise, options, save
+from utils.errors import UserError
+from utils.options.data_paths import check_data, read_tree
+
+
+def refused(root, dataset="folder"):
+    with pytest.raises(UserError) as raised:
+        check_data(options("--dataset", dataset, "--data_root", root))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("dataset", ["folder", "npz", "csv", "imagenet_lt"])
+def test_a_path_that_is_not_there_is_told_with_what_is(tmp_path, dataset):
+    (tmp_path / "flowers").mkdir()
+    message = refused(tmp_path / "flower" / "x", dataset)
+    assert f"{tmp_path}/flower/x: no such" in message and f"{tmp_path} holds flowers" in message
+
+
+def test_a_home_folder_is_filled_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "own")
+    check_data(options("--dataset", "folder", "--data_root", "~/own"))
+    assert f"{tmp_path}/other: no such folder" in refused("~/other")
+
+
+def test_a_path_one_level_too_deep_or_too_high_is_told_which_is_meant(tmp_path):
+    write_folder(tmp_path / "own")
+    assert f"did you mean --data_root {tmp_path}/own?" in refused(tmp_path / "own" / "train")
+    assert f"did you mean --data_root {tmp_path}/own?" in refused(tmp_path)
+    for name in "ab":
+        save(tmp_path / "flat" / "images" / name / "x.png", noise(8, 8, 3))
+    assert f"did you mean --data_root {tmp_path}/flat/images?" in refused(tmp_path / "flat")
+
+
+def test_a_file_for_a_folder_and_a_folder_for_a_file_are_told(tmp_path):
+    (tmp_path / "a.npz").touch()
+    assert "a.npz: a file, where" in refused(tmp_path / "a.npz")
+    assert "needs a file, not a folder, which holds a.npz" in refused(tmp_path, "npz")
+    assert "which has no csv file" in refused(tmp_path, "csv")
+
+
+def test_a_split_that_is_there_twice_is_refused(tmp_path):
+    write_folder(tmp_path, splits=("train", "Train", "test"))
+    assert "are both a folder of the train split" in refused(tmp_path)
+
+
+def test_a_class_named_as_a_split_is_a_class(tmp_path):
+    for name in ("train", "plane", "test"):
+        save(tmp_path / name / "x.png", noise(8, 8, 3))
+    tree = read_tree(tmp_path)
+    assert tree.splits == {} and tree.others == []
+
+
+def test_a_wrong_path_is_reported_without_importing_torch(tmp_path):
+    code = (
+        "import sys, main\n"
+        f"status = main.main(['--dataset', 'folder', '--data_root', {str(tmp_path / 'no')!r}])\n"
+        "print(status, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "2 False\n" and "no such folder" in done.stderr
