@@ -2,6 +2,7 @@
 # make table  the paper's table: runs what is missing, or ROWS=cifar100/100 SEEDS=0,1,2 of it
 # make test   lint and tests, 5 to 10 minutes on 2 cores
 # make slow   the tests that take longer: kills and resumes
+# make gpu-check  what a GPU is to be asked first, within 8 minutes: tests, kernels, times
 # make lint   ruff and pyright
 # make clean  the environment and what the demo wrote
 
@@ -10,7 +11,7 @@ BIN := .venv/bin
 DEVELOPMENT := pytest pytest-cov pytest-xdist hypothesis ruff "pyright[nodejs]" scipy onnx \
 	onnxscript onnxruntime safetensors
 
-.PHONY: demo table test slow lint clean
+.PHONY: demo table test slow gpu-check lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m utils.demo
@@ -26,6 +27,9 @@ test: lint
 
 slow: .venv/development
 	$(BIN)/python -m pytest tests/slow
+
+gpu-check: .venv/development
+	$(BIN)/python -m benchmarks.gpu_check $(FLAGS)
 
 lint: .venv/development
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
@@ -12,14 +12,16 @@ from unittest.mock import patch
 from benchmarks.measure import PHASES, TRAINING_BATCHES, EpochTime, clock
 from benchmarks.settings import Settings
 from datasets import LongTailedData
+from models.folding import fold_batch_norm
 from utils.errors import UserError
-from utils.evaluation.evaluator import Evaluator, class_centroids
+from utils.evaluation.evaluator import Evaluator, class_centroids, extract_features
 from utils.machine.device import choose_machine, seed_everything
 from utils.options.flags import Options
 from utils.options.parse import parse_options
 from utils.progress import Progress
 from utils.runs import checkpoint
 from utils.runs.folders import find_pretrained, run_folder
+from utils.training.phase import Phase
 from utils.training.setup import Run, Stage
 from utils.training.stage1 import pretraining
 from utils.training.stage2 import finetuning
@@ -140,19 +142,41 @@ class PreparedSide:
             stage_2.model, self.evaluator.train_loader, run.data.num_classes, run.machine
         )
 
-    def training_rate(self, name: str) -> float:
-        """Images a second of the first steps of an epoch, its augmentation included."""
-        stage = self.stages[name]
-        phase, model = stage.phases[0], stage.model.train()
-        phase.free(model)
+    def _phase(self, name: str) -> tuple[Stage, Phase]:
+        stage = self.stages["features" if name == "classifier" else name]
+        return stage, next(phase for phase in stage.phases if phase.name == name)
+
+    def steps_an_epoch(self, name: str) -> int:
+        return len(self._phase(name)[1].loader)
+
+    def step_and_batches(self, name: str, most: int) -> tuple[Step, Iterator[tuple]]:
+        """The step of a phase, made once, and its arguments in the first batches of an epoch, of
+        which there are at most so many."""
+        stage, phase = self._phase(name)
+        stage.model.train(not phase.features_are_frozen)
+        phase.free(stage.model)
         objective = phase.objective(phase.epochs.start).to(self.device)
         if name not in self.steps:
-            self.steps[name] = make_step(model, phase, objective, self.machine)
+            network = stage.model if phase.features_are_frozen else stage.network
+            self.steps[name] = make_step(network, phase, objective, self.machine)
         centroids = self.centroids if objective.uses_centroids else None
+        batches = phase.loader.pixels()
+        if phase.features_are_frozen:
+            parts = phase.loader.batches(phase.loader.batch_size)
+            network = fold_batch_norm(stage.model)
+            batches = (
+                extract_features(network, [part], self.machine) for part in islice(parts, most)
+            )
+        arguments = ((inputs, targets, centroids) for inputs, targets in batches)
+        return self.steps[name], islice(arguments, most)
+
+    def training_rate(self, name: str) -> float:
+        """Images a second of the first steps of an epoch, its augmentation included."""
+        step, batches = self.step_and_batches(name, TRAINING_BATCHES)
         began, images = clock(self.device), 0
-        for inputs, targets in islice(phase.loader, TRAINING_BATCHES):
-            self.steps[name](inputs, targets, centroids)
-            images += len(targets)
+        for batch in batches:
+            step(*batch)
+            images += len(batch[1])
         return images / (clock(self.device) - began)
 
     def evaluation_rate(self) -> float:

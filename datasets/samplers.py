@@ -185,6 +185,7 @@ class ClassAwareOrder:
         if samples_per_class < 1:
             raise ValueError(f"a visit draws at least one image, not {samples_per_class}")
         self.num_draws = max(map(len, positions)) * len(positions)
+        self.generator = generator
         self.samples_per_class = samples_per_class
         self.classes = _ShuffledCycle(torch.arange(len(positions)), generator)
         self.images = [_ShuffledCycle(p, generator) for p in positions]

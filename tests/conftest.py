@@ -27,6 +27,13 @@ torch.set_num_threads(1)
 
 HAS_CUDA = torch.cuda.is_available()
 
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out tests/slow, whose tests take minutes, unless the command line names it."""
+    is_named = any("slow" in argument for argument in config.args)
+    return True if collection_path.name == "slow" and not is_named else None
+
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -1,7 +1,11 @@
 """Augmentation of a whole epoch at once, on uint8 batches, on the device of the resident images.
 
-Random numbers come from a CPU generator, so a seed gives the same epoch on every device.
+Random numbers come from a CPU generator, so a seed gives the same epoch on every device. They are
+drawn apart from their use, so that a thread can draw those of the next epoch.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,17 +19,18 @@ from datasets.loading.autoaugment import (
 )
 from datasets.loading.transfer import to_device
 
+Draws = tuple[Tensor, ...]
+"""Random numbers of N images, on the CPU, each tensor ``[N, ...]``."""
 
-def _gather(images: Tensor, indices: Tensor) -> Tensor:
-    return images.index_select(0, to_device(indices, images.device))
+
+def draw_crops(n: int, generator: torch.Generator, padding: int = 4) -> Draws:
+    """Returns rows and columns of the crops, uniform in 0..2*padding, and which are flipped."""
+    rows, columns = torch.randint(2 * padding + 1, (2, n), generator=generator)
+    return rows, columns, torch.rand(n, generator=generator) < 0.5
 
 
 def random_crop_flip(
-    images: Tensor,
-    indices: Tensor,
-    generator: torch.Generator,
-    padding: int = 4,
-    own: Tensor | None = None,
+    images: Tensor, indices: Tensor, generator: torch.Generator, padding: int = 4
 ) -> Tensor:
     """Gather images, crop them at random from a zero-padded copy and flip half of them.
 
@@ -34,22 +39,22 @@ def random_crop_flip(
         indices: int64 [N] on the CPU, which images to take.
         generator: CPU generator.
         padding: zeros added on each side, in pixels; offsets are uniform in 0..2*padding.
-        own: which of the N to make (all if None); random numbers are drawn for all N.
 
     Returns:
-        A new uint8 tensor [N, 3, H, W] (or [len(own), 3, H, W]) on the images' device; each is
-        flipped horizontally with probability 1/2.
+        A new uint8 tensor [N, 3, H, W] on the images' device; each is flipped horizontally with
+        probability 1/2.
 
     Raises:
         ValueError: if images are not uint8 [N, 3, H, W].
     """
     check_images(images)
+    return crop_flip(images, indices, draw_crops(len(indices), generator, padding), padding)
+
+
+def crop_flip(images: Tensor, indices: Tensor, draws: Draws, padding: int = 4) -> Tensor:
+    """As `random_crop_flip`, with what `draw_crops` drew."""
+    rows, columns, flips = draws
     n, (_, channels, height, width) = len(indices), images.shape
-    rows, columns = torch.randint(2 * padding + 1, (2, n), generator=generator)
-    flips = torch.rand(n, generator=generator) < 0.5
-    if own is not None:
-        indices, rows, columns, flips = (drawn[own] for drawn in (indices, rows, columns, flips))
-        n = len(own)
 
     chunk = max(1, min(chunk_length(images), n))
     padded = images.new_zeros(chunk, channels, height + 2 * padding, width + 2 * padding)
@@ -72,13 +77,13 @@ def random_crop_flip(
     return result
 
 
-def cutout(
-    images: Tensor,
-    generator: torch.Generator,
-    size: int = 16,
-    own: Tensor | None = None,
-    drawn: int | None = None,
-) -> Tensor:
+def draw_squares(n: int, height: int, width: int, generator: torch.Generator) -> Draws:
+    """Returns rows and columns of the squares' centres, uniform over the pixels, [N, 1] each."""
+    y = torch.randint(height, (n, 1), generator=generator)
+    return y, torch.randint(width, (n, 1), generator=generator)
+
+
+def cutout(images: Tensor, generator: torch.Generator, size: int = 16) -> Tensor:
     """Set one random square of every image to zero, in place.
 
     The centre (y, x) is uniform over the pixels; the square covers rows y - size//2 up to, but not
@@ -88,7 +93,6 @@ def cutout(
         images: uint8 [N, 3, H, W], any device; changed in place.
         generator: CPU generator.
         size: side of the square in pixels.
-        own, drawn: the images are these of a larger number, for all of which squares are drawn.
 
     Returns:
         The same tensor.
@@ -101,11 +105,13 @@ def cutout(
     """
     check_images(images)
     n, _, height, width = images.shape
-    n = n if drawn is None else drawn
-    y = torch.randint(height, (n, 1), generator=generator)
-    x = torch.randint(width, (n, 1), generator=generator)
-    if own is not None:
-        y, x = y[own], x[own]
+    return cut_squares(images, draw_squares(n, height, width, generator), size)
+
+
+def cut_squares(images: Tensor, draws: Draws, size: int = 16) -> Tensor:
+    """As `cutout`, with what `draw_squares` drew."""
+    y, x = draws
+    height, width = images.shape[2:]
     keep_rows = _outside_window(y, height, size // 2)[:, None, :, None]
     keep_columns = _outside_window(x, width, size // 2)[:, None, None, :]
     keep_rows, keep_columns = (
@@ -124,28 +130,46 @@ def _outside_window(centres: Tensor, length: int, half: int) -> Tensor:
     return (positions < centres - half) | (positions >= centres + half)
 
 
-def _none(
-    images: Tensor, indices: Tensor, generator: torch.Generator, own: Tensor | None = None
-) -> Tensor:
-    check_images(images)
-    return _gather(images, indices if own is None else indices[own])
+@dataclass(frozen=True)
+class Augmentation:
+    """What `--augment` names.
+
+    Args:
+        draw: (number of images N, height, width, CPU generator) -> the draws of N images.
+        apply: (images uint8 [M, 3, H, W], indices int64 [N], draws) -> uint8 [N, 3, H, W] on the
+            images' device; draws nothing and does not wait for the device.
+    """
+
+    draw: Callable[[int, int, int, torch.Generator], Draws]
+    apply: Callable[[Tensor, Tensor, Draws], Tensor]
+
+    def __call__(self, images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns the images with these indices, augmented."""
+        check_images(images)
+        height, width = images.shape[2:]
+        return self.apply(images, indices, self.draw(len(indices), height, width, generator))
 
 
-def _autoaugment(
-    images: Tensor, indices: Tensor, generator: torch.Generator, own: Tensor | None = None
-) -> Tensor:
-    images = random_crop_flip(images, indices, generator, own=own)
-    draws = draw_policies(len(indices), generator)
-    if own is not None:
-        draws = PolicyDraws(*(drawn[own] for drawn in draws))
-    return cutout(apply_policies(images, draws), generator, own=own, drawn=len(indices))
+def _draw_autoaugment(n: int, height: int, width: int, generator: torch.Generator) -> Draws:
+    crops = draw_crops(n, generator)
+    return *crops, *draw_policies(n, generator), *draw_squares(n, height, width, generator)
 
 
-# name -> (images uint8 [M, 3, H, W], indices int64 [N], CPU generator, own=None) -> uint8
-# [N, 3, H, W]; or, with own int64 [n], those n of them, the same ones as without it.
-# Cutout's zeros are zeros before normalisation, so they belong into the uint8 image.
+def _apply_autoaugment(images: Tensor, indices: Tensor, draws: Draws) -> Tensor:
+    images = crop_flip(images, indices, draws[:3])
+    # Cutout's zeros are zeros before normalisation, so they belong into the uint8 image.
+    return cut_squares(apply_policies(images, PolicyDraws(*draws[3:6])), draws[6:])
+
+
 AUGMENTATIONS = {
-    "none": _none,
-    "crop_flip": random_crop_flip,
-    "autoaugment": _autoaugment,
+    "none": Augmentation(
+        draw=lambda n, height, width, generator: (),
+        apply=lambda images, indices, draws: images.index_select(
+            0, to_device(indices, images.device)
+        ),
+    ),
+    "crop_flip": Augmentation(
+        draw=lambda n, height, width, generator: draw_crops(n, generator), apply=crop_flip
+    ),
+    "autoaugment": Augmentation(draw=_draw_autoaugment, apply=_apply_autoaugment),
 }

@@ -6,14 +6,18 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from datasets.loading.ahead import DrawnAhead
 from datasets.loading.augmentation import AUGMENTATIONS
 from datasets.loading.transfer import to_device
 from datasets.samplers import Order, SequentialOrder
 from datasets.splits import AnySplit, Split
 from utils.machine.processes import ALONE, World
 
-# Augmented uint8 images held at once: a whole CIFAR epoch of stage 1, half a one of stage 2.
+# Augmented uint8 images held at once: a whole CIFAR epoch of stage 1, half a one of stage 2. Random
+# numbers are drawn by these blocks on every device.
 BLOCK_BYTES = 128 * 2**20
+CUDA_BLOCKS = 8
+"""Blocks that a GPU augments at once: whole epochs of both stages."""
 
 
 class Normalise:
@@ -66,6 +70,7 @@ class Loader(ABC):
         self.generator = generator
         self.world = world
         self.smallest_batch = smallest_batch
+        self._ahead: DrawnAhead[tuple[Tensor, ...]] | None = None
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -117,16 +122,42 @@ class ResidentLoader(Loader):
         return self.batch_size * max(1, BLOCK_BYTES // batch_bytes)
 
     def pixels(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `Loader.pixels`."""
+        """As `Loader.pixels`; on CUDA a thread draws the next epoch meanwhile."""
         batch_size = self.batch_size if batch_size is None else batch_size
-        augment = AUGMENTATIONS[self.augment]
-        order = self.order.draw()
-        for positions in order.split(self.sizes(len(order), self.block_size)):
+        device = self.split.images.device
+        epoch = self._next_epoch(is_ahead=device.type == "cuda")
+        size = self.block_size * (CUDA_BLOCKS if device.type == "cuda" else 1)
+        blocks = self.sizes(len(epoch[0]), size)
+        for positions, *draws in zip(*(drawn.split(blocks) for drawn in epoch), strict=True):
             whole = self.sizes(len(positions), batch_size)
             rows = torch.arange(len(positions)).split(whole)
             shares = [batch[self.world.share(len(batch))] for batch in rows]
-            own = torch.cat(shares) if self.world.size > 1 else None
-            images = augment(self.split.images, positions, self.generator, own=own)
-            targets = self.split.labels[to_device(positions, self.split.labels.device)]
+            targets = self.split.labels[to_device(positions, device)]
+            if self.world.size > 1:
+                own = torch.cat(shares)
+                positions, *draws = (drawn[own] for drawn in (positions, *draws))
+            images = AUGMENTATIONS[self.augment].apply(self.split.images, positions, tuple(draws))
             sizes = list(map(len, shares))
             yield from zip(images.split(sizes), targets.split(whole), strict=True)
+
+    def _next_epoch(self, is_ahead: bool) -> tuple[Tensor, ...]:
+        if self.generator is None:
+            return self._draw(self.order, None)
+        if self._ahead is None:
+            self._ahead = DrawnAhead(self._draw, self.order, self.generator)
+        epoch = self._ahead.take()
+        # The thread draws from a copy of this generator, the order's too.
+        if is_ahead and getattr(self.order, "generator", self.generator) is self.generator:
+            self._ahead.begin()
+        return epoch
+
+    def _draw(self, order: Order, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        """Returns the positions of an epoch's images, and the draws of their augmentation."""
+        positions = order.draw()
+        height, width = self.split.images.shape[2:]
+        augmentation = AUGMENTATIONS[self.augment]
+        blocks = [
+            augmentation.draw(len(block), height, width, generator)
+            for block in positions.split(self.sizes(len(positions), self.block_size))
+        ]
+        return positions, *(torch.cat(drawn) for drawn in zip(*blocks, strict=True))

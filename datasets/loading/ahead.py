@@ -1,0 +1,77 @@
+"""An epoch's random numbers, drawn by a thread while the epoch before it trains."""
+
+import copy
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from datasets.samplers import Order
+
+Drawn = TypeVar("Drawn")
+
+
+class DrawnAhead(Generic[Drawn]):
+    """Draws epochs from an order and a generator, on request one epoch ahead.
+
+    The thread works on copies. Order and generator advance only when the epoch is taken, so that a
+    checkpoint in between holds their state as of before it; and if anything else has drawn from the
+    generator meanwhile, the epoch is drawn anew. The numbers are the same in every case.
+
+    Args:
+        draw: draws an epoch from an order and a generator.
+        order: draws from the same generator, if it draws at all.
+        generator: CPU generator.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[Order, torch.Generator], Drawn],
+        order: Order,
+        generator: torch.Generator,
+    ) -> None:
+        self.draw, self.order, self.generator = draw, order, generator
+        self.thread = ThreadPoolExecutor(1, "draws")
+        self.before: list[Tensor] = []
+        self.after: Future[tuple[Drawn, dict, Tensor]] | None = None
+
+    def begin(self) -> None:
+        """Starts to draw the epoch that `take` will be asked for next."""
+        generator = torch.Generator()
+        generator.set_state(self.generator.get_state())
+        order = copy.deepcopy(self.order, {id(self.generator): generator})
+        self.before = self._state()
+
+        def draw() -> tuple[Drawn, dict, Tensor]:
+            drawn = self.draw(order, generator)
+            return drawn, order.state_dict(), generator.get_state()
+
+        self.after = self.thread.submit(draw)
+
+    def take(self) -> Drawn:
+        """Returns the next epoch's draws; order and generator are then as after drawing it."""
+        after, self.after = self.after, None
+        if after is not None:
+            drawn, order_state, generator_state = after.result()
+            if self._is_as_before():
+                self.order.load_state_dict(order_state)
+                self.generator.set_state(generator_state)
+                return drawn
+        return self.draw(self.order, self.generator)
+
+    def _state(self) -> list[Tensor]:
+        return [self.generator.get_state(), *_tensors(self.order.state_dict())]
+
+    def _is_as_before(self) -> bool:
+        now = self._state()
+        return len(now) == len(self.before) and all(map(torch.equal, now, self.before))
+
+
+def _tensors(state: object) -> list[Tensor]:
+    """Returns the tensors of a nested state, in order."""
+    if isinstance(state, Tensor):
+        return [state]
+    parts = state.values() if isinstance(state, dict) else state
+    return [t for part in parts for t in _tensors(part)] if isinstance(state, (dict, list)) else []

@@ -1,0 +1,60 @@
+"""Augmentation on CUDA tensors without memory: draws are real, on the CPU; nothing else is."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from datasets.loading import augmentation, autoaugment
+from datasets.loading.augmentation import AUGMENTATIONS
+from tests.support.fake_cuda import CUDA
+from tests.support.helpers import seeded
+
+
+@pytest.fixture
+def fake_images(fake_mode, monkeypatch):
+    """50 images; tables that the operations need are made on the CPU and arrive as fakes."""
+
+    def to_device(tensor, device):
+        with fake_mode:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+    def arriving(make_tables):
+        def make(*arguments):
+            with unset_fake_temporarily():  # and uncached: other tests need real tables
+                tables = make_tables.__wrapped__(*arguments[:-1], torch.device("cpu"))
+            return tuple(to_device(table, CUDA) for table in tables)
+
+        return make
+
+    for module in (augmentation, autoaugment):
+        monkeypatch.setattr(module, "to_device", to_device)
+    for name in ("_source_positions", "_shear_taps"):
+        monkeypatch.setattr(autoaugment, name, arriving(getattr(autoaugment, name)))
+
+    def in_mode(operation):
+        def run(*arguments):
+            with fake_mode:  # some make tensors of their own
+                return operation(*arguments)
+
+        return run
+
+    for name, operation in autoaugment.OPERATIONS.items():
+        monkeypatch.setitem(autoaugment.OPERATIONS, name, in_mode(operation))
+    with fake_mode:
+        return torch.empty(50, 3, 32, 32, dtype=torch.uint8, device=CUDA)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentation_stays_on_the_device(fake_images, fake_mode, name):
+    indices, generator = torch.randint(50, (3000,), generator=seeded()), seeded(1)
+    draws = AUGMENTATIONS[name].draw(3000, 32, 32, generator)
+    result = AUGMENTATIONS[name].apply(fake_images, indices, draws)
+    assert result.device == CUDA and result.shape == (3000, 3, 32, 32)
+    assert result.dtype == torch.uint8
+
+
+def test_a_draw_left_on_the_cpu_is_seen(fake_images, monkeypatch):
+    monkeypatch.setattr(augmentation, "to_device", lambda tensor, device: tensor)
+    indices = torch.randint(50, (300,), generator=seeded())
+    with pytest.raises(RuntimeError, match="device"):
+        AUGMENTATIONS["crop_flip"](fake_images, indices, seeded(1))
