@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.options import values
 from utils.options.flags import ARCHITECTURES
 from utils.options.parse import Parser
-from utils.runs.folders import check_writable
+from utils.runs.run_folder import check_writable
 
 RECIPE = {"pretraining": 200, "features": 80, "classifier": 20}
 QUICK = {"dataset": "cifar10", "imb_factor": 0.5, "arch": "resnet20", "batch_size": 16}

@@ -16,6 +16,9 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
+from utils.options.parse import parse_options
+from utils.options.run_names import stage_1_name
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN_IMAGES_PER_CLASS = 24
 TEST_IMAGES_PER_CLASS = 4
@@ -159,12 +162,14 @@ def common(tree: Path, root: Path) -> list[object]:
     ]
 
 
-STAGE_1_NAME = "cifar10_resnet20_CE_None_exp_0.2_0"
-
-
 def stage_1(tree: Path, root: Path, *extra: object) -> list[object]:
     """Stage 1 of two epochs; of flags given twice the later holds."""
     return [*common(tree, root), "--epochs", 2, "--schedule", "scaled", *extra]
+
+
+STAGE_1_NAME = stage_1_name(parse_options([str(word) for word in stage_1(Path(), Path())]))
+RELEASED_NAME = STAGE_1_NAME[:-9]
+"""Its folder, and the same without the digest: the digest in it stands for these flags."""
 
 
 def stage_2(tree: Path, root: Path, *extra: object) -> list[object]:

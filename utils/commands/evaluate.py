@@ -17,7 +17,8 @@ from utils.machine import collectives
 from utils.machine.processes import World
 from utils.options.flags import Options
 from utils.runs import checkpoint
-from utils.runs.folders import RunFolder, check_writable, find_evaluated, run_folder
+from utils.runs.folders import find_evaluated
+from utils.runs.run_folder import RunFolder, check_writable
 from utils.runs.tensorboard import EventFile
 from utils.training.seeds import combine
 from utils.training.setup import warn_of_other_data
@@ -43,15 +44,14 @@ def evaluate(options: Options) -> None:
 def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int]] | None:
     """Evaluates one run. Returns in process 0 the accuracies, by split and classifier, and the
     class counts; None in others."""
-    folder = run_folder(options)
 
-    def read_chosen() -> tuple[dict, Path]:
-        path = find_evaluated(options)
+    def read_chosen() -> tuple[dict, Path, RunFolder]:
+        path, folder = find_evaluated(options)
         chosen = checkpoint.load(path)
         check_writable(folder.records)
-        return chosen, path
+        return chosen, path, folder
 
-    chosen, path = collectives.from_main(read_chosen, world)
+    chosen, path, folder = collectives.from_main(read_chosen, world)
     machine = collectives.together(lambda: machine_of(options, world), world)
     data = collectives.main_first(lambda: load_data(options, chosen), world)
     print(data.account())

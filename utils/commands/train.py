@@ -17,14 +17,9 @@ from utils.machine.device import Machine, choose_machine, seed_everything
 from utils.machine.processes import World
 from utils.options.flags import Options
 from utils.runs import checkpoint
-from utils.runs.folders import (
-    RunFolder,
-    check_holds_no_run,
-    find_pretrained,
-    prepare,
-    recorded_options,
-    run_folder,
-)
+from utils.runs.folders import digest_of, find_pretrained, run_folder
+from utils.runs.resuming import check_holds_no_run, prepare
+from utils.runs.run_folder import RunFolder, recorded_options
 from utils.training.seeds import side_by_side, summarise_seeds
 from utils.training.setup import Run
 from utils.training.stage1 import pretraining
@@ -68,20 +63,38 @@ class _Job:
     options: Options
     folder: RunFolder
     action: str
+    digested: str
 
     @classmethod
     def of(cls, options: Options) -> "_Job":
         if options.stage == 2 and options.pretrain_epochs is None:
             find_pretrained(options)
         folder = run_folder(options)
-        action = prepare(options, folder)
+        action, digested = prepare(options, folder), digest_of(options, folder)
         seed = recorded_options(folder)["seed"] if action == "continue" else options.seed
         options = options.with_seed(secrets.randbits(32) if seed is None else seed)
-        return cls(options, folder, action)
+        return cls(options, folder, action, digested)
 
     @property
     def is_open(self) -> bool:
         return self.action != "finished"
+
+    def record(self, machine: Machine, data: LongTailedData) -> None:
+        """Writes the options of a new run; of one that goes on to more epochs, their number, once
+        the summary of the shorter run is gone."""
+        if not self.folder.arguments.exists():
+            of_run = {
+                "class_counts": data.class_counts,
+                "fingerprint": data.fingerprint,
+                "data": data.description(),
+                "machine": machine.description(),
+            }
+            write_json(self.folder.arguments, self.options.as_dict() | of_run)
+            return
+        recorded = recorded_options(self.folder)
+        if recorded["epochs"] != self.options.epochs:
+            self.folder.summary.unlink(missing_ok=True)
+            write_json(self.folder.arguments, recorded | {"epochs": self.options.epochs})
 
 
 def _plan(stages: Sequence[Options]) -> tuple[list[list[_Job]], dict | None]:
@@ -191,18 +204,15 @@ def _open_folders(
         if job.action == "replace":
             for path in job.folder.own_files():
                 path.unlink()
-        if not job.folder.arguments.exists():
-            of_run = {
-                "class_counts": data.class_counts,
-                "fingerprint": data.fingerprint,
-                "data": data.description(),
-                "machine": machine.description(),
-            }
-            write_json(job.folder.arguments, job.options.as_dict() | of_run)
+        job.record(machine, data)
         print(
             f"{len(data.train)} training images of {data.num_classes} classes, {machine.device}, "
             f"seed {job.options.seed}; records in {job.folder.records}"
         )
+        if job.digested:
+            print(f"its name's digest stands for {job.digested}")
+        if job.options.stage == 2:
+            print(f"starts from {find_pretrained(job.options)}")
 
 
 def _summarise_seeds(options: Options, jobs: Sequence[_Job], together: bool) -> None:

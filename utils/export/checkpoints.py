@@ -4,8 +4,8 @@ state that only going on needs."""
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.runs.folders import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by
 from utils.runs.records import place_of, read_run
+from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by
 
 KEPT = (
     *("epoch", "arch", "state_dict", "best_acc1", "stage", "dataset", "class_counts"),

@@ -796,6 +796,11 @@ def default_of(name: str) -> Any:
     return FIELDS[name].default
 
 
+def flag_of(name: str) -> str:
+    """The flag of an option, as one writes it."""
+    return next(flag for flag in FIELDS[name].metadata["names"] if flag.startswith("--"))
+
+
 def with_role(*roles: Role) -> tuple[str, ...]:
     """The options with one of the roles, in the order of `--help`."""
     return tuple(name for name, field in FIELDS.items() if field.metadata["role"] in roles)

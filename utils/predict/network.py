@@ -19,7 +19,8 @@ from utils.evaluation.classifier_files import load_classifier
 from utils.evaluation.classifiers import apply_classifier
 from utils.options.flags import BENCHMARK_LISTS, IMAGENET_NETWORKS
 from utils.runs import checkpoint
-from utils.runs.folders import BEST_CHECKPOINT, LAST_CHECKPOINT, PRETRAINED
+from utils.runs.folders import PRETRAINED
+from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 
 CLASSIFIERS = "classifiers.pth"
 RUNS = Path("checkpoint")

@@ -15,8 +15,8 @@ from utils.files import atomic_write
 from utils.report.output_sections import confusion, feature_maps, reliability
 from utils.report.run_groups import SettingsGroup, group_runs, mean_and_deviation
 from utils.report.sections import Figure, Section, accuracy_by_class, margins, training_curves
-from utils.runs.folders import check_writable
 from utils.runs.records import RecordedRun, accuracies_of, read_run
+from utils.runs.run_folder import check_writable
 
 COLUMNS = {
     "top1": "Top-1",

@@ -12,7 +12,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.evaluation.shot_groups import GROUPS, balanced_accuracy
 from utils.options.flags import FIELDS, Options
-from utils.runs.folders import is_seed_folder
+from utils.runs.run_folder import is_seed_folder
 
 SUBSET_FLAGS = (
     *("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fraction", "fingerprint"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from utils.options.flags import Options
 from utils.runs import checkpoint
-from utils.runs.folders import RunFolder, best_by
+from utils.runs.run_folder import RunFolder, best_by
 from utils.runs.writer import BackgroundWriter
 
 

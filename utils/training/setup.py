@@ -18,7 +18,7 @@ from models.layers import LayerFeatures
 from utils.errors import UserError
 from utils.machine.device import Machine
 from utils.options.flags import Options
-from utils.runs.folders import RunFolder
+from utils.runs.run_folder import RunFolder
 from utils.training.phase import RATE_FACTOR, Phase
 from utils.training.smallest_batch import smallest_batch
 

@@ -1,0 +1,197 @@
+"""Which run a command means: under its name, its earlier name, or the beginning of its name."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.options.parse import parse_options
+from utils.runs.folders import digest_of, find_evaluated, find_pretrained, run_folder
+
+EARLIER = Path(__file__).parent / "earlier"
+"""Records of a stage 1 and a stage 2 that an earlier version made, without their checkpoints."""
+
+FLAGS = "--dataset digits -a resnet20 --augment none --seed 0 -b 64"
+STAGE_2 = "--epochs 2 --balanced_clf_nepochs 1 --feat_loss ce,robust_loss --cls_loss ce"
+NAME = "digits_resnet20_CE_None_exp_0.01_0"
+
+
+@pytest.fixture
+def earlier(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EARLIER, tmp_path / "checkpoint")
+    for arguments in (tmp_path / "checkpoint").rglob("args.json"):
+        for name in ("ckpt.pth.tar", "ckpt.best.pth.tar"):
+            (arguments.parent / name).touch()
+    return Path("checkpoint")
+
+
+def options_of(*flags):
+    return parse_options(" ".join(flags).split())
+
+
+def made(flags, root="checkpoint", **recorded):
+    """The folder of a run, with a record of its options and a checkpoint without content."""
+    options = options_of(flags)
+    folder = run_folder(options).models
+    folder.mkdir(parents=True)
+    arguments = options.as_dict() | {"seed": 5 if options.seed is None else options.seed}
+    (folder / "args.json").write_text(json.dumps(arguments | recorded))
+    (folder / "ckpt.best.pth.tar").touch()
+    return folder
+
+
+def test_an_earlier_run_keeps_its_folder(earlier):
+    folder = run_folder(options_of(FLAGS, "--epochs 1")).models
+    assert folder == earlier / NAME
+    assert run_folder(options_of(FLAGS, "--epochs 9")).models == folder
+    stage_2 = run_folder(options_of(FLAGS, STAGE_2, f"--pretrained {NAME}")).models
+    assert stage_2.parent == folder and stage_2.name.endswith("_augment=none")
+    assert (stage_2 / "summary.json").exists()
+
+
+@pytest.mark.parametrize("flags", ["--lr 0.2", "--seed 1", "-b 32", "--rand_number 1"])
+def test_a_run_that_differs_from_an_earlier_one_has_a_folder_of_its_own(flags, earlier):
+    assert run_folder(options_of(FLAGS, "--epochs 1", flags)).models != earlier / NAME
+    folder = run_folder(options_of(FLAGS, STAGE_2, f"--pretrained {NAME}", flags)).models
+    assert flags.startswith("--lr") == folder.exists()
+
+
+def test_an_earlier_run_is_found_as_the_start_of_a_stage_2_and_evaluated(earlier):
+    options = options_of(FLAGS, STAGE_2, f"--pretrained {NAME}", "--evaluation True")
+    assert find_pretrained(options) == earlier / NAME / "ckpt.best.pth.tar"
+    path, folder = find_evaluated(options)
+    assert path.parent == folder.models == run_folder(options).models
+    path, folder = find_evaluated(options_of(FLAGS, "--evaluation True"))
+    assert path.parent == folder.records == earlier / NAME
+
+
+def test_what_comes_with_the_code_is_found_under_its_earlier_names(monkeypatch):
+    flags = (
+        "--dataset cifar100 --resume True --epochs 50 --pretrained "
+        "cifar100_resnet32_CE_None_exp_0.01_0 --feat_sampler resample,4 --feat_lr 0.005 "
+        "--feat_loss ce_lt,robust_loss --cls_sampler none --cls_loss ce --temperature 1 --margin 1 "
+        "--root_log nowhere --root_model nowhere --evaluation True"
+    )
+    monkeypatch.chdir(Path(__file__).parents[3])
+    path, folder = find_evaluated(options_of(flags))
+    assert path.parts[0] == "pretrained" and path.parent.name.endswith("_precision=bf16")
+    assert folder.records.parts[0] == "nowhere"
+
+
+def test_the_beginning_of_a_name_is_enough_where_it_is_the_only_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = made(f"{FLAGS} --epochs 3")
+    assert folder.name.startswith(f"{NAME}-") and len(folder.name) == len(NAME) + 9
+    options = options_of(FLAGS, STAGE_2, f"--pretrained {NAME}")
+    assert find_pretrained(options) == folder / "ckpt.best.pth.tar"
+    assert run_folder(options).models.parent == folder
+    options = options_of(FLAGS, STAGE_2, f"--pretrained checkpoint/{NAME}")
+    assert find_pretrained(options) == folder / "ckpt.best.pth.tar"
+
+
+def test_a_run_of_exactly_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made(FLAGS)
+    plain = made("--dataset digits -a resnet20")
+    options = options_of(FLAGS, STAGE_2, f"--pretrained {NAME}")
+    assert find_pretrained(options).parent == plain
+
+
+def test_a_folder_without_a_run_does_not_count(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoint", NAME).mkdir(parents=True)
+    options = options_of(FLAGS, STAGE_2, f"--pretrained {NAME}")
+    with pytest.raises(UserError, match=r"no ckpt\.best\.pth\.tar in"):
+        find_pretrained(options)
+    folder = made(FLAGS)
+    Path("checkpoint", f"{NAME}-notdigit").mkdir()
+    Path("checkpoint", f"{NAME}-01234567").mkdir()
+    assert find_pretrained(options).parent == folder
+
+
+def test_of_several_runs_the_error_says_what_sets_each_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [made(f"{FLAGS} --lr {lr} --gpu {i}") for i, lr in enumerate((0.2, 0.3))]
+    with pytest.raises(UserError) as error:
+        run_folder(options_of(FLAGS, STAGE_2, f"--pretrained {NAME}"))
+    text = str(error.value)
+    for folder, lr in zip(folders, (0.2, 0.3), strict=True):
+        assert f"{folder} (--lr {lr})" in text
+    assert "--gpu" not in text and "--seed" not in text
+
+
+def test_each_place_is_searched_whole_before_the_next(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    in_root = made(FLAGS)
+    here = Path(NAME)
+    here.mkdir()
+    options = options_of(FLAGS, STAGE_2, f"--pretrained {NAME}")
+    assert find_pretrained(options).parent == in_root
+    (here / "ckpt.best.pth.tar").touch()
+    assert find_pretrained(options).parent == here
+
+
+def test_an_evaluation_needs_no_flag_that_the_only_run_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = made(f"{FLAGS} --lr 0.2")
+    short = "--dataset digits -a resnet20 --evaluation True"
+    assert find_evaluated(options_of(short))[1].models == folder
+    assert find_evaluated(options_of(short, "-b 64"))[1].records == folder
+    with pytest.raises(UserError, match="no checkpoint"):
+        find_evaluated(options_of(short, "--seed 1"))
+    made(f"{FLAGS} --lr 0.3")
+    with pytest.raises(UserError, match=r"(--lr 0\.[23].*){2}"):
+        find_evaluated(options_of(short))
+    assert find_evaluated(options_of(short, "--lr 0.2"))[1].models == folder
+
+
+def test_an_evaluation_may_look_at_other_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = made(FLAGS)
+    options = options_of("--dataset digits -a resnet20 --rand_number 3 --evaluation True")
+    assert find_evaluated(options)[1].models == folder
+
+
+def test_the_folder_of_records_goes_with_that_of_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = made(FLAGS)
+    arguments = Path("logs", folder.name, "args.json")
+    arguments.parent.mkdir(parents=True)
+    (folder / "args.json").rename(arguments)
+    short = "--dataset digits -a resnet20 --evaluation True --root_log logs"
+    path, found = find_evaluated(options_of(short))
+    assert path.parent == folder and found.records == arguments.parent
+
+
+@pytest.mark.parametrize(
+    ("file", "parent"),
+    [
+        ("model.pth", "model"),
+        ("other.pth.tar", "other"),
+        ("weights.safetensors", "weights"),
+        ("bare", "bare_run"),
+        (f"{NAME}/ckpt.best.pth.tar", NAME),
+    ],
+)
+def test_a_stage_2_from_a_file_goes_below_the_name_of_the_file_or_its_run(
+    file, parent, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = Path("checkpoint", file)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    for given in (file, path, path.absolute()):
+        options = options_of(FLAGS, STAGE_2, f"--pretrained {given}")
+        assert find_pretrained(options).samefile(path)
+        assert run_folder(options).models.parent == Path("checkpoint", parent)
+
+
+def test_the_run_says_what_its_digest_stands_for():
+    options = options_of(FLAGS, "--epochs 3")
+    text = digest_of(options, run_folder(options))
+    assert set(text.split(", ")) == {"--batch-size 64", "--augment none", "--seed 0"}
+    options = options_of("--dataset digits --epochs 3")
+    assert digest_of(options, run_folder(options)) == ""
