@@ -1,12 +1,24 @@
 """Whole runs on one's own images."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from datasets import load_data
-from tests.support.helpers import REPOSITORY, call, load, read_summary, succeed, write_tree
+from tests.support.helpers import (
+    REPOSITORY,
+    STAGE_1_NAME,
+    call,
+    load,
+    read_summary,
+    snapshot,
+    stage_1,
+    succeed,
+    write_tree,
+)
 from tests.support.own_images import folder_data, write_folder, write_npz
 from tests.support.pictures import noise, options
 from utils.options.parse import parse_options
@@ -40,7 +52,7 @@ def train_and_evaluate(root, *data, arch="resnet20"):
 def test_a_tree_trains_and_evaluates_with_its_own_normalisation(tmp_path, no_figures):
     tree = write_folder(tmp_path / "own")
     records = train_and_evaluate(tmp_path, "--dataset", "folder", "--data_root", tree)
-    assert records.parent.name == "folder_resnet20_CE_None_natural_0.01_0"
+    assert records.parent.name.startswith("folder_resnet20_CE_None_natural_0.01_0-")
     summary = read_summary(records)
     assert (summary["dataset"], summary["class_counts"]) == ("folder", [6, 3, 2])
     arguments = json.loads((records / "args.json").read_text())
@@ -62,24 +74,45 @@ def test_an_npz_file_trains_and_evaluates_and_stage_2_takes_stage_1s_normalisati
     remembered = load(records.parent / "ckpt.best.pth.tar")["data"]["normalisation"]
     write_npz(path, train_images=noise(13, 28, 28, seed=7))
     assert any("another subset" in w for w in succeed(second).warnings)
+    assert not records.exists()
+    records = run_folder(parse_options(second)).records
     assert load(records / "ckpt.best.pth.tar")["data"]["normalisation"] == remembered
     succeed([*second, "--evaluation", "True"])
     assert read_summary(records)["heldout"]["images"] == 5
 
 
-def test_going_on_with_other_images_is_refused(tmp_path, no_figures):
-    path, other = tmp_path / "own.npz", tmp_path / "other.npz"
+def test_a_run_goes_on_with_a_copy_of_its_images_and_never_with_others(tmp_path, no_figures):
+    path, copy = tmp_path / "own.npz", tmp_path / "elsewhere" / "copy.npz"
     write_npz(path)
-    write_npz(other)
+    copy.parent.mkdir()
+    shutil.copy(path, copy)
     first, *_ = both_stages(tmp_path, ["--dataset", "npz", "--data_root", path])
     succeed(first)
-    outcome = call([*first, "--resume", "True", "--data_root", str(other)])
-    assert outcome.status == 2 and f"--data_root {other} (recorded: {path})" in outcome.err
     folder = run_folder(parse_options(first)).records
-    (folder / "summary.json").unlink()
+    before = snapshot(folder)
+    assert "finished" in succeed([*first, "--resume", "True", "--data_root", str(copy)]).out
     write_npz(path, train_images=noise(13, 28, 28, seed=7))
-    outcome = call([*first, "--resume", "True"])
+    assert run_folder(parse_options(first)).records != folder
+    succeed([*first, "--resume", "True"])
+    assert snapshot(folder) == before
+    assert len(list(tmp_path.glob("npz_*"))) == 2
+
+
+@pytest.mark.parametrize("state", ["finished", "unfinished"])
+def test_another_data_root_with_other_images_is_an_error_that_names_it(
+    state, tree, finished, tmp_path, no_figures
+):
+    root, other = tmp_path / "root", write_tree(tmp_path / "other", 24, 4, side=32)
+    shutil.copytree(finished, root, ignore=shutil.ignore_patterns("robust_*"))
+    first = other / "cifar10" / "train" / "class_0" / "000.png"
+    Image.new("RGB", (32, 32)).save(first)
+    if state == "unfinished":
+        (root / STAGE_1_NAME / "summary.json").unlink()
+    before = snapshot(root)
+    outcome = call(stage_1(other, root, "--resume", "True"))
     assert outcome.status == 2 and "other training images" in outcome.err
+    assert str(tree) in outcome.err and str(other) in outcome.err
+    assert snapshot(root) == before
 
 
 def equal_to_cifar(cifar, tree):

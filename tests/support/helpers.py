@@ -184,6 +184,12 @@ def stage_2(tree: Path, root: Path, *extra: object) -> list[object]:
     ]
 
 
+def stage_1_folder(root: Path) -> Path:
+    """The only stage-1 folder below `root`."""
+    (folder,) = root.glob("cifar10_*")
+    return folder
+
+
 def stage_2_folder(root: Path) -> Path:
     """The only stage-2 folder below `root`."""
     (folder,) = root.glob("*/robust_*")

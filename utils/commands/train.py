@@ -1,6 +1,7 @@
 """Training commands, from checked options to files in the runs' folders: stage 1, stage 2, or both,
 for one seed or several."""
 
+import os
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -40,10 +41,14 @@ def train(stages: Sequence[Options]) -> None:
     with collectives.joined() as world:
         jobs, remembered = collectives.from_main(lambda: _plan(stages), world)
         machine = data = None
-        if any(job.is_open for job in chain.from_iterable(jobs)):
+        every = list(chain.from_iterable(jobs))
+        if any(job.is_open for job in every):
             machine = collectives.together(lambda: machine_of(stages[0], world), world)
+        if any(job.is_open or job.has_data_elsewhere for job in every):
             data = collectives.main_first(lambda: load_data(stages[0], remembered), world)
             print(data.account())
+            for job in every:
+                job.check_images(data)
         for stage, stage_jobs in zip(stages, jobs, strict=True):
             together = _train(stage_jobs, machine, data)
             if stage.seeds is not None:
@@ -58,7 +63,8 @@ def machine_of(options: Options, world: World) -> Machine:
 
 @dataclass(frozen=True)
 class _Job:
-    """The run of one stage and seed, and what is to be done about it (`folders.prepare`)."""
+    """The run of one stage and seed, what is to be done about it (`resuming.prepare`), and what the
+    digest in its name stands for."""
 
     options: Options
     folder: RunFolder
@@ -78,6 +84,30 @@ class _Job:
     @property
     def is_open(self) -> bool:
         return self.action != "finished"
+
+    @property
+    def has_data_elsewhere(self) -> bool:
+        """Whether the run began with data from another place, which may be other data."""
+        if self.action not in ("continue", "finished"):
+            return False
+        before = recorded_options(self.folder).get("data_root")
+        given = self.options.data_root
+        return before is not None and os.path.realpath(before) != os.path.realpath(given)
+
+    def check_images(self, data: LongTailedData) -> None:
+        """Whether a run that has begun did so with the same training images.
+
+        Raises:
+            UserError: it did not.
+        """
+        if self.action not in ("continue", "finished"):
+            return
+        recorded = recorded_options(self.folder)
+        if recorded.get("fingerprint") not in (None, data.fingerprint):
+            raise UserError(
+                f"--resume True: the run in {self.folder.records} has other training images: "
+                f"--data_root {self.options.data_root} (recorded: {recorded.get('data_root')})"
+            )
 
     def record(self, machine: Machine, data: LongTailedData) -> None:
         """Writes the options of a new run; of one that goes on to more epochs, their number, once

@@ -2,18 +2,34 @@
 
 import copy
 import io
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models import COSINE_SCALE, build_model
 from utils.errors import UserError
 from utils.files import atomic_write
+
+WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "encoder")
+"""What wrappers of a network put before the names of its weights."""
+
+CORES = ("core", "_core")  # as NumPy 1 and 2 call the package
+NUMBERS_OF_NUMPY: list = [
+    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in CORES),
+    np.dtype,
+    *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
+]
+"""What the pickle of a number of NumPy's names: a number is made of them, and nothing is run."""
+
+ESCAPE_CODE = re.compile(r"\x1b\[[0-9;]*m")
+REFUSED = re.compile(r"Unsupported global: GLOBAL (\S+)")
 
 
 def save(path: Path, checkpoint: dict) -> None:
@@ -102,41 +118,102 @@ def _copy_with(content: Any, copies: dict[int, Tensor]) -> Any:
 
 
 def load(path: Path) -> dict:
-    """A checkpoint, of this program or of the released code, on the CPU.
+    """Returns a checkpoint, of this program, of the released code or of another one, on the CPU.
 
-    A `module.` prefix (from data-parallel training) is taken off the names of the weights.
+    A file of bare weights is read as a checkpoint with nothing else in it; the weights may also lie
+    under another key than `state_dict`, and have names with the prefixes of wrappers (`module.` of
+    data-parallel training, `_orig_mod.` of a compiled network), which are taken off. Numbers of
+    NumPy become plain ones.
 
     Raises:
         UserError: the file is missing, damaged, holds anything but plain data, or no weights.
     """
+    content = _read(path)
+    checkpoint = dict(content) if isinstance(content, dict) else {}
+    weights = _weights_in(content)
+    if weights is None:
+        found = f" (it has {_some([str(key) for key in checkpoint])})" if checkpoint else ""
+        raise UserError(f"{path}: no 'state_dict' of weights in this file{found}")
+    if weights is content:
+        checkpoint = {}
+    counts = checkpoint.get("class_counts")
+    if counts is not None and not (
+        isinstance(counts, list) and all(isinstance(count, int) for count in counts)
+    ):
+        raise UserError(f"{path}: its class_counts are no list of whole numbers")
+    return _with_plain_numbers(checkpoint) | {"state_dict": _without_wrappers(weights)}
+
+
+def _read(path: Path) -> object:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
             if damaged is not None:
                 raise UserError(f"{path}: damaged checkpoint (checksum of {damaged})")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMBERS_OF_NUMPY):
             warnings.simplefilter("ignore")  # the one line of an error says it all
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, not a checkpoint") from None
     except Exception as error:  # whatever the bytes made of the reader
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
-    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(map(_is_plain, weights.values())):
-        raise UserError(f"{path}: no 'state_dict' of weights in this file")
-    counts = checkpoint.get("class_counts")
-    if counts is not None and not (
-        isinstance(counts, list) and all(isinstance(count, int) for count in counts)
-    ):
-        raise UserError(f"{path}: its class_counts are no list of whole numbers")
-    checkpoint["state_dict"] = {
-        str(name).removeprefix("module."): weight for name, weight in weights.items()
-    }
-    return checkpoint
+        raise UserError(f"{path}: not a readable checkpoint ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """Why torch could not read a file, in one line and without its advice."""
+    text = ESCAPE_CODE.sub("", str(error)).strip()
+    if refused := REFUSED.search(text):
+        name = refused.group(1)
+        return f"it holds a Python object, {name}, and not only weights: reading it could run code"
+    if "Weights only load failed" in text or not text:
+        return "not a file that torch.save wrote, or one that is cut off"
+    return text.split("\n")[0][:200]
+
+
+def _weights_in(content: object) -> dict | None:
+    """The first dictionary of dense tensors: under `state_dict`, else the whole, else under any
+    other key."""
+    if not isinstance(content, dict):
+        return None
+    if "state_dict" in content:
+        candidates = [content["state_dict"]]
+    else:
+        candidates = [content, *content.values()]
+    for candidate in candidates:
+        is_empty = isinstance(candidate, dict) and not candidate and "state_dict" in content
+        if is_empty or (
+            isinstance(candidate, dict) and candidate and all(map(_is_plain, candidate.values()))
+        ):
+            return candidate
+    return None
+
+
+def _without_wrappers(weights: dict) -> dict[str, Tensor]:
+    """The weights without the prefixes of wrappers that all their names have."""
+    named = {str(name): weight for name, weight in weights.items()}
+    while named:
+        first = next(iter(named)).partition(".")[0]
+        prefix = f"{first}."
+        if first not in WRAPPERS or not all(name.startswith(prefix) for name in named):
+            break
+        named = {name.removeprefix(prefix): weight for name, weight in named.items()}
+    return named
+
+
+def _with_plain_numbers(content: Any) -> Any:
+    """The same with Python's numbers in the place of NumPy's."""
+    if isinstance(content, np.generic):
+        return content.item()
+    if isinstance(content, dict):
+        return {key: _with_plain_numbers(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(_with_plain_numbers(value) for value in content)
+    return content
 
 
 def _is_plain(weight: object) -> bool:
@@ -160,7 +237,10 @@ def build_from(
         raise UserError(f"{path}: a checkpoint of {checkpoint['arch']}, not of --arch {arch}")
     weight = weights.get("linear.weight")
     if weight is None or weight.ndim != 2:
-        raise UserError(f"{path}: no linear.weight among the weights")
+        raise UserError(
+            f"{path}: no linear.weight among the weights, which are {_some(list(weights))}; "
+            "--backbone starts from weights with another classifier"
+        )
     is_normed = "linear.bias" not in weights
     kind = "cosine" if is_normed else "linear"
     if head not in (None, kind):
@@ -198,4 +278,4 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "") if names else "none"
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "none"

@@ -182,4 +182,5 @@ def test_a_drawn_seed_is_taken_up_again_by_a_resume(tree, tmp_path):
     succeed(argv)
     assert read_summary(folder)["seed"] == seed
     succeed([*argv, "--seed", seed, "--exp_str", "again"])
-    assert not differences_of_runs(folder, tmp_path / f"{STAGE_1_NAME[:-1]}again")
+    (again,) = tmp_path.glob(f"{RELEASED_NAME[:-1]}again-*")
+    assert not differences_of_runs(folder, again)

@@ -8,6 +8,7 @@ from models import resnet20
 from tests.support.faults import disk_full_for
 from tests.support.helpers import (
     FEATURES_ONLY,
+    RELEASED_NAME,
     STAGE_1_NAME,
     call,
     differences,
@@ -42,7 +43,7 @@ def parameters(weights):
 
 
 def run_folder(root):
-    [folder] = root.glob(f"{STAGE_1_NAME}*")
+    [folder] = root.glob(f"{RELEASED_NAME}*")
     return folder
 
 

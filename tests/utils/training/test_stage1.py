@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.helpers import (
-    STAGE_1_NAME,
+    RELEASED_NAME,
     head_of,
     read_csv,
     stage_1,
+    stage_1_folder,
     succeed,
     weights_of,
 )
@@ -22,7 +23,9 @@ def test_stage_1_trains_every_loss_with_every_rule(loss_type, tree, tmp_path):
     def folder(rule: str, epochs: int) -> Path:
         flags = ("--loss_type", loss_type, "--train_rule", rule, "--epochs", epochs)
         succeed(stage_1(tree, tmp_path, *flags))
-        return tmp_path / STAGE_1_NAME.replace("CE_None", f"{loss_type}_{rule}")
+        name = RELEASED_NAME.replace("CE_None", f"{loss_type}_{rule}")
+        (made,) = tmp_path.glob(f"{name}-*")
+        return made
 
     plain, resampled, reweighted = folder("None", 3), folder("Resample", 1), folder("Reweight", 1)
     deferred = folder("DRW", 3)
@@ -46,7 +49,7 @@ def test_the_absolute_schedule_warns_where_the_epochs_end_before_its_steps(tree,
     assert "--epochs 1" in warning
     assert "160" in warning
     assert "180" in warning
-    assert [row["lr"] for row in read_csv(tmp_path / STAGE_1_NAME)] == ["0.02"]
+    assert [row["lr"] for row in read_csv(stage_1_folder(tmp_path))] == ["0.02"]
 
 
 def test_balanced_softmax_warns_beside_another_remedy(tree, tmp_path):
@@ -58,7 +61,7 @@ def test_balanced_softmax_warns_beside_another_remedy(tree, tmp_path):
 
 def test_a_later_start_leaves_out_the_epochs_before_it(tree, tmp_path):
     succeed(stage_1(tree, tmp_path, "--start-epoch", 1))
-    assert [row["epoch"] for row in read_csv(tmp_path / STAGE_1_NAME)] == ["2"]
+    assert [row["epoch"] for row in read_csv(stage_1_folder(tmp_path))] == ["2"]
 
 
 def test_without_cuda_a_gpu_number_warns_and_runs_on_the_cpu(tree, tmp_path, monkeypatch):

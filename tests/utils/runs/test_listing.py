@@ -1,0 +1,45 @@
+"""The list of runs."""
+
+import json
+import shutil
+from pathlib import Path
+
+from utils.runs.__main__ import main
+
+EARLIER = Path(__file__).parent / "earlier"
+
+
+def test_it_shows_name_flags_progress_and_result_of_every_run(capsys):
+    assert main([str(EARLIER)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first, second = sorted(path.parent for path in EARLIER.rglob("args.json"))
+    assert lines[0] == str(first) and lines[4] == str(second)
+    assert lines[-1] == f"2 runs below {EARLIER}"
+    for word in ("stage 1", "--dataset digits", "--arch resnet20", "--batch-size 64", "--seed 0"):
+        assert word in lines[1]
+    assert "--lr" not in lines[1] and "--gpu" not in lines[1]
+    assert "1 of 1 epochs" in lines[2]
+    summary = json.loads((first / "summary.json").read_text())["test"]["selected"]
+    assert f"test top-1 {summary['linear']['top1']:.2f} %" in lines[3]
+    assert f"NCM {summary['ncm']['top1']:.2f} %" in lines[3]
+    assert "selected on test" in lines[3]
+    assert "--feat_loss ce,robust_loss" in lines[5] and "--balanced_clf_nepochs 1" in lines[5]
+
+
+def test_an_unfinished_run_and_an_unreadable_one_are_listed_too(tmp_path, capsys):
+    shutil.copytree(EARLIER, tmp_path, dirs_exist_ok=True)
+    first, second = sorted(path.parent for path in tmp_path.rglob("args.json"))
+    (first / "summary.json").unlink()
+    (second / "args.json").write_text("{")
+    assert main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "1 of 1 epochs, not finished" in lines[2] and "the last so far" in lines[3]
+    assert "unreadable" in lines[5]
+
+
+def test_no_such_folder_is_one_line(tmp_path, capsys):
+    assert main([str(tmp_path / "none")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "none" in captured.err and not captured.out
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"0 runs below {tmp_path}\n"

@@ -1,0 +1,65 @@
+"""Lists runs: `python -m utils.runs [ROOT]`."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.options.flags import Options, flag_of
+from utils.runs.records import RecordedRun, read_run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the runs below a folder: name, flags that differ from the defaults, how far each is,
+    and its result.
+
+    Returns:
+        The exit status: 0, or 2 where there is no such folder.
+    """
+    parser = argparse.ArgumentParser(prog="python -m utils.runs", description=__doc__)
+    parser.add_argument("root", nargs="?", type=Path, default=Path("checkpoint"), metavar="ROOT")
+    root = parser.parse_args(argv).root
+    if not root.is_dir():
+        print(f"python -m utils.runs: error: no folder {root}", file=sys.stderr)
+        return 2
+    folders = sorted(path.parent for path in root.rglob("args.json"))
+    for folder in folders:
+        print("\n    ".join([str(folder), *describe(folder)]))
+    print(f"{len(folders)} {'run' if len(folders) == 1 else 'runs'} below {root}")
+    return 0
+
+
+def describe(folder: Path) -> Iterator[str]:
+    """Yields what there is to say about a run, in lines."""
+    try:
+        run = read_run(folder)
+        options = Options.from_record(run.arguments)
+        flags = [n for n in options.decisive() if not options.is_at_default(n)]
+    except (UserError, TypeError) as error:
+        yield f"unreadable: {error}"
+        return
+    given = " ".join(f"{flag_of(name)} {getattr(options, name)}" for name in flags)
+    yield f"stage {run.stage}, flags: {given or 'the defaults'}"
+    done = run.epochs[-1]["epoch"] if run.epochs else 0
+    yield f"{done} of {options.epochs} epochs{'' if run.is_finished else ', not finished'}"
+    if result := result_of(run):
+        yield result
+
+
+def result_of(run: RecordedRun) -> str:
+    """The accuracies of the selected epoch, or of the last one of an unfinished run; empty before
+    the first."""
+    shown = run.shown
+    if shown is None:
+        return ""
+    how = f"selected on {run.summary['selected_on']}" if run.summary else "the last so far"
+    linear, ncm = shown["test"]["linear"], shown["test"]["ncm"]
+    text = f"test top-1 {linear['top1']:.2f} %"
+    if ncm:
+        text += f", NCM {ncm['top1']:.2f} %"
+    return f"{text} (epoch {shown['epoch']}, {how})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
