@@ -37,6 +37,7 @@ def write_run(folder, seed=0, stage=1, epochs=4, finished=True, heldout=False, b
         "seed": seed,
         "epochs": 4,
         "pretrained": folder.parent.name if stage == 2 else None,
+        "feat_loss": "ce_lt,robust_loss" if stage == 2 else None,
         "margin": 1.0,
         "root_log": str(folder.parent),
         "machine": {"device": "cpu", "command": ["main.py", "--seed", str(seed)]},

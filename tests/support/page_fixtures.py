@@ -64,7 +64,7 @@ def compare(tmp_path, monkeypatch):
 @pytest.fixture
 def compare_numbers(compare, monkeypatch):
     """As `compare`, without pictures."""
-    monkeypatch.setattr(page, "_figure", lambda figure, pictures: "")
+    monkeypatch.setattr(page, "_picture", lambda figure, pictures: "")
     return compare
 
 

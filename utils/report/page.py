@@ -1,12 +1,15 @@
-"""The comparison page: one HTML file with everything in it, and its figures as PNGs beside it."""
+"""The comparison page: one HTML file with everything in it, and its figures as PNGs beside it. How
+it looks is in `templates/page.html.jinja`."""
 
 import base64
 import io
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from string import Template
+from typing import Any
 
+import jinja2
 import matplotlib.pyplot as plt
 
 from utils.errors import UserError
@@ -20,6 +23,7 @@ from utils.runs.run_folder import check_writable
 
 COLUMNS = {
     "top1": "Top-1",
+    "balanced": "Balanced",
     "many": "Many",
     "medium": "Medium",
     "few": "Few",
@@ -28,79 +32,9 @@ COLUMNS = {
 }
 
 # Readable at the width of a telephone, where a point of these figures is about a pixel.
-FIGURE_STYLE = {"font.size": 11.5, "axes.titlesize": 12, "legend.fontsize": 10.5}
+FIGURE_STYLE: dict[Any, Any] = {"font.size": 11.5, "axes.titlesize": 12, "legend.fontsize": 10.5}
 FIGURE_SIZE = (5.0, 4.2)
 FIGURE_DPI = 170
-
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>$title</title>
-<style>
-$style
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<nav aria-label="Sections"><ul>$contents</ul></nav>
-<main>
-$body
-</main>
-</body>
-</html>
-""")
-
-STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: #fff; color: #111;
-  font: 16px/1.45 system-ui, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 .5rem; }
-.intro { margin: 0 0 1rem; max-width: 60rem; }
-h2 { font-size: 1.25rem; margin: 2rem 0 .75rem; border-bottom: 1px solid #bbb; }
-nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 0; padding: 0;
-  list-style: none; }
-a { color: #0b4f8a; }
-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .75rem; color: #333; }
-th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; white-space: nowrap; }
-thead th { border-bottom: 2px solid #555; }
-th:first-child { text-align: left; font-weight: normal; }
-thead th:first-child, tbody th.group { font-weight: bold; }
-tbody th.group { white-space: normal; overflow-wrap: anywhere; padding-top: .8rem;
-  border-top: 1px solid #bbb; }
-th.group span { font-weight: normal; color: #333; }
-.mark { border: 1px solid #8a4b00; color: #8a4b00; border-radius: .2rem; padding: 0 .3rem;
-  font-weight: bold; white-space: nowrap; }
-.figures { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill,
-  minmax(min(100%, 27rem), 1fr)); }
-figure { margin: 0; break-inside: avoid; }
-figure img { display: block; width: 100%; height: auto; }
-figcaption, .missing, dd { font-size: .92rem; color: #333; overflow-wrap: anywhere; }
-.missing { padding-left: 1.2rem; }
-dt { font-weight: bold; margin-top: 1rem; overflow-wrap: anywhere; }
-dd { margin: .2rem 0 .2rem 1rem; overflow-wrap: anywhere; }
-code { font-size: .85rem; overflow-wrap: anywhere; }
-@media (max-width: 52rem) {
-  thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  table, caption, tbody, tr, th, td { display: block; width: 100%; }
-  tbody th { text-align: left; }
-  th[scope=row] { font-style: italic; padding-top: .6rem; }
-  td { display: flex; justify-content: space-between; padding-block: .1rem; }
-  td::before { content: attr(data-label); color: #333; }
-}
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  nav { display: none; }
-  h2 { break-after: avoid; }
-  .figures { grid-template-columns: 1fr 1fr; }
-  tbody { break-inside: avoid; }
-}
-""".strip()
 
 
 def write_page(folders: Sequence[Path], output: Path) -> Path:
@@ -130,10 +64,9 @@ def write_page(folders: Sequence[Path], output: Path) -> Path:
     ]
     try:
         pictures.mkdir(parents=True, exist_ok=True)
-        shown = [_section(section, pictures) for section in sections]
-        body = [_table(groups), *shown, _listing(groups)]
+        page = _page(groups, sections, pictures)
         with atomic_write(output) as file:
-            file.write(_page(len(runs), sections, body).encode("utf-8", "replace"))
+            file.write(page.encode("utf-8", "replace"))
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}") from error
     return output
@@ -148,40 +81,49 @@ def _check_output(output: Path, pictures: Path) -> None:
     check_writable(pictures)
 
 
-def _page(count: int, sections: Sequence[Section], body: Sequence[str]) -> str:
-    title = f"Comparison of {count} long-tail {'run' if count == 1 else 'runs'}"
-    entries = [("runs", "Results"), *((s.identifier, s.title) for s in sections)]
-    entries.append(("listing", "Runs"))
-    contents = "".join(f'<li><a href="#{i}">{escape(text)}</a></li>' for i, text in entries)
-    return PAGE.substitute(title=title, style=STYLE, contents=contents, body="\n".join(body))
+def _page(groups: Sequence[SettingsGroup], sections: Sequence[Section], pictures: Path) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    count = sum(len(group.runs) for group in groups)
+    return environment.get_template("page.html.jinja").render(
+        title=f"Comparison of {count} long-tail {'run' if count == 1 else 'runs'}",
+        groups=groups,
+        sections=sections,
+        table=_table(groups),
+        columns=[*COLUMNS.values(), "Seconds"],
+        picture=partial(_picture, pictures=pictures),
+        size=[round(inches * FIGURE_DPI) for inches in FIGURE_SIZE],
+        few_below=FEW_BELOW,
+        many_above=MANY_ABOVE,
+    )
 
 
-def _table(groups: Sequence[SettingsGroup]) -> str:
-    """Rows are groups: the selected and the last epoch of finished runs, each unfinished run by
+@dataclass(frozen=True)
+class _Body:
+    """A part of the table: a heading of a group's runs, and a row for each epoch that is shown."""
+
+    group: SettingsGroup
+    head: str
+    rows: list[dict]
+    is_unfinished: bool = False
+
+
+def _table(groups: Sequence[SettingsGroup]) -> list[_Body]:
+    """The selected and the last epoch of a group's finished runs, and each unfinished run by
     itself, because a mean over runs that are differently far says nothing."""
-    head = "".join(f'<th scope="col">{title}</th>' for title in (*COLUMNS.values(), "Seconds"))
-    rows = []
+    bodies = []
     for group in groups:
         if group.finished:
-            rows.append(_finished_rows(group))
-        rows += [_unfinished_row(group, run) for run in group.unfinished]
-    caption = (
-        "Accuracies in percent: mean ± sample standard deviation over the runs of the same "
-        "settings. Top-1, many, medium and few: the network's own classifier on the test set, by "
-        f"training images of a class (many: over {MANY_ABOVE}, medium: {FEW_BELOW} to "
-        f"{MANY_ABOVE}, few: under {FEW_BELOW}). NCM: nearest class mean on the test set. "
-        "Held-out: mean over classes on held-out images, where there are any."
-    )
-    return (
-        '<section id="runs">\n<h2>Results</h2>\n<table>\n'
-        f"<caption>{caption}</caption>\n"
-        f'<thead><tr><th scope="col">Epoch</th>{head}</tr></thead>\n'
-        + "\n".join(rows)
-        + "\n</table>\n</section>"
-    )
+            bodies.append(_of_finished(group))
+        bodies += [_of_unfinished(group, run) for run in group.unfinished]
+    return bodies
 
 
-def _finished_rows(group: SettingsGroup) -> str:
+def _of_finished(group: SettingsGroup) -> _Body:
     runs = group.finished
     seeds = ", ".join(str(run.seed) for run in runs)
     count = f"1 run, seed {seeds}" if len(runs) == 1 else f"{len(runs)} runs, seeds {seeds}"
@@ -190,46 +132,33 @@ def _finished_rows(group: SettingsGroup) -> str:
         _row(which, runs, f"{title} ({_epochs(runs, which)})", seconds)
         for which, title in (("selected", _selected_on(runs)), ("last", "last epoch"))
     ]
-    return _body(group, count, rows)
+    return _Body(group, count, rows)
 
 
 def _selected_on(runs: Sequence[RecordedRun]) -> str:
-    return f"selected on {runs[0].summary.get('selected_on', '?')}"
+    return f"selected on {(runs[0].summary or {}).get('selected_on', '?')}"
 
 
 def _epochs(runs: Sequence[RecordedRun], which: str) -> str:
-    epochs = [str(run.results(which)["epoch"]) for run in runs]
+    epochs = [str(found["epoch"]) for run in runs if (found := run.results(which))]
     return epochs[0] if len(set(epochs)) == 1 else ", ".join(epochs)
 
 
-def _unfinished_row(group: SettingsGroup, run: RecordedRun) -> str:
+def _of_unfinished(group: SettingsGroup, run: RecordedRun) -> _Body:
     planned = run.arguments.get("epochs", "?")
     done = run.epochs[-1]["epoch"] if run.epochs else 0
     head = f"1 run, seed {run.seed}, after epoch {done} of {planned}"
     rows = [_row("last", [run], f"last epoch so far ({done})", _statistic([run.seconds], 1))]
-    return _body(group, head, rows, is_unfinished=True)
+    return _Body(group, head, rows, is_unfinished=True)
 
 
-def _body(group: SettingsGroup, head: str, rows: Sequence[str], is_unfinished: bool = False) -> str:
-    mark = ' <b class="mark">unfinished</b>' if is_unfinished else ""
-    return (
-        f'<tbody>\n<tr><th class="group" colspan="{len(COLUMNS) + 2}" scope="rowgroup">'
-        f"{group.letter}: {escape(group.description)} <span>— {escape(head)}</span>{mark}"
-        "</th></tr>\n" + "\n".join(rows) + "\n</tbody>"
-    )
-
-
-def _row(which: str, runs: Sequence[RecordedRun], title: str, seconds: str) -> str:
+def _row(which: str, runs: Sequence[RecordedRun], title: str, seconds: str) -> dict:
     found = [accuracies_of(results) for run in runs if (results := run.results(which))]
-    cells = {
-        title: _statistic([record[name] for record in found], 2) for name, title in COLUMNS.items()
-    }
-    cells["Seconds"] = seconds
-    return (
-        f'<tr><th scope="row">{escape(title)}</th>'
-        + "".join(f'<td data-label="{name}">{text}</td>' for name, text in cells.items())
-        + "</tr>"
-    )
+    cells = [
+        (column, _statistic([record[name] for record in found], 2))
+        for name, column in COLUMNS.items()
+    ]
+    return {"title": title, "cells": [*cells, ("Seconds", seconds)]}
 
 
 def _statistic(values: Sequence[float | None], decimals: int) -> str:
@@ -245,20 +174,8 @@ def _statistic(values: Sequence[float | None], decimals: int) -> str:
     return text if known == len(values) else f"{text} (of {known})"
 
 
-def _section(section: Section, pictures: Path) -> str:
-    shown = "\n".join(_figure(figure, pictures) for figure in section.figures)
-    parts = [f'<section id="{section.identifier}">', f"<h2>{escape(section.title)}</h2>"]
-    if shown:
-        parts.append(f'<p class="intro">{escape(section.intro)}</p>')
-        parts.append(f'<div class="figures">\n{shown}\n</div>')
-    if section.missing:
-        sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in section.missing)
-        parts.append(f'<ul class="missing">{sentences}</ul>')
-    return "\n".join([*parts, "</section>"])
-
-
-def _figure(figure: Figure, pictures: Path) -> str:
-    """Draws the figure, writes its PNG, and embeds it."""
+def _picture(figure: Figure, pictures: Path) -> str:
+    """Draws the figure and writes its PNG; returns it as a `data:` address."""
     with plt.rc_context(FIGURE_STYLE):
         canvas, axes = plt.subplots(figsize=FIGURE_SIZE, layout="constrained")
         try:
@@ -269,26 +186,4 @@ def _figure(figure: Figure, pictures: Path) -> str:
             plt.close(canvas)
     with atomic_write(pictures / f"{figure.name}.png") as file:
         file.write(buffer.getvalue())
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    width, height = (round(inches * FIGURE_DPI) for inches in FIGURE_SIZE)
-    return (
-        f'<figure id="{figure.name}"><img src="data:image/png;base64,{data}" width="{width}" '
-        f'height="{height}" alt="{escape(figure.alt)}">'
-        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
-    )
-
-
-def _listing(groups: Sequence[SettingsGroup]) -> str:
-    """Where the runs are, how they were made, and all settings."""
-    entries = []
-    for group in groups:
-        entries.append(f"<dt>{group.letter}: {escape(group.description)}</dt>")
-        settings = ", ".join(f"{k} {v}" for k, v in group.runs[0].settings().items())
-        entries.append(f"<dd>Settings: {escape(settings)}</dd>")
-        for run in group.runs:
-            state = "" if run.is_finished else ", unfinished"
-            entries.append(
-                f"<dd>Seed {escape(str(run.seed))}{state}: <code>{escape(str(run.folder))}</code>"
-                f"<br>Command: <code>{escape(run.command or 'not recorded')}</code></dd>"
-            )
-    return '<section id="listing">\n<h2>Runs</h2>\n<dl>' + "\n".join(entries) + "</dl>\n</section>"
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
