@@ -149,6 +149,24 @@ def test_images_are_read_as_training_reads_them(run, tmp_path):
     assert {Path(row["file"]).name for row in rows} == set(os.listdir(folder))
 
 
+def test_images_are_upright_and_what_is_transparent_is_white(run, tmp_path):
+    pixels = noise(12, 8, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: shown, the picture is a quarter turn clockwise
+    opaque = np.full((12, 8, 1), 255, np.uint8)
+    opaque[:, :3] = 0
+    white = np.where(opaque == 0, 255, pixels).astype(np.uint8)
+    folder = tmp_path / "images"
+    save(folder / "a_turned.png", np.ascontiguousarray(np.rot90(pixels, -1)))
+    Image.fromarray(pixels).save(folder / "a_by_exif.png", exif=exif)
+    save(folder / "b_white.png", white)
+    save(folder / "b_by_alpha.png", np.concatenate([pixels, opaque], axis=2))
+    rows = predictions(run, folder, output=tmp_path / "p.csv")
+    found = {Path(row["file"]).stem: [*row.values()][1:] for row in rows}
+    assert found["a_turned"] == found["a_by_exif"]
+    assert found["b_white"] == found["b_by_alpha"] != found["a_turned"]
+
+
 def test_unreadable_files_are_listed_counted_and_skipped(run, tmp_path):
     folder = write_images(tmp_path / "images", 3)
     (folder / "notes.txt").write_text("no image")
