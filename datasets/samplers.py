@@ -5,6 +5,7 @@ which draw a whole epoch at once as a tensor; they share one CPU generator, so a
 depend on the device, and their `state_dict` continues an interrupted run exactly.
 """
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -73,8 +74,9 @@ def visits_every_class(num_classes: int, largest: int, samples_per_class: int) -
     """Returns True if class-aware sampling visits every class in every epoch.
 
     An epoch makes V = ⌈n_max · K / k⌉ visits, in a cycle of shuffled passes over the K classes that
-    goes on from one epoch to the next. With k = n_max an epoch is exactly one pass. Otherwise it
-    may begin within a pass, and only V ≥ 2K − 1 visits in a row are sure to hold a whole one.
+    goes on from one epoch to the next. An epoch that begins o > 0 visits into a pass needs the
+    K − o that are left of it and a whole pass more; of these o, multiples of g = gcd(V, K), the
+    smallest is g. So every class is visited if V ≥ 2K − g.
 
     Args:
         num_classes: K.
@@ -83,10 +85,10 @@ def visits_every_class(num_classes: int, largest: int, samples_per_class: int) -
 
     Example:
         >>> [k for k in range(1, 13) if visits_every_class(10, 11, k)]
-        [1, 2, 3, 4, 5, 6, 11]
+        [1, 2, 3, 4, 5, 6, 11, 12]
     """
     visits = -(-largest * num_classes // samples_per_class)
-    return visits >= 2 * num_classes - 1 or samples_per_class == largest
+    return visits >= 2 * num_classes - math.gcd(visits, num_classes)
 
 
 class Order(Protocol):
