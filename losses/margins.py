@@ -82,7 +82,7 @@ class Margins(nn.Module):
         return list(self.epsilons) if self.is_layered else self.epsilons[0]
 
     @property
-    def trained(self) -> list[Tensor]:
+    def trained(self) -> list[nn.Parameter]:
         """The vectors that train; none where the margins are fixed."""
         return [vector for vector in self.epsilons if vector.requires_grad]
 

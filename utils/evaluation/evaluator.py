@@ -22,7 +22,8 @@ caches of a CPU or GPU to hold what passes between layers."""
 def extract_features(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], machine: Machine
 ) -> tuple[Tensor, Tensor]:
-    """Features ``[N, D]`` (float32) and targets ``[N]`` of all batches, batch-norm in eval mode.
+    """Returns features ``[N, D]`` (float32) and targets ``[N]`` of all batches, batch-norm in eval
+    mode.
 
     Each process computes the features of its images, and gets those of all.
     """
@@ -44,10 +45,14 @@ def class_centroids(
     num_classes: int,
     machine: Machine,
 ) -> Tensor:
-    """Mean features of each class ``[K, D]``, batch-norm in eval mode; sums and counts are
-    accumulated batch by batch, each image in one process. Every class must occur."""
+    """Returns the mean features of each class ``[K, D]``, batch-norm in eval mode.
+
+    Sums and counts are accumulated batch by batch, each image in one process. Every class must
+    occur.
+    """
     model = fold_batch_norm(model)
-    world, sums, counts = machine.world, 0.0, 0.0
+    world = machine.world
+    sums, counts = torch.zeros(2, 1, dtype=torch.float64, device=machine.device)
     for images, targets in batches:
         with machine.autocast():
             features = model.features(images)
@@ -108,6 +113,7 @@ class Evaluator:
         return bool(self._seen)
 
     def forget(self) -> None:
+        """Makes the next reading look anew."""
         self._network, self._seen, self._centroids = None, {}, None
 
     def read(
@@ -148,8 +154,9 @@ class Evaluator:
 
     @torch.no_grad()
     def linear(self, model: nn.Module) -> dict[str, dict]:
-        """The network's classifier: a record of `accuracy_record` per split, and the mean
-        cross-entropy of the split as `loss`. All processes get those of process 0."""
+        """Returns what the network's own classifier reaches: a record of `accuracy_record` per
+        split, and the split's mean cross-entropy as `loss`. All processes get those of process 0.
+        """
 
         def read() -> dict[str, dict]:
             records = {}
@@ -164,17 +171,25 @@ class Evaluator:
 
     @torch.no_grad()
     def ncm(self) -> dict[str, dict]:
-        """Nearest class mean by cosine, with the class means of the un-augmented training set: a
-        record of `accuracy_record` per split. All are features of the last look."""
+        """Returns what the nearest class mean by cosine reaches, a record of `accuracy_record` per
+        split. The means are those of the un-augmented training set, all features those of the last
+        look.
+
+        Raises:
+            RuntimeError: there was no look.
+        """
+        if self._network is None:
+            raise RuntimeError("nothing was looked at")
         if self._centroids is None:
             self._centroids = class_centroids(
                 self._network, self.train_loader, self.num_classes, self.machine
             )
+        centroids = self._centroids
 
         def read() -> dict[str, dict]:
             return {
                 name: accuracy_record(
-                    cosine_similarities(features, self._centroids),
+                    cosine_similarities(features, centroids),
                     targets,
                     self.class_counts,
                 )
@@ -184,5 +199,5 @@ class Evaluator:
         return collectives.from_main(read, self.machine.world)
 
     def seen(self, split: str) -> tuple[Tensor, Tensor]:
-        """Features ``[N, D]`` and targets ``[N]`` of the split, as of the last look."""
+        """Returns features ``[N, D]`` and targets ``[N]`` of the split, as of the last look."""
         return self._seen[split]

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,8 @@ class Run:
         )
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The network on the device, in the memory layout that convolutions are fastest in.
+        """Returns the network on the device, in the memory layout in which convolutions are
+        fastest.
 
         Raises:
             UserError: batch-norm over all processes where there is no GPU.
@@ -80,7 +82,8 @@ class Run:
                     f"--sync_bn True: works on CUDA devices, not on {self.machine.device}"
                 )
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return model.to(self.machine.device, memory_format=torch.channels_last)
+        # The types of torch do not know that a module takes a memory format.
+        return model.to(self.machine.device, memory_format=torch.channels_last)  # pyright: ignore
 
     def take_backbone(self, model: nn.Module) -> None:
         """Replaces all weights but the head's by those of `--backbone`, if it is given. A run that
@@ -94,8 +97,8 @@ class Run:
             loaded = load_backbone(model, Path(self.options.backbone).expanduser())
             print(f"--backbone {self.options.backbone}: {loaded}")
 
-    def backbone_group(self, parameters: list[Tensor]) -> dict:
-        """The optimiser's group of the parameters in front of the head, whose rate is
+    def backbone_group(self, parameters: list[nn.Parameter]) -> dict[str, Any]:
+        """Returns the optimiser's group of the parameters in front of the head, whose rate is
         `--backbone_lr` times that of the phase."""
         factor = self.options.backbone_lr
         return {"params": parameters} | ({} if factor == 1 else {RATE_FACTOR: factor})
@@ -104,7 +107,10 @@ class Run:
         """SGD with the momentum and weight decay of both stages, on parameters or on groups of
         them that may have a weight decay of their own; on CUDA one kernel updates all parameters,
         at a rate that is a tensor, so that a captured step can follow it."""
-        settings = {"momentum": self.options.momentum, "weight_decay": self.options.weight_decay}
+        settings: dict[str, Any] = {
+            "momentum": self.options.momentum,
+            "weight_decay": self.options.weight_decay,
+        }
         device = self.machine.device
         if device.type != "cuda":
             return torch.optim.SGD(parameters, lr, **settings)

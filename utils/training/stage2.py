@@ -20,7 +20,7 @@ from utils.training.setup import Run, Stage, warn, warn_of_other_data
 
 
 def finetuning(run: Run, start: dict, path: Path) -> Stage:
-    """The two phases of stage 2, from the stage-1 checkpoint `start`, read from `path`.
+    """Returns the two phases of stage 2, from the stage-1 checkpoint `start`, read from `path`.
 
     Raises:
         UserError: a checkpoint of another network, a sampler that cannot visit every class, a layer
@@ -39,7 +39,7 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
     kind = (options.margin_type, options.starting_margin, data.class_counts)
     margins = Margins(*kind, num_layers=None if columns is None else len(columns)).to(device)
 
-    classifier = list(model.linear.parameters())
+    classifier = list(model.get_submodule("linear").parameters())
     features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
     groups = [run.backbone_group(features)]
     if options.margin_wd is None and options.backbone_lr == 1:
@@ -95,15 +95,16 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
 
 
 def _feature_rate(options: Options) -> Callable[[int], float]:
-    """The rate of a feature epoch: constant as published, or half a cosine over all of them."""
+    """Returns the rate of each feature epoch: constant as published, or half a cosine over all of
+    them."""
     if options.feat_schedule == "cosine":
         return partial(cosine_rate, lr=options.feat_lr, epochs=options.feature_epochs)
     return lambda epoch: options.feat_lr
 
 
 def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
-    """The network with representations at `--feat_layers`, or None where the robust loss works on
-    the features.
+    """Returns the network with representations at `--feat_layers`, or None where the robust loss
+    works on the features.
 
     Raises:
         UserError: a layer that the network does not have, or layers behind the last named one that
@@ -117,7 +118,8 @@ def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
     except ValueError as error:
         raise UserError(f"--feat_layers {options.feat_layers}: {error}") from None
     last = [name for name, _ in model.named_children() if name.startswith("layer")][-1]
-    has_cross_entropy = any(name.startswith(("ce", "bs")) for name in options.feat_loss.split(","))
+    losses = (options.feat_loss or "").split(",")
+    has_cross_entropy = any(name.startswith(("ce", "bs")) for name in losses)
     if last not in layers and not has_cross_entropy:
         raise UserError(
             f"--feat_layers {options.feat_layers}: with --feat_loss {options.feat_loss} no loss "
