@@ -1,8 +1,9 @@
 """A trained network with all that it needs to read new images: their size, their normalisation and
 the names of the classes."""
 
+import glob
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from utils.runs import checkpoint
 from utils.runs.folders import PRETRAINED
 from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 
+DIGEST = 8 * "[0-9a-f]"
 CLASSIFIERS = "classifiers.pth"
 RUNS = Path("checkpoint")
 ROOTS = (Path(), RUNS, PRETRAINED)
@@ -82,7 +84,8 @@ class TrainedNetwork:
 
 def find_checkpoint(name: Path) -> Path:
     """Returns the checkpoint file of a run, by the file, the run's folder, or the name of the
-    folder below `checkpoint` or `pretrained`; of a folder the best one.
+    folder below `checkpoint` or `pretrained`, with or without the digest at its end; of a folder
+    the best one.
 
     A folder above a single run stands for this run; a stage 1 with a stage 2 in its folder does not
     count.
@@ -91,7 +94,7 @@ def find_checkpoint(name: Path) -> Path:
         UserError: there is none, or there are several.
     """
     places = [root / name for root in ROOTS]
-    place = next((place for place in places if place.exists()), None)
+    place = next((place for place in places if place.exists()), None) or _digested(places)
     if place is None:
         tried = ", ".join(map(str, dict.fromkeys(places)))
         raise UserError(f"{name}: no such run or checkpoint (looked for {tried})")
@@ -106,6 +109,21 @@ def find_checkpoint(name: Path) -> Path:
         return ends[0] / BEST_CHECKPOINT
     hint = f"; the runs below it are {', '.join(map(str, ends))}" if ends else ""
     raise UserError(f"{place}: no {BEST_CHECKPOINT} in this folder{hint}")
+
+
+def _digested(places: Sequence[Path]) -> Path | None:
+    """Returns the only folder that is named as one of the places with a digest behind the name.
+
+    Raises:
+        UserError: there are several.
+    """
+    for place in places:
+        found = sorted(place.parent.glob(f"{glob.escape(place.name)}-{DIGEST}"))
+        if len(found) > 1:
+            raise UserError(f"{place}: several runs begin so: {', '.join(map(str, found))}")
+        if found:
+            return found[0]
+    return None
 
 
 def load_network(name: Path) -> TrainedNetwork:

@@ -42,6 +42,16 @@ def test_a_run_is_found_by_its_name(root, tmp_path, monkeypatch):
     assert find_checkpoint("my_run").resolve() == path
 
 
+def test_a_name_without_its_digest_is_enough_where_it_tells_one_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-0123abcd")
+    write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-other")
+    assert find_checkpoint("my_run[1]").resolve() == path
+    write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-4567abcd")
+    with pytest.raises(UserError, match=r"several runs begin so: .*-0123abcd, .*-4567abcd"):
+        find_checkpoint("my_run[1]")
+
+
 def test_a_file_is_taken_as_it_is_and_a_folder_gives_its_best(tmp_path):
     best = write_checkpoint(tmp_path)
     last = tmp_path / "ckpt.pth.tar"
