@@ -16,33 +16,54 @@ Both in one process, for three seeds: the second with `--pretrain_epochs 200 --s
 of `--pretrained ...`.
 """
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
-from utils.errors import Interrupted, RunError, UserError
-from utils.machine.processes import World, world_of_environment
+if sys.version_info < (3, 11):  # noqa: UP036
+    found = ".".join(str(part) for part in sys.version_info[:2])
+    sys.stderr.write("main.py: error: Python 3.11 or newer is needed, this is " + found + "\n")
+    sys.exit(2)
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+
+from utils.errors import Interrupted, RunError, UserError, is_out_of_memory
+from utils.machine.processes import ALONE, World, world_of_environment
 from utils.options.data_paths import check_data
 from utils.options.parse import parse_stages
+
+SIGPIPE = 13
+"""As POSIX numbers it; Windows has none."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (`sys.argv` if None).
 
     Returns:
-        The exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 interrupted.
+        The exit status: 0 done, 1 the run failed, 2 bad input; 129, 130 or 143 interrupted, 141
+        where nobody reads the output any more.
     """
-    world = world_of_environment()
+    world = ALONE
     try:
+        _take_surroundings_as_they_are()
+        world = world_of_environment()
         with _heard_once(world):
             _run(argv)
+            sys.stdout.flush()
     except UserError as error:
         return _fail(2, error, world)
     except RunError as error:
         return _fail(1, error, world)
+    except BrokenPipeError:
+        _write_nowhere()
+        return 128 + SIGPIPE
     except OSError as error:
         return _fail(1, error, world, f"{error.filename or 'a file'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail(1, error, world, "out of memory: a smaller -b, or --accumulate, needs less")
     except KeyboardInterrupt:
         return 130
     except Interrupted as error:
@@ -64,6 +85,22 @@ def _run(argv: Sequence[str] | None) -> None:
         evaluate(stages[-1])
     else:
         train(stages)
+
+
+def _take_surroundings_as_they_are() -> None:
+    """Prints what a stream can show of a text, and draws without the window that a notebook's
+    environment asks for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if "matplotlib" not in sys.modules:
+        os.environ.pop("MPLBACKEND", None)
+
+
+def _write_nowhere() -> None:
+    """Gives standard output a place to go, so that Python's own last write to it is no error."""
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def assert_consistent(options: Options) -> None:
     assert options.workers >= 0
     assert 0 <= options.start_epoch <= options.epochs
     assert options.seed is None or 0 <= options.seed < 2**32
-    assert options.gpu is None or options.gpu >= 0
+    assert options.gpu in (None, "cpu") or options.gpu >= 0
     assert options.dataset in DATASETS
     assert options.arch in ARCHITECTURES
     assert options.augment in ("none", "crop_flip", "autoaugment")

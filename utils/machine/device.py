@@ -88,7 +88,7 @@ def cpu_name() -> str:
 
 
 def choose_machine(
-    gpu: int | None,
+    gpu: int | str | None,
     precision: str,
     step: str = "auto",
     micro_batches: int = 1,
@@ -130,7 +130,9 @@ def choose_machine(
     return Machine(device, precision, step, micro_batches, world)
 
 
-def _choose_device(gpu: int | None) -> torch.device:
+def _choose_device(gpu: int | str | None) -> torch.device:
+    if isinstance(gpu, str):
+        return torch.device(gpu)
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if available == 0:
         if gpu is not None:
@@ -147,8 +149,10 @@ def _choose_device(gpu: int | None) -> torch.device:
     raise UserError(f"--gpu {gpu}: the CUDA devices are {names}")
 
 
-def _device_of(world: World, gpu: int | None) -> torch.device:
+def _device_of(world: World, gpu: int | str | None) -> torch.device:
     """The device of one of several processes."""
+    if isinstance(gpu, str):
+        return torch.device(gpu)
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu is not None:
         print(

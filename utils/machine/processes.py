@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass
 
+from utils.errors import UserError
+
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -50,8 +52,17 @@ ALONE = World()
 
 
 def world_of_environment() -> World:
-    """The processes that torchrun's variables describe; one alone where there are none."""
-    if not all(name in os.environ for name in VARIABLES):
+    """Returns the processes that torchrun's variables describe; one alone where one of them is
+    missing or empty.
+
+    Raises:
+        UserError: a variable is not a number.
+    """
+    if not all(os.environ.get(name) for name in VARIABLES):
         return ALONE
-    rank, size, local_rank = (int(os.environ[name]) for name in VARIABLES[:3])
+    told = ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES[:3])
+    try:
+        rank, size, local_rank = (int(os.environ[name]) for name in VARIABLES[:3])
+    except ValueError:
+        raise UserError(f"{told}: torchrun sets these variables to whole numbers") from None
     return World(rank, size, local_rank) if size > 1 else ALONE

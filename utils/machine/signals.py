@@ -1,4 +1,5 @@
-"""SIGINT and SIGTERM: the step in hand is finished, then the run stops where it can go on."""
+"""SIGINT, SIGTERM and SIGHUP: the step in hand is finished, then the run stops where it can go
+on."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,7 +8,8 @@ from types import FrameType
 
 from utils.errors import Interrupted
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]  # Windows: no SIGHUP
 _received: list[int] = []
 
 
@@ -37,7 +39,9 @@ def deferred(agree: Callable[[int], int] = _alone) -> Iterator[None]:
     _received.clear()
     _agree = agree
     try:
-        before = {number: signal.signal(number, _remember) for number in _SIGNALS}
+        # A signal that is ignored already stays so: nohup makes a run outlive its terminal.
+        heard = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, _remember) for number in heard}
     except ValueError:
         before = {}
     try:

@@ -575,12 +575,12 @@ class Options:
         type=values.positive_count,
         metavar="E",
     )
-    gpu: int | None = flag(
+    gpu: int | str | None = flag(
         MACHINE,
         "--gpu",
         role=Role.FREE,
-        help="CUDA device (default: the first, or the CPU where there is none)",
-        type=values.count,
+        help="CUDA device, or cpu (default: the first, or the CPU where there is none)",
+        type=values.device,
         metavar="N",
     )
     precision: str = flag(

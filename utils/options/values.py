@@ -88,6 +88,26 @@ image_side = _number(int, "a whole number with 8 <= x <= 1024", lambda n: 8 <= n
 seed = _number(int, "a whole number with 0 <= x < 2**32", lambda n: 0 <= n < 2**32)
 
 
+def device(text: str) -> int | str:
+    """Number of a CUDA device, as `1` or `cuda:1`; or `cpu`."""
+    name = text.strip().lower()
+    if name == "cpu":
+        return name
+    number = "0" if name == "cuda" else name.removeprefix("cuda:")
+    if "," in number:
+        count_of_devices = len(number.split(","))
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not one device; several are used by torchrun --nproc_per_node "
+            f"{count_of_devices} main.py ..., with CUDA_VISIBLE_DEVICES to choose them"
+        )
+    try:
+        return int(count(number))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not cpu and not the number of a CUDA device, a whole number >= 0"
+        ) from None
+
+
 def seeds(text: str) -> str:
     """Different seeds, separated by commas."""
     numbers = [seed(part) for part in text.split(",")]

@@ -1,6 +1,5 @@
 """The folder of a run: its files, its lock, and what it records of the options."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -9,6 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import RunError, UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: two runs in one folder are not told apart there
+    fcntl = None
 
 LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
@@ -87,11 +91,14 @@ class RunFolder:
         with lock:
             try:
                 # The kernel drops the lock with the process, however that ends.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if fcntl is not None:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(f"another run is at work in {self.records}") from None
             try:
                 yield
+            except BrokenPipeError:  # the reader of standard output has gone, no file is at fault
+                raise
             except OSError as error:
                 raise RunError(
                     f"cannot write {error.filename or f'into {self.records}'}: "

@@ -1,0 +1,165 @@
+"""What main.py makes of its surroundings: streams, environment, signals, memory, old Pythons."""
+
+import io
+import os
+import runpy
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import main
+from tests.support.helpers import REPOSITORY, call
+from utils.errors import Interrupted, RunError, UserError
+from utils.machine import signals
+from utils.machine.device import choose_machine
+from utils.machine.processes import ALONE, VARIABLES, World, world_of_environment
+from utils.options.parse import parse_options
+from utils.runs.run_folder import RunFolder
+
+
+def failing(monkeypatch, error):
+    """Makes the command fail after its options are read."""
+
+    def run(argv):
+        raise error
+
+    monkeypatch.setattr(main, "_run", run)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_is_one_line_and_status_1(error, monkeypatch):
+    failing(monkeypatch, error)
+    outcome = call([])
+    assert outcome.status == 1 and outcome.err.count("\n") == 1
+    assert "out of memory" in outcome.err and "-b" in outcome.err
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    failing(monkeypatch, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        call([])
+
+
+def test_a_reader_that_goes_away_ends_a_run_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(REPOSITORY / "main.py"), "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.stderr == "" and done.returncode in (0, 120, 141)
+
+
+def test_a_reader_that_goes_away_during_a_run_is_not_the_folders_fault(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run", tmp_path / "run")
+    with pytest.raises(BrokenPipeError), folder.locked():
+        raise BrokenPipeError
+    with pytest.raises(RunError), folder.locked():
+        raise OSError(28, "No space left on device")
+    failing(monkeypatch, BrokenPipeError())
+    monkeypatch.setattr(main, "_write_nowhere", lambda: None)
+    outcome = call([])
+    assert outcome.status == 141 and outcome.err == ""
+
+
+def test_a_stream_shows_what_it_can_of_a_text(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(main, "_run", lambda argv: print("50.00 ± 1.00"))
+    assert main.main([]) == 0
+    assert stream.buffer.getvalue() == b"50.00 ? 1.00\n"
+
+
+def test_the_backend_of_a_notebook_is_ignored():
+    code = (
+        "import main, os, sys; main._run = lambda argv: None; main.main([]);"
+        "import matplotlib; sys.exit(matplotlib.rcParams['backend'] == 'module://nowhere.inline')"
+    )
+    environment = os.environ | {"MPLBACKEND": "module://nowhere.inline"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_older_python_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18, "final", 0))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(REPOSITORY / "main.py"), run_name="__main__")
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and err.count("\n") == 1
+    assert "3.11" in err and "3.9" in err
+
+
+@pytest.mark.parametrize("empty", VARIABLES)
+def test_an_empty_variable_of_torchrun_counts_as_none(empty, monkeypatch):
+    for name, value in zip(VARIABLES, ("1", "2", "1", "here", "29500"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert world_of_environment() == World(1, 2, 1)
+    monkeypatch.setenv(empty, "")
+    assert world_of_environment() == ALONE
+
+
+def test_a_variable_of_torchrun_that_is_no_number_is_one_line(monkeypatch):
+    for name, value in zip(VARIABLES, ("one", "2", "1", "here", "29500"), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="RANK=one"):
+        world_of_environment()
+    outcome = call(["--dataset", "digits"])
+    assert outcome.status == 2 and outcome.err.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_sighup_stops_a_run_where_it_can_go_on_unless_it_is_ignored():
+    with signals.deferred():
+        os.kill(os.getpid(), signal.SIGHUP)
+        with pytest.raises(Interrupted) as interrupted:
+            signals.check()
+    assert interrupted.value.exit_status == 129
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.deferred():
+            os.kill(os.getpid(), signal.SIGHUP)
+            signals.check()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_system_without_file_locks_runs_without_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.runs.run_folder.fcntl", None)
+    folder = RunFolder(tmp_path / "run", tmp_path / "run")
+    with folder.locked(), folder.locked():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "gpu"),
+    [("1", 1), ("cuda:1", 1), ("cuda", 0), ("cpu", "cpu"), ("CPU", "cpu"), ("cuda:0", 0)],
+)
+def test_devices_may_be_spelt_as_torch_spells_them(text, gpu):
+    assert parse_options(["--gpu", text]).gpu == gpu
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("0,1", "torchrun --nproc_per_node 2"), ("-1", "whole number >= 0"), ("cuda:x", "cpu")],
+)
+def test_other_devices_are_one_line(text, says):
+    with pytest.raises(UserError) as error:
+        parse_options([f"--gpu={text}"])
+    assert says in str(error.value) and repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize("world", [ALONE, World(1, 2, 1)])
+def test_gpu_cpu_is_the_cpu(world, capsys):
+    assert choose_machine("cpu", "float32", world=world).device == torch.device("cpu")
+    assert capsys.readouterr().err == ""
