@@ -18,9 +18,7 @@ from utils.training.selection import chosen_epochs
 from utils.training.setup import Run
 from utils.training.trainer import Trainer
 
-CELL = 15
-"""Characters of a column: `41.23 ± 0.17` has 12."""
-
+GAP = "   "
 SHOWN = ("top1", "top5", "balanced", "macro_f1", *GROUPS)
 _FINALS = (("selected", "last"), ("linear", "ncm"))
 
@@ -163,14 +161,17 @@ def _table(rows: dict[str, dict], class_counts: Sequence[int], columns: Sequence
     sizes = {group: f"{group} ({(groups == group).sum()})" for group in GROUPS}
     headers = {"top1": "top-1", "top5": "top-5", "balanced": "balanced", "macro_f1": "macro F1"}
     headers |= {**sizes, "worst": "worst class", "ece": "ECE"}
-    width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{headers[column]:>{CELL}}" for column in columns)]
+    table = [["", *(headers[column] for column in columns)]]
     for name, record in rows.items():
-        record = {**record, "balanced": _balanced(record)}
         # A record made earlier may lack a column.
-        cells = "".join(f"{_percent(record.get(column), 2):>{CELL}}" for column in columns)
-        lines.append(f"{name:<{width}}{cells}")
-    return "\n".join(lines)
+        record = {**record, "balanced": _balanced(record)}
+        table.append([name, *(_percent(record.get(column), 2) for column in columns)])
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    return "\n".join(
+        f"{name:<{widths[0]}}"
+        + "".join(f"{GAP}{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        for name, *cells in table
+    )
 
 
 def _balanced(record: dict) -> float | dict | None:
