@@ -9,7 +9,7 @@ from typing import Any
 from datasets import normalisation
 from datasets.files.images import listed
 from utils.errors import UserError
-from utils.options.flags import Options
+from utils.options.flags import NATURAL_DATASETS, Options
 
 
 def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
@@ -27,7 +27,7 @@ def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
                 f"--image_size {options.image_size} contradicts the checkpoint, whose images have "
                 f"a side of {size} pixels"
             )
-        changes["image_size"] = size if options.dataset in _SIZED else None
+        changes["image_size"] = size if options.dataset in NATURAL_DATASETS else None
     if options.stream == "auto" and isinstance(recorded.get("streamed"), bool):
         changes["stream"] = recorded["streamed"]
     fraction = recorded.get("test_fraction")
@@ -39,9 +39,6 @@ def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
             )
         changes["test_fraction"] = fraction
     return replace(options, **changes)
-
-
-_SIZED = ("folder", "csv", "npz", "imagenet_lt", "inaturalist18")
 
 
 def test_rand_number(options: Options, recorded: Mapping[str, Any]) -> int:

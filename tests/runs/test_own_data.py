@@ -1,6 +1,7 @@
 """Whole runs on one's own images."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -160,3 +161,36 @@ def test_the_real_cifar_100_as_a_plain_tree_gives_the_same_subset():
     if not (tree / "train").is_dir():
         pytest.skip(f"no PNG files of CIFAR-100 in {tree}")
     equal_to_cifar(("cifar100", 0.01), tree)
+
+
+def test_evaluation_takes_the_image_size_from_the_checkpoint(tmp_path, no_figures):
+    """Trouble 2."""
+    tree = write_folder(tmp_path / "own")
+    flags = ["--dataset", "folder", "--data_root", tree, "-a", "resnet20", "--epochs", 1, "-b", 16]
+    flags += ["--root_log", tmp_path / "runs", "--root_model", tmp_path / "runs", "--seed", 0]
+    succeed([*flags, "--image_size", 16])
+    evaluation = [str(flag) for flag in (*flags, "--evaluation", "True")]
+    succeed(evaluation)
+    outcome = call([*evaluation, "--image_size", "32"])
+    assert outcome.status == 2 and "--image_size 32 contradicts the checkpoint" in outcome.err
+    # Trouble 64: other classes are an error, and leave the outputs as they are.
+    (outputs,) = (tmp_path / "runs").glob("*/outputs_test.npz")
+    before = outputs.read_bytes()
+    for split in ("train", "test"):
+        (tree / split / "cat").rename(tree / split / "dog")
+    outcome = call(evaluation)
+    assert outcome.status == 2 and "only the checkpoint has cat" in outcome.err
+    assert outputs.read_bytes() == before
+
+
+def test_a_class_of_a_name_that_is_not_utf_8_trains_and_evaluates(tmp_path, no_figures):
+    """Troubles 6 and 16: such a name, in a tree without a split."""
+    tree = write_folder(tmp_path / "own", counts=(4, 3, 2), splits=("",))
+    folder = os.fsencode(tree)
+    os.rename(folder + b"/ant", folder + b"/\xe9t\xe9")
+    flags = ["--dataset", "folder", "--data_root", tree, "-a", "resnet20", "--epochs", 1, "-b", 16]
+    flags += ["--root_log", tmp_path / "runs", "--root_model", tmp_path / "runs", "--seed", 0]
+    outcome = succeed([str(flag) for flag in flags])
+    assert "0.2 of each class (--test_fraction)" in outcome.out
+    outcome = succeed([str(flag) for flag in (*flags, "--evaluation", "True")])
+    assert "\\xe9t\\xe9" in outcome.out
