@@ -13,6 +13,7 @@ from losses.classification import (
     effective_number_weights,
     long_tail_weights,
 )
+from losses.contrastive import ContrastiveBranch
 from losses.distillation import DistillationLoss
 from losses.dro import DROLoss
 
@@ -24,9 +25,18 @@ Mixed = tuple[Tensor, Tensor]
 """The second targets ``[B]`` of mixed images and the first ones' share of them, a scalar."""
 
 
+Views = tuple[Tensor, Tensor]
+"""The features ``[V · B, D]`` of V more views of the batch, one after the other, and the weights of
+the classifier ``[K, D]``."""
+
+CLASSIFICATION_WEIGHT, CONTRASTIVE_WEIGHT = 2.0, 0.6
+"""Of balanced contrastive learning (Zhu et al., CVPR 2022)."""
+
+
 class Objective(nn.Module):
     """A weighted sum of named losses: of the logits and targets, or of the features and the epoch's
-    centroids (`DROLoss`), or of the logits and a teacher's (`DistillationLoss`).
+    centroids (`DROLoss`), or of the logits and a teacher's (`DistillationLoss`), or of the features
+    of more views and the classifier's weights (`ContrastiveBranch`).
 
     Args:
         losses: name to loss module.
@@ -63,6 +73,7 @@ class Objective(nn.Module):
         *,
         mixed: Mixed | None = None,
         teacher_logits: Tensor | None = None,
+        views: Views | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The sum, and the losses by themselves ``[number of losses]`` without weights, detached.
 
@@ -79,6 +90,10 @@ class Objective(nn.Module):
         def value(name: str, loss: nn.Module) -> Tensor:
             if isinstance(loss, DistillationLoss):
                 return loss(logits, teacher_logits)
+            if isinstance(loss, ContrastiveBranch):
+                view_features, class_weights = views
+                number = len(view_features) // len(targets)
+                return loss(view_features, targets.repeat(number), class_weights)
             if isinstance(loss, DROLoss):
                 if mixed is not None:
                     raise ValueError("the robust loss takes one target an image, not two")
@@ -107,13 +122,14 @@ def stage_1_objective(
     prior_weight: float = 1.0,
     robust: tuple[DROLoss, float] | None = None,
     distillation: tuple[DistillationLoss, float] | None = None,
+    contrast: ContrastiveBranch | None = None,
 ) -> Objective:
     """Stage 1's loss `CE`, `Focal` (γ = 1), `LDAM` (largest margin 0.5, scale 30) or `BS` (balanced
     softmax, τ = `prior_weight`), with effective-number class weights if `reweighted`.
 
     With `robust`, a loss R and its weight w, the sum is L + w · R (one stage's joint loss); with
     `distillation`, a loss D and its weight v, it is (1 − v) · L + v · D; with both, their sum
-    (1 − v) · L + w · R + v · D.
+    (1 − v) · L + w · R + v · D. With `contrast` alone, a branch C, it is 2 · L + 0.6 · C.
 
     Raises:
         ValueError: an unknown loss.
@@ -137,6 +153,9 @@ def stage_1_objective(
         losses["distillation"] = distillation[0]
         weights[0] = 1.0 - distillation[1]
         weights.append(distillation[1])
+    if contrast is not None:
+        losses["contrast"] = contrast
+        weights = [CLASSIFICATION_WEIGHT, *weights[1:], CONTRASTIVE_WEIGHT]
     return Objective(losses, weights)
 
 

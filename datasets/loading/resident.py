@@ -49,6 +49,8 @@ class Loader(ABC):
         generator: CPU generator of the augmentation.
         world: the processes that share each batch.
         smallest_batch: where fewer images are left for the last batch, they join the one before.
+        views: V; a batch has each image V times, augmented anew, ``[V · B, 3, H, W]``: first all
+            images once, then all of them again; the targets stay ``[B]``.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Loader(ABC):
         generator: torch.Generator | None = None,
         world: World = ALONE,
         smallest_batch: int = 1,
+        views: int = 1,
     ) -> None:
         self.split = split
         self.normalise = normalise
@@ -70,6 +73,7 @@ class Loader(ABC):
         self.generator = generator
         self.world = world
         self.smallest_batch = smallest_batch
+        self.views = views
         self._ahead: DrawnAhead[tuple[Tensor, ...]] | None = None
 
     def __len__(self) -> int:
@@ -136,9 +140,15 @@ class ResidentLoader(Loader):
             if self.world.size > 1:
                 own = torch.cat(shares)
                 positions, *draws = (drawn[own] for drawn in (positions, *draws))
-            images = AUGMENTATIONS[self.augment].apply(self.split.images, positions, tuple(draws))
+            # Every view has draws of its own.
+            count = len(draws) // self.views
+            of_views = [tuple(draws[v * count : (v + 1) * count]) for v in range(self.views)]
+            apply = AUGMENTATIONS[self.augment].apply
+            images = [apply(self.split.images, positions, of_view) for of_view in of_views]
             sizes = list(map(len, shares))
-            yield from zip(images.split(sizes), targets.split(whole), strict=True)
+            views = zip(*(view.split(sizes) for view in images), strict=True)
+            for batch, batch_targets in zip(views, targets.split(whole), strict=True):
+                yield (batch[0] if self.views == 1 else torch.cat(batch)), batch_targets
 
     def _next_epoch(self, is_ahead: bool) -> tuple[Tensor, ...]:
         if self.generator is None:
@@ -157,7 +167,11 @@ class ResidentLoader(Loader):
         height, width = self.split.images.shape[2:]
         augmentation = AUGMENTATIONS[self.augment]
         blocks = [
-            augmentation.draw(len(block), height, width, generator)
+            [
+                drawn
+                for _ in range(self.views)
+                for drawn in augmentation.draw(len(block), height, width, generator)
+            ]
             for block in positions.split(self.sizes(len(positions), self.block_size))
         ]
         return positions, *(torch.cat(drawn) for drawn in zip(*blocks, strict=True))

@@ -24,7 +24,13 @@ class StreamedLoader(Loader):
     split: StreamedSplit
 
     def pixels(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `Loader.pixels`; of several processes, each reads the images of its share."""
+        """As `Loader.pixels`; of several processes, each reads the images of its share.
+
+        Raises:
+            ValueError: more than one view.
+        """
+        if self.views > 1:
+            raise ValueError("streamed images come in one view")
         batch_size = self.batch_size if batch_size is None else batch_size
         order = self.order.draw()
         seeds = torch.zeros_like(order)

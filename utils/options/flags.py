@@ -268,6 +268,14 @@ class Options:
         type=values.positive,
         metavar="P",
     )
+    contrastive: str | None = flag(
+        STAGE1,
+        "--contrastive",
+        role=Role.STAGE_1,
+        help="bcl: 2 loss + 0.6 balanced contrastive loss of two more views of each image, with "
+        "class centres (default: none)",
+        choices=("bcl",),
+    )
     pretrained: str | None = flag(
         STAGE2,
         "--pretrained",

@@ -186,6 +186,15 @@ def _check_stage_1(options: Options) -> None:
     for flag in ("teacher_weight", "teacher_temperature", "teacher_power"):
         if options.teacher is None and not options.is_at_default(flag):
             raise UserError(f"--{flag} {getattr(options, flag)} needs --teacher")
+    if options.contrastive is not None:
+        for flag in ("mixup", "teacher", "robust_weight"):
+            if not options.is_at_default(flag):
+                raise UserError(f"--contrastive {options.contrastive} goes without --{flag}")
+        if options.accumulate > 1:
+            raise UserError(
+                f"--contrastive {options.contrastive}: contrasts a whole batch, not the parts of "
+                f"--accumulate {options.accumulate}"
+            )
     if not options.has_robust_loss:
         if options.robust_from > 1:
             raise UserError(f"--robust_from {options.robust_from} needs --robust_weight")
@@ -219,7 +228,7 @@ def _check_stage_2(options: Options) -> None:
             "such as ce"
         )
     if options.pretrain_epochs is None:
-        for flag in ("mixup", "teacher", "robust_from"):
+        for flag in ("mixup", "teacher", "contrastive", "robust_from"):
             if not options.is_at_default(flag):
                 raise UserError(f"--{flag} belongs to stage 1, which has no --pretrained")
     elif options.robust_from > 1:

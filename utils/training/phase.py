@@ -31,6 +31,8 @@ class Phase:
             for the device.
         mixup: mixes the images of each batch, or None.
         teacher: gives logits of the same batch to the objective, in eval mode, or None.
+        views: how often each image is in a batch, augmented anew: the first view is classified, the
+            others are for a contrastive loss.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Phase:
     after_update: Callable[[], None] | None = None
     mixup: Mixup | None = None
     teacher: nn.Module | None = None
+    views: int = 1
 
     @property
     def monitor(self) -> str:

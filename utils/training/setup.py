@@ -13,7 +13,7 @@ from datasets import LongTailedData
 from datasets.loading.resident import Loader, Normalise
 from datasets.loading.streamed import make_loader
 from datasets.samplers import Order
-from losses import Margins
+from losses import ContrastiveBranch, Margins
 from models.backbone import load_backbone
 from models.layers import LayerFeatures
 from utils.errors import UserError
@@ -35,12 +35,15 @@ class Run:
     data: LongTailedData
     generator: torch.Generator
 
-    def training_loader(self, order: Order, model: nn.Module | None = None) -> Loader:
+    def training_loader(
+        self, order: Order, model: nn.Module | None = None, views: int = 1
+    ) -> Loader:
         """Returns augmented batches of the training set; held in memory, it moves to the device.
 
         Args:
             order: in which to go through it.
             model: the network whose batch-norm these batches train; None if it is frozen.
+            views: how often a batch has each of its images.
 
         Raises:
             UserError: batches that are too small for the network.
@@ -67,6 +70,7 @@ class Run:
             generator=self.generator,
             world=self.machine.world,
             smallest_batch=smallest,
+            views=views,
         )
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -130,12 +134,14 @@ class Stage:
         margins: those of the robust loss; None where there is none.
         layers: the network with representations at several layers, where the robust loss works on
             these.
+        contrast: a contrastive loss with a projection that trains beside the network, or None.
     """
 
     model: nn.Module
     phases: list[Phase]
     margins: Margins | None = None
     layers: LayerFeatures | None = None
+    contrast: ContrastiveBranch | None = None
 
     @property
     def network(self) -> nn.Module:

@@ -9,6 +9,7 @@ from torch import nn
 
 from datasets.samplers import EffectiveNumberOrder, ShuffledOrder
 from losses import (
+    ContrastiveBranch,
     DistillationLoss,
     DROLoss,
     Margins,
@@ -28,6 +29,8 @@ from utils.training.teacher import Teacher, load_teacher
 RATE_STEPS = ((160, 0.01), (180, 0.0001))
 DRW_START = 160
 PUBLISHED_EPOCHS = 200
+CONTRASTIVE_VIEWS = 3
+"""One for the classifier, two for the contrast."""
 
 
 def pretraining(run: Run) -> Stage:
@@ -53,20 +56,23 @@ def pretraining(run: Run) -> Stage:
         order = ShuffledOrder(len(data.train), run.generator)
     margins = _margins(run)
     teacher = None if options.teacher is None else load_teacher(run)
-    loader = run.training_loader(order, model if options.epochs else None)
+    contrast = _contrast(run, model)
+    views = 1 if contrast is None else CONTRASTIVE_VIEWS
+    loader = run.training_loader(order, model if options.epochs else None, views)
     rate_of, drw_start = schedule(options)
     phase = Phase(
         name="pretraining",
         epochs=range(options.start_epoch + 1, options.epochs + 1),
         loader=loader,
-        objective=_objectives(options, data.class_counts, drw_start, margins, teacher),
-        optimizer=run.sgd(_groups(run, model, margins), options.lr),
+        objective=_objectives(options, data.class_counts, drw_start, margins, teacher, contrast),
+        optimizer=run.sgd(_groups(run, model, margins, contrast), options.lr),
         learning_rate=rate_of,
         after_update=_projection(margins, options.margin_min),
         mixup=_mixup(run, loader.largest_batch),
         teacher=None if teacher is None else teacher.network,
+        views=views,
     )
-    return Stage(model, [phase], margins)
+    return Stage(model, [phase], margins, contrast=contrast)
 
 
 def _margins(run: Run) -> Margins | None:
@@ -81,6 +87,22 @@ def _margins(run: Run) -> Margins | None:
 def _projection(margins: Margins | None, lowest: float | None) -> Callable[[], None] | None:
     """What keeps the margins above `--margin_min` after each update."""
     return None if margins is None or lowest is None else partial(margins.keep_above, lowest)
+
+
+def _contrast(run: Run, model: nn.Module) -> ContrastiveBranch | None:
+    """The branch of `--contrastive bcl`, whose weights are drawn after the network's; None without
+    it.
+
+    Raises:
+        UserError: several processes, or streamed images.
+    """
+    if run.options.contrastive is None:
+        return None
+    if run.machine.world.size > 1:
+        raise UserError("--contrastive bcl: contrasts the images of one process, not of several")
+    if run.data.is_streamed:
+        raise UserError("--contrastive bcl: needs images held in memory (--stream False)")
+    return ContrastiveBranch(model.num_features).to(run.machine.device)
 
 
 def _mixup(run: Run, batch_size: int) -> Mixup | None:
@@ -104,9 +126,11 @@ def _head_scale(options: Options) -> float | None:
     return COSINE_SCALE if options.head == "cosine" else None
 
 
-def _groups(run: Run, model: nn.Module, margins: Margins | None) -> list[dict]:
+def _groups(
+    run: Run, model: nn.Module, margins: Margins | None, contrast: ContrastiveBranch | None
+) -> list[dict]:
     """The network in one group, or in two where `--backbone_lr` sets the head apart; learned
-    margins in one of their own."""
+    margins and a projection in one of their own."""
     groups = [{"params": list(model.parameters())}]
     if run.options.backbone_lr != 1:
         head = list(model.linear.parameters())
@@ -116,6 +140,8 @@ def _groups(run: Run, model: nn.Module, margins: Margins | None) -> list[dict]:
         decay = run.options.margin_wd
         of_decay = {} if decay is None else {"weight_decay": decay}
         groups.append({"params": margins.trained} | of_decay)
+    if contrast is not None:
+        groups.append({"params": list(contrast.parameters())})
     return groups
 
 
@@ -145,6 +171,7 @@ def _objectives(
     drw_start: int,
     margins: Margins | None,
     teacher: Teacher | None,
+    contrast: ContrastiveBranch | None,
 ) -> Callable[[int], Objective]:
     """The objective of an epoch: DRW's class weights and the robust loss join later."""
     distillation = None
@@ -167,7 +194,9 @@ def _objectives(
     def make(is_reweighted: bool, is_joint: bool) -> Objective:
         joint = robust if is_joint else None
         classification = (options.loss_type, class_counts, is_reweighted, options.prior_weight)
-        return stage_1_objective(*classification, robust=joint, distillation=distillation)
+        return stage_1_objective(
+            *classification, robust=joint, distillation=distillation, contrast=contrast
+        )
 
     def objective(epoch: int) -> Objective:
         is_late = options.train_rule == "DRW" and epoch > drw_start

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from losses import Objective
+from models import NormedLinear
 from utils.machine import collectives
 from utils.machine.device import Machine
 from utils.training.phase import Phase
@@ -60,6 +61,10 @@ class EagerStep:
             inputs = self.prepared(inputs)
             features, logits = self.forward(self.model, inputs)
         beside = self.beside([inputs], targets)
+        if self.phase.views > 1:
+            count = len(targets)
+            beside["views"] = features[count:], class_weights(self.model)
+            features, logits = features[:count], logits[:count]
         loss, losses = self.objective(features, logits, targets, centroids, **beside)
         self.phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -111,6 +116,12 @@ class EagerStep:
         momenta = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         return [*self.model.state_dict().values(), *trained, *momenta]
+
+
+def class_weights(model: nn.Module) -> Tensor:
+    """Returns the weights of the classifier as rows ``[K, D]``, with gradient."""
+    weight = model.linear.weight
+    return weight.T if isinstance(model.linear, NormedLinear) else weight
 
 
 class SplitStep(EagerStep):

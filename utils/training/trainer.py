@@ -196,6 +196,7 @@ class Trainer:
             "generator": self.generator.get_state(),
             "best": self.selection.state_dict(),
             "seconds": self.seconds,
+            **self._contrast_state(),
         }
 
     def _portable(self) -> dict[str, Any]:
@@ -223,6 +224,10 @@ class Trainer:
         if self.stage.margins is not None:
             self.stage.margins.load(state["epsilons"])
 
+    def _contrast_state(self) -> dict[str, Any]:
+        contrast = self.stage.contrast
+        return {} if contrast is None else {"contrast": contrast.state_dict()}
+
     def _losses_record(self) -> dict[str, Any]:
         """Returns by which classification losses the network was trained, and the weight of the
         prior where one of them is balanced softmax: a student of it must know."""
@@ -240,6 +245,8 @@ class Trainer:
             raise ValueError(f"epoch {state['epoch']!r}")
         self.model.load_state_dict(state["state_dict"])
         self._load_margins(state)
+        if self.stage.contrast is not None:
+            self.stage.contrast.load_state_dict(state["contrast"])
         orders = {}
         for phase in self.phases:
             phase.load_optimizer(state["optimizers"][phase.name])

@@ -204,3 +204,21 @@ def test_global_generators_are_left_alone():
     torch.manual_seed(3)
     np.random.seed(3)
     assert after == (torch.rand(1), np.random.random())
+
+
+def test_views_are_the_same_images_augmented_anew():
+    images = noise(10)
+    split = Split(images, torch.arange(10))
+    normalise = Normalise(CIFAR_MEAN, CIFAR_STD, torch.device("cpu"))
+
+    def loader(augment):
+        settings = {"order": ShuffledOrder(10, seeded(1)), "generator": seeded(2), "views": 3}
+        return ResidentLoader(split, normalise, 4, augment=augment, **settings)
+
+    for pixels, targets in loader("none").pixels():
+        assert torch.equal(pixels, images[targets.repeat(3)])
+    batches = list(loader("crop_flip").pixels())
+    assert [len(targets) for _, targets in batches] == [4, 4, 2]
+    for pixels, targets in batches:
+        first, second, third = pixels.split(len(targets))
+        assert not torch.equal(first, second) and not torch.equal(second, third)

@@ -28,6 +28,8 @@ flag("--robust_weight", "1.5", "--robust_weight", "'1.5'", "0 <= x <= 1", stage=
 flag("--robust_weight", "-0.5", "--robust_weight", "'-0.5'", "0 <= x <= 1", stage=2)
 flag("--prior_weight", "-1", "--prior_weight", "'-1'", ">= 0")
 flag("--prior_weight", "2", "--prior_weight 2.0", "--loss_type BS", "--feat_loss")
+flag("--contrastive", "supcon", "--contrastive", "'supcon'", "bcl")
+flag("--contrastive", "bcl", "--contrastive", "stage 1", stage=2)
 flag("--mixup", "-1", "--mixup", "'-1'", ">= 0")
 flag("--mixup", "1", "--mixup", "stage 1", stage=2, id="--mixup in stage 2")
 flag("--teacher", "x", "--teacher", "stage 1", stage=2, id="--teacher in stage 2")
@@ -131,6 +133,16 @@ def classifier_epochs_without_a_loss(scene):
 @case("--feat_loss", "--pretrained")
 def stage_2_losses_without_a_checkpoint(scene):
     return scene.stage_1("--feat_loss", "ce")
+
+
+@case("--contrastive bcl", "--mixup")
+def contrasted_images_that_are_mixed(scene):
+    return scene.stage_1("--contrastive", "bcl", "--mixup", 0.5)
+
+
+@case("--contrastive bcl", "--accumulate 2")
+def contrasted_images_in_parts(scene):
+    return scene.stage_1("--contrastive", "bcl", "--accumulate", 2)
 
 
 @case("--mixup 0.5", "--robust_weight", "one target")

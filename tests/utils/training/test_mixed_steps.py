@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from datasets.loading.resident import Normalise
 from datasets.splits import CIFAR_MEAN, CIFAR_STD
-from losses import DistillationLoss, stage_1_objective
+from losses import ContrastiveBranch, DistillationLoss, stage_1_objective
 from models import build_model
 from tests.support.helpers import noise
 from utils.machine.device import Machine
@@ -18,12 +18,12 @@ COUNTS = [9, 7, 5, 3, 1]
 CPU = torch.device("cpu")
 
 
-def make(kind, mixup=None, teacher=None, micro_batches=1):
+def make(kind, mixup=None, teacher=None, micro_batches=1, contrast=None, head_scale=None):
     """A step of stage 1 with batch-norm frozen, and its network."""
     torch.manual_seed(0)
-    model = build_model("resnet20", 5).eval()
+    model = build_model("resnet20", 5, head_scale).eval()
     distillation = None if teacher is None else (DistillationLoss(), 0.5)
-    objective = stage_1_objective("BS", COUNTS, distillation=distillation)
+    objective = stage_1_objective("BS", COUNTS, distillation=distillation, contrast=contrast)
     phase = Phase(
         name="pretraining",
         epochs=range(1, 2),
@@ -33,6 +33,7 @@ def make(kind, mixup=None, teacher=None, micro_batches=1):
         learning_rate=lambda epoch: 0.01,
         mixup=mixup,
         teacher=teacher,
+        views=1 if contrast is None else 3,
     )
     machine = Machine(CPU, "float32", micro_batches=micro_batches)
     return kind(model, phase, objective, machine), model
@@ -81,6 +82,27 @@ def test_a_teacher_sees_the_batch_that_the_student_sees():
     assert_close(statistics[2], expected, rtol=1e-4, atol=1e-6)
     for name, value in teacher.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("head_scale", [None, 30.0], ids=["linear head", "cosine head"])
+def test_the_first_view_is_classified_and_the_others_are_contrasted(head_scale):
+    torch.manual_seed(2)
+    branch = ContrastiveBranch(64)
+    step, model = make(EagerStep, contrast=branch, head_scale=head_scale)
+    images, targets = batch()
+    views = torch.cat([images, images.flip(-1), images.flip(-2)])
+    with torch.no_grad():
+        features, logits = model(views)
+        weight = model.linear.weight if head_scale is None else model.linear.weight.T
+        classification, _ = stage_1_objective("BS", COUNTS)(features[:10], logits[:10], targets)
+        contrast = branch(features[10:], targets.repeat(2), weight)
+        accuracy = (logits[:10].argmax(dim=1) == targets).float().mean()
+    before = model.linear.weight.detach().clone()
+    statistics = step(views, targets, None)
+    expected = [2 * classification + 0.6 * contrast, classification, contrast, accuracy]
+    assert_close(statistics, torch.stack(expected), rtol=1e-4, atol=1e-6)
+    assert not torch.equal(model.linear.weight, before)
+    assert all(parameter.grad.abs().max() > 0 for parameter in branch.parameters())
 
 
 @pytest.mark.parametrize("parts", [2, 3])

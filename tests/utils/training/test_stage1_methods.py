@@ -21,6 +21,9 @@ JOINT = (
 )
 
 
+BCL = ("--contrastive", "bcl", "--head", "cosine", "--loss_type", "BS")
+
+
 def only_folder(root):
     """The folder of the only run below `root`."""
     (arguments,) = root.glob("*/args.json")
@@ -29,8 +32,8 @@ def only_folder(root):
 
 @pytest.mark.parametrize(
     "flags",
-    [("--mixup", 0.4, "--accumulate", 2), JOINT, ("--teacher",)],
-    ids=["mixup", "joint", "teacher"],
+    [("--mixup", 0.4, "--accumulate", 2), JOINT, ("--teacher",), BCL],
+    ids=["mixup", "joint", "teacher", "bcl"],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(flags, tree, finished, tmp_path):
     if flags == ("--teacher",):
@@ -50,6 +53,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(flags, tree, finished, tmp_
         assert float(rows[0]["margin_min"]) == pytest.approx(0.1)
         assert float(rows[1]["margin_max"]) < 0.1
         assert load(whole / "ckpt.best.pth.tar")["epsilons"].shape == (10,)
+    if "--contrastive" in flags:
+        assert all(float(row["train_contrast"]) > 0 for row in rows)
+        projection = load(whole / "ckpt.pth.tar")["contrast"]
+        assert projection["projection.0.weight"].shape == (512, 64)
+        assert "contrast" not in load(whole / "ckpt.best.pth.tar")
     if "--teacher" in flags:
         assert all(float(row["train_distillation"]) > 0 for row in rows)
         header = load(whole / "ckpt.best.pth.tar")
