@@ -14,9 +14,10 @@ import matplotlib.pyplot as plt
 
 from utils.errors import UserError
 from utils.evaluation.shot_groups import FEW_BELOW, MANY_ABOVE
+from utils.evaluation.statistics import deviation, mean
 from utils.files import atomic_write
 from utils.report.output_sections import confusion, feature_maps, reliability
-from utils.report.run_groups import SettingsGroup, group_runs, mean_and_deviation
+from utils.report.run_groups import SettingsGroup, group_runs
 from utils.report.sections import Figure, Section, accuracy_by_class, margins, training_curves
 from utils.runs.records import RecordedRun, accuracies_of, read_run
 from utils.runs.run_folder import check_writable
@@ -163,15 +164,12 @@ def _row(which: str, runs: Sequence[RecordedRun], title: str, seconds: str) -> d
 
 def _statistic(values: Sequence[float | None], decimals: int) -> str:
     """Mean ± sample standard deviation, the mean alone of a single run, n/a of none."""
-    found = mean_and_deviation(values)
-    if found is None:
+    known = [value for value in values if value is not None]
+    average, spread = mean(known), deviation(known)
+    if average is None:
         return "n/a"
-    mean, deviation = found
-    known = sum(value is not None for value in values)
-    text = f"{mean:.{decimals}f}"
-    if known > 1:
-        text += f" ± {deviation:.{decimals}f}"
-    return text if known == len(values) else f"{text} (of {known})"
+    text = f"{average:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
+    return text if len(known) == len(values) else f"{text} (of {len(known)})"
 
 
 def _picture(figure: Figure, pictures: Path) -> str:

@@ -1,7 +1,6 @@
 """Runs that differ in their seed alone, and what is said of them together."""
 
 import json
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -109,16 +108,6 @@ def class_counts(run: RecordedRun, others: Sequence[RecordedRun]) -> np.ndarray:
     except MissingRecord:
         raise MissingRecord("the class sizes are known when the run is finished") from None
     return np.bincount(labels, minlength=len(shown["test"]["linear"]["per_class"]) if shown else 0)
-
-
-def mean_and_deviation(values: Sequence[float | None]) -> tuple[float, float] | None:
-    """Mean and sample standard deviation of the values that there are; the deviation of a single
-    one is NaN. None where there is no value."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    deviation = statistics.stdev(known) if len(known) > 1 else float("nan")
-    return statistics.fmean(known), deviation
 
 
 def first_that_can(

@@ -167,12 +167,9 @@ class Cell:
             epochs = length.features + length.classifier
             argv += ["--pretrained", str(pretrained), "--select_on", self.protocol]
             argv += ["--balanced_clf_nepochs", str(length.classifier)]
-            # The released name of a stage 2's folder does not tell its seed.
-            root = root if self.seed == self.start_seed else root / f"stage2_seed{self.seed}"
-        else:
-            # The released name of a stage 1's folder does not tell its length.
-            argv += ["--exp_str", f"{self.row}_{self.record.name}"]
-            argv += [] if epochs == FULL_STAGE_1 else _scaled(self.recipe)
+        elif epochs != FULL_STAGE_1:
+            # The name of a stage 1's folder does not tell its length.
+            argv += ["--exp_str", f"{epochs}epochs", *_scaled(self.recipe)]
         argv += ["--epochs", str(epochs), "--seed", str(self.seed), *extra]
         argv += ["--precision", self.precision.split("+")[-1]]
         return [*argv, "--root_log", str(root), "--root_model", str(root), "--resume", "True"]

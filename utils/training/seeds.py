@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from utils.evaluation.statistics import deviation
 from utils.files import write_json
 
 
@@ -50,7 +51,8 @@ def combine(summaries: Sequence[Any]) -> Any:
     if isinstance(first, list):
         return [combine(values) for values in zip(*summaries, strict=True)]
     if isinstance(first, float):
-        std = round(statistics.stdev(summaries), 4) if len(summaries) > 1 else None
+        spread = deviation(summaries)
+        std = None if spread is None else round(spread, 4)
         return {"mean": round(statistics.fmean(summaries), 4), "std": std}
     return first if all(summary == first for summary in summaries) else list(summaries)
 

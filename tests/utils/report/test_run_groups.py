@@ -2,10 +2,9 @@
 
 import statistics
 
-import numpy as np
-
 from tests.support.made_up_runs import reading, splits, write_run
-from utils.report.run_groups import group_runs, mean_and_deviation
+from utils.report import page
+from utils.report.run_groups import group_runs
 from utils.runs.records import accuracies_of, read_run
 
 
@@ -106,9 +105,9 @@ def test_an_empty_group_is_not_available(tmp_path):
     results = {"epoch": 1, **splits(40.0), "heldout": None}
     results["test"]["linear"] = {**reading(40.0, few=False), "loss": 1.0}
     assert accuracies_of(results)["few"] is None
-    assert mean_and_deviation([None, None]) is None
-    mean, deviation = mean_and_deviation([None, 3.0])
-    assert mean == 3 and np.isnan(deviation)
+    assert page._statistic([None, None], 2) == "n/a"
+    assert page._statistic([None, 3.0], 2) == "3.00 (of 1)"
+    assert page._statistic([1.0, None, 3.0], 2) == "2.00 ± 1.41 (of 2)"
 
 
 def test_letters_go_on_after_z(tmp_path):

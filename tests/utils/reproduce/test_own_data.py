@@ -29,7 +29,7 @@ def reproduce(folder, *extra):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
-    write_tree(folder / "images", train=6, test=2)
+    write_tree(folder / "images", train=8, test=2)
     outcome = reproduce(folder)
     assert outcome.status == 0, outcome.err
     return folder, outcome

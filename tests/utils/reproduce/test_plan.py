@@ -81,10 +81,11 @@ def test_cells_have_folders_of_their_own():
     from utils.runs.folders import run_folder
 
     cells = {
-        cell_of(row, length, seed, protocol=protocol, precision=precision)
+        cell_of(row, length, seed, start, protocol, precision=precision)
         for row in RECIPES
         for length in (FULL_LENGTH, Length(20, 9, 3))
         for seed in (0, 1)
+        for start in (None, 0)
         for protocol in PROTOCOLS
         for precision in ("float32", "bf16")
     }

@@ -52,7 +52,7 @@ def runs_below(folder: Path) -> int:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
     """Smaller than the other tests' data: the rows have a ResNet-32."""
-    return write_tree(tmp_path_factory.mktemp("data"), train=6, test=2)
+    return write_tree(tmp_path_factory.mktemp("data"), train=8, test=2)
 
 
 @pytest.fixture(scope="module")

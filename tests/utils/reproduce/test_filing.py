@@ -1,0 +1,59 @@
+"""Runs that main.py made by itself, filed as a row's."""
+
+import pytest
+
+from tests.support.table_records import cell_of, write_run
+from utils.errors import UserError
+from utils.reproduce.filing import file_run
+from utils.reproduce.plan import Length
+from utils.reproduce.results import read_records
+
+CUT = Length(200, 2, 1)
+
+
+def chain(root, row="dro_lt", **of_cell):
+    """A stage 1 and, below it, a stage 2; the folder of the latter."""
+    start = {"length": CUT, "seed": of_cell.get("start_seed") or 0, "precision": "bf16"}
+    write_run(root, "ce", [1.0] * 200, folder=root / "stage1", **start)
+    of_cell = {"length": CUT, "precision": "bf16"} | of_cell
+    return write_run(root, row, [1.0, 1.0, 5.0], folder=root / "stage1" / "robust", **of_cell)
+
+
+@pytest.mark.parametrize(
+    "of_cell",
+    [{}, {"seed": 2, "start_seed": 0}, {"protocol": "last"}, {"precision": "bf16+float32"}],
+    ids=str,
+)
+def test_a_run_is_filed_at_its_cells_place(of_cell, tmp_path):
+    folder = chain(tmp_path, **of_cell)
+    expected = cell_of("dro_lt", **{"length": CUT, "precision": "bf16"} | of_cell)
+    assert file_run(folder, "dro_lt", tmp_path / "filed") == expected
+    assert read_records(tmp_path / "filed").keys() == {expected}
+
+
+def test_a_stage_1_is_filed(tmp_path):
+    folder = chain(tmp_path).parent
+    expected = cell_of("ce", CUT, precision="bf16")
+    assert file_run(folder, "ce", tmp_path / "filed") == expected
+
+
+def test_a_run_with_the_options_of_another_row_is_refused_and_they_are_named(tmp_path):
+    folder = chain(tmp_path, "dro_lt_temperature")
+    with pytest.raises(UserError, match=r"no run of dro_lt: --temperature 10\.0 \(the row: 1\.0\)"):
+        file_run(folder, "dro_lt", tmp_path / "filed")
+    with pytest.raises(UserError, match="is a stage 2, which ce is not"):
+        file_run(folder, "ce", tmp_path / "filed")
+    with pytest.raises(UserError, match="'x' is no row"):
+        file_run(folder, "x", tmp_path / "filed")
+    assert not (tmp_path / "filed").exists()
+
+
+def test_an_unfinished_run_and_one_without_its_stage_1_are_refused(tmp_path):
+    folder = chain(tmp_path)
+    (folder / "summary.json").rename(folder / "kept.json")
+    with pytest.raises(UserError, match="no finished run"):
+        file_run(folder, "dro_lt", tmp_path / "filed")
+    (folder / "kept.json").rename(folder / "summary.json")
+    alone = folder.rename(tmp_path / "alone")
+    with pytest.raises(UserError, match="no record of its stage 1"):
+        file_run(alone, "dro_lt", tmp_path / "filed")
