@@ -107,7 +107,7 @@ def step_batch(stage: Stage, phase: Phase, device: torch.device) -> tuple:
     return inputs, torch.ones(BATCH, dtype=torch.int64, device=device), centroids
 
 
-NOT_LAUNCHED = ("empty.memory_format", "_record_function", "detach")
+NOT_LAUNCHED = ("empty.memory_format", "_record_function", "detach", "promote_types")
 """Operations that start nothing on a device, beside views."""
 
 
