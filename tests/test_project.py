@@ -21,7 +21,7 @@ from utils.options.flags import Options
 from utils.options.parse import build_parser, parse_options
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("models", "losses", "datasets", "utils")
+PACKAGES = ("models", "losses", "datasets", "utils", "benchmarks")
 SOURCES = [ROOT / "main.py", *(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))]
 
 
