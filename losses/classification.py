@@ -25,6 +25,8 @@ class FocalLoss(nn.Module):
         ValueError: a negative gamma.
     """
 
+    weight: Tensor | None
+
     def __init__(self, weight: Tensor | None = None, gamma: float = 1.0) -> None:
         super().__init__()
         if gamma < 0:
@@ -56,6 +58,9 @@ class LDAMLoss(nn.Module):
     Raises:
         ValueError: a scale that is not positive or a class without images.
     """
+
+    margins: Tensor
+    weight: Tensor | None
 
     def __init__(
         self,
@@ -103,6 +108,9 @@ class BalancedSoftmaxLoss(nn.Module):
     Raises:
         ValueError: a negative τ or a class without images.
     """
+
+    offsets: Tensor
+    weight: Tensor | None
 
     def __init__(
         self, cls_num_list: Sequence[int], tau: float = 1.0, weight: Tensor | None = None

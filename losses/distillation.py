@@ -28,6 +28,9 @@ class DistillationLoss(nn.Module):
         ValueError: a temperature or a power that is not positive.
     """
 
+    offsets: Tensor | None
+    teacher_offsets: Tensor | None
+
     def __init__(
         self,
         temperature: float = 2.0,

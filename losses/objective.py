@@ -44,6 +44,8 @@ class Objective(nn.Module):
         columns: which columns of features and centroids a robust loss works on; all if not named.
     """
 
+    weights: Tensor
+
     def __init__(
         self,
         losses: dict[str, nn.Module],
@@ -91,12 +93,14 @@ class Objective(nn.Module):
             if isinstance(loss, DistillationLoss):
                 return loss(logits, teacher_logits)
             if isinstance(loss, ContrastiveBranch):
+                assert views is not None
                 view_features, class_weights = views
                 number = len(view_features) // len(targets)
                 return loss(view_features, targets.repeat(number), class_weights)
             if isinstance(loss, DROLoss):
                 if mixed is not None:
                     raise ValueError("the robust loss takes one target an image, not two")
+                assert centroids is not None
                 return loss.to_centroids(*self._columns_of(name, features, targets, centroids))
             if mixed is None:
                 return loss(logits, targets)
@@ -145,7 +149,8 @@ def stage_1_objective(
         loss = BalancedSoftmaxLoss(class_counts, prior_weight, weight)
     else:
         raise ValueError(f"the loss must be CE, Focal, LDAM or BS, not {loss_type!r}")
-    losses, weights = {loss_type: loss}, [1.0]
+    losses: dict[str, nn.Module] = {loss_type: loss}
+    weights = [1.0]
     if robust is not None:
         losses["robust_loss"] = robust[0]
         weights.append(robust[1])

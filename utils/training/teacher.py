@@ -1,7 +1,6 @@
 """The teacher of a distilled run."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,18 +46,14 @@ def load_teacher(run: Run) -> Teacher:
         network = checkpoint.build_from(start, path, arch, data.num_classes)
     except (UserError, ValueError) as error:
         raise UserError(f"--teacher {options.teacher}: {error}") from None
+    recorded = start.get("data") or {}
+    if recorded.get("class_names") not in (None, data.description().get("class_names")):
+        raise UserError(f"--teacher {options.teacher}: classes of other names than the data's")
     warn_of_other_data(start, path, data)
-    if not is_same_input(start, data.description()):
+    if recorded.get("normalisation") not in (None, data.description()["normalisation"]):
         warn(f"{path} saw images normalised in another way than this run's")
     network = fold_batch_norm(network.eval()).requires_grad_(False)
     return Teacher(run.place(network), _offsets(start, path, data.class_counts))
-
-
-def is_same_input(start: Mapping, description: Mapping) -> bool:
-    """Whether a checkpoint's images were normalised as those of a data set are; True where it does
-    not say."""
-    recorded = (start.get("data") or {}).get("normalisation")
-    return recorded is None or recorded == description["normalisation"]
 
 
 def _offsets(start: dict, path: Path, class_counts: list[int]) -> Tensor | None:

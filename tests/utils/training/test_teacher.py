@@ -24,8 +24,8 @@ def run(tmp_path):
         data = SimpleNamespace(
             num_classes=5,
             class_counts=COUNTS,
-            fingerprint="here",
-            description=lambda: {"normalisation": {"mean": [0.5]}},
+            has_fingerprint=lambda fingerprint: True,
+            description=lambda: {"normalisation": {"mean": [0.5]}, "class_names": list("abcde")},
         )
         options = parse_options(["--teacher", str(path), "--root_model", str(tmp_path)])
         return SimpleNamespace(options=options, data=data, place=lambda model: model)
@@ -95,6 +95,15 @@ def test_a_teacher_of_other_classes_is_an_error(run, tmp_path):
     save(tmp_path / "t.pth.tar", classes=7)
     with pytest.raises(UserError, match="7 classes, the data have 5"):
         load_teacher(run(tmp_path / "t.pth.tar"))
+
+
+def test_a_teacher_of_classes_with_other_names_is_an_error(run, tmp_path):
+    path = tmp_path / "t.pth.tar"
+    save(path, data={"class_names": list("abcde")})
+    assert load_teacher(run(path)) is not None
+    save(path, data={"class_names": list("edcba")})
+    with pytest.raises(UserError, match="other names"):
+        load_teacher(run(path))
 
 
 def test_a_teacher_of_images_normalised_in_another_way_warns(run, tmp_path, capsys):
