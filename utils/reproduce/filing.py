@@ -7,14 +7,15 @@ from utils.options.flags import Options
 from utils.options.parse import parse_options
 from utils.options.recipes import RECIPES
 from utils.reproduce.plan import Cell, DataSet, Length
-from utils.reproduce.results import file_records
+from utils.reproduce.results import file_records, read_records
 from utils.runs.records import RecordedRun, read_run
 
 
 def file_run(folder: Path, row: str, records: Path) -> Cell:
     """Files the run in `folder` below `records` as that of a row; returns its cell.
 
-    A stage 2 needs the records of its stage 1 in the folder above its own.
+    The records of a stage 2's stage 1 are those in the folder above its own, or those filed before
+    of a run by the name that it started from.
 
     Raises:
         UserError: no such row, no finished run, or options that are not those of the row; it names
@@ -25,13 +26,13 @@ def file_run(folder: Path, row: str, records: Path) -> Cell:
     run = read_run(folder)
     if not run.is_finished:
         raise UserError(f"--file: {folder} holds no finished run (no summary.json)")
-    cell = _cell_of(run, row)
+    cell = _cell_of(run, row, records)
     check_options(run, cell)
     file_records(run, records / cell.record)
     return cell
 
 
-def _cell_of(run: RecordedRun, row: str) -> Cell:
+def _cell_of(run: RecordedRun, row: str, records: Path) -> Cell:
     recipe, own = RECIPES[row], Options.from_record(run.arguments)
     if (run.stage == 2) != bool(recipe.start):
         raise UserError(f"--file: {run.folder} is a stage {run.stage}, which {row} is not")
@@ -39,9 +40,8 @@ def _cell_of(run: RecordedRun, row: str) -> Cell:
     data = DataSet(own.dataset, round(1 / own.imb_factor), subset)
     if run.stage == 1:
         return Cell(data, row, Length(own.epochs), own.precision, run.arguments["seed"])
-    if run.parent is None:
-        raise UserError(f"--file: the folder above {run.folder} has no record of its stage 1")
-    start = Options.from_record(run.parent.arguments)
+    parent = run.parent or _filed_start(run, records)
+    start = Options.from_record(parent.arguments)
     precisions = dict.fromkeys([start.precision, own.precision])
     return Cell(
         data,
@@ -49,9 +49,25 @@ def _cell_of(run: RecordedRun, row: str) -> Cell:
         Length(start.epochs, own.feature_epochs, own.balanced_clf_nepochs),
         "+".join(precisions),
         run.arguments["seed"],
-        run.parent.arguments["seed"],
+        parent.arguments["seed"],
         own.select_on,
     )
+
+
+def _filed_start(run: RecordedRun, records: Path) -> RecordedRun:
+    name = Path(str(run.arguments["pretrained"])).name
+    found = [
+        filed
+        for filed in read_records(records).values()
+        if filed.arguments.get("folder") == name
+        and filed.arguments.get("fingerprint") == run.arguments.get("fingerprint")
+    ]
+    if len(found) != 1:
+        raise UserError(
+            f"--file: there is no record of the stage 1 of {run.folder}, neither in the folder "
+            f"above nor filed as a run named {name}"
+        )
+    return found[0]
 
 
 def check_options(run: RecordedRun, cell: Cell) -> None:

@@ -1,5 +1,7 @@
 """Runs that main.py made by itself, filed as a row's."""
 
+import json
+
 import pytest
 
 from tests.support.table_records import cell_of, write_run
@@ -55,5 +57,15 @@ def test_an_unfinished_run_and_one_without_its_stage_1_are_refused(tmp_path):
         file_run(folder, "dro_lt", tmp_path / "filed")
     (folder / "kept.json").rename(folder / "summary.json")
     alone = folder.rename(tmp_path / "alone")
-    with pytest.raises(UserError, match="no record of its stage 1"):
+    with pytest.raises(UserError, match="no record of the stage 1"):
         file_run(alone, "dro_lt", tmp_path / "filed")
+
+
+def test_a_stage_1_that_is_filed_already_is_found_by_its_name(tmp_path):
+    folder = chain(tmp_path)
+    file_run(folder.parent, "ce", tmp_path / "filed")
+    alone = folder.rename(tmp_path / "alone")
+    arguments = json.loads((alone / "args.json").read_text())
+    (alone / "args.json").write_text(json.dumps(arguments | {"pretrained": "somewhere/stage1"}))
+    expected = cell_of("dro_lt", CUT, precision="bf16")
+    assert file_run(alone, "dro_lt", tmp_path / "filed") == expected
