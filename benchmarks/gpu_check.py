@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
@@ -83,7 +83,7 @@ def profile_steps(side: PreparedSide, phase: str) -> dict:
             step(*batch)
         if is_cuda:
             torch.cuda.synchronize(side.device)
-    kernels = [event for event in profiler.events() if event.device_type == DeviceType.CUDA]
+    kernels = [event for event in profiler.events() or [] if event.device_type == DeviceType.CUDA]
     busy = sum(event.time_range.elapsed_us() for event in kernels) / 1000
     return {
         "kernels": round(len(kernels) / len(batches), 1),

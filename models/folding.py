@@ -2,12 +2,16 @@
 
 import copy
 from itertools import pairwise
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+_torch: Any = torch
+"""Whose functions on lists of tensors have no public types."""
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
@@ -56,27 +60,28 @@ class _Folding:
     def refill(self, model: nn.Module) -> None:
         """Computes the weights again, in place, by a few operations on all layers at once, in the
         order in which `fuse_conv_bn_eval` computes them."""
-        layers, folded = dict(model.named_modules()), dict(self.network.named_modules())
+        layers: dict[str, Any] = dict(model.named_modules())
+        folded: dict[str, Any] = dict(self.network.named_modules())
         convs = [layers[conv] for conv, _ in self.pairs]
         norms = [layers[norm] for _, norm in self.pairs]
         targets = [folded[conv] for conv, _ in self.pairs]
         gammas, betas = [norm.weight for norm in norms], [norm.bias for norm in norms]
         if norms:
-            factors = torch._foreach_add([n.running_var for n in norms], [n.eps for n in norms])
-            torch._foreach_rsqrt_(factors)
-            shifts = torch._foreach_neg([norm.running_mean for norm in norms])
+            factors = _torch._foreach_add([n.running_var for n in norms], [n.eps for n in norms])
+            _torch._foreach_rsqrt_(factors)
+            shifts = _torch._foreach_neg([norm.running_mean for norm in norms])
             biased = [i for i, conv in enumerate(convs) if conv.bias is not None]
             if biased:
                 biases = [convs[i].bias for i in biased]
-                torch._foreach_add_([shifts[i] for i in biased], biases)
-            torch._foreach_mul_(shifts, factors)
-            torch._foreach_mul_(shifts, gammas)
-            torch._foreach_add_(shifts, betas)
-            torch._foreach_copy_([target.bias for target in targets], shifts)
-            scales = torch._foreach_mul(gammas, factors)
+                _torch._foreach_add_([shifts[i] for i in biased], biases)
+            _torch._foreach_mul_(shifts, factors)
+            _torch._foreach_mul_(shifts, gammas)
+            _torch._foreach_add_(shifts, betas)
+            _torch._foreach_copy_([target.bias for target in targets], shifts)
+            scales = _torch._foreach_mul(gammas, factors)
             scales = [scale.view(-1, 1, 1, 1) for scale in scales]
-            weights = torch._foreach_mul([conv.weight for conv in convs], scales)
-            torch._foreach_copy_([target.weight for target in targets], weights)
+            weights = _torch._foreach_mul([conv.weight for conv in convs], scales)
+            _torch._foreach_copy_([target.weight for target in targets], weights)
         held = {f"{conv}." for conv, _ in self.pairs}
         rest = {
             name: tensor
@@ -85,7 +90,7 @@ class _Folding:
         }
         if rest:
             sources = model.state_dict()
-            torch._foreach_copy_(list(rest.values()), [sources[name] for name in rest])
+            _torch._foreach_copy_(list(rest.values()), [sources[name] for name in rest])
 
 
 def _kind(model: nn.Module) -> list[tuple]:

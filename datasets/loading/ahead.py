@@ -73,5 +73,5 @@ def _tensors(state: object) -> list[Tensor]:
     """Returns the tensors of a nested state, in order."""
     if isinstance(state, Tensor):
         return [state]
-    parts = state.values() if isinstance(state, dict) else state
-    return [t for part in parts for t in _tensors(part)] if isinstance(state, (dict, list)) else []
+    parts = list(state.values()) if isinstance(state, dict) else state
+    return [t for part in parts for t in _tensors(part)] if isinstance(parts, list) else []

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,7 +166,7 @@ class ResidentLoader(Loader):
         """Returns the positions of an epoch's images, and the draws of their augmentation."""
         positions = order.draw()
         height, width = self.split.images.shape[2:]
-        augmentation = AUGMENTATIONS[self.augment]
+        augmentation: Any = AUGMENTATIONS[self.augment]
         blocks = [
             [
                 drawn

@@ -49,12 +49,13 @@ class EventFile:
         if not _has_tensorboard():
             return
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        events: Any = import_module("tensorboardX.proto.event_pb2")
 
         self.writer = EventsWriter(str(folder / "events"), suffix)
         if purge_step is not None:
-            start = SessionLog(status=SessionLog.START)
-            self.writer.write_event(Event(step=purge_step, session_log=start))
+            start = events.SessionLog(status=events.SessionLog.START)
+            self.writer.write_event(events.Event(step=purge_step, session_log=start))
 
     def __enter__(self) -> "EventFile":
         return self
@@ -76,11 +77,13 @@ class EventFile:
         if self.writer is None:
             return
         from tensorboardX import summary
-        from tensorboardX.proto.event_pb2 import Event
+
+        events: Any = import_module("tensorboardX.proto.event_pb2")
 
         made = getattr(summary, kind)(*arguments, **settings)
         for content in made if isinstance(made, tuple) else (made,):
-            self.writer.write_event(Event(wall_time=time.time(), step=step, summary=content))
+            event = events.Event(wall_time=time.time(), step=step, summary=content)
+            self.writer.write_event(event)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self._add("scalar", step, name, value)

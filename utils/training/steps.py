@@ -4,6 +4,7 @@ replayed."""
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -237,7 +238,7 @@ def batches_counted_at_once(model: nn.Module) -> Iterator[None]:
     one addition instead of one a layer.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    counting = [norm for norm in norms if norm.num_batches_tracked is not None]
+    counting: list[Any] = [norm for norm in norms if norm.num_batches_tracked is not None]
     if not (model.training and counting):
         yield
         return
@@ -251,8 +252,9 @@ def batches_counted_at_once(model: nn.Module) -> Iterator[None]:
     finally:
         for norm, count in zip(others, counts, strict=True):
             norm.num_batches_tracked = count
-        if counts:
-            torch._foreach_add_(counts, first.num_batches_tracked - before)
+        batches = first.num_batches_tracked - before
+        for count in counts:
+            count.add_(batches)
 
 
 class GraphStep:
@@ -290,7 +292,8 @@ class _Captured:
     ) -> None:
         self.batch = [tensor.clone() for tensor in batch]
         self.centroids: Tensor | None = None
-        inputs, targets, centroids = (*self.batch, None)[:3]
+        inputs, targets = self.batch[:2]
+        centroids = self.batch[2] if len(batch) == 3 else None
         with preserved(step.state()):
             # cuDNN chooses kernels, and libraries take workspaces, outside of the capture.
             stream.wait_stream(torch.cuda.current_stream())
@@ -307,13 +310,12 @@ class _Captured:
             self.statistics = step(inputs, targets, centroids)
 
     def replay(self, batch: Sequence[Tensor]) -> Tensor:
-        inputs, targets, centroids = (*batch, None)[:3]
-        self.batch[0].copy_(inputs)
-        self.batch[1].copy_(targets)
+        for own, given in zip(self.batch[:2], batch[:2], strict=True):
+            own.copy_(given)
         # The same tensor throughout an epoch: copied once.
-        if centroids is not None and centroids is not self.centroids:
-            self.batch[2].copy_(centroids)
-            self.centroids = centroids
+        if len(batch) == 3 and batch[2] is not self.centroids:
+            self.batch[2].copy_(batch[2])
+            self.centroids = batch[2]
         self.graph.replay()
         return self.statistics
 
