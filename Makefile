@@ -3,6 +3,7 @@
 # make test   lint and tests, 5 to 10 minutes on 2 cores
 # make slow   the tests that take longer: kills and resumes
 # make gpu-check  what a GPU is to be asked first, within 8 minutes: tests, kernels, times
+# make docs   writes docs/flags.md anew
 # make lint   ruff and pyright
 # make clean  the environment and what the demo wrote
 
@@ -11,7 +12,7 @@ BIN := .venv/bin
 DEVELOPMENT := pytest pytest-cov pytest-xdist hypothesis ruff "pyright[nodejs]" scipy onnx \
 	onnxscript onnxruntime safetensors
 
-.PHONY: demo table test slow gpu-check lint clean
+.PHONY: demo table test slow gpu-check docs lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m utils.demo
@@ -24,6 +25,9 @@ table: .venv/installed
 test: lint
 	$(BIN)/python -m pytest -n auto --cov=models --cov=losses --cov=datasets --cov=utils \
 		--cov-report=term --cov-fail-under=90
+
+docs: .venv/installed
+	$(BIN)/python -m utils.options.document > docs/flags.md
 
 slow: .venv/development
 	$(BIN)/python -m pytest tests/slow

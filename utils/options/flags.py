@@ -66,7 +66,7 @@ class Options:
     data_root: str = flag(
         DATA,
         "--data_root",
-        role=Role.FREE,
+        role=Role.PLACE,
         help="cifar10, cifar100: folder with torchvision's files, or with "
         "cifar100/{train,test}/CLASS/*.png; downloaded there when missing. folder: the one that "
         "holds {train,test,val}/CLASS/** or CLASS/**. csv: the file of path,label[,split]. npz: "
@@ -77,7 +77,7 @@ class Options:
     list_root: str | None = flag(
         DATA,
         "--list_root",
-        role=Role.FREE,
+        role=Role.PLACE,
         help="folder of ImageNet_LT_{train,val,test}.txt or iNaturalist18_{train,val}.txt "
         "(default: DATA_ROOT)",
         metavar="DIR",

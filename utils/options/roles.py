@@ -20,6 +20,8 @@ class Role(Enum):
     """The robust loss, in runs that have one."""
     BOTH_STAGES = "both stages"
     """Training in either stage."""
+    PLACE = "place of the data"
+    """Where the data lie: runs are told apart by their images, not by the place of these."""
     FREE = "free"
     """No result: it may change when a run goes on."""
 

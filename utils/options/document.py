@@ -1,0 +1,58 @@
+"""The flags as a document: `python -m utils.options.document > docs/flags.md`."""
+
+from itertools import groupby
+
+from utils.options.flags import FIELDS
+from utils.options.recipes import RECIPES
+from utils.options.roles import Role
+
+INTRODUCTION = """# Flags
+
+Written by `python -m utils.options.document`; `python main.py --help` shows the same.
+
+Booleans take `True` or `False`, and the flag alone means `True`. Abbreviated flags are refused.
+*Affects* says what a flag decides: runs that differ in it have folders of their own, and a run that
+goes on keeps its value. Flags that affect nothing may change when a run goes on.
+"""
+
+AFFECTS = {role: role.value for role in Role} | {Role.FREE: "nothing"}
+
+
+def document() -> str:
+    """Returns the document, in Markdown: a table of each group of flags, and the recipes."""
+    parts = [INTRODUCTION]
+    for group, fields in groupby(_by_group(), key=lambda field: field.metadata["group"]):
+        parts.append(f"## {group[0].upper()}{group[1:]}\n")
+        parts.append("| flag | default | affects | meaning |\n|---|---|---|---|")
+        parts += [_row(field) for field in fields]
+        parts.append("")
+    parts.append("## Recipes\n\n`--recipe NAME` stands for the flags of a whole method.\n")
+    parts.append("| name | method |\n|---|---|")
+    parts += [f"| `{name}` | {_cell(recipe.description)} |" for name, recipe in RECIPES.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _by_group() -> list:
+    """The declarations, those of a group together, groups in the order of their first flags."""
+    titles = list(dict.fromkeys(field.metadata["group"] for field in FIELDS.values()))
+    return sorted(FIELDS.values(), key=lambda field: titles.index(field.metadata["group"]))
+
+
+def _row(field) -> str:
+    names = ", ".join(f"`{name}`" for name in field.metadata["names"])
+    settings = field.metadata["settings"]
+    meaning = _cell(field.metadata["help"])
+    choices = settings.get("choices")
+    if choices and "metavar" not in settings:
+        meaning += f" ({', '.join(f'`{choice}`' for choice in choices)})"
+    default = "" if field.default is None else f"`{field.default}`"
+    return f"| {names} | {default} | {AFFECTS[field.metadata['role']]} | {meaning} |"
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell."""
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(document(), end="")
