@@ -108,6 +108,9 @@ RECIPES = {
         "balanced softmax + 0.1 robust loss, one stage",
         f"--loss_type BS {STRONG} --robust_weight 0.1 {NORMALISED}",
     ),
+    "bs_contrastive": Recipe(
+        "balanced softmax with a balanced contrast", f"--loss_type BS {STRONG} --contrastive bcl"
+    ),
     "dro_lt_normalised_from_bs": Recipe(
         "DRO-LT, normalised, from balanced softmax",
         f"{NORMALISED} --feat_schedule cosine",
