@@ -284,6 +284,7 @@ def test_an_earlier_table_is_kept_where_the_run_fails(run, tmp_path, monkeypatch
 
 MEASURE = """
 import resource, sys
+from utils.predict.__main__ import main
 for folder in sys.argv[2:]:
     assert main([sys.argv[1], folder, "--output", folder + ".csv"]) == 0
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
