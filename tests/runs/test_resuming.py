@@ -134,19 +134,28 @@ def test_a_run_interrupted_between_its_phases_goes_on_to_the_same_bits(
 
 def test_overwriting_a_stage_1_replaces_it_alone(tree, both, tmp_path):
     folder, inner = both / STAGE_1_NAME, stage_2_folder(both)
+    spoil(folder)
     before = snapshot(inner)
-    succeed(stage_1(tree, both, "--overwrite", "True", "--seed", 5))
-    succeed(stage_1(tree, tmp_path / "fresh", "--seed", 5))
+    succeed(stage_1(tree, both, "--overwrite", "True"))
+    succeed(stage_1(tree, tmp_path / "fresh"))
     assert snapshot(inner) == before
     assert not differences_of_runs(folder, tmp_path / "fresh" / STAGE_1_NAME)
 
 
 def test_overwriting_a_stage_2_gives_what_a_fresh_run_gives(tree, both, pretrained_copy):
-    succeed(stage_2(tree, both, "--overwrite", "True", "--seed", 5))
-    succeed(stage_2(tree, pretrained_copy, "--seed", 5))
+    spoil(stage_2_folder(both))
+    succeed(stage_2(tree, both, "--overwrite", "True"))
+    succeed(stage_2(tree, pretrained_copy))
     assert not differences_of_runs(stage_2_folder(both), stage_2_folder(pretrained_copy))
     events = [len(list(stage_2_folder(root).glob("events.*"))) for root in (both, pretrained_copy)]
     assert events[0] == events[1], "events of the replaced run are left"
+
+
+def spoil(folder: Path) -> None:
+    """Makes the run's last checkpoint one that no run of its options would have."""
+    content = load(folder / "ckpt.pth.tar")
+    content["state_dict"]["linear.bias"] += 1
+    torch.save(content, folder / "ckpt.pth.tar")
 
 
 @pytest.fixture
@@ -161,15 +170,16 @@ def test_an_overwriting_run_that_is_interrupted_at_once_never_takes_up_the_repla
     stage, tree, both, pretrained_copy
 ):
     make = stage_1 if stage == 1 else stage_2
+    spoil(both / STAGE_1_NAME if stage == 1 else stage_2_folder(both))
     with interrupted_at_check(2):
-        assert call(make(tree, both, "--overwrite", "True", "--seed", 5)).status == 143
-    succeed(make(tree, both, "--resume", "True", "--seed", 5))
+        assert call(make(tree, both, "--overwrite", "True")).status == 143
+    succeed(make(tree, both, "--resume", "True"))
     if stage == 1:
         fresh = pretrained_copy / "fresh"
-        succeed(stage_1(tree, fresh, "--seed", 5))
+        succeed(stage_1(tree, fresh))
         assert not differences_of_runs(both / STAGE_1_NAME, fresh / STAGE_1_NAME)
     else:
-        succeed(stage_2(tree, pretrained_copy, "--seed", 5))
+        succeed(stage_2(tree, pretrained_copy))
         assert not differences_of_runs(stage_2_folder(both), stage_2_folder(pretrained_copy))
 
 

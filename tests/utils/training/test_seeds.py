@@ -10,6 +10,7 @@ import torch
 
 from tests.support.faults import interrupted_at_check
 from tests.support.helpers import (
+    RELEASED_NAME,
     STAGE_1_NAME,
     call,
     common,
@@ -23,6 +24,7 @@ from tests.support.helpers import (
     succeed,
 )
 from utils.options.parse import parse_options, parse_stages
+from utils.options.run_names import stage_1_name
 from utils.runs.records import place_of, read_run
 from utils.training.seeds import combine, side_by_side, summarise_seeds
 
@@ -33,6 +35,10 @@ def without_seed(argv):
     """The command without its `--seed N`."""
     at = argv.index("--seed")
     return [*argv[:at], *argv[at + 2 :]]
+
+
+SEEDS_NAME = stage_1_name(parse_options([*map(str, without_seed(stage_1("", ""))), "--seeds", "1"]))
+"""The folder of a stage 1 with several seeds, which none of them decides."""
 
 
 def both_stages(tree, root, *extra):
@@ -90,7 +96,7 @@ def test_a_stage_2_of_one_seeds_stage_1_goes_into_its_folder(tree, tmp_path):
         succeed([*argv, "--seeds", "1,2"])
     folders = []
     for name in ("a", "b"):
-        of_seed = tmp_path / (STAGE_1_NAME.removesuffix("0") + name) / "seed1"
+        (of_seed,) = tmp_path.glob(f"{RELEASED_NAME.removesuffix('0')}{name}-*/seed1")
         argv = [*stage_2(tree, tmp_path, "--epochs", 1), "--pretrained", of_seed]
         outcome = succeed([*argv, "--resume", "True"])
         assert "finished" not in outcome.out
@@ -129,7 +135,7 @@ def test_several_seeds_are_evaluated_one_by_one_and_together(tree, tmp_path):
     outcome = succeed([*argv, "--evaluation", "True"])
     assert "mean ± standard deviation over seeds 1,2" in outcome.out and " ± " in outcome.out
     for seed in (1, 2):
-        assert (tmp_path / STAGE_1_NAME / f"seed{seed}" / "outputs_test.npz").exists()
+        assert (tmp_path / SEEDS_NAME / f"seed{seed}" / "outputs_test.npz").exists()
 
 
 def test_an_interruption_keeps_finished_seeds_and_a_seed_can_be_added(tree, tmp_path):
@@ -139,16 +145,16 @@ def test_an_interruption_keeps_finished_seeds_and_a_seed_can_be_added(tree, tmp_
     argv = [*without_seed(stage_1(tree, root, "--epochs", 1)), "--resume", "True"]
     with interrupted_at_check(10**9) as checks:
         succeed([*argv, "--seeds", "1"])
-    first = snapshot(root / STAGE_1_NAME / "seed1")
+    first = snapshot(root / SEEDS_NAME / "seed1")
     with interrupted_at_check(checks() // 2):
         assert call([*argv, "--seeds", "1,2"]).status == 143
-    assert snapshot(root / STAGE_1_NAME / "seed1") == first
+    assert snapshot(root / SEEDS_NAME / "seed1") == first
     succeed([*argv, "--seeds", "1,2,3"])
-    assert snapshot(root / STAGE_1_NAME / "seed1") == first
+    assert snapshot(root / SEEDS_NAME / "seed1") == first
     for seed in (1, 2, 3):
-        folders = [r / STAGE_1_NAME / f"seed{seed}" for r in (undisturbed, root)]
+        folders = [r / SEEDS_NAME / f"seed{seed}" for r in (undisturbed, root)]
         assert not differences_of_runs(*folders)
-    ours, theirs = (read_summary(r / STAGE_1_NAME) for r in (root, undisturbed))
+    ours, theirs = (read_summary(r / SEEDS_NAME) for r in (root, undisturbed))
     for summary in (ours, theirs):
         del summary["seconds"]
     assert ours == theirs
@@ -296,7 +302,7 @@ def test_seeds_side_by_side_on_a_gpu_are_their_single_runs(cuda, tree, tmp_path)
             succeed([*single, "--seed", seed], on_gpu=True)
             folders = (
                 tmp_path / f"{seed}" / STAGE_1_NAME,
-                tmp_path / "s" / STAGE_1_NAME / f"seed{seed}",
+                tmp_path / "s" / SEEDS_NAME / f"seed{seed}",
             )
             weights = [load(f / "ckpt.pth.tar")["state_dict"] for f in folders]
             for name, value in weights[0].items():
@@ -308,5 +314,5 @@ def test_seeds_side_by_side_on_a_gpu_are_their_single_runs(cuda, tree, tmp_path)
 def test_the_arguments_of_each_seed_are_those_of_a_single_run(tree, tmp_path):
     argv = without_seed(stage_1(tree, tmp_path, "--epochs", 1))
     succeed([*argv, "--seeds", "8"])
-    arguments = json.loads((tmp_path / STAGE_1_NAME / "seed8" / "args.json").read_text())
+    arguments = json.loads((tmp_path / SEEDS_NAME / "seed8" / "args.json").read_text())
     assert arguments["seed"] == 8 and arguments["seeds"] == "8"
