@@ -65,11 +65,6 @@ class Runner:
     def is_recorded(self, cell: Cell) -> bool:
         return (self.records / cell.record / "summary.json").is_file()
 
-    def to_run(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Returns the cells that are to be run: what is not recorded, without stages 1 whose
-        checkpoints are not there and that nothing starts from."""
-        return [cell for cell in cells if not self.is_recorded(cell)]
-
     def command(self, cell: Cell) -> list[str]:
         """Returns the command of the cell, which starts from the stage 1 as it is or will be."""
         pretrained = None if cell.start is None else self._checkpoints(cell.start)[0]
