@@ -1,6 +1,7 @@
 """The objectives that training minimises: sums of named losses."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -198,9 +199,13 @@ def stage_2_objective(
     Raises:
         ValueError: an unknown loss.
     """
-    losses, weights, columns_of = {}, [], {}
+    losses: dict[str, nn.Module] = {}
+    weights: list[float] = []
+    columns_of: dict[str, slice] = {}
     # None stands for the features as a whole.
-    layers = {None: epsilons} if columns is None else dict(zip(columns, epsilons, strict=True))
+    layers: dict[str | None, Any] = {None: epsilons}
+    if columns is not None:
+        layers = dict(zip(columns, () if epsilons is None else epsilons, strict=True))
     for name in names:
         base, make_weights = _base_and_weights(name)
         class_weights = make_weights(class_counts) if make_weights else None
@@ -215,7 +220,7 @@ def stage_2_objective(
                     distance=distance,
                 )
                 weights.append(1.0 if robust_weight is None else robust_weight)
-                if layer is not None:
+                if layer is not None and columns is not None:
                     columns_of[layer_name] = columns[layer]
         else:
             if base == "bs":

@@ -4,6 +4,7 @@ code)."""
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any, cast
 
 from torch import nn
 
@@ -102,7 +103,7 @@ def _contrast(run: Run, model: nn.Module) -> ContrastiveBranch | None:
         raise UserError("--contrastive bcl: contrasts the images of one process, not of several")
     if run.data.is_streamed:
         raise UserError("--contrastive bcl: needs images held in memory (--stream False)")
-    return ContrastiveBranch(model.num_features).to(run.machine.device)
+    return ContrastiveBranch(cast(int, model.num_features)).to(run.machine.device)
 
 
 def _mixup(run: Run, batch_size: int) -> Mixup | None:
@@ -111,12 +112,12 @@ def _mixup(run: Run, batch_size: int) -> Mixup | None:
     Raises:
         UserError: several processes, none of which has all images of a batch.
     """
-    alpha = run.options.mixup
-    if alpha == 0:
+    alpha, seed = run.options.mixup, run.options.seed
+    if alpha == 0 or seed is None:  # a run has one, drawn if it was not given
         return None
     if run.machine.world.size > 1:
         raise UserError(f"--mixup {alpha}: mixes the images of one process, not of several")
-    return Mixup(alpha, run.options.seed, batch_size, run.machine.device)
+    return Mixup(alpha, seed, batch_size, run.machine.device)
 
 
 def _head_scale(options: Options) -> float | None:
@@ -131,9 +132,9 @@ def _groups(
 ) -> list[dict]:
     """The network in one group, or in two where `--backbone_lr` sets the head apart; learned
     margins and a projection in one of their own."""
-    groups = [{"params": list(model.parameters())}]
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
     if run.options.backbone_lr != 1:
-        head = list(model.linear.parameters())
+        head = list(model.get_submodule("linear").parameters())
         backbone = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
         groups = [run.backbone_group(backbone), {"params": head}]
     if margins is not None and margins.trained:
@@ -147,7 +148,7 @@ def _groups(
 
 def schedule(options: Options) -> tuple[Callable[[int], float], int]:
     """The rate of an epoch, counted from 1, and the last epoch before DRW's weights."""
-    scale, warmup = options.epochs / PUBLISHED_EPOCHS, options.warmup
+    scale, warmup = options.epochs / PUBLISHED_EPOCHS, options.warmup or 0
     if options.schedule == "cosine":
         rate_of = partial(cosine_rate, lr=options.lr, epochs=options.epochs, warmup=warmup)
         return rate_of, round(DRW_START * scale)
@@ -181,10 +182,10 @@ def _objectives(
         settings = (options.teacher_temperature, options.teacher_power, offsets, teacher.offsets)
         distillation = DistillationLoss(*settings), options.teacher_weight
     robust = None
-    if margins is not None:
+    if margins is not None and options.robust_weight is not None:
         loss = DROLoss(
             options.temperature,
-            epsilons=margins.of_losses,
+            epsilons=margins.epsilons[0],
             released_margins=options.as_released,
             distance=options.robust_distance,
         )
