@@ -63,9 +63,9 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--gpu",
-        type=values.count,
+        type=values.device,
         metavar="N",
-        help="CUDA device (default: the first, or the CPU where there is none)",
+        help="CUDA device, or cpu (default: the first, or the CPU where there is none)",
     )
     return parser
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +191,11 @@ def find_evaluated(options: Options) -> tuple[Path, RunFolder]:
     parent = None if options.stage == 1 else place_of_pretrained(options)
     files = [BEST_CHECKPOINT] if options.stage == 2 else _chosen_by(options.select_on)
     folders = []
-    for precision in dict.fromkeys([options.precision, *PRECISIONS]):
-        variant = replace(options, precision=precision)
+    # A stage 1 keeps the checkpoints of every protocol, whichever is the run's own.
+    protocols = [options.select_on, "test"] if options.stage == 1 else [options.select_on]
+    variants = product(dict.fromkeys(protocols), dict.fromkeys([options.precision, *PRECISIONS]))
+    for select_on, precision in variants:
+        variant = replace(options, select_on=select_on, precision=precision)
         folder = run_folder(variant)
         folders.append(folder)
         for name in (run_name(variant, parent), earlier_name(variant)):
@@ -202,8 +206,10 @@ def find_evaluated(options: Options) -> tuple[Path, RunFolder]:
         for name in files:
             if _exists(folder.models / name):
                 return folder.models / name, folder
-    above = run_folder(options).models.parent
-    runs = [str(path.parent) for path in sorted(above.glob(f"*/{BEST_CHECKPOINT}"))]
+    own = run_folder(options).models
+    above = [own.parent, PRETRAINED / own.relative_to(options.root_model).parent]
+    found = (path for place in above for path in sorted(place.glob(f"*/{BEST_CHECKPOINT}")))
+    runs = [str(path.parent) for path in found]
     there = f"; the runs there are {', '.join(runs)}" if runs else ""
     raise UserError(f"no checkpoint {run_folder(options).best_checkpoint}{there}")
 

@@ -21,6 +21,8 @@ from tests.support.helpers import (
 )
 from utils.export.__main__ import main
 from utils.export.checkpoints import KEPT
+from utils.options.parse import parse_options
+from utils.options.run_names import earlier_name
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -141,7 +143,8 @@ def test_what_a_network_was_trained_on_goes_with_it(finished, clone):
 
 def test_a_run_is_evaluated_in_another_precision_than_it_was_trained_in(tree, finished, clone):
     [run] = (clone / "pretrained" / STAGE_1_NAME).glob("robust_*")
-    run.rename(run.with_name(run.name + "_precision=bf16"))
+    argv = stage_2(tree, clone / "checkpoint", "--precision", "bf16")
+    run.rename(run.with_name(earlier_name(parse_options([str(flag) for flag in argv]))))
     outcome = succeed(stage_2(tree, clone / "checkpoint", "--evaluation", "True"))
     assert "_precision=bf16/ckpt.best.pth.tar" in outcome.out
 
