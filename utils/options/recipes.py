@@ -101,7 +101,7 @@ RECIPES = {
     ),
     "bs": Recipe("balanced softmax, AutoAugment, cosine rate", f"--loss_type BS {STRONG}"),
     "bs_cosine_head": Recipe(
-        "the same with a cosine head", f"--loss_type BS {STRONG} --head cosine"
+        "balanced softmax with a cosine head", f"--loss_type BS {STRONG} --head cosine"
     ),
     "bs_mixup": Recipe("balanced softmax with mixup", f"--loss_type BS {STRONG} --mixup 1"),
     "bs_robust": Recipe(
