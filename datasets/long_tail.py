@@ -98,7 +98,7 @@ def long_tail_indices(
 
 def left_out_indices(
     labels: Sequence[int] | np.ndarray,
-    counts: Sequence[int],
+    counts: Sequence[int] | np.ndarray,
     rand_number: int,
     per_class: int | None = None,
 ) -> np.ndarray:

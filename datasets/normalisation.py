@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def of_images(batches: Iterable[Tensor]) -> Normalisation:
         >>> of_images([torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)])
         Normalisation(mean=(0.5,), std=(0.5,))
     """
-    histogram = sum(_histogram(images) for images in batches)
+    histogram = reduce(torch.add, map(_histogram, batches))
     values = torch.arange(256, dtype=torch.float64) / 255
     shares = histogram.double() / histogram.sum(dim=1, keepdim=True)
     mean = shares @ values
@@ -55,13 +56,17 @@ def recorded(values: Mapping) -> Normalisation:
     Raises:
         UserError: no three means and deviations.
     """
-    found = [values.get(name) if isinstance(values, Mapping) else None for name in ("mean", "std")]
-    for numbers in found:
-        is_list = isinstance(numbers, (list, tuple)) and len(numbers) == 3
-        if not (is_list and all(isinstance(x, float) and math.isfinite(x) for x in numbers)):
-            raise UserError(
-                f"the recorded normalisation has no three means and deviations: {found}"
-            )
-    if min(found[1]) <= 0:
-        raise UserError(f"the recorded normalisation has a deviation that is not > 0: {found[1]}")
-    return Normalisation(*map(tuple, found))
+    mean, std = (_three_numbers(values, name) for name in ("mean", "std"))
+    if min(std) <= 0:
+        raise UserError(f"the recorded normalisation has a deviation that is not > 0: {list(std)}")
+    return Normalisation(mean, std)
+
+
+def _three_numbers(values: Mapping, name: str) -> tuple[float, ...]:
+    numbers = values.get(name) if isinstance(values, Mapping) else None
+    is_list = isinstance(numbers, (list, tuple)) and len(numbers) == 3
+    if not (is_list and all(isinstance(x, float) and math.isfinite(x) for x in numbers)):
+        raise UserError(
+            f"the recorded normalisation has no three means and deviations: {name} is {numbers}"
+        )
+    return tuple(numbers)

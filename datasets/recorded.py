@@ -43,7 +43,7 @@ def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
 
 def test_rand_number(options: Options, recorded: Mapping[str, Any]) -> int:
     """The seed by which test images are split off: that of the run before."""
-    number = recorded.get("test_rand_number")
+    number: Any = recorded.get("test_rand_number")
     return number if _is_whole(number) else options.rand_number
 
 
@@ -74,7 +74,7 @@ def check_classes(options: Options, class_names: Sequence[str], recorded: Mappin
     Raises:
         UserError: they do not; it names classes that only one of the two has.
     """
-    before = recorded.get("class_names")
+    before: Any = recorded.get("class_names")
     is_list = isinstance(before, (list, tuple)) and all(isinstance(n, str) for n in before)
     if not is_list or list(before) == list(class_names):
         return

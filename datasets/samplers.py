@@ -96,12 +96,15 @@ class Order(Protocol):
 
     def __len__(self) -> int:
         """Images an epoch."""
+        ...
 
     def draw(self) -> Tensor:
         """The epoch's image positions, int64 ``[len(self)]``, on the CPU."""
+        ...
 
     def state_dict(self) -> dict:
         """What the orders of later epochs depend on, beside the generator."""
+        ...
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on from there."""

@@ -247,8 +247,8 @@ class LongTailedData:
         tells: None tells nothing, and earlier versions knew streamed images by name alone."""
         if recorded in (None, self.fingerprint):
             return True
-        streamed = isinstance(self.train, StreamedSplit)
-        return streamed and recorded == self._digest(self.train.names_alone())
+        train = self.train
+        return isinstance(train, StreamedSplit) and recorded == self._digest(train.names_alone())
 
     @property
     def is_streamed(self) -> bool:

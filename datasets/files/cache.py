@@ -33,7 +33,7 @@ def decode(
     side: int,
     title: str,
     faults: list[str],
-    prepare: Callable[[Image.Image, int], Image.Image] = fit,
+    prepare: Callable[..., Image.Image] = fit,
 ) -> np.ndarray:
     """All images, uint8 ``[N, side, side, 3]``; what is wrong with files is added to `faults`.
 
@@ -65,7 +65,7 @@ def decode_once(
     title: str,
     cache: Path,
     faults: list[str],
-    prepare: Callable[[Image.Image, int], Image.Image] = fit,
+    prepare: Callable[..., Image.Image] = fit,
 ) -> dict[str, np.ndarray]:
     """As `decode` for every split, from the cache if it is of these files and was decoded in the
     same way; the cache is made if nothing is wrong."""
@@ -112,7 +112,7 @@ def _write_cache(path: Path, digest: str, images: dict[str, np.ndarray]) -> None
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez(file, listing=np.array(digest), **images)
+                np.savez(file, listing=np.array(digest), **images)  # pyright: ignore[reportArgumentType]
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:

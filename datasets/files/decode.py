@@ -35,7 +35,7 @@ def load_files(
             few.
         RunError: too little memory, or too little that processes can share.
     """
-    side = options.image_side
+    side = side_of(options)
     is_streamed = streams(options, sum(map(len, splits.values())))
     if is_streamed:
         for files in splits.values():
@@ -64,16 +64,24 @@ def load_files(
     }
 
 
+def side_of(options: Options) -> int:
+    """Side in pixels of images that are read from files."""
+    side = options.image_side
+    assert side is not None, f"--dataset {options.dataset} is not read from image files"
+    return side
+
+
 def streams(options: Options, num_images: int) -> bool:
     """Whether so many images are read from their files in each epoch.
 
     `auto` streams images from 64 pixels on, whose training crops come from the original file, and
     sets of smaller ones that would take over a quarter of the machine's memory.
     """
-    if options.stream != "auto":
+    if isinstance(options.stream, bool):
         return options.stream
-    decoded = num_images * 3 * options.image_side**2
-    return options.image_side >= LARGE_SIDE or decoded > MEMORY_SHARE * memory_bytes()
+    side = side_of(options)
+    decoded = num_images * 3 * side**2
+    return side >= LARGE_SIDE or decoded > MEMORY_SHARE * memory_bytes()
 
 
 def memory_bytes() -> int:

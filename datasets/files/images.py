@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -87,7 +88,9 @@ def fit(image: Image.Image, side: int) -> Image.Image:
     if image.size == (side, side):
         return image
     shorter = round(side * 256 / 224) if side >= LARGE_SIDE else side
-    return functional.center_crop(functional.resize(_shortened(image), shorter), [side, side])
+    # torchvision's hints know tensors alone.
+    resized: Any = functional.resize(_shortened(image), shorter)  # pyright: ignore[reportArgumentType]
+    return functional.center_crop(resized, [side, side])  # pyright: ignore[reportReturnType]
 
 
 def _shortened(image: Image.Image) -> Image.Image:

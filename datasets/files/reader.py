@@ -6,7 +6,7 @@ import os
 import signal
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -82,7 +82,8 @@ def _small(side: int, augment: str) -> transforms.Compose:
     steps = [transforms.RandomCrop(side, padding=PADDING), transforms.RandomHorizontalFlip()]
     if augment == "autoaugment":
         policy = transforms.AutoAugmentPolicy.CIFAR10
-        steps.append(transforms.AutoAugment(policy, fill=[128] * 3))
+        grey: list[Any] = [128] * 3
+        steps.append(transforms.AutoAugment(policy, fill=grey))
     return transforms.Compose(steps)
 
 
@@ -101,7 +102,7 @@ class _Files(Dataset):
         return images, faults
 
 
-def _as_it_is(batch: tuple[Tensor, list[str]]) -> tuple[Tensor, list[str]]:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

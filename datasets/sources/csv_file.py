@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datasets.files.cache import cache_beside
-from datasets.files.decode import load_files
+from datasets.files.decode import load_files, side_of
 from datasets.files.images import listed, shown
 from datasets.files.trees import FileList
 from datasets.sources.own_splits import FoundSplits, with_test_split
@@ -50,7 +50,7 @@ def load_csv(options: Options) -> BalancedData:
         lists[split] = FileList(path.parent, [name for name, *_ in chosen], labels)
     names = {split: f"lines of the split {split}" for split in lists}
     found = with_test_split(FoundSplits(classes, lists, names), options, faults)
-    loaded = load_files(found.lists, options, faults, cache_beside(path, options.image_side))
+    loaded = load_files(found.lists, options, faults, cache_beside(path, side_of(options)))
     return BalancedData(
         loaded["train"], loaded["test"], classes, loaded.get("heldout"), origin=found.origin()
     )

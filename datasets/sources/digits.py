@@ -1,6 +1,8 @@
 """scikit-learn's 1,797 handwritten digits (UCI, Alpaydin and Kaynak 1998): a data set that needs
 no download, for trying the program and testing it."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ def load_digits() -> BalancedData:
     """The 8×8 grey digits at 32×32 in three channels; a fixed test split of 60 per class."""
     from sklearn import datasets as sklearn_datasets  # a second to import, so only where needed
 
-    digits = sklearn_datasets.load_digits()
+    digits: Any = sklearn_datasets.load_digits()
     grey = torch.from_numpy(digits.images).float().unsqueeze(1) * (255 / 16)
     large = F.interpolate(grey, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
     images = large.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datasets.files.cache import cache_beside
-from datasets.files.decode import load_files
+from datasets.files.decode import load_files, side_of
 from datasets.files.images import shown
 from datasets.files.trees import FileList, Remarks, class_folders, list_classes
 from datasets.sources.own_splits import FoundSplits, with_test_split
@@ -30,9 +30,7 @@ def load_folder(options: Options) -> BalancedData:
         classes, lists = _list_flat(root, remarks)
     names = {split: f"{folder.name}/" for split, folder in tree.splits.items()}
     found = with_test_split(FoundSplits(classes, lists, names), options, remarks.faults)
-    loaded = load_files(
-        found.lists, options, remarks.faults, cache_beside(root, options.image_side)
-    )
+    loaded = load_files(found.lists, options, remarks.faults, cache_beside(root, side_of(options)))
     ignored = remarks.ignored() + [f"folder {shown(name)}" for name in tree.others]
     return BalancedData(
         loaded["train"],

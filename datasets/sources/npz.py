@@ -102,8 +102,8 @@ def _labels(arrays: dict[str, np.ndarray], split: str) -> np.ndarray:
 
 def _faults(split: str, images: np.ndarray | None, labels: np.ndarray | None) -> list[str]:
     """What is wrong with the arrays of a split, each by itself."""
-    missing = [kind for kind, a in (("images", images), ("labels", labels)) if a is None]
-    if missing:
+    if images is None or labels is None:
+        missing = [kind for kind, a in (("images", images), ("labels", labels)) if a is None]
         return [f"no {split}_{kind}" for kind in missing]
     is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
     is_square = is_image and images.shape[1] == images.shape[2] in range(*SIDES)

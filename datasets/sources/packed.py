@@ -8,6 +8,7 @@ their raw size; what is read back has the same bits.
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,7 +36,7 @@ def write_packed(data: LongTailedData, options: Options, path: Path) -> None:
         if split is not None:
             arrays |= {f"{name}_{field}": array for field, array in _encode(split).items()}
     with atomic_write(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def load_packed(options: Options) -> LongTailedData | None:
@@ -57,7 +58,9 @@ def load_packed(options: Options) -> LongTailedData | None:
             packed, asked = arrays[flag].item(), getattr(options, flag)
             if packed != asked:
                 raise UserError(f"{path} was packed with --{flag} {packed}, not {asked}")
-        splits = {name: _decode(arrays, name) for name in ("train", "test", "heldout")}
+        splits: dict[str, Any] = {
+            name: _decode(arrays, name) for name in ("train", "test", "heldout")
+        }
         class_names = [str(name) for name in arrays["class_names"]]
         return LongTailedData(name=options.dataset, class_names=class_names, **splits)
     except UserError:
