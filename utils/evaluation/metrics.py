@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
-from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 
 from losses import class_means
@@ -124,6 +123,9 @@ def accuracy_record(scores: Tensor, targets: Tensor, class_counts: Sequence[int]
     ranked = scores.topk(min(5, num_classes), dim=1).indices
     hits = (ranked == targets.unsqueeze(1)).double().cumsum(dim=1).mean(dim=0)
     truth, preds = targets.cpu().numpy(), ranked[:, 0].cpu().numpy()
+    # Seconds to import on a slow machine, which the first training step need not wait for.
+    from sklearn.metrics import precision_recall_fscore_support
+
     found = precision_recall_fscore_support(
         truth,
         preds,
