@@ -16,7 +16,7 @@ RECIPE = {"pretraining": 200, "features": 80, "classifier": 20}
 QUICK = {"dataset": "cifar10", "imb_factor": 0.5, "arch": "resnet20", "batch_size": 16}
 
 
-def parse_arguments(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argparse.Namespace:
     """The command line.
 
     Raises:

@@ -49,10 +49,10 @@ def main(side: str, told: dict) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sides = Sides(settings, Path(folder))
         sides.first_step(side, data)
-        found = {"first_step": time.time()}
-        found["peak_mib"] = _peak_memory(sides, side, data, part) if memory else None
+        first_step = time.time()
+        peak = _peak_memory(sides, side, data, part) if memory else None
         sides.close()
-    print(json.dumps(found))
+    print(json.dumps({"first_step": first_step, "peak_mib": peak}))
 
 
 def _peak_memory(sides, side: str, data, part: float) -> dict[str, float | None]:

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.settings import Settings
 from datasets import BalancedData, LongTailedData, Split, load_data, make_long_tailed
+from datasets.splits import AnySplit
 from utils.errors import UserError
 from utils.options.parse import parse_options
 
@@ -60,7 +61,7 @@ def scaled(data: LongTailedData, factor: float) -> LongTailedData:
     positions = [(data.train.labels == c).nonzero().squeeze(1) for c in range(data.num_classes)]
     chosen = torch.cat([p[_spread(len(p), factor)] for p in positions])
 
-    def part(split: Split | None) -> Split | None:
+    def part(split: AnySplit | None) -> AnySplit | None:
         return None if split is None else _take(split, _spread(len(split), factor))
 
     return replace(
@@ -74,5 +75,5 @@ def _spread(count: int, factor: float) -> torch.Tensor:
     return torch.arange(wanted) * count // wanted
 
 
-def _take(split: Split, positions: torch.Tensor) -> Split:
+def _take(split: AnySplit, positions: torch.Tensor) -> AnySplit:
     return split.subset(positions.numpy())

@@ -81,6 +81,7 @@ class OurSide:
 
     def _run(self, options: Options) -> Run:
         machine = choose_machine(options.gpu, options.precision, options.step)
+        assert options.seed is not None  # the flags of the settings name one
         generator = seed_everything(options.seed)
         return Run(options, run_folder(options), machine, self.data, generator)
 

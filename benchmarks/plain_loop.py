@@ -10,6 +10,7 @@ benchmark mode, pinned memory, and workers that persist if so wished.
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.measure import TRAINING_BATCHES, EpochTime, clock
 from benchmarks.pillow_policy import make_transform
 from datasets import ClassAwareSampler, LongTailedData, Split
+from datasets.splits import AnySplit
 from models import build_model
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
@@ -55,7 +57,7 @@ def robust_loss(
     loss, present = 0.0, targets.unique()
     for c in present:
         loss = loss - log_probabilities[c][own_class[c]].mean()
-    return loss / len(present)
+    return cast(Tensor, loss) / len(present)  # a batch has a class at least
 
 
 def accuracies(logits: Tensor, targets: Tensor) -> tuple[float, float]:
@@ -112,10 +114,11 @@ class PlainLoop:
         self.optimizers = {
             "pretraining": sgd(self.model.parameters(), PRETRAINING_LR),
             "features": sgd([*features, self.epsilons], FEATURE_LR),
-            "classifier": sgd(self.model.linear.parameters(), CLASSIFIER_LR),
+            "classifier": sgd(self.model.get_submodule("linear").parameters(), CLASSIFIER_LR),
         }
 
-        def arrays(split: Split) -> tuple[np.ndarray, list[int]]:
+        def arrays(split: AnySplit) -> tuple[np.ndarray, list[int]]:
+            assert isinstance(split, Split)  # 32 × 32 pixels: they are held in memory
             return split.images.permute(0, 2, 3, 1).contiguous().numpy(), split.labels.tolist()
 
         def loader(split: tuple[np.ndarray, list[int]], augment: str, **order) -> DataLoader:
@@ -181,7 +184,7 @@ class PlainLoop:
         """Forward, losses, backward, update; the losses and accuracies of the batch."""
         features, logits = self.model(inputs)
         losses = self.losses(phase, features, logits, targets, centroids)
-        loss = sum(losses.values())
+        loss = cast(Tensor, sum(losses.values()))
         values = {name: value.item() for name, value in losses.items()} | {"loss": loss.item()}
         values["top1"], values["top5"] = accuracies(logits, targets)
         self.optimizers[phase].zero_grad()
@@ -199,13 +202,14 @@ class PlainLoop:
     ) -> dict[str, Tensor]:
         if phase != "features":
             return {"ce": F.cross_entropy(logits, targets)}
+        assert centroids is not None  # they are made before each epoch of the feature phase
         return {
             "ce_lt": F.cross_entropy(logits, targets, self.class_weights),
             "robust_loss": robust_loss(features, targets, centroids, self.epsilons, 1.0),
         }
 
     @torch.no_grad()
-    def centroids(self, loader: DataLoader) -> Tensor:
+    def centroids(self, loader: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         """Class means of the features of all images, gathered batch by batch."""
         self.model.eval()
         features, labels = (torch.empty(0, device=self.device) for _ in range(2))

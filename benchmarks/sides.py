@@ -99,7 +99,7 @@ class Sides:
         s = self.settings
         loop = PlainLoop(data, s.arch, self.device, self.folder, s.batch_size, s.workers, True)
         with contextlib.closing(loop):
-            sides = {PLAIN: loop}
+            sides: dict[str, PlainLoop | PreparedSide] = {PLAIN: loop}
             for name in side_names(s.precision)[1:]:
                 with self._process_of(name):
                     sides[name] = self.ours(name, data).prepared()

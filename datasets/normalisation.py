@@ -64,8 +64,11 @@ def recorded(values: Mapping) -> Normalisation:
 
 def _three_numbers(values: Mapping, name: str) -> tuple[float, ...]:
     numbers = values.get(name) if isinstance(values, Mapping) else None
-    is_list = isinstance(numbers, (list, tuple)) and len(numbers) == 3
-    if not (is_list and all(isinstance(x, float) and math.isfinite(x) for x in numbers)):
+    if (
+        not isinstance(numbers, (list, tuple))
+        or len(numbers) != 3
+        or not all(isinstance(x, float) and math.isfinite(x) for x in numbers)
+    ):
         raise UserError(
             f"the recorded normalisation has no three means and deviations: {name} is {numbers}"
         )

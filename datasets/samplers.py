@@ -41,7 +41,9 @@ class ClassAwareSampler:
         ValueError: a class without images or fewer than one image a visit.
     """
 
-    def __init__(self, labels: Sequence[int] | np.ndarray, num_samples_cls: int = 1) -> None:
+    def __init__(
+        self, labels: Sequence[int] | np.ndarray | Tensor, num_samples_cls: int = 1
+    ) -> None:
         positions = _positions_by_class(labels)
         if num_samples_cls < 1:
             raise ValueError(f"a visit draws at least one image, not {num_samples_cls}")

@@ -15,6 +15,7 @@ rounding error can be off by one grey level. Products and sums stay separate eag
 as divisor (CUDA multiplies by the reciprocal of a Python scalar).
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -90,8 +91,8 @@ def _shear_taps(
     first = source.floor()
     rows = (first.long() + torch.arange(-1, 3)[:, None, None]).clamp(0, height - 1)
     taps = rows * width + torch.arange(width)
-    tables = taps.flatten(1), (source - first).flatten(), outside.flatten()
-    return tuple(table.to(device) for table in tables)
+    offsets = (source - first).flatten()
+    return taps.flatten(1).to(device), offsets.to(device), outside.flatten().to(device)
 
 
 def _shear_y(images: Tensor, slope: float) -> Tensor:
@@ -199,7 +200,8 @@ def _equalize(images: Tensor, op: str, level: int, sign: int) -> Tensor:
     return table.gather(1, pixels).view_as(images)
 
 
-OPERATIONS = {
+# (images, op, level, sign); level and sign may be None for an operation that ignores them.
+OPERATIONS: dict[str, Callable[..., Tensor]] = {
     **dict.fromkeys(("shearX", "shearY"), _shear),
     **dict.fromkeys(("translateX", "translateY", "rotate"), _nearest),
     **dict.fromkeys(ENHANCEMENTS, _blend),
