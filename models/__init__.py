@@ -2,6 +2,7 @@
 
 from models.build import ARCHITECTURES, build_model
 from models.heads import COSINE_SCALE, NormedLinear
+from models.network import Network
 from models.resnet_cifar import (
     ResNetCifar,
     resnet20,
@@ -23,6 +24,7 @@ from models.resnet_imagenet import (
 __all__ = [
     "ARCHITECTURES",
     "COSINE_SCALE",
+    "Network",
     "NormedLinear",
     "ResNetCifar",
     "ResNetImageNet",

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from datasets import LongTailedData, load_data
+from models.network import Network
 from utils.commands.train import machine_of
 from utils.evaluation.classifier_files import save_classifiers, write_readings
 from utils.evaluation.classifiers import TRAINED, Classifier, FeatureBank, fit, has_confidence, read
@@ -59,7 +61,9 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     def build() -> nn.Module:
         warn_of_other_data(chosen, path, data)
         model = checkpoint.build_from(chosen, path, options.arch, data.num_classes)
-        return model.to(machine.device, memory_format=torch.channels_last)
+        # The types of torch do not know that a module takes a memory format.
+        layout = torch.channels_last
+        return model.to(machine.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
 
     model = collectives.together(build, world)
     evaluator = Evaluator(data, machine)
@@ -78,7 +82,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     classifiers, records = {}, {}
     if options.readings:
         heldout = evaluator.seen("heldout") if data.heldout is not None else None
-        bank = FeatureBank(*train, model.linear, data.class_counts, heldout)
+        bank = FeatureBank(*train, cast(Network, model).linear, data.class_counts, heldout)
         names = options.readings.split(",")
         classifiers = fit(names, bank)
         records = read(classifiers, *evaluator.seen("test"), data.class_counts)
@@ -137,7 +141,8 @@ def _save_outputs(
 ) -> None:
     """Writes `outputs_{which}.npz`, a row an image: `feats` ``[N, D]``, `labels`, `preds`, `confs`
     (the largest softmax probability) and `files` ``[N]``; and `class_names` ``[K]``."""
-    confs, preds = torch.softmax(model.classify(features), dim=1).max(dim=1)
+    logits = cast(Network, model).classify(features)
+    confs, preds = torch.softmax(logits, dim=1).max(dim=1)
     tensors = {"feats": features, "labels": labels, "preds": preds, "confs": confs}
     arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     arrays["files"] = np.array(_names_of_images(data, which))

@@ -152,6 +152,7 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
     jobs = [job for job in jobs if job.is_open]
     if not jobs:
         return False
+    assert machine is not None and data is not None  # as they are where a run is open
     world = machine.world
     runs = [_build(job, machine, data) for job in jobs]
     with ExitStack() as stack:
@@ -183,6 +184,7 @@ def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trai
     state = collectives.from_main(lambda: _read_state(job), world)
 
     def build() -> tuple[Run, Trainer]:
+        assert options.seed is not None  # drawn where it is not given
         run = Run(options, folder, machine, data, generator=seed_everything(options.seed))
         trainer = Trainer(run, pretraining(run) if start is None else finetuning(run, *start))
         if state is not None:

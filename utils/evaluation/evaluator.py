@@ -1,6 +1,7 @@
 """Accuracies of a network: its own classifier, and the nearest class mean of its features."""
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from datasets.loading.resident import Loader, Normalise
 from datasets.loading.streamed import make_loader
 from datasets.splits import AnySplit, LongTailedData
 from models.folding import fold_batch_norm
+from models.network import Network
 from utils.evaluation.metrics import accuracy_record, cosine_similarities
 from utils.machine import collectives, signals
 from utils.machine.device import Machine
@@ -27,11 +29,11 @@ def extract_features(
 
     Each process computes the features of its images, and gets those of all.
     """
-    model = fold_batch_norm(model)
+    network = cast(Network, fold_batch_norm(model))
     features, targets = [], []
     for images, batch_targets in batches:
         with machine.autocast():
-            own_features = model.features(images)
+            own_features = network.features(images)
         features.append(collectives.gather(own_features, len(batch_targets), machine.world))
         targets.append(batch_targets)
         signals.check()
@@ -50,12 +52,12 @@ def class_centroids(
     Sums and counts are accumulated batch by batch, each image in one process. Every class must
     occur.
     """
-    model = fold_batch_norm(model)
+    network = cast(Network, fold_batch_norm(model))
     world = machine.world
     sums, counts = torch.zeros(2, 1, dtype=torch.float64, device=machine.device)
     for images, targets in batches:
         with machine.autocast():
-            features = model.features(images)
+            features = network.features(images)
         batch_sums = features.new_zeros(num_classes, features.shape[1], dtype=torch.float64)
         if world.is_main or world.divides(len(targets)):
             own_targets = targets[world.share(len(targets))]
@@ -157,11 +159,12 @@ class Evaluator:
         """Returns what the network's own classifier reaches: a record of `accuracy_record` per
         split, and the split's mean cross-entropy as `loss`. All processes get those of process 0.
         """
+        network = cast(Network, model)
 
         def read() -> dict[str, dict]:
             records = {}
             for name, (features, targets) in self._seen.items():
-                logits = model.classify(features)
+                logits = network.classify(features)
                 loss = nn.functional.cross_entropy(logits, targets).item()
                 record = accuracy_record(logits, targets, self.class_counts)
                 records[name] = record | {"loss": loss}

@@ -7,7 +7,7 @@ process 0 or agreed upon, so that all of them take the same steps.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -81,19 +81,19 @@ def together(function: Callable[[], Result], world: World) -> Result:
     for error in errors:
         if error is not None:
             raise _shared(error)
-    return result
+    return cast(Result, result)
 
 
 def main_first(function: Callable[[], Result], world: World) -> Result:
     """As `together`, process 0 before the others, which find the files that it has written."""
     on_main = together(lambda: function() if world.is_main else None, world)
     on_others = together(lambda: None if world.is_main else function(), world)
-    return on_main if world.is_main else on_others
+    return cast(Result, on_main if world.is_main else on_others)
 
 
 def _shared(error: Exception) -> Exception:
     """The error, known to have been raised in all processes, so that one of them reports it."""
-    error.is_shared = True
+    vars(error)["is_shared"] = True
     return error
 
 

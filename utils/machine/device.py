@@ -55,21 +55,20 @@ class Stopwatch:
     """Seconds of the device's work from here on; nothing waits for the device to begin."""
 
     def __init__(self, device: torch.device) -> None:
-        self.is_cuda = device.type == "cuda"
-        self.began = self._now()
+        is_cuda = device.type == "cuda"
+        self.began: torch.cuda.Event | float = self._event() if is_cuda else time.perf_counter()
 
-    def _now(self) -> "torch.cuda.Event | float":
-        if not self.is_cuda:
-            return time.perf_counter()
+    @staticmethod
+    def _event() -> "torch.cuda.Event":
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def stop(self) -> float:
         """Seconds until what the device has been asked to do is done."""
-        ended = self._now()
-        if not self.is_cuda:
-            return ended - self.began
+        if not isinstance(self.began, torch.cuda.Event):
+            return time.perf_counter() - self.began
+        ended = self._event()
         ended.synchronize()
         return self.began.elapsed_time(ended) / 1000
 

@@ -88,7 +88,8 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
     of_stage_1 = {name: value for name, value in first.items() if name not in of_stage_2}
     if first["loss_type"] != "BS":
         del of_stage_1["prior_weight"]  # given for a loss of stage 2
-    stage_1 = _checked(Options(**of_stage_1 | {"epochs": options.pretrain_epochs}))
+    of_stage_1["epochs"] = options.pretrain_epochs
+    stage_1 = _checked(Options(**of_stage_1))
     pretrained = str(Path(options.root_model, stage_1_name(stage_1)))
     # Stage 1 has started from the backbone: stage 2 goes on from what it made of it.
     return [stage_1, _checked(Options(**given | {"pretrained": pretrained, "backbone": None}))]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, cast
 
 import matplotlib
 
@@ -11,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Circle
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from utils.evaluation.calibration import expected_calibration_error, reliability_bins
 from utils.evaluation.shot_groups import FEW_BELOW, GROUPS, MANY_ABOVE, group_of_counts
@@ -52,12 +53,17 @@ def accuracies(axes: Axes, records: Sequence[dict]) -> None:
         values = [record["results"]["test"]["linear"][name] for record in records]
         if any(value is not None for value in values):
             key = "all" if name == "top1" else name
-            style = {"color": COLOURS[key], "linestyle": LINES[key]}
+            style: dict[str, Any] = {"color": COLOURS[key], "linestyle": LINES[key]}
             axes.plot(epochs, _known(values), label=f"linear, {key}", **style)
     with_ncm = [record for record in records if record["results"]["test"]["ncm"]]
     values = [record["results"]["test"]["ncm"]["top1"] for record in with_ncm]
-    style = {"color": NCM_COLOUR, "linestyle": "--", "marker": ".", "markevery": 0.1}
-    axes.plot(epochs_of(with_ncm), values, label="NCM, all", **style)
+    dashed: dict[str, Any] = {
+        "color": NCM_COLOUR,
+        "linestyle": "--",
+        "marker": ".",
+        "markevery": 0.1,
+    }
+    axes.plot(epochs_of(with_ncm), values, label="NCM, all", **dashed)
     _mark_phases(axes, records)
     axes.set(title="Accuracy on the test set", ylabel="top-1 (%)")
     _epoch_axis(axes)
@@ -81,7 +87,7 @@ def margins_over_time(axes: Axes, records: Sequence[dict], counts: np.ndarray) -
     for group in GROUPS:
         members = margins[:, groups == group]
         if members.size:
-            style = {"color": COLOURS[group], "linestyle": LINES[group]}
+            style: dict[str, Any] = {"color": COLOURS[group], "linestyle": LINES[group]}
             axes.plot(epochs, members.mean(axis=1), label=group, **style)
             low, high = members.min(axis=1), members.max(axis=1)
             axes.fill_between(epochs, low, high, color=COLOURS[group], alpha=0.15)
@@ -274,7 +280,8 @@ def _style(number: int) -> dict:
 
 def _epoch_axis(axes: Axes) -> None:
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    # Of an axis without a scale of its own, matplotlib's `AutoLocator`.
+    cast(MaxNLocator, axes.xaxis.get_major_locator()).set_params(integer=True)
 
 
 def _mark_phases(axes: Axes, records: Sequence[dict]) -> None:

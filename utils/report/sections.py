@@ -170,7 +170,8 @@ def accuracy_by_class(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRu
 
 
 def _mean_per_class(runs: Sequence[RecordedRun]) -> list[float | None]:
-    columns = zip(*(run.shown["test"]["linear"]["per_class"] for run in runs), strict=True)
+    shown = [run.shown for run in runs]
+    columns = zip(*(s["test"]["linear"]["per_class"] for s in shown if s), strict=True)
     return [None if None in column else float(np.mean(column)) for column in columns]
 
 
@@ -200,6 +201,7 @@ def margins(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Sec
             continue
         records = [record for record in run.epochs if record["margins"]]
         shown, name = run.margin_record, name_of(group, run)
+        assert shown is not None  # `attempt` has seen to it
         section.figures += [
             Figure(
                 f"{group.letter}_margins_over_time",

@@ -21,8 +21,10 @@ WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "encoder")
 """What wrappers of a network put before the names of its weights."""
 
 CORES = ("core", "_core")  # as NumPy 1 and 2 call the package
+# The types of NumPy leave its private package out.
+_SCALAR = np._core.multiarray.scalar  # pyright: ignore[reportAttributeAccessIssue]
 NUMBERS_OF_NUMPY: list = [
-    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in CORES),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in CORES),
     np.dtype,
     *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
 ]

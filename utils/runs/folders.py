@@ -165,7 +165,7 @@ def _checkpoint_in(folder: Path, options: Options) -> Path | None:
     """The folder's checkpoint that is best by `--select_on`; where the options have several seeds
     and the folder too, that of the options' seed, or of the first."""
     seed = options.by_seed()[0].seed if options.seed is None else options.seed
-    if options.seeds is not None and _exists(folder / seed_folder(seed)):
+    if options.seeds is not None and seed is not None and _exists(folder / seed_folder(seed)):
         folder = folder / seed_folder(seed)
     candidates = [folder / name for name in _chosen_by(options.select_on)]
     return next((path for path in candidates if _exists(path)), None)

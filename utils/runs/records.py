@@ -242,8 +242,9 @@ def _check(run: RecordedRun) -> None:
     name = "summary.json" if run.is_finished else "log.jsonl"
     try:
         for which in ("selected", "last"):
-            if run.results(which):
-                accuracies_of(run.results(which))
+            results = run.results(which)
+            if results:
+                accuracies_of(results)
         float(run.seconds)
         classes = {len(run.shown["test"]["linear"]["per_class"])} if run.shown else set()
         if run.summary is not None:
@@ -261,7 +262,9 @@ def _check(run: RecordedRun) -> None:
 
 
 def _check_epoch(record: dict) -> None:
-    int(record["epoch"]), str(record["phase"]), float(record["seconds"])
+    int(record["epoch"])
+    str(record["phase"])
+    float(record["seconds"])
     for value in (*record["losses"].values(), *(record["margins"] or [])):
         float(value)
     test = record["results"]["test"]

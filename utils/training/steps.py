@@ -4,7 +4,7 @@ replayed."""
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from losses import Objective
-from models import NormedLinear
+from models import Network, NormedLinear
 from utils.machine import collectives
 from utils.machine.device import Machine
 from utils.training.phase import Phase
@@ -26,7 +26,9 @@ def make_step(model: nn.Module, phase: Phase, objective: Objective, machine: Mac
     """The step of the machine's kind: `eager`, `graph` (CUDA alone) or `compile` (forward and
     backward by torch.compile, captured too on CUDA). Several processes share the batches of images,
     and each computes the whole step where only frozen features go through the classifier."""
-    network = torch.compile(model, dynamic=False) if machine.step == "compile" else model
+    network = model
+    if machine.step == "compile":
+        network = cast(nn.Module, torch.compile(model, dynamic=False))
     is_split = machine.micro_batches > 1 or machine.world.size > 1
     if is_split and not phase.features_are_frozen:
         return SplitStep(network, phase, objective, machine)
@@ -57,7 +59,7 @@ class EagerStep:
         where these are frozen.
         """
         if self.phase.features_are_frozen:
-            features, logits = inputs, self.model.classify(inputs)
+            features, logits = inputs, cast(Network, self.model).classify(inputs)
         else:
             inputs = self.prepared(inputs)
             features, logits = self.forward(self.model, inputs)
@@ -121,8 +123,8 @@ class EagerStep:
 
 def class_weights(model: nn.Module) -> Tensor:
     """Returns the weights of the classifier as rows ``[K, D]``, with gradient."""
-    weight = model.linear.weight
-    return weight.T if isinstance(model.linear, NormedLinear) else weight
+    head = cast(Network, model).linear
+    return head.weight.T if isinstance(head, NormedLinear) else head.weight
 
 
 class SplitStep(EagerStep):
@@ -200,7 +202,7 @@ class SplitStep(EagerStep):
     @staticmethod
     def _backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
         reached = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None]
-        torch.autograd.backward(*map(list, zip(*reached, strict=True)))
+        torch.autograd.backward([o for o, _ in reached], [g for _, g in reached])
 
     def _backward_by_parts(
         self, parts: Sequence[Tensor], gradients: Sequence[Tensor | None]
@@ -208,12 +210,13 @@ class SplitStep(EagerStep):
         by_part = [
             [None] * len(parts) if g is None else g.tensor_split(len(parts)) for g in gradients
         ]
+        network = self.network
+        is_shared = isinstance(network, DistributedDataParallel)
         for i, (part, *part_gradients) in enumerate(zip(parts, *by_part, strict=True)):
             is_last = i == len(parts) - 1
             # The processes exchange gradients once, when all parts are summed.
-            waits = self.world.size > 1 and not is_last
-            with self.network.no_sync() if waits else nullcontext():
-                self._backward(self.forward(self.network, part), part_gradients)
+            with network.no_sync() if is_shared and not is_last else nullcontext():
+                self._backward(self.forward(network, part), part_gradients)
 
 
 @contextmanager

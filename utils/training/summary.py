@@ -3,11 +3,13 @@ accuracies."""
 
 from collections.abc import Sequence
 from itertools import product
+from typing import cast
 
 import numpy as np
 import torch
 
 from datasets.splits import LongTailedData
+from models.network import Network
 from utils.evaluation.shot_groups import GROUPS, balanced_accuracy, group_of_counts
 from utils.files import atomic_write, write_json
 from utils.machine import collectives
@@ -139,7 +141,7 @@ def _chosen_features(summary: dict) -> dict | None:
 def _save_predictions(run: Run, trainer: Trainer) -> None:
     """Writes the selected checkpoint's predictions, for the report's confusion matrix."""
     features, labels = trainer.evaluator.seen("test")
-    preds = trainer.model.classify(features).argmax(dim=1)
+    preds = cast(Network, trainer.model).classify(features).argmax(dim=1)
     with atomic_write(run.folder.records / "predictions.npz") as file:
         np.savez_compressed(file, labels=labels.cpu().numpy(), preds=preds.cpu().numpy())
 
