@@ -20,7 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
+from torch.autograd import (  # torch's hints do not list it as exported
+    DeviceType,  # pyright: ignore[reportPrivateImportUsage]
+)
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 

@@ -112,6 +112,7 @@ def _write_cache(path: Path, digest: str, images: dict[str, np.ndarray]) -> None
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
+                # NumPy's hints take the ** for allow_pickle too.
                 np.savez(file, listing=np.array(digest), **images)  # pyright: ignore[reportArgumentType]
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)

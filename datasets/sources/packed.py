@@ -36,6 +36,7 @@ def write_packed(data: LongTailedData, options: Options, path: Path) -> None:
         if split is not None:
             arrays |= {f"{name}_{field}": array for field, array in _encode(split).items()}
     with atomic_write(path) as file:
+        # NumPy's hints take the ** for allow_pickle too.
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
