@@ -83,7 +83,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     if options.readings:
         heldout = evaluator.seen("heldout") if data.heldout is not None else None
         bank = FeatureBank(*train, cast(Network, model).linear, data.class_counts, heldout)
-        names = options.readings.split(",")
+        names = options.chosen_readings
         classifiers = fit(names, bank)
         records = read(classifiers, *evaluator.seen("test"), data.class_counts)
         print(reading_table(records, data.class_counts))

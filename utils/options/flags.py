@@ -7,7 +7,7 @@ from typing import Any
 from utils.options import values
 from utils.options.recipes import RECIPES
 from utils.options.roles import Role, flag
-from utils.options.values import Sampler, parse_sampler
+from utils.options.values import LossTerm, Sampler, parse_losses, parse_sampler, split_names
 
 OWN_DATASETS = ("folder", "csv", "npz")
 BENCHMARK_LISTS = ("imagenet_lt", "inaturalist18")
@@ -737,7 +737,27 @@ class Options:
     def has_robust_loss(self) -> bool:
         if self.stage == 1:
             return self.robust_weight is not None
-        return "robust" in (self.feat_loss or "")
+        return any(term.is_robust for term in self.feature_losses)
+
+    @property
+    def feature_losses(self) -> tuple[LossTerm, ...]:
+        """The terms of `--feat_loss`."""
+        return parse_losses(self.feat_loss)
+
+    @property
+    def classifier_losses(self) -> tuple[LossTerm, ...]:
+        """The terms of `--cls_loss`."""
+        return parse_losses(self.cls_loss)
+
+    @property
+    def robust_layers(self) -> tuple[str, ...]:
+        """The layers of `--feat_layers`; none where the robust loss works on the features."""
+        return split_names(self.feat_layers)
+
+    @property
+    def chosen_readings(self) -> tuple[str, ...]:
+        """The classifiers of `--readings`."""
+        return split_names(self.readings)
 
     def decisive(self) -> tuple[str, ...]:
         """The options that decide this run's result: those whose role is its stage, or both, or
@@ -783,7 +803,7 @@ class Options:
         """The runs that the options stand for: one, or one for each of `--seeds`."""
         if self.seeds is None:
             return [self]
-        return [self.with_seed(int(seed)) for seed in self.seeds.split(",")]
+        return [self.with_seed(int(seed)) for seed in split_names(self.seeds)]
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Options":

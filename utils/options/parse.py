@@ -170,8 +170,8 @@ def _check_data(options: Options) -> None:
 
 def _check_prior(options: Options) -> None:
     """Whether `--prior_weight` has a loss that it belongs to."""
-    losses = f"{options.feat_loss},{options.cls_loss}".split(",")
-    uses_prior = any(name.startswith("bs") for name in losses) or options.loss_type == "BS"
+    losses = (*options.feature_losses, *options.classifier_losses)
+    uses_prior = any(term.kind == "bs" for term in losses) or options.loss_type == "BS"
     if options.prior_weight != 1 and not uses_prior:
         raise UserError(
             f"--prior_weight {options.prior_weight} is for balanced softmax: --loss_type BS, or bs "
@@ -248,14 +248,12 @@ def _check_stage_2(options: Options) -> None:
             f"--robust_distance {options.robust_distance} is for the robust loss, but --feat_loss "
             f"is {options.feat_loss!r}"
         )
-    if options.robust_weight is not None:
-        names = (options.feat_loss or "").split(",")
-        kinds = {"robust" if "robust" in name else "ce" for name in names}
-        if kinds != {"ce", "robust"}:
-            raise UserError(
-                "--robust_weight weighs cross-entropy (or bs) against the robust loss: --feat_loss "
-                f"must name one of each, not {options.feat_loss!r}"
-            )
+    kinds = {term.is_robust for term in options.feature_losses}
+    if options.robust_weight is not None and kinds != {True, False}:
+        raise UserError(
+            "--robust_weight weighs cross-entropy (or bs) against the robust loss: --feat_loss "
+            f"must name one of each, not {options.feat_loss!r}"
+        )
 
 
 def _check_margins(options: Options) -> None:

@@ -13,6 +13,24 @@ class Sampler:
     samples_per_class: int | None = None
 
 
+@dataclass(frozen=True)
+class LossTerm:
+    """One loss of stage 2: `kind` is `ce`, `bs` or `robust_loss`; `weighting` of the classes is
+    empty, `lt` or `bal`."""
+
+    kind: str
+    weighting: str = ""
+
+    @property
+    def name(self) -> str:
+        """As the flag spells it."""
+        return f"{self.kind}_{self.weighting}" if self.weighting else self.kind
+
+    @property
+    def is_robust(self) -> bool:
+        return self.kind == "robust_loss"
+
+
 LARGEST = 3.4e38
 
 
@@ -45,6 +63,23 @@ def parse_names(text: str, kind: str, known: Sequence[str]) -> list[str]:
     if len(set(given)) < len(given):
         raise ValueError(f"a {kind} is named twice in {text!r}")
     return given
+
+
+def parse_losses(text: str | None) -> tuple[LossTerm, ...]:
+    """The losses that a checked flag names, in its order; none where it is absent."""
+    return tuple(_loss_term(name) for name in split_names(text))
+
+
+def _loss_term(name: str) -> LossTerm:
+    for weighting in ("lt", "bal"):
+        if name.endswith(f"_{weighting}"):
+            return LossTerm(name.removesuffix(f"_{weighting}"), weighting)
+    return LossTerm(name)
+
+
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Names separated by commas; none where the text is absent."""
+    return tuple(text.split(",")) if text else ()
 
 
 def boolean(text: str) -> bool:

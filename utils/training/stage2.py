@@ -12,7 +12,7 @@ from losses import Margins, Objective, stage_2_objective
 from models.layers import LayerFeatures
 from utils.errors import UserError
 from utils.options.flags import Options
-from utils.options.values import Sampler
+from utils.options.values import LossTerm, Sampler
 from utils.runs import checkpoint
 from utils.training.phase import Phase
 from utils.training.rates import cosine_rate
@@ -56,20 +56,20 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
     else:
         classifier_loader = run.training_loader(_order(run, options.classifier_sampler))
 
-    def objective(names: str | None) -> Objective:
+    def objective(losses: tuple[LossTerm, ...]) -> Objective:
         return stage_2_objective(
-            names.split(",") if names else [],
+            [term.name for term in losses],
             data.class_counts,
             temperature=options.temperature,
             epsilons=margins.of_losses,
             released_margins=options.as_released,
             distance=options.robust_distance,
-            robust_weight=options.robust_weight if names == options.feat_loss else None,
+            robust_weight=options.robust_weight if losses == options.feature_losses else None,
             columns=columns,
             prior_weight=options.prior_weight,
         ).to(device)
 
-    robust, balancing = objective(options.feat_loss), objective(options.cls_loss)
+    robust, balancing = objective(options.feature_losses), objective(options.classifier_losses)
     switch, lowest = options.feature_epochs, options.margin_min
     phases = [
         Phase(
@@ -112,14 +112,13 @@ def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
     """
     if options.feat_layers is None:
         return None
-    layers = options.feat_layers.split(",")
+    layers = options.robust_layers
     try:
         network = LayerFeatures(model, layers)
     except ValueError as error:
         raise UserError(f"--feat_layers {options.feat_layers}: {error}") from None
     last = [name for name, _ in model.named_children() if name.startswith("layer")][-1]
-    losses = (options.feat_loss or "").split(",")
-    has_cross_entropy = any(name.startswith(("ce", "bs")) for name in losses)
+    has_cross_entropy = any(not term.is_robust for term in options.feature_losses)
     if last not in layers and not has_cross_entropy:
         raise UserError(
             f"--feat_layers {options.feat_layers}: with --feat_loss {options.feat_loss} no loss "
@@ -130,11 +129,11 @@ def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
 
 def _warn_of_uniform_prior(options: Options) -> None:
     """Says so where balanced softmax is to learn from a sampler that shows all classes alike."""
-    for flag, names, sampler in (
-        ("feat", options.feat_loss, options.feature_sampler),
-        ("cls", options.cls_loss, options.classifier_sampler),
+    for flag, losses, sampler in (
+        ("feat", options.feature_losses, options.feature_sampler),
+        ("cls", options.classifier_losses, options.classifier_sampler),
     ):
-        if "bs" in (names or "").split(",") and sampler.samples_per_class is not None:
+        if LossTerm("bs") in losses and sampler.samples_per_class is not None:
             warn(
                 f"--{flag}_loss bs under a class-aware sampler balances twice, since the sampler "
                 "shows every class equally often: bs_lt gives the classes their proportions back, "

@@ -1,0 +1,30 @@
+"""Values of flags that stand for several things."""
+
+import pytest
+
+from utils.options.flags import FEATURE_LOSSES
+from utils.options.parse import parse_options
+from utils.options.values import LossTerm, parse_losses
+
+STAGE_2 = ["--pretrained", "X", "--cls_loss", "ce_bal"]
+
+
+def test_the_losses_of_a_flag_are_terms_in_its_order():
+    options = parse_options([*STAGE_2, "--feat_loss", "ce_lt,robust_loss"])
+    assert options.feature_losses == (LossTerm("ce", "lt"), LossTerm("robust_loss"))
+    assert options.classifier_losses == (LossTerm("ce", "bal"),)
+    assert options.has_robust_loss
+
+
+def test_an_absent_flag_has_no_terms():
+    options = parse_options([])
+    assert options.feature_losses == options.classifier_losses == ()
+    assert options.robust_layers == options.chosen_readings == ()
+
+
+@pytest.mark.parametrize("name", FEATURE_LOSSES)
+def test_a_term_is_spelt_as_its_flag(name):
+    [term] = parse_losses(name)
+    assert term.name == name
+    assert term.is_robust == name.startswith("robust_loss")
+    assert term.weighting in ("", "lt", "bal")
