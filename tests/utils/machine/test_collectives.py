@@ -1,5 +1,6 @@
 """Several processes over gloo, and micro-batches: the same steps, centroids, metrics and files."""
 
+import json
 import os
 import re
 import signal
@@ -191,7 +192,8 @@ def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):
     assert status == 0, err
     assert out.count("summary: ") == 1 and len(re.findall("features 1/3", out)) == 1
     folder = stage_2_folder(tmp_path)
-    assert "accumulate=2" in folder.name and "feat_layers=layer2,layer3" in folder.name
+    recorded = json.loads((folder / "args.json").read_text())
+    assert recorded["accumulate"] == 2 and recorded["feat_layers"] == "layer2,layer3"
     assert len(list(folder.glob("events.out.tfevents.*"))) == 2  # of one process, as ever
     rows = read_csv(folder)
     assert len(rows) == 3
