@@ -12,6 +12,7 @@ from tests.support.helpers import (
     read_records,
     stage_2,
     stage_2_folder,
+    stage_2_folder_with,
     succeed,
     weights_of,
 )
@@ -33,7 +34,7 @@ def test_bounded_margins_stay_at_the_bound_where_free_ones_fall_below(tree, pret
     free = margins_of(pretrained)
     assert min(free[0]) < 0 and min(free[1]) < min(free[0])
     succeed(stage_2(tree, pretrained, *FAST, "--margin_min", 0))
-    [bounded] = pretrained.glob("*/*margin_min=0.0*")
+    bounded = stage_2_folder_with(pretrained, margin_min=0.0)
     lowest = [min(record["margins"]) for record in read_records(bounded)]
     assert lowest == [0.0, 0.0, 0.0]
 
@@ -71,7 +72,7 @@ def test_weight_decay_of_the_margins_is_theirs_alone(tree, pretrained):
     [epsilons] = margins_of(pretrained)
     assert epsilons == pytest.approx([2 * (1 - 0.05 * 4)] * 10, rel=1e-6)
     succeed(stage_2(tree, pretrained, *flat, "--margin_wd", 0, "--wd", 4))
-    [kept] = pretrained.glob("*/*margin_wd=0.0*")
+    kept = stage_2_folder_with(pretrained, margin_wd=0.0)
     assert read_records(kept)[0]["margins"] == pytest.approx([2] * 10, rel=1e-6)
 
 

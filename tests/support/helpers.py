@@ -196,6 +196,13 @@ def stage_2_folder(root: Path) -> Path:
     return folder
 
 
+def stage_2_folder_with(root: Path, **options: object) -> Path:
+    """The only stage-2 folder below `root` whose run has these options."""
+    records = {path.parent: json.loads(path.read_text()) for path in root.glob("*/*/args.json")}
+    (folder,) = (f for f, found in records.items() if options.items() <= found.items())
+    return folder
+
+
 def snapshot(folder: Path) -> dict[str, tuple]:
     """Kind, mode, and hash of the content of everything below the folder."""
     found = {}

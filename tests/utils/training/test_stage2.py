@@ -25,6 +25,7 @@ from tests.support.helpers import (
     stage_1,
     stage_2,
     stage_2_folder,
+    stage_2_folder_with,
     succeed,
     weights_of,
 )
@@ -88,8 +89,8 @@ def test_the_margin_starts_at_the_flag_and_at_one_as_released(tree, pretrained):
     flags = (*FEATURES_ONLY, "--margin", 0.5, "--margin_type", "shared")
     succeed(stage_2(tree, pretrained, *flags))
     succeed(stage_2(tree, pretrained, *flags, "--as_released", "True"))
-    (released,) = pretrained.glob("*/robust_*as_released*")
-    (ours,) = set(pretrained.glob("*/robust_*")) - {released}
+    released = stage_2_folder_with(pretrained, as_released=True)
+    ours = stage_2_folder_with(pretrained, as_released=False)
     assert read_records(ours)[0]["margins"] == [0.5] * 10
     assert read_records(released)[0]["margins"] == [1.0] * 10
     assert "margin=0.5" in released.name
