@@ -190,7 +190,7 @@ def serialised(content: object, **how: bool) -> bytes:
 
 
 def good_checkpoint() -> dict:
-    weights = {"module.linear.weight": torch.arange(12.0).reshape(3, 4), "b": torch.zeros(3)}
+    weights = {"module.linear.weight": torch.arange(12.0).reshape(3, 4), "module.b": torch.zeros(3)}
     return {"epoch": 7, "arch": "resnet20", "state_dict": weights, "best_acc1": 12.5}
 
 
@@ -350,14 +350,27 @@ plain = st.recursive(
 )
 
 
+def holds_weights(content: object) -> bool:
+    """Returns True if there are tensors by name: under `state_dict`, or without that key in the
+    whole file or under another one."""
+
+    def are_weights(part: object) -> bool:
+        values = part.values() if isinstance(part, dict) else [None]
+        return all(isinstance(value, torch.Tensor) for value in values)
+
+    if not isinstance(content, dict):
+        return False
+    if "state_dict" in content:
+        return are_weights(content["state_dict"])
+    parts = [part for part in (content, *content.values()) if isinstance(part, dict) and part]
+    return any(map(are_weights, parts))
+
+
 @settings(fuzz, max_examples=200)
 @given(plain, st.booleans())
 @example({1: torch.zeros(2)}, True)
+@example({"linear.weight": torch.zeros(2)}, False)
 def test_any_plain_content_is_refused_or_holds_weights(path, content, is_state):
     content = {"state_dict": content} if is_state else content
     loaded = read(path, serialised(content))
-    weights = content.get("state_dict") if isinstance(content, dict) else None
-    is_right = isinstance(weights, dict) and all(
-        isinstance(weight, torch.Tensor) for weight in weights.values()
-    )
-    assert (loaded is not None) == is_right
+    assert (loaded is not None) == holds_weights(content)

@@ -19,6 +19,7 @@ from tests.support.helpers import (
     read_summary,
     snapshot,
     stage_1,
+    stage_1_folder,
     stage_2,
     stage_2_folder,
     succeed,
@@ -74,8 +75,9 @@ def test_each_of_several_seeds_is_its_own_single_run(tree, finished, tmp_path):
     seeds = ("--seeds", "4,3")
     outcome = succeed([*without_seed(stage_1(tree, root)), *seeds])
     assert "mean ± standard deviation over seeds 4,3" in outcome.out
-    succeed([*without_seed(stage_2(tree, root)), *seeds])
-    stages = (finished / STAGE_1_NAME, root / STAGE_1_NAME)
+    start = stage_1_folder(root)
+    succeed([*without_seed(stage_2(tree, root)), "--pretrained", start.name, *seeds])
+    stages = (finished / STAGE_1_NAME, start)
     stages_2 = (stage_2_folder(finished), stage_2_folder(root))
     for single, several in (stages, stages_2):
         assert not differences_of_runs(single, several / "seed3")
@@ -160,13 +162,15 @@ def test_an_interruption_keeps_finished_seeds_and_a_seed_can_be_added(tree, tmp_
     assert ours == theirs
 
 
-def test_seeds_do_not_go_into_the_folder_of_a_single_run(tree, pretrained):
-    before = snapshot(pretrained)
-    argv = [*without_seed(stage_1(tree, pretrained)), "--seeds", "1,2", "--resume", "True"]
-    outcome = call(argv)
+def test_seeds_do_not_go_into_the_folder_of_a_single_run(tree, tmp_path):
+    """A run whose seed was drawn has the name that several seeds share."""
+    argv = without_seed(stage_1(tree, tmp_path, "--epochs", 1))
+    succeed(argv)
+    before = snapshot(tmp_path)
+    outcome = call([*argv, "--seeds", "1,2", "--resume", "True"])
     assert outcome.status == 2
     assert "--seeds" in outcome.err and "single seed" in outcome.err
-    assert snapshot(pretrained) == before
+    assert snapshot(tmp_path) == before
 
 
 def test_seeds_without_stage_1_runs_of_their_own_share_the_checkpoint(tree, pretrained):

@@ -15,6 +15,7 @@ from tests.support.helpers import (
     read_records,
     read_summary,
     stage_1,
+    stage_1_folder,
     stage_2,
     stage_2_folder,
     succeed,
@@ -164,8 +165,9 @@ def test_a_stage_2_keeps_no_best_checkpoint_of_another_protocol(stage, finished)
 @pytest.mark.parametrize("protocol", ["test", "heldout", "last"])
 def test_a_protocol_chooses_every_link_of_the_chain(protocol, tree, tmp_path):
     succeed(stage_1(tree, tmp_path, "--epochs", 3, "--select_on", protocol))
+    start = stage_1_folder(tmp_path)
     flags = ("--select_on", protocol, "--epochs", 4, "--balanced_clf_nepochs", 2)
-    outcome = succeed(stage_2(tree, tmp_path, *flags))
+    outcome = succeed(stage_2(tree, tmp_path, "--pretrained", start.name, *flags))
     assert outcome.warnings == []
 
     def chosen(records: list[dict], reading: str) -> dict:
@@ -174,7 +176,7 @@ def test_a_protocol_chooses_every_link_of_the_chain(protocol, tree, tmp_path):
         return max(records, key=lambda record: score(protocol, record, reading))
 
     links = []
-    folders = (tmp_path / STAGE_1_NAME, stage_2_folder(tmp_path))
+    folders = (start, stage_2_folder(tmp_path))
     for folder in folders:
         records = [r for r in read_records(folder) if r["phase"] != "features"]
         summary, best = read_summary(folder), chosen(records, "linear")
