@@ -120,13 +120,14 @@ def test_a_variable_of_torchrun_that_is_no_number_is_one_line(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 def test_sighup_stops_a_run_where_it_can_go_on_unless_it_is_ignored():
-    with signals.deferred():
-        os.kill(os.getpid(), signal.SIGHUP)
-        with pytest.raises(Interrupted) as interrupted:
-            signals.check()
-    assert interrupted.value.exit_status == 129
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup leaves it ignored
     try:
+        with signals.deferred():
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(Interrupted) as interrupted:
+                signals.check()
+        assert interrupted.value.exit_status == 129
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with signals.deferred():
             os.kill(os.getpid(), signal.SIGHUP)
             signals.check()

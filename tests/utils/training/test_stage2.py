@@ -23,6 +23,7 @@ from tests.support.helpers import (
     read_csv,
     read_records,
     stage_1,
+    stage_1_folder,
     stage_2,
     stage_2_folder,
     stage_2_folder_with,
@@ -202,7 +203,7 @@ def test_selection_by_the_last_epoch_loads_nothing_back(tree, pretrained):
 
 def test_stage_2_from_ldam_keeps_its_cosine_head_and_scales_it_by_30(tree, tmp_path):
     succeed(stage_1(tree, tmp_path, "--loss_type", "LDAM", "--epochs", 1))
-    name = STAGE_1_NAME.replace("CE", "LDAM")
+    name = stage_1_folder(tmp_path).name
     argv = stage_2(tree, tmp_path, "--pretrained", name, "--loss_type", "LDAM", *CLASSIFIER_ONLY)
     succeed(argv)
     succeed([*argv, "--evaluation", "True"])
