@@ -10,6 +10,7 @@ from tests.support.helpers import (
     call,
     differences_of_runs,
     read_records,
+    snapshot,
     stage_2,
     stage_2_folder,
     stage_2_folder_with,
@@ -17,7 +18,7 @@ from tests.support.helpers import (
     weights_of,
 )
 from utils.options.parse import parse_options
-from utils.options.run_names import stage_2_name
+from utils.options.run_names import earlier_name, stage_2_name
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -76,7 +77,7 @@ def test_weight_decay_of_the_margins_is_theirs_alone(tree, pretrained):
     assert read_records(kept)[0]["margins"] == pytest.approx([2] * 10, rel=1e-6)
 
 
-STAGE_2 = "--pretrained X --feat_loss ce --cls_loss ce --margin 1"
+STAGE_2 = "--pretrained X --feat_loss ce,robust_loss --cls_loss ce --margin 1"
 
 
 def test_margin_flags_away_from_their_default_give_a_folder_of_its_own():
@@ -123,9 +124,13 @@ def test_an_unfinished_run_from_before_a_flag_goes_on(tree, pretrained, finished
 
 
 def test_a_flag_that_the_record_lacks_is_at_its_default_and_no_other(tree, both):
-    forget_flags(stage_2_folder(both))
+    """A folder of the earlier name with another run in it is left alone."""
     folder = stage_2_folder(both)
-    folder.rename(folder.with_name(folder.name + "_margin_min=0.5"))
-    outcome = call(stage_2(tree, both, "--resume", "True", "--margin_min", 0.5))
-    assert outcome.status == 2
-    assert "--margin_min 0.5 (recorded: None)" in outcome.err
+    forget_flags(folder)
+    argv = stage_2(tree, both, "--margin_min", 0.5)
+    options = parse_options([str(word) for word in argv])
+    folder = folder.rename(folder.with_name(earlier_name(options)))
+    before = snapshot(folder)
+    assert "finished" not in succeed([*argv, "--resume", "True"]).out
+    assert snapshot(folder) == before
+    assert stage_2_folder_with(both, margin_min=0.5) != folder
