@@ -50,6 +50,19 @@ def test_another_seed_gives_other_weights(tree, finished, tmp_path):
     assert differences(weights_of(finished / STAGE_1_NAME), other)
 
 
+def test_a_finished_stage_1_goes_on_with_more_epochs(tree, tmp_path):
+    """The absolute rate steps stay where they were, so its epochs are those of the longer run."""
+    grown, whole = tmp_path / "grown", tmp_path / "whole"
+    flags = ("--schedule", "absolute", "--epochs")
+    succeed(stage_1(tree, grown, *flags, 1))
+    outcome = succeed(stage_1(tree, grown, *flags, 3, "--resume", "True"))
+    assert "2/3" in outcome.out and "1/3" not in outcome.out
+    succeed(stage_1(tree, whole, *flags, 3))
+    folder = stage_1_folder(grown)
+    assert not differences(weights_of(folder), weights_of(stage_1_folder(whole)))
+    assert read_summary(folder)["epochs"] == 3
+
+
 def test_resume_starts_a_run_that_is_not_there(tree, finished, tmp_path):
     succeed(stage_1(tree, tmp_path, "--resume", "True"))
     assert not differences_of_runs(finished / STAGE_1_NAME, tmp_path / STAGE_1_NAME)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datasets import load_data, normalisation
+from datasets.sources.lists import _read_list
 from tests.support.helpers import (
     call,
     differences_of_runs,
@@ -260,3 +261,10 @@ def test_a_network_for_large_images_takes_a_cosine_head_from_ldam(own, tmp_path,
     succeed(second)
     weights = load(records_of(second) / "ckpt.pth.tar")["state_dict"]
     assert weights["linear.weight"].shape == (512, 3) and "linear.bias" not in weights
+
+
+def test_lists_with_a_byte_order_mark_are_read(tmp_path):
+    path, faults = tmp_path / "list.txt", []
+    path.write_bytes("\ufefftrain/n0/a.jpg 0\ntrain/n1/b.jpg 1\n".encode())
+    found = _read_list(path, tmp_path, faults)
+    assert (found.names, found.labels, faults) == (["train/n0/a.jpg", "train/n1/b.jpg"], [0, 1], [])
