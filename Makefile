@@ -1,6 +1,6 @@
-# make demo   both stages and the evaluation on embedded digits, a minute or two on 2 cores
+# make demo   both stages and the evaluation on embedded digits, 3 minutes on 2 slow cores
 # make table  the paper's table: runs what is missing, or ROWS=cifar100/100 SEEDS=0,1,2 of it
-# make test   lint and tests, 5 to 10 minutes on 2 cores
+# make test   lint and tests, the tests 16 minutes on 2 slow cores
 # make slow   the tests that take longer: kills and resumes
 # make gpu-check  what a GPU is to be asked first, within 8 minutes: tests, kernels, times
 # make docs   writes docs/flags.md anew
