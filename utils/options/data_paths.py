@@ -1,5 +1,5 @@
-"""What lies at `--data_root`, as far as names tell: looked at before torch is imported, so that a
-wrong path is reported at once."""
+"""Checks of `--data_root` by the names of its files and folders. They run before torch is imported,
+so a wrong path is reported at once."""
 
 import os
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ SHOWN_NAMES = 8
 
 @dataclass(frozen=True)
 class Tree:
-    """The folders of a tree of images: those of its splits, by `train`, `test` and `val`, and the
-    names of the others; a tree without splits has class folders alone."""
+    """The folders of a tree of images: `splits` maps `train`, `test` and `val` to their folders,
+    `others` has the names of the other folders. A tree without splits has only class folders, and
+    both are empty."""
 
     root: Path
     splits: dict[str, Path]
@@ -27,21 +28,21 @@ class Tree:
 
 
 def split_called(name: str) -> str | None:
-    """The split that a folder, or a cell of a table, of this name stands for."""
+    """Returns the split that the name of a folder, or a cell of a table, stands for; None if it
+    stands for none."""
     return next((s for s, names in SPLIT_NAMES.items() if name.lower() in names), None)
 
 
 def is_hidden(name: str) -> bool:
-    """Returns True for what systems leave behind beside people's files."""
+    """Returns True for files and folders that operating systems put beside a user's own."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
 def check_data(options: Options) -> None:
-    """Looks for the data set that the options name.
+    """Checks that the data set of the options is at `--data_root`.
 
     Raises:
-        UserError: something else is there, or nothing; it says what was looked for and what is
-            there.
+        UserError: it is not there; the message says what is there instead.
     """
     root = data_root(options)
     if options.dataset == "folder":
@@ -53,15 +54,15 @@ def check_data(options: Options) -> None:
 
 
 def data_root(options: Options) -> Path:
-    """`--data_root` with `~` replaced."""
+    """Returns `--data_root` with `~` replaced."""
     return expanded(options.data_root)
 
 
 def expanded(path: str) -> Path:
-    """The path with `~` replaced.
+    """Returns the path with `~` replaced.
 
     Raises:
-        UserError: no path can have these characters.
+        UserError: the path has a zero byte, which no path can have.
     """
     if "\0" in path:
         raise UserError(f"--data_root {path!r} is not a path")
@@ -69,14 +70,14 @@ def expanded(path: str) -> Path:
 
 
 def read_tree(root: Path) -> Tree:
-    """The splits of the tree, whatever they are called; none for a tree of class folders.
+    """Returns the splits of the tree, under any of their names; no splits for class folders.
 
-    A folder counts as a split by its name, if any of the folders named so has folders in it: a
-    class of pictures of trains is no training set.
+    A folder is a split if it has the name of one, and if any folder with such a name has folders
+    in it. Otherwise it is a class: a class of pictures of trains is not a training set.
 
     Raises:
-        UserError: there is no such folder, it is a part of the tree or lies above it, or a split
-            is there twice.
+        UserError: there is no such folder, the tree is one level higher or lower, or a split is
+            there twice.
     """
     _check_folder(root, "a folder that holds train and test, or one folder for each class")
     folders = _folders_in(root)
@@ -101,7 +102,7 @@ def read_tree(root: Path) -> Tree:
 
 
 def _check_classes(root: Path, folders: list[str]) -> None:
-    """Whether these are the class folders of a tree without splits."""
+    """Refuses folders that are not the class folders of a tree without splits."""
     siblings = names_in(root.parent) if root.parent != root else []
     if split_called(root.name) and any(
         split_called(name) not in (None, split_called(root.name)) for name in siblings
@@ -133,7 +134,7 @@ def _check_folder(path: Path, wanted: str) -> None:
     if not path.exists():
         raise UserError(f"--data_root {path}: no such folder; {_nearest(path)}")
     if not path.is_dir():
-        raise UserError(f"--data_root {path}: a file, where {wanted} is looked for")
+        raise UserError(f"--data_root {path} is a file; give {wanted}")
     try:
         os.listdir(path)
     except OSError as error:
@@ -141,7 +142,7 @@ def _check_folder(path: Path, wanted: str) -> None:
 
 
 def _check_file(path: Path, kind: str) -> None:
-    """Whether there is a file."""
+    """Refuses a path without a file."""
     if path.is_dir():
         inside = [name for name in names_in(path) if name.lower().endswith(f".{kind}")]
         there = f"which holds {_listed(inside)}" if inside else f"which has no {kind} file"
@@ -153,13 +154,13 @@ def _check_file(path: Path, kind: str) -> None:
 
 
 def _nearest(path: Path) -> str:
-    """What is in the nearest folder above that there is."""
+    """Returns what the nearest existing folder above the path holds, as a clause."""
     above = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
     return f"{above} holds {_listed([n for n in names_in(above) if not is_hidden(n)])}"
 
 
 def names_in(folder: Path) -> list[str]:
-    """What a folder holds, sorted; nothing where it cannot be read."""
+    """Returns the names in a folder, sorted; empty if it cannot be read."""
     try:
         return sorted(os.listdir(folder))
     except OSError:
@@ -175,7 +176,7 @@ def _folders_in(folder: Path) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    """The first names, with the number of the others."""
+    """Returns the first names, and how many more there are."""
     if not names:
         return "nothing"
     more = len(names) - SHOWN_NAMES

@@ -1,4 +1,4 @@
-"""The flags as a document: `python -m utils.options.document > docs/flags.md`."""
+"""Writes the document of all flags: `python -m utils.options.document > docs/flags.md`."""
 
 from itertools import groupby
 
@@ -10,16 +10,18 @@ INTRODUCTION = """# Flags
 
 Written by `python -m utils.options.document`; `python main.py --help` shows the same.
 
-Booleans take `True` or `False`, and the flag alone means `True`. Abbreviated flags are refused.
-*Affects* says what a flag decides: runs that differ in it have folders of their own, and a run that
-goes on keeps its value. Flags that affect nothing may change when a run goes on.
+Booleans take `True` or `False`; the flag alone means `True`. Abbreviated flags are refused.
+The column *affects* says what a flag decides. Two runs that differ in such a flag have different
+run folders, and a run keeps its value when it goes on. A flag that affects nothing may change then.
+Letters in capitals stand for the value of a flag; n_c is the number of training images of class c,
+n_max that of the largest class, N the number of training images, K the number of classes.
 """
 
 AFFECTS = {role: role.value for role in Role} | {Role.FREE: "nothing"}
 
 
 def document() -> str:
-    """Returns the document, in Markdown: a table of each group of flags, and the recipes."""
+    """Returns the document in Markdown: a table for each group of flags, and the recipes."""
     parts = [INTRODUCTION]
     for group, fields in groupby(_by_group(), key=lambda field: field.metadata["group"]):
         parts.append(f"## {group[0].upper()}{group[1:]}\n")
@@ -33,7 +35,7 @@ def document() -> str:
 
 
 def _by_group() -> list:
-    """The declarations, those of a group together, groups in the order of their first flags."""
+    """Returns the declarations by group; the groups are in the order of their first flags."""
     titles = list(dict.fromkeys(field.metadata["group"] for field in FIELDS.values()))
     return sorted(FIELDS.values(), key=lambda field: titles.index(field.metadata["group"]))
 
@@ -50,7 +52,7 @@ def _row(field) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stays in its cell."""
+    """Returns the text with `|` escaped, so that it stays in its cell."""
     return text.replace("|", "\\|")
 
 

@@ -13,7 +13,7 @@ OWN_DATASETS = ("folder", "csv", "npz")
 BENCHMARK_LISTS = ("imagenet_lt", "inaturalist18")
 DATASETS = ("cifar10", "cifar100", "digits", *OWN_DATASETS, *BENCHMARK_LISTS)
 FILE_DATASETS = ("folder", "csv", *BENCHMARK_LISTS)
-NATURAL_DATASETS = (*OWN_DATASETS, *BENCHMARK_LISTS)  # long-tailed, or not, as they come
+NATURAL_DATASETS = (*OWN_DATASETS, *BENCHMARK_LISTS)  # these keep their own class counts
 CIFAR_NETWORKS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
 IMAGENET_NETWORKS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnext50")
 ARCHITECTURES = (*CIFAR_NETWORKS, *IMAGENET_NETWORKS)
@@ -69,8 +69,9 @@ class Options:
         role=Role.PLACE,
         help="cifar10, cifar100: folder with torchvision's files, or with "
         "cifar100/{train,test}/CLASS/*.png; downloaded there when missing. folder: the one that "
-        "holds {train,test,val}/CLASS/** or CLASS/**. csv: the file of path,label[,split]. npz: "
-        "the file. imagenet_lt, inaturalist18: the folder that the lists' paths start from",
+        "holds {train,test,val}/CLASS/** or CLASS/**. csv: the file with columns "
+        "path,label[,split]. npz: the file. imagenet_lt, inaturalist18: the folder that the lists' "
+        "paths start from",
         default="./data",
         metavar="PATH",
     )
@@ -86,8 +87,8 @@ class Options:
         DATA,
         "--image_size",
         role=Role.DATA,
-        help="side in pixels to which images are resized and cropped, 8 to 1024 (default: npz "
-        "keeps the file's; else 224 for the networks for large images and 32 for the others)",
+        help="images are resized and cropped to N x N pixels, 8 <= N <= 1024 (default: the file's "
+        "own size for npz; else 224 with an ImageNet network and 32 with a CIFAR network)",
         type=values.image_side,
         metavar="N",
     )
@@ -95,10 +96,10 @@ class Options:
         DATA,
         "--normalisation",
         role=Role.DATA,
-        help="mean and deviation of the channels: CIFAR's, ImageNet's, or auto: CIFAR's for "
-        "cifar10, cifar100 and digits, ImageNet's for imagenet_lt and inaturalist18, and those of "
-        "the training images for folder and npz, which stage 2 and evaluation take from the "
-        "checkpoint",
+        help="mean and standard deviation of the channels: cifar and imagenet are fixed values; "
+        "auto is cifar for cifar10, cifar100 and digits, imagenet for imagenet_lt and "
+        "inaturalist18, and the training images' own values for folder, csv and npz. Stage 2 and "
+        "evaluation take the values from the checkpoint",
         default="auto",
         choices=("auto", "cifar", "imagenet"),
     )
@@ -107,7 +108,8 @@ class Options:
         "--stream",
         role=Role.DATA,
         help="read images from their files in each epoch instead of holding them in memory: "
-        "True, False or auto (images of 64 pixels or more, or of over a quarter of the memory)",
+        "True, False or auto (True for images of 64 pixels or more, and for data that would fill "
+        "over a quarter of the memory)",
         default="auto",
         type=values.boolean_or_auto,
         metavar="BOOL",
@@ -116,8 +118,9 @@ class Options:
         DATA,
         "--test_fraction",
         role=Role.DATA,
-        help="part of each class set aside for the test, at least one image of a class of two, "
-        "where a folder or csv has no test images; drawn by --rand_number, 0 < F < 1",
+        help="a folder or csv without test images: this part of each class becomes the test set, "
+        "at least one image of each class that has two or more; drawn with the seed "
+        "--rand_number, 0 < F < 1",
         default=0.2,
         type=values.part,
         metavar="F",
@@ -126,15 +129,16 @@ class Options:
         DATA,
         "--imb_type",
         role=Role.DATA,
-        help="how class sizes fall: exponentially, in one step after half the classes, or as is "
-        "(default: exp for cifar10, cifar100 and digits; natural for other data)",
+        help="how class sizes fall: exp is exponential, step is one step after half the classes, "
+        "natural keeps every image (default: exp for cifar10, cifar100 and digits; natural for "
+        "other data)",
         choices=("exp", "step", "natural"),
     )
     imb_factor: float = flag(
         DATA,
         "--imb_factor",
         role=Role.DATA,
-        help="smallest class / largest class, 0 < F <= 1",
+        help="size of the smallest class / size of the largest class, 0 < F <= 1",
         default=0.01,
         type=values.fraction,
         metavar="F",
@@ -143,7 +147,7 @@ class Options:
         DATA,
         "--rand_number",
         role=Role.DATA,
-        help="seed of the choice of the long-tailed subset",
+        help="seed that chooses the long-tailed subset",
         default=0,
         type=values.seed,
         metavar="N",
@@ -152,9 +156,9 @@ class Options:
         DATA,
         "--heldout_fraction",
         role=Role.DATA,
-        help="part of each class's training images held out before the subset is chosen, for "
-        "data sets without held-out images of their own (CIFAR has: 20 per class that the "
-        "subset leaves out), 0 <= F < 1",
+        help="this part of each class's training images is held out before the subset is chosen, "
+        "0 <= F < 1. For data sets without held-out images of their own; CIFAR has up to 20 per "
+        "class that the subset leaves out",
         default=0.0,
         type=values.below_one,
         metavar="F",
@@ -174,8 +178,8 @@ class Options:
         STAGE1,
         "--loss_type",
         role=Role.STAGE_1,
-        help="cross-entropy, focal loss (gamma 1), LDAM (max margin 0.5, scale 30), or balanced "
-        "softmax",
+        help="CE: cross-entropy. Focal: focal loss, gamma 1. LDAM: largest margin 0.5, scale 30. "
+        "BS: balanced softmax",
         default="CE",
         choices=("CE", "Focal", "LDAM", "BS"),
     )
@@ -183,16 +187,17 @@ class Options:
         STAGE1,
         "--head",
         role=Role.STAGE_1,
-        help="the classifier: linear, or cosine: 30 times the cosine of features and weights, "
-        "without a bias; stage 2 takes that of its checkpoint (default: linear; LDAM has cosine)",
+        help="the network's classifier. cosine: the logits are 30 times the cosine of features and "
+        "weights, without a bias. Stage 2 takes the head of its checkpoint (default: linear; "
+        "cosine with LDAM)",
         choices=("linear", "cosine"),
     )
     train_rule: str = flag(
         STAGE1,
         "--train_rule",
         role=Role.STAGE_1,
-        help="against imbalance: nothing, sampling or weights by effective number, or weights "
-        "from epoch 161 on",
+        help="remedy for the imbalance. None: nothing. Resample, Reweight: sampling or class "
+        "weights by the effective number of images. DRW: class weights from epoch 161 on",
         default="None",
         choices=("None", "Resample", "Reweight", "DRW"),
     )
@@ -200,7 +205,7 @@ class Options:
         STAGE1,
         "--exp_str",
         role=Role.FREE,
-        help="last part of the folder's name",
+        help="last part of the run folder's name",
         default="0",
         type=values.folder_part,
         metavar="S",
@@ -209,8 +214,9 @@ class Options:
         STAGE1,
         "--schedule",
         role=Role.STAGE_1,
-        help="rate steps after epochs 160 and 180 and DRW's switch after 160, or all of these "
-        "scaled by EPOCHS/200, or half a cosine from the full rate to 0 (DRW's switch scaled)",
+        help="absolute: the learning rate falls after epochs 160 and 180, and DRW begins after "
+        "160. scaled: these epochs times EPOCHS/200. cosine: the rate falls along half a cosine "
+        "to 0; DRW as with scaled",
         default="absolute",
         choices=("absolute", "scaled", "cosine"),
     )
@@ -218,8 +224,8 @@ class Options:
         STAGE1,
         "--warmup",
         role=Role.STAGE_1,
-        help="epochs in which the rate rises linearly to LR, before the rest of --schedule "
-        "(default: 5; 0 for --schedule cosine)",
+        help="the learning rate rises linearly to LR over the first E epochs (default: 5; 0 with "
+        "--schedule cosine)",
         type=values.count,
         metavar="E",
     )
@@ -227,7 +233,8 @@ class Options:
         STAGE1,
         "--mixup",
         role=Role.STAGE_1,
-        help="images of a batch are mixed in pairs, by shares of Beta(A, A); 0: they are not",
+        help="mix the images of a batch in pairs, in proportions drawn from Beta(A, A); 0: no "
+        "mixing",
         default=0.0,
         type=values.rate,
         metavar="A",
@@ -236,15 +243,15 @@ class Options:
         STAGE1,
         "--teacher",
         role=Role.STAGE_1,
-        help="distil from this run or checkpoint, of any network with the same classes, looked up "
-        "as --pretrained is",
+        help="distil from this run or checkpoint. Its network may be another one, with the same "
+        "classes. It is looked up as --pretrained is",
         metavar="X",
     )
     teacher_weight: float = flag(
         STAGE1,
         "--teacher_weight",
         role=Role.STAGE_1,
-        help="(1-W) loss + W distillation, 0 <= W <= 1",
+        help="with --teacher: the loss is (1-W) loss + W distillation, 0 <= W <= 1",
         default=0.5,
         type=values.weight,
         metavar="W",
@@ -253,7 +260,7 @@ class Options:
         STAGE1,
         "--teacher_temperature",
         role=Role.STAGE_1,
-        help="T of distillation, T^2 KL(teacher || student) of logits / T, > 0",
+        help="with --teacher: distillation is T^2 KL(teacher || student) with logits / T, T > 0",
         default=2.0,
         type=values.positive,
         metavar="T",
@@ -262,8 +269,8 @@ class Options:
         STAGE1,
         "--teacher_power",
         role=Role.STAGE_1,
-        help="the teacher's probabilities are raised to P and normalised anew, > 0; 1: they are "
-        "not",
+        help="with --teacher: its probabilities are raised to the power P and normalised again, "
+        "P > 0; 1 leaves them as they are",
         default=0.5,
         type=values.positive,
         metavar="P",
@@ -272,24 +279,24 @@ class Options:
         STAGE1,
         "--contrastive",
         role=Role.STAGE_1,
-        help="bcl: 2 loss + 0.6 balanced contrastive loss of two more views of each image, with "
-        "class centres (default: none)",
+        help="bcl: the loss is 2 loss + 0.6 balanced contrastive loss; it takes two more views of "
+        "each image, and class centres (default: no contrastive loss)",
         choices=("bcl",),
     )
     pretrained: str | None = flag(
         STAGE2,
         "--pretrained",
         role=Role.FREE,
-        help="stage-1 checkpoint to start from: a folder or .pth.tar file, looked up as given "
-        "and under ROOT_MODEL, . and pretrained",
+        help="start stage 2 from this stage-1 checkpoint, a run folder or a .pth.tar file. X is "
+        "looked up as a path, then below ROOT_MODEL, ./ and pretrained/",
         metavar="X",
     )
     feat_loss: str | None = flag(
         STAGE2,
         "--feat_loss",
         role=Role.FEATURES,
-        help=f"losses of the feature phase, summed: {', '.join(FEATURE_LOSSES)}; bs is "
-        f"balanced softmax; _lt weighs classes by n_c/n_max, _bal by N/(K n_c)",
+        help=f"losses of the feature phase, summed: {', '.join(FEATURE_LOSSES)}. bs is "
+        f"balanced softmax. _lt weighs class c by n_c/n_max, _bal by N/(K n_c)",
         type=values.names("loss", FEATURE_LOSSES),
         metavar="L[,L]",
     )
@@ -297,8 +304,8 @@ class Options:
         STAGE2,
         "--feat_sampler",
         role=Role.FEATURES,
-        help="order of the feature phase: none or instance (shuffled), or resample,k "
-        "(class-aware, k images of each visited class)",
+        help="order of the images in the feature phase. none or instance: shuffled. resample,k: "
+        "class-aware, k images of a class at each visit",
         type=values.sampler,
         metavar="S",
     )
@@ -306,7 +313,7 @@ class Options:
         STAGE2,
         "--feat_lr",
         role=Role.FEATURES,
-        help="learning rate of features and margins",
+        help="learning rate of the feature phase, for the network and the margins",
         default=0.01,
         type=values.rate,
         metavar="LR",
@@ -315,8 +322,8 @@ class Options:
         STAGE2,
         "--feat_schedule",
         role=Role.FEATURES,
-        help="FEAT_LR throughout (as published), or half a cosine from it to 0 over the feature "
-        "epochs",
+        help="constant: the rate stays FEAT_LR (as published). cosine: it falls to 0 along half a "
+        "cosine over the feature epochs",
         default="constant",
         choices=("constant", "cosine"),
     )
@@ -332,8 +339,8 @@ class Options:
         STAGE2,
         "--cls_sampler",
         role=Role.CLASSIFIER,
-        help="order of the classifier phase: none (that of the feature phase, as the released "
-        "code does), instance (shuffled), or resample,k",
+        help="order of the images in the classifier phase. none: the order of the feature phase, "
+        "as in the released code. instance: shuffled. resample,k: class-aware",
         type=values.sampler,
         metavar="S",
     )
@@ -341,7 +348,7 @@ class Options:
         STAGE2,
         "--cls_lr",
         role=Role.CLASSIFIER,
-        help="constant learning rate of the linear layer",
+        help="learning rate of the classifier phase; it is constant",
         default=0.01,
         type=values.rate,
         metavar="LR",
@@ -350,7 +357,7 @@ class Options:
         ROBUST,
         "--temperature",
         role=Role.ROBUST_LOSS,
-        help="temperature of the robust loss, in units of --robust_distance, > 0",
+        help="temperature of the robust loss, in the units of --robust_distance, T > 0",
         default=0.07,
         type=values.positive,
         metavar="T",
@@ -359,8 +366,8 @@ class Options:
         ROBUST,
         "--margin",
         role=Role.ROBUST_LOSS,
-        help="margin epsilon (its start, where learned), in units of the distance before squaring, "
-        ">= 0",
+        help="margin epsilon, or its first value where it is learned, in the units of the distance "
+        "before squaring, E >= 0",
         default=0.1,
         type=values.rate,
         metavar="E",
@@ -369,7 +376,8 @@ class Options:
         ROBUST,
         "--margin_type",
         role=Role.ROBUST_LOSS,
-        help="one trained epsilon per class, epsilon = E, or epsilon_c = E/sqrt(n_c)",
+        help="learned: one trained epsilon per class. shared: epsilon = E for all classes. "
+        "sample_count: epsilon_c = E/sqrt(n_c). The last two are not trained",
         default="learned",
         choices=("learned", "shared", "sample_count"),
     )
@@ -377,8 +385,8 @@ class Options:
         ROBUST,
         "--margin_min",
         role=Role.ROBUST_LOSS,
-        help="learned margins are set back to E after each step where they fell below it, E >= 0 "
-        "(default: no bound, as published)",
+        help="lower bound of learned margins, applied after each step, E >= 0 (default: no bound, "
+        "as published)",
         type=values.rate,
         metavar="E",
     )
@@ -386,7 +394,7 @@ class Options:
         ROBUST,
         "--margin_wd",
         role=Role.ROBUST_LOSS,
-        help="weight decay of learned margins (default: that of everything else, as published)",
+        help="weight decay of learned margins (default: WD, as published)",
         type=values.rate,
         metavar="W",
     )
@@ -394,7 +402,8 @@ class Options:
         STAGE2,
         "--balanced_clf_nepochs",
         role=Role.CLASSIFIER,
-        help="the last B of the EPOCHS train the classifier, 0 <= B <= EPOCHS",
+        help="the last B of the EPOCHS are the classifier phase, the others the feature phase, "
+        "0 <= B <= EPOCHS",
         default=20,
         type=values.count,
         metavar="B",
@@ -403,8 +412,8 @@ class Options:
         ROBUST,
         "--robust_weight",
         role=Role.ROBUST_LOSS,
-        help="stage 2: (1-W) cross-entropy + W robust loss, 0 <= W <= 1 (default: their sum); "
-        "stage 1: loss + W robust loss in one stage (default: no robust loss)",
+        help="0 <= W <= 1. In stage 2 the loss is (1-W) cross-entropy + W robust loss (default: "
+        "their sum). In stage 1 it is loss + W robust loss (default: no robust loss)",
         type=values.weight,
         metavar="W",
     )
@@ -412,7 +421,7 @@ class Options:
         ROBUST,
         "--robust_from",
         role=Role.ROBUST_LOSS,
-        help="stage 1 with --robust_weight: the first epoch with the robust loss",
+        help="stage 1 with --robust_weight: the robust loss joins in epoch E",
         default=1,
         type=values.positive_count,
         metavar="E",
@@ -421,8 +430,9 @@ class Options:
         ROBUST,
         "--robust_distance",
         role=Role.ROBUST_LOSS,
-        help="between features and centroids: the norm of their difference (as published), its "
-        "square with the margin, or the norm after both are scaled to length 1",
+        help="distance between features and centroids. euclidean: the norm of their difference (as "
+        "published). squared: (norm + margin)^2. normalised: the norm after both are "
+        "scaled to length 1",
         default="euclidean",
         choices=("euclidean", "squared", "normalised"),
     )
@@ -430,9 +440,9 @@ class Options:
         ROBUST,
         "--feat_layers",
         role=Role.ROBUST_LOSS,
-        help=f"layers on whose pooled outputs the robust loss works, summed, each with its own "
-        f"centroids and margins: some of {', '.join(FEATURE_LAYERS)} (default: the features that "
-        f"the classifier reads)",
+        help=f"the robust loss is the sum over the pooled outputs of these layers, each with its "
+        f"own centroids and margins: some of {', '.join(FEATURE_LAYERS)} (default: the features "
+        f"that the classifier reads)",
         type=values.names("layer", FEATURE_LAYERS),
         metavar="L[,L]",
     )
@@ -440,16 +450,16 @@ class Options:
         ROBUST,
         "--as_released",
         role=Role.ROBUST_LOSS,
-        help="restore what the released code does where it differs from paper and README: "
-        "margins given to the wrong classes, epsilon starting at 1",
+        help="do as the released code does where it differs from its paper and README: it gives "
+        "margins to the wrong classes, and epsilon starts at 1",
         **BOOLEAN,
     )
     recipe: str | None = flag(
         TRAINING,
         "--recipe",
         role=Role.FREE,
-        help="flags of a whole method by its name (listed below); flags given beside it win; a "
-        "stage 2 without --pretrained trains its stage 1 first",
+        help="use the flags of a whole method; the recipes are listed below. Flags given beside it "
+        "win. A stage-2 recipe without --pretrained trains its stage 1 first",
         choices=RECIPES,
         metavar="NAME",
     )
@@ -457,7 +467,7 @@ class Options:
         TRAINING,
         "--epochs",
         role=Role.BOTH_STAGES,
-        help="epochs; in stage 2 of both phases together",
+        help="number of epochs; in stage 2 of both phases together",
         default=200,
         type=values.count,
         metavar="E",
@@ -466,7 +476,7 @@ class Options:
         TRAINING,
         "--start-epoch",
         role=Role.BOTH_STAGES,
-        help="epochs to count as done at the start",
+        help="count the first E epochs as done",
         default=0,
         type=values.count,
         metavar="E",
@@ -476,8 +486,8 @@ class Options:
         "-b",
         "--batch-size",
         role=Role.BOTH_STAGES,
-        help="images a step, of all processes together; the last partial batch is kept (usual for "
-        "imagenet_lt and inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1) (default: 128)",
+        help="images in a step, over all processes; the last partial batch is kept. Usual for "
+        "imagenet_lt and inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1 (default: 128)",
         default=128,
         type=values.positive_count,
         metavar="N",
@@ -487,8 +497,8 @@ class Options:
         "--lr",
         "--learning-rate",
         role=Role.STAGE_1,
-        help="stage 1's learning rate: linear warm-up over 5 epochs, x0.01 after 160, x0.0001 "
-        "after 180, or as --warmup and --schedule say",
+        help="learning rate of stage 1: linear warm-up over 5 epochs, LR x 0.01 after epoch 160, "
+        "LR x 0.0001 after 180, unless --warmup and --schedule say otherwise",
         default=0.1,
         type=values.rate,
         metavar="LR",
@@ -497,17 +507,17 @@ class Options:
         TRAINING,
         "--backbone",
         role=Role.BOTH_STAGES,
-        help="start all of the network but its classifier from these weights: a state_dict of "
-        "torchvision, timm or this project, .pth or .safetensors; ImageNet's normalisation goes "
-        "with those of the networks for large images. In stage 2 they replace the features of "
-        "--pretrained",
+        help="start the whole network except its classifier from these weights: a state_dict of "
+        "torchvision, timm or this project, .pth or .safetensors. An ImageNet network then also "
+        "gets ImageNet's normalisation. In stage 2 the weights replace those of --pretrained",
         metavar="FILE",
     )
     backbone_lr: float = flag(
         TRAINING,
         "--backbone_lr",
         role=Role.BOTH_STAGES,
-        help="the rate of everything in front of the classifier, as a part of the stage's, >= 0",
+        help="learning rate of the network except its classifier = X times the rate of the stage, "
+        "X >= 0",
         default=1.0,
         type=values.rate,
         metavar="X",
@@ -525,7 +535,7 @@ class Options:
         TRAINING,
         "--momentum",
         role=Role.BOTH_STAGES,
-        help="of SGD, 0 <= M < 1",
+        help="momentum of SGD, 0 <= M < 1",
         default=0.9,
         type=values.below_one,
         metavar="M",
@@ -535,7 +545,7 @@ class Options:
         "--wd",
         "--weight-decay",
         role=Role.BOTH_STAGES,
-        help="weight decay (LDAM-DRW's own is 2e-4)",
+        help="weight decay; LDAM-DRW's own recipe has 2e-4",
         default=0.0001,
         type=values.rate,
         metavar="W",
@@ -544,16 +554,19 @@ class Options:
         TRAINING,
         "--augment",
         role=Role.BOTH_STAGES,
-        help="training images: as they are; padded by 4, cropped, flipped; or that, AutoAugment "
-        "and Cutout 16 (default: crop_flip in stage 1, autoaugment in stage 2)",
+        help="augmentation of training images. crop_flip: padded by 4, cropped, flipped. "
+        "autoaugment: crop_flip, AutoAugment and Cutout 16. Images of 64 pixels or more that are "
+        "streamed have others, see docs/data.md (default: crop_flip in stage 1, autoaugment in "
+        "stage 2)",
         choices=("none", "crop_flip", "autoaugment"),
     )
     select_on: str = flag(
         TRAINING,
         "--select_on",
         role=Role.BOTH_STAGES,
-        help="what chooses the checkpoints of the whole chain: the test set (as published), "
-        "held-out images, or nothing (the last epoch)",
+        help="protocol: what chooses the epoch at every point of both stages. test: accuracy on "
+        "the test set (as published). heldout: accuracy on held-out images. last: nothing, the "
+        "last epoch counts",
         default="test",
         choices=("test", "heldout", "last"),
     )
@@ -561,7 +574,7 @@ class Options:
         TRAINING,
         "--seed",
         role=Role.BOTH_STAGES,
-        help="of weights, order and augmentation (default: drawn, and recorded in args.json)",
+        help="seed of weights, order and augmentation (default: drawn, and recorded in args.json)",
         type=values.seed,
         metavar="N",
     )
@@ -569,8 +582,9 @@ class Options:
         TRAINING,
         "--seeds",
         role=Role.FREE,
-        help="train several seeds, side by side on a GPU, one after another on a CPU; each in a "
-        "sub-folder seedN of the run's folder, whose summary.json has mean and deviation",
+        help="train a run for each seed, side by side on a GPU, one after another on a CPU. Each "
+        "has a sub-folder seedN of the run folder. The run folder's summary.json has the mean and "
+        "the standard deviation",
         type=values.seeds,
         metavar="N,N[,N]",
     )
@@ -578,8 +592,8 @@ class Options:
         STAGE2,
         "--pretrain_epochs",
         role=Role.FREE,
-        help="both stages by one command: train stage 1 for E epochs first, then start from it "
-        "(instead of --pretrained)",
+        help="both stages in one command, instead of --pretrained: train stage 1 for E epochs, "
+        "then start stage 2 from it",
         type=values.positive_count,
         metavar="E",
     )
@@ -587,7 +601,8 @@ class Options:
         MACHINE,
         "--gpu",
         role=Role.FREE,
-        help="CUDA device, or cpu (default: the first, or the CPU where there is none)",
+        help="number of a CUDA device, or cpu (default: the first CUDA device, or the CPU where "
+        "there is none)",
         type=values.device,
         metavar="N",
     )
@@ -595,8 +610,9 @@ class Options:
         MACHINE,
         "--precision",
         role=Role.BOTH_STAGES,
-        help="of the convolutions; losses, centroids and weights stay in float32 (tf32: NVIDIA "
-        "GPUs from 8.0; bf16: where the processor or GPU has it natively)",
+        help="precision of the convolutions; losses, centroids and weights stay in float32. tf32 "
+        "needs an NVIDIA GPU of compute capability 8.0 or more, bf16 a processor or GPU that has "
+        "it natively",
         default="float32",
         choices=PRECISIONS,
     )
@@ -604,8 +620,9 @@ class Options:
         MACHINE,
         "--step",
         role=Role.FREE,
-        help="how a step is taken: operation by operation, replayed as a CUDA graph (the same "
-        "numbers), or compiled (other roundings); auto: graph on CUDA, else eager",
+        help="how a step runs. eager: operation by operation. graph: replayed as a CUDA graph, "
+        "with the same numbers. compile: compiled, with other roundings. auto: graph on CUDA, "
+        "else eager",
         default="auto",
         choices=("auto", "eager", "graph", "compile"),
     )
@@ -613,8 +630,9 @@ class Options:
         MACHINE,
         "--accumulate",
         role=Role.BOTH_STAGES,
-        help="micro-batches that a step's batch is taken in, for batches beyond memory: the whole "
-        "batch's losses and gradient, twice the forward passes; batch-norm sees micro-batches",
+        help="take each batch in N micro-batches, for batches beyond memory. Losses and gradient "
+        "are those of the whole batch; it costs twice the forward passes. Batch-norm sees "
+        "micro-batches",
         default=1,
         type=values.positive_count,
         metavar="N",
@@ -623,7 +641,8 @@ class Options:
         MACHINE,
         "--sync_bn",
         role=Role.BOTH_STAGES,
-        help="batch-norm over the images of all processes instead of each one's own (GPUs)",
+        help="batch-norm normalises over the images of all processes, not over each process's own "
+        "(GPUs only)",
         **BOOLEAN,
     )
     workers: int = flag(
@@ -647,7 +666,7 @@ class Options:
         RECORDS,
         "--overwrite",
         role=Role.FREE,
-        help="replace a run that is in the folder already",
+        help="replace the run that is already in the folder",
         **BOOLEAN,
     )
     evaluation: bool = flag(
@@ -656,15 +675,15 @@ class Options:
         "--evaluate",
         "--evaluation",
         role=Role.FREE,
-        help="no training: accuracies and outputs of the run's best checkpoint",
+        help="do not train: print accuracies and write outputs of the run's best checkpoint",
         **BOOLEAN,
     )
     readings: str | None = flag(
         RECORDS,
         "--readings",
         role=Role.FREE,
-        help=f"with --evaluation: read the features by several classifiers: all, or some of "
-        f"{', '.join(READINGS)}",
+        help=f"with --evaluation: compare several classifiers on the run's features: all, or some "
+        f"of {', '.join(READINGS)}",
         type=values.names("reading", READINGS, everything="all"),
         metavar="R[,R]",
     )
@@ -672,7 +691,7 @@ class Options:
         RECORDS,
         "--root_log",
         role=Role.FREE,
-        help="records and outputs go below DIR",
+        help="folder for records and outputs",
         default="checkpoint",
         metavar="DIR",
     )
@@ -680,7 +699,7 @@ class Options:
         RECORDS,
         "--root_model",
         role=Role.FREE,
-        help="checkpoints go below DIR",
+        help="folder for checkpoints",
         default="checkpoint",
         metavar="DIR",
     )
@@ -698,7 +717,7 @@ class Options:
         RECORDS,
         "--checkpoint_every",
         role=Role.FREE,
-        help="epochs between two checkpoints; going on repeats those since the last",
+        help="write a checkpoint every N epochs; --resume repeats the epochs since the last one",
         default=1,
         type=values.positive_count,
         metavar="N",
@@ -722,19 +741,21 @@ class Options:
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def default_here(self, name: str) -> Any:
-        """The value that a flag has beside the others when it is not given."""
+        """Returns the default of a flag, given the values of the other flags."""
         return getattr(replace(self, **{name: default_of(name)}), name)
 
     def is_at_default(self, name: str) -> bool:
-        """Whether a flag has the value that it has when it is not given."""
+        """Returns True if a flag has its default value, given the values of the other flags."""
         return getattr(self, name) == self.default_here(name)
 
     @property
     def stage(self) -> int:
+        """2 with `--pretrained`, else 1."""
         return 1 if self.pretrained is None else 2
 
     @property
     def has_robust_loss(self) -> bool:
+        """True if the robust loss is a part of this stage's loss."""
         if self.stage == 1:
             return self.robust_weight is not None
         return any(term.is_robust for term in self.feature_losses)
@@ -751,7 +772,7 @@ class Options:
 
     @property
     def robust_layers(self) -> tuple[str, ...]:
-        """The layers of `--feat_layers`; none where the robust loss works on the features."""
+        """The layers of `--feat_layers`; empty if the robust loss works on the features."""
         return split_names(self.feat_layers)
 
     @property
@@ -760,58 +781,63 @@ class Options:
         return split_names(self.readings)
 
     def decisive(self) -> tuple[str, ...]:
-        """The options that decide this run's result: those whose role is its stage, or both, or
-        the robust loss where it has one."""
+        """Returns the names of the options that decide this run's result: those with the role of
+        the data, of its stage, of both stages, and of the robust loss if it has one."""
         of_stage = (Role.STAGE_1,) if self.stage == 1 else (Role.FEATURES, Role.CLASSIFIER)
         of_loss = (Role.ROBUST_LOSS,) if self.has_robust_loss else ()
         return with_role(Role.DATA, Role.BOTH_STAGES, *of_stage, *of_loss)
 
     @property
     def image_side(self) -> int | None:
-        """Side of the images in pixels: as given, or the usual one of the network for data read
-        from image files; None where the data set decides."""
+        """Side of the images in pixels: `--image_size`, or the network's usual size for data read
+        from image files; None if the data set decides."""
         if self.image_size is None and self.dataset in FILE_DATASETS:
             return 224 if self.arch in IMAGENET_NETWORKS else 32
         return self.image_size
 
     @property
     def feature_epochs(self) -> int:
-        """Epochs of stage 2's feature phase, E − B."""
+        """Number of epochs of stage 2's feature phase, E − B."""
         return self.epochs - self.balanced_clf_nepochs
 
     @property
     def starting_margin(self) -> float:
-        """The released code only names its folder after `--margin`: ε always starts at 1."""
+        """ε before the first step. In the released code ε always starts at 1, and `--margin` is
+        only a part of the folder's name."""
         return 1.0 if self.as_released else self.margin
 
     @property
     def feature_sampler(self) -> Sampler:
+        """The sampler of the feature phase."""
         return parse_sampler(self.feat_sampler)
 
     @property
     def classifier_sampler(self) -> Sampler:
-        """`none` means the feature phase's sampler: the released code ignores `--cls_sampler`, so
-        the published run had a class-balanced classifier phase under the name `none`."""
+        """The sampler of the classifier phase. `none` means the feature phase's sampler: the
+        released code ignores `--cls_sampler`, so its published run with `--cls_sampler none` had a
+        class-aware classifier phase."""
         if self.cls_sampler in (None, "none"):
             return self.feature_sampler
         return parse_sampler(self.cls_sampler)
 
     def with_seed(self, seed: int) -> "Options":
+        """Returns the same options with another seed."""
         return replace(self, seed=seed)
 
     def by_seed(self) -> list["Options"]:
-        """The runs that the options stand for: one, or one for each of `--seeds`."""
+        """Returns the options of each run: one run, or one for each of `--seeds`."""
         if self.seeds is None:
             return [self]
         return [self.with_seed(int(seed)) for seed in split_names(self.seeds)]
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Options":
-        """The options that a run's `args.json` records. A flag that it lacks did not exist when
-        the run was made, which counts as its default; other entries are left out."""
+        """Returns the options that a run's `args.json` records. A flag that the record lacks did
+        not exist when the run was made, so it has its default. Other entries are ignored."""
         return cls(**{name: record[name] for name in FIELDS if name in record})
 
     def as_dict(self) -> dict[str, Any]:
+        """Returns the options as a dict, by their names."""
         return asdict(self)
 
 
@@ -820,15 +846,15 @@ FIELDS = {field.name: field for field in fields(Options)}
 
 
 def default_of(name: str) -> Any:
-    """A flag's default; None where it depends on other flags."""
+    """Returns a flag's default; None if it depends on other flags."""
     return FIELDS[name].default
 
 
 def flag_of(name: str) -> str:
-    """The flag of an option, as one writes it."""
+    """Returns the flag of an option, as the command line spells it: `--batch-size`."""
     return next(flag for flag in FIELDS[name].metadata["names"] if flag.startswith("--"))
 
 
 def with_role(*roles: Role) -> tuple[str, ...]:
-    """The options with one of the roles, in the order of `--help`."""
+    """Returns the names of the options that have one of the roles, in the order of `--help`."""
     return tuple(name for name, field in FIELDS.items() if field.metadata["role"] in roles)

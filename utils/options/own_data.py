@@ -1,4 +1,4 @@
-"""What own data are, told by names and sizes of files; no image is opened."""
+"""A digest of own data, made from the names and sizes of files. No image is opened."""
 
 import hashlib
 import os
@@ -11,13 +11,14 @@ SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 @cache
 def content_digest(root: str, without: tuple[str, ...] = ()) -> str | None:
-    """Returns eight hexadecimal digits that are the same for a copy of the data and differ for
-    other data; None where there is nothing at `root`.
+    """Returns a digest of eight hexadecimal digits. A copy of the data has the same digest, other
+    data have another one. Returns None if there is nothing at `root`, or it cannot be read.
 
     Args:
-        root: a file, or a folder with images: those of its splits where it has any, else all that
-            lie in sub-folders. A file's content counts, of images their names and sizes.
-        without: folders below it that are not part of the data, such as those of runs.
+        root: a file, or a folder with images. For a file its content counts. For a folder the
+            names and sizes of its images count: the images of its splits, or of all sub-folders if
+            it has no splits.
+        without: folders below `root` that are not part of the data, such as run folders.
     """
     path = Path(root).expanduser()
     digest = hashlib.sha256()
@@ -31,13 +32,13 @@ def content_digest(root: str, without: tuple[str, ...] = ()) -> str | None:
                 digest.update(line)
         else:
             return None
-    except OSError:  # what cannot be read is for the loading of the data to say
+    except OSError:  # loading the data reports what cannot be read
         return None
     return digest.hexdigest()[:8]
 
 
 def _listing(root: Path, without: Sequence[str]) -> Iterator[bytes]:
-    """Name, below `root`, and size of each file."""
+    """Yields a line for each file: its name below `root`, and its size in bytes."""
     folders = [entry for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."]
     splits = [entry for entry in folders if entry.name.lower() in SPLITS]
     below = [entry.path for entry in splits or folders]

@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all flags, in the groups in which `--help` shows them."""
+    """Returns the parser of all flags, in the groups that `--help` shows."""
     parser = Parser(
         prog="main.py",
         usage="python main.py [FLAGS]",
@@ -65,12 +65,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
-    """The checked options of each stage that a command line (`sys.argv` if None) asks for: both
-    stages with `--pretrain_epochs`, else one.
+    """Returns the checked options of each stage that a command line asks for: of both stages with
+    `--pretrain_epochs`, else of one.
+
+    Args:
+        argv: the command line without the program's name; `sys.argv[1:]` if None.
 
     Raises:
-        UserError: a flag that is unknown, malformed or out of bounds, or flags that contradict
-            each other.
+        UserError: a flag is unknown, malformed or out of bounds, or two flags contradict each
+            other.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     content_digest.cache_clear()  # a command takes its data as they are when it is given
@@ -81,9 +84,15 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
     if options.pretrain_epochs is None:
         return [_checked(options)]
     if options.pretrained is not None:
-        raise UserError("--pretrain_epochs makes the checkpoint that --pretrained would name")
+        raise UserError(
+            "--pretrain_epochs and --pretrained contradict each other: the first trains stage 1, "
+            "the second names a stage 1 that is trained; give one of them"
+        )
     if options.start_epoch:
-        raise UserError("--start-epoch and --pretrain_epochs: which stage is it to start within?")
+        raise UserError(
+            "--start-epoch counts the epochs of one stage, and --pretrain_epochs trains both; "
+            "train the stages by two commands"
+        )
     of_stage_2 = with_role(Role.FEATURES, Role.CLASSIFIER, Role.ROBUST_LOSS)
     of_stage_1 = {name: value for name, value in first.items() if name not in of_stage_2}
     if first["loss_type"] != "BS":
@@ -91,16 +100,16 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
     of_stage_1["epochs"] = options.pretrain_epochs
     stage_1 = _checked(Options(**of_stage_1))
     pretrained = str(Path(options.root_model, stage_1_name(stage_1)))
-    # Stage 1 has started from the backbone: stage 2 goes on from what it made of it.
+    # Stage 1 starts from the backbone. Stage 2 starts from stage 1, not from the backbone again.
     return [stage_1, _checked(Options(**given | {"pretrained": pretrained, "backbone": None}))]
 
 
 def _with_recipe(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The flags of the last stage, and those that the first of two stages is taken from: the
-    recipe's flags of that stage, before the flags that are given, which win.
+    """Returns the flags of the last stage and the flags of the first stage, as two dicts. Each has
+    the recipe's flags for its stage; flags on the command line win over them.
 
     Raises:
-        UserError: as argparse finds it, or a recipe of another stage than the flags ask for.
+        UserError: argparse refuses a flag, or the recipe is of another stage than the flags.
     """
     parser = build_parser()
     given = parser.parse_args(argv)
@@ -110,7 +119,7 @@ def _with_recipe(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     if recipe.start is None:
         if given.pretrained is not None or given.pretrain_epochs is not None:
             raise UserError(
-                f"--recipe {given.recipe} is a stage 1: --pretrained and --pretrain_epochs are for "
+                f"--recipe {given.recipe} is a stage 1; --pretrained and --pretrain_epochs go with "
                 f"recipes of stage 2, such as dro_lt"
             )
         of_both = vars(parser.parse_args([*recipe.stage_1, *argv]))
@@ -128,19 +137,19 @@ def _list_of_recipes() -> str:
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Options:
-    """The checked options of the last stage that a command line asks for.
+    """Returns the checked options of the last stage that a command line asks for.
 
     Raises:
-        As `parse_stages`.
+        UserError: as in `parse_stages`.
     """
     return parse_stages(argv)[-1]
 
 
 def _checked(options: Options) -> Options:
-    """The options of a stage.
+    """Returns the options of a stage as they are.
 
     Raises:
-        UserError: flags that contradict each other.
+        UserError: two flags contradict each other.
     """
     if options.seed is not None and options.seeds is not None:
         raise UserError(f"--seed {options.seed} and --seeds {options.seeds} contradict each other")
@@ -160,21 +169,28 @@ def _checked(options: Options) -> Options:
 def _check_data(options: Options) -> None:
     if options.image_size is not None and options.dataset not in NATURAL_DATASETS:
         raise UserError(
-            f"--image_size: the images of --dataset {options.dataset} have 32x32 pixels"
+            f"--image_size {options.image_size}: --dataset {options.dataset} has images of 32x32 "
+            "pixels; leave the flag out"
         )
     if options.stream is True and options.dataset not in FILE_DATASETS:
-        raise UserError(f"--stream True: --dataset {options.dataset} is held in memory")
+        raise UserError(
+            f"--stream True: --dataset {options.dataset} is always held in memory; only "
+            f"{', '.join(FILE_DATASETS)} can be streamed"
+        )
     if options.list_root is not None and options.dataset not in BENCHMARK_LISTS:
-        raise UserError(f"--list_root: --dataset {options.dataset} has no list files")
+        raise UserError(
+            f"--list_root: --dataset {options.dataset} has no list files; only "
+            f"{', '.join(BENCHMARK_LISTS)} have them"
+        )
 
 
 def _check_prior(options: Options) -> None:
-    """Whether `--prior_weight` has a loss that it belongs to."""
+    """Refuses `--prior_weight` without balanced softmax, the only loss that it changes."""
     losses = (*options.feature_losses, *options.classifier_losses)
     uses_prior = any(term.kind == "bs" for term in losses) or options.loss_type == "BS"
     if options.prior_weight != 1 and not uses_prior:
         raise UserError(
-            f"--prior_weight {options.prior_weight} is for balanced softmax: --loss_type BS, or bs "
+            f"--prior_weight {options.prior_weight} needs balanced softmax: --loss_type BS, or bs "
             "in --feat_loss or --cls_loss"
         )
 
@@ -183,18 +199,23 @@ def _check_stage_1(options: Options) -> None:
     if options.feat_loss or options.cls_loss:
         raise UserError("--feat_loss and --cls_loss belong to stage 2, which needs --pretrained")
     if options.loss_type == "LDAM" and options.head == "linear":
-        raise UserError("--head linear: LDAM's margins are cosines', its head is --head cosine")
+        raise UserError(
+            "--head linear does not go with --loss_type LDAM, which needs --head cosine"
+        )
     for flag in ("teacher_weight", "teacher_temperature", "teacher_power"):
         if options.teacher is None and not options.is_at_default(flag):
             raise UserError(f"--{flag} {getattr(options, flag)} needs --teacher")
     if options.contrastive is not None:
         for flag in ("mixup", "teacher", "robust_weight"):
             if not options.is_at_default(flag):
-                raise UserError(f"--contrastive {options.contrastive} goes without --{flag}")
+                raise UserError(
+                    f"--contrastive {options.contrastive} and --{flag} cannot be combined; give "
+                    "one of them"
+                )
         if options.accumulate > 1:
             raise UserError(
-                f"--contrastive {options.contrastive}: contrasts a whole batch, not the parts of "
-                f"--accumulate {options.accumulate}"
+                f"--contrastive {options.contrastive} needs whole batches; --accumulate "
+                f"{options.accumulate} splits them"
             )
     if not options.has_robust_loss:
         if options.robust_from > 1:
@@ -205,8 +226,8 @@ def _check_stage_1(options: Options) -> None:
         raise UserError("--feat_layers belongs to stage 2, which needs --pretrained")
     if options.mixup > 0:
         raise UserError(
-            f"--mixup {options.mixup}: the robust loss (--robust_weight) takes one target an "
-            "image, mixed images have two"
+            f"--mixup {options.mixup} and --robust_weight {options.robust_weight} cannot be "
+            "combined: a mixed image has two targets, the robust loss takes one"
         )
     if options.robust_from > options.epochs > 0:
         raise UserError(f"--robust_from {options.robust_from} is beyond --epochs {options.epochs}")
@@ -231,28 +252,30 @@ def _check_stage_2(options: Options) -> None:
     if options.pretrain_epochs is None:
         for flag in ("mixup", "teacher", "contrastive", "robust_from"):
             if not options.is_at_default(flag):
-                raise UserError(f"--{flag} belongs to stage 1, which has no --pretrained")
+                raise UserError(f"--{flag} belongs to stage 1; --pretrained starts stage 2")
     elif options.robust_from > 1:
-        raise UserError("--robust_from belongs to a stage 1 by itself, not to --pretrain_epochs")
+        raise UserError(
+            "--robust_from and --pretrain_epochs cannot be combined; train stage 1 by a command of "
+            "its own"
+        )
     _check_margins(options)
     has_robust_loss = options.has_robust_loss
     if options.feat_layers and options.step == "compile":
         raise UserError("--feat_layers works with --step auto, eager or graph, not compile")
     if options.feat_layers and not has_robust_loss:
         raise UserError(
-            "--feat_layers says on which layers the robust loss works, but --feat_loss is "
-            f"{options.feat_loss!r}"
+            f"--feat_layers needs a robust loss in --feat_loss, which is {options.feat_loss!r}"
         )
     if options.robust_distance != "euclidean" and not has_robust_loss:
         raise UserError(
-            f"--robust_distance {options.robust_distance} is for the robust loss, but --feat_loss "
-            f"is {options.feat_loss!r}"
+            f"--robust_distance {options.robust_distance} needs a robust loss in --feat_loss, "
+            f"which is {options.feat_loss!r}"
         )
     kinds = {term.is_robust for term in options.feature_losses}
     if options.robust_weight is not None and kinds != {True, False}:
         raise UserError(
-            "--robust_weight weighs cross-entropy (or bs) against the robust loss: --feat_loss "
-            f"must name one of each, not {options.feat_loss!r}"
+            "--robust_weight weighs cross-entropy (or bs) against the robust loss; --feat_loss "
+            f"must name both, not {options.feat_loss!r}"
         )
 
 
@@ -260,8 +283,8 @@ def _check_margins(options: Options) -> None:
     for flag in ("margin_min", "margin_wd"):
         if getattr(options, flag) is not None and options.margin_type != "learned":
             raise UserError(
-                f"--{flag} is for --margin_type learned, not for {options.margin_type} margins, "
-                "which do not change"
+                f"--{flag} needs --margin_type learned; {options.margin_type} margins are not "
+                "trained"
             )
     if options.margin_min is not None and options.margin_min > options.starting_margin:
         raise UserError(

@@ -12,15 +12,15 @@ PAPER_STAGE_2 = (
     "--temperature 1 --batch-size 128 --margin 1 --margin_type learned"
 )
 
-# Features of length 16, as after stage 1, with τ = 1 are features of length 1 with τ = 0.06: near
-# the released parser's defaults, which are taken. Learned margins would fall 1/τ² times as fast.
+# After stage 1, features have a length of about 16. τ = 1 at that length corresponds to τ = 0.06 at
+# length 1, which is close to the released parser's defaults. So this takes those defaults. The
+# margins are not learned: they would fall 1/τ² times as fast.
 AT_UNIT_LENGTH = "--temperature 0.07 --margin 0.1 --margin_type shared"
 NORMALISED = f"--robust_distance normalised {AT_UNIT_LENGTH}"
-# Distances are 8 to 12 after stage 1: their squares have the slope then that they have with τ = 1.
+# After stage 1, distances are 8 to 12. At these distances d²/20 has about the slope of d/1.
 AT_SQUARES = "--temperature 20"
 
-
-# What practitioners train with, and the stage 1 that stage 2 is tried on.
+# Usual settings for a strong stage 1.
 STRONG = "--augment autoaugment --wd 5e-4 --schedule cosine --warmup 5"
 
 
@@ -29,10 +29,11 @@ class Recipe:
     """How a method is trained.
 
     Args:
-        description: what it is, in one line.
-        flags: of its last stage; of a stage 2 those that differ from the paper's command.
+        description: one line for `--help`.
+        flags: the flags of its last stage; for a stage 2 only those that differ from the paper's
+            command.
         start: the recipe of the stage 1 that a stage 2 starts from; None for a stage 1.
-        has_features: whether a stage 2 has a feature phase.
+        has_features: True if a stage 2 has a feature phase.
     """
 
     description: str
@@ -47,8 +48,8 @@ class Recipe:
 
     @property
     def stage_2(self) -> list[str]:
-        """The flags of stage 2; none where the recipe is a stage 1. Of flags given twice the later
-        holds."""
+        """The flags of stage 2; empty if the recipe is a stage 1. If a flag is there twice, the
+        later one counts."""
         if self.start is None:
             return []
         features, classifier = FULL_STAGE_2

@@ -9,11 +9,11 @@ class Role(Enum):
     """What a flag affects. Resume checks, run names and headings of reports follow from it."""
 
     DATA = "data"
-    """Which images are trained on, and how they look before augmentation."""
+    """The training images, and how they look before augmentation."""
     STAGE_1 = "stage 1"
-    """Stage 1 alone: a stage 2 is the same for every value."""
+    """Stage 1 alone: no value changes a stage 2."""
     FEATURES = "features"
-    """Stage 2's feature phase, and with it what follows."""
+    """Stage 2's feature phase, and so the classifier phase after it."""
     CLASSIFIER = "classifier"
     """Stage 2's classifier phase."""
     ROBUST_LOSS = "robust loss"
@@ -21,23 +21,23 @@ class Role(Enum):
     BOTH_STAGES = "both stages"
     """Training in either stage."""
     PLACE = "place of the data"
-    """Where the data lie: runs are told apart by their images, not by the place of these."""
+    """The place of the data. It does not tell runs apart: their images do."""
     FREE = "free"
-    """No result: it may change when a run goes on."""
+    """No result. The flag may change when a run goes on."""
 
 
 def flag(
     group: str, *names: str, role: Role, help: str, default: Any = None, **settings: Any
 ) -> Any:
-    """A field of `Options`.
+    """Returns a field of `Options`.
 
     Args:
         group: title of the group that `--help` shows the flag in.
-        names: as written on the command line.
+        names: the flag's names on the command line.
         role: what the flag affects.
-        help: one sentence for `--help`.
-        default: the value where the flag is not given; None where it depends on other flags.
-        settings: what else argparse needs: `type`, `choices`, `metavar`, ...
+        help: the text that `--help` shows.
+        default: the value if the flag is not given; None if it depends on other flags.
+        settings: other arguments of argparse: `type`, `choices`, `metavar`, ...
     """
     metadata = {"group": group, "names": names, "role": role, "help": help, "settings": settings}
     return field(default=default, metadata=metadata)

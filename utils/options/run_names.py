@@ -1,4 +1,4 @@
-"""What a run's folder is called: the released name, and a digest of what that name lacks."""
+"""The name of a run folder: the released name, and a digest of what that name lacks."""
 
 import hashlib
 import json
@@ -8,12 +8,12 @@ from utils.options.flags import OWN_DATASETS, Options
 from utils.options.own_data import content_digest
 
 LONGEST_NAME = 143
-"""Bytes that a name may have in an encrypted home; most file systems allow 255."""
+"""The most bytes of a name. An encrypted home folder allows 143; most file systems allow 255."""
 
 DIGITS = 8
 
 IN_STAGE_1 = ("dataset", "arch", "loss_type", "train_rule", "imb_type", "imb_factor", "exp_str")
-"""What the released name of a stage 1 says, in its order."""
+"""The options in the released name of a stage 1, in its order."""
 
 IN_STAGE_2 = (
     *("epochs", "batch_size", "temperature", "margin", "margin_type"),
@@ -25,23 +25,27 @@ SPELT_OUT = (
     *("margin_min", "margin_wd", "image_size", "normalisation", "stream", "accumulate", "sync_bn"),
     *("feat_layers", "robust_distance"),
 )
-"""What earlier names of stage 2's folders spelt out behind the released name."""
+"""The options that earlier versions wrote behind the released name of a stage 2."""
 
 
 def stage_1_name(options: Options) -> str:
-    """Returns the name of a stage 1's folder."""
+    """Returns the name of the run folder of a stage 1."""
     return _with_digest(released_name(options), digested(options))
 
 
 def stage_2_name(options: Options, parent: str | None = None) -> str:
-    """Returns the name of a stage 2's folder inside `parent`, that of its stage 1; by default the
-    one that `--pretrained` names."""
+    """Returns the name of the run folder of a stage 2, inside the folder of its stage 1.
+
+    Args:
+        options: of the stage 2.
+        parent: the name of the stage-1 folder; by default the one that `--pretrained` names.
+    """
     return _with_digest(released_name(options), digested(options, parent))
 
 
 def earlier_name(options: Options) -> str:
-    """Returns the name that the run's folder had before digests: the released one, in stage 2 with
-    our own flags behind it where they are not at their defaults."""
+    """Returns the name that the run folder had before names had digests: the released name, and in
+    stage 2 also our own flags that are not at their defaults."""
     if options.stage == 1:
         return released_name(options)
     own = [name for name in SPELT_OUT if not options.is_at_default(name)]
@@ -49,12 +53,13 @@ def earlier_name(options: Options) -> str:
 
 
 def digested(options: Options, parent: str | None = None) -> dict[str, Any]:
-    """Returns what the digest in the run's name stands for: the options that decide its result,
-    are not in its released name, and are not at their defaults; of own data their content instead
-    of their place. Nothing, where the released name says it all.
+    """Returns the options that the digest in a run's name stands for, with their values: those that
+    decide the result, are not in the released name, and are not at their defaults. Own data have a
+    digest of their content there. Empty if the released name needs no digest.
 
     Args:
-        parent: the name of the stage 1's folder, of a stage 2.
+        options: of the run.
+        parent: for a stage 2, the name of the stage-1 folder.
     """
     named = set(IN_STAGE_1) | {"epochs"}  # a stage 1 may go on with more epochs
     if options.stage == 2:
@@ -76,13 +81,13 @@ def digested(options: Options, parent: str | None = None) -> dict[str, Any]:
 
 
 def _is_of_same_data(options: Options, parent: str) -> bool:
-    """Whether the name of the stage 1 says on which data and network stage 2 works."""
+    """Returns True if the name of the stage-1 folder has the data and the network of stage 2."""
     start, middle = f"{options.dataset}_{options.arch}_", f"_{options.imb_type}_"
     return parent.startswith(start) and f"{middle}{options.imb_factor}_" in parent
 
 
 def released_name(options: Options) -> str:
-    """Returns the name that the released code gives the run's folder."""
+    """Returns the name that the released code gives the run folder."""
     if options.stage == 1:
         return "_".join(str(getattr(options, name)) for name in IN_STAGE_1)
     return (
@@ -94,7 +99,7 @@ def released_name(options: Options) -> str:
 
 
 def _with_digest(released: str, counted: dict[str, Any]) -> str:
-    """The released name, with a digest where it lacks something or is too long."""
+    """Returns the released name, with a digest if the name lacks an option or is too long."""
     whole = released.encode(errors="surrogateescape")
     if not counted and len(whole) <= LONGEST_NAME:
         return released

@@ -1,4 +1,4 @@
-"""From the text of a flag to its value, with bounds."""
+"""Converters from the text of a flag to its value. Each checks the bounds."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sampler:
-    """What a sampler flag asks for: plain shuffling, or `samples_per_class` consecutive images of
-    each visited class (class-aware)."""
+    """The value of a sampler flag. With `samples_per_class` None the images are shuffled; else the
+    order is class-aware, with that many consecutive images of a class at each visit."""
 
     samples_per_class: int | None = None
 
@@ -23,22 +23,25 @@ class LossTerm:
 
     @property
     def name(self) -> str:
-        """As the flag spells it."""
+        """The name of the loss, as the flag spells it."""
         return f"{self.kind}_{self.weighting}" if self.weighting else self.kind
 
     @property
     def is_robust(self) -> bool:
+        """True for the robust loss."""
         return self.kind == "robust_loss"
 
 
 LARGEST = 3.4e38
+"""Numbers below it are finite in float32 too."""
 
 
 def parse_sampler(text: str | None) -> Sampler:
-    """`none`, `instance` or nothing: shuffling; `resample,k`: class-aware, k images a visit.
+    """Returns the sampler of a flag: shuffling for `none`, `instance` and None; class-aware with k
+    images at each visit for `resample,k`.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the text is anything else.
     """
     if text in (None, "none", "instance"):
         return Sampler()
@@ -50,10 +53,15 @@ def parse_sampler(text: str | None) -> Sampler:
 
 
 def parse_names(text: str, kind: str, known: Sequence[str]) -> list[str]:
-    """Names of a kind of thing, separated by commas.
+    """Returns the names in `text`, which are separated by commas.
+
+    Args:
+        text: as given on the command line.
+        kind: what the names name, for the message.
+        known: the names that are allowed.
 
     Raises:
-        ValueError: a name that is not known, none, or one given twice.
+        ValueError: a name is unknown or given twice, or there is none.
     """
     given = text.split(",")
     for name in given:
@@ -66,7 +74,7 @@ def parse_names(text: str, kind: str, known: Sequence[str]) -> list[str]:
 
 
 def parse_losses(text: str | None) -> tuple[LossTerm, ...]:
-    """The losses that a checked flag names, in its order; none where it is absent."""
+    """Returns the losses that a checked flag names, in its order; empty if it is absent."""
     return tuple(_loss_term(name) for name in split_names(text))
 
 
@@ -78,7 +86,7 @@ def _loss_term(name: str) -> LossTerm:
 
 
 def split_names(text: str | None) -> tuple[str, ...]:
-    """Names separated by commas; none where the text is absent."""
+    """Returns the names in `text`, which are separated by commas; empty if there is no text."""
     return tuple(text.split(",")) if text else ()
 
 
@@ -96,8 +104,8 @@ def boolean_or_auto(text: str) -> bool | str:
 def _number(
     kind: type, allowed: str, is_allowed: Callable[[float], bool]
 ) -> Callable[[str], float]:
-    """A converter to `kind` that accepts only values for which `is_allowed` holds and that are
-    finite in float32 too."""
+    """Returns a converter to `kind`. It accepts only values for which `is_allowed` holds and which
+    are finite in float32. `allowed` describes them in the message."""
 
     def convert(text: str) -> float:
         try:
@@ -124,7 +132,7 @@ seed = _number(int, "a whole number with 0 <= x < 2**32", lambda n: 0 <= n < 2**
 
 
 def device(text: str) -> int | str:
-    """Number of a CUDA device, as `1` or `cuda:1`; or `cpu`."""
+    """Returns the number of a CUDA device, written `1` or `cuda:1`; or `cpu`."""
     name = text.strip().lower()
     if name == "cpu":
         return name
@@ -132,19 +140,19 @@ def device(text: str) -> int | str:
     if "," in number:
         count_of_devices = len(number.split(","))
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not one device; several are used by torchrun --nproc_per_node "
-            f"{count_of_devices} main.py ..., with CUDA_VISIBLE_DEVICES to choose them"
+            f"{text!r} is not one device; to use several, run torchrun --nproc_per_node "
+            f"{count_of_devices} main.py ... and choose them with CUDA_VISIBLE_DEVICES"
         )
     try:
         return int(count(number))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not cpu and not the number of a CUDA device, a whole number >= 0"
+            f"{text!r} is neither cpu nor the number of a CUDA device, a whole number >= 0"
         ) from None
 
 
 def seeds(text: str) -> str:
-    """Different seeds, separated by commas."""
+    """Returns the seeds in `text`, checked: different whole numbers, separated by commas."""
     numbers = [seed(part) for part in text.split(",")]
     if len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"a seed is named twice in {text!r}")
@@ -152,7 +160,7 @@ def seeds(text: str) -> str:
 
 
 def sampler(text: str) -> str:
-    """The text of a sampler flag, checked; it is part of a folder's name as given."""
+    """Returns the text of a sampler flag as it is, after a check: the run folder's name has it."""
     try:
         parse_sampler(text)
     except ValueError as error:
@@ -161,7 +169,8 @@ def sampler(text: str) -> str:
 
 
 def names(kind: str, known: Sequence[str], everything: str | None = None) -> Callable[[str], str]:
-    """A converter that checks names separated by commas; `everything` stands for all of them."""
+    """Returns a converter that checks names separated by commas. It replaces the text `everything`
+    by all known names."""
 
     def convert(text: str) -> str:
         if text == everything:
@@ -176,7 +185,7 @@ def names(kind: str, known: Sequence[str], everything: str | None = None) -> Cal
 
 
 def folder_part(text: str) -> str:
-    """Text that can stand in a folder's name."""
+    """Returns the text as it is, after a check that it can be part of a folder's name."""
     if not text or "/" in text or "\0" in text or len(text) > 100:
         raise argparse.ArgumentTypeError(
             f"{text[:120]!r} cannot be part of a folder's name (1 to 100 characters, no '/')"

@@ -145,7 +145,7 @@ def contrasted_images_in_parts(scene):
     return scene.stage_1("--contrastive", "bcl", "--accumulate", 2)
 
 
-@case("--mixup 0.5", "--robust_weight", "one target")
+@case("--mixup 0.5", "--robust_weight", "two targets")
 def mixed_images_for_the_robust_loss(scene):
     return scene.stage_1("--mixup", 0.5, "--robust_weight", 0.5)
 

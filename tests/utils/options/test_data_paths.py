@@ -43,7 +43,7 @@ def test_a_path_one_level_too_deep_or_too_high_is_told_which_is_meant(tmp_path):
 
 def test_a_file_for_a_folder_and_a_folder_for_a_file_are_told(tmp_path):
     (tmp_path / "a.npz").touch()
-    assert "a.npz: a file, where" in refused(tmp_path / "a.npz")
+    assert "a.npz is a file; give a folder that holds train and test" in refused(tmp_path / "a.npz")
     assert "needs a file, not a folder, which holds a.npz" in refused(tmp_path, "npz")
     assert "which has no csv file" in refused(tmp_path, "csv")
 
