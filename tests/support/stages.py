@@ -27,6 +27,14 @@ STAGE_2 = (
 CASES = {
     **{f"stage 1, {loss}": (f"--loss_type {loss}", None) for loss in ("CE", "Focal", "LDAM", "BS")},
     "stage 1, weighted, cosine head": ("--train_rule Reweight --head cosine", None),
+    "stage 1, mixup": ("--seed 0 --mixup 0.2", None),
+    "stage 1, contrastive": ("--contrastive bcl", None),
+    "stage 1, robust loss": ("--robust_weight 0.5", None),
+    "stage 1, slower backbone": ("--backbone_lr 0.1", None),
+    "stage 1, mixup, cosine head, slower backbone": (
+        "--seed 0 --mixup 0.2 --head cosine --backbone_lr 0.1",
+        None,
+    ),
     **{
         f"stage 2, {flags or 'as published'}": (f"{STAGE_2} {flags}", None)
         for flags in (
@@ -36,14 +44,15 @@ CASES = {
             "--margin_min 0",
             "--margin_type shared --robust_distance squared",
             "--margin_type sample_count --robust_distance normalised --robust_weight 0.3",
+            "--backbone_lr 0.1",
             "--feat_layers layer2,layer3",
             "--feat_layers layer2,layer3 --as_released True --robust_distance normalised",
         )
     },
     "stage 2, from a cosine head": (STAGE_2, 30.0),
 }
-"""Every loss, kind of margins, distance and head that a step knows: flags, and the scale of the
-cosine head that a stage 2 starts from."""
+"""Every loss, kind of margins, distance, head and rate that a step knows, mixup and the contrast:
+flags, and the scale of the cosine head that a stage 2 starts from."""
 
 CLASSES, BATCH = 5, 16
 
@@ -99,7 +108,8 @@ def step_batch(stage: Stage, phase: Phase, device: torch.device) -> tuple:
     if phase.features_are_frozen:
         inputs = torch.ones(BATCH, width, device=device)
     else:
-        inputs = torch.ones(BATCH, 3, 32, 32, dtype=torch.uint8, device=device)
+        images = BATCH * phase.views
+        inputs = torch.ones(images, 3, 32, 32, dtype=torch.uint8, device=device)
     if stage.layers is not None:
         width = max(columns.stop for columns in stage.layers.columns.values())
     uses_centroids = phase.objective(phase.epochs.start).uses_centroids
