@@ -19,10 +19,10 @@ class FocalLoss(nn.Module):
         weight: class weights ``[K]``, or None.
         gamma: γ ≥ 0; 0 gives the unweighted mean of ℓ.
 
-    Shapes: logits ``[B, K]``, targets ``[B]``, a scalar.
+    Shapes: logits ``[B, K]``, targets ``[B]``; returns a scalar.
 
     Raises:
-        ValueError: a negative gamma.
+        ValueError: gamma is negative.
     """
 
     weight: Tensor | None
@@ -41,8 +41,8 @@ class FocalLoss(nn.Module):
 
 
 class LDAMLoss(nn.Module):
-    """Label-distribution-aware margin loss: cross-entropy of s · (x − Δ_y at the target), with
-    Δ_c proportional to n_c^(−1/4) and the largest Δ equal to `max_m`.
+    """Label-distribution-aware margin loss: cross-entropy of the logits s · (x_c − Δ_c [c = y]).
+    Δ_c is proportional to n_c^(−1/4), and the largest Δ_c is `max_m`.
 
     Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS
     2019, equations 12 and 13. Its logits x are cosines (`models.NormedLinear`).
@@ -53,10 +53,10 @@ class LDAMLoss(nn.Module):
         weight: class weights ``[K]``, or None.
         s: scale of the logits, > 0.
 
-    Shapes: cosines ``[B, K]``, targets ``[B]``, a scalar.
+    Shapes: cosines ``[B, K]``, targets ``[B]``; returns a scalar.
 
     Raises:
-        ValueError: a scale that is not positive or a class without images.
+        ValueError: the scale is not positive, or a class has no images.
     """
 
     margins: Tensor
@@ -93,20 +93,20 @@ class BalancedSoftmaxLoss(nn.Module):
     """Balanced softmax: cross-entropy of the logits x_c + τ · log π_c, with the class prior
     π_c = n_c / N of the training images.
 
-    The prior is in training alone: predictions are by the plain logits, as if all classes were
-    equally frequent. Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition",
-    NeurIPS 2020, equation 4; with τ the logit-adjusted loss of Menon et al., "Long-Tail Learning
-    via Logit Adjustment", ICLR 2021, equation 10. Equal counts, or τ = 0, give cross-entropy.
+    Only training uses the prior. Predictions use the plain logits, as if all classes were equally
+    frequent. Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020,
+    equation 4; with τ, it is the logit-adjusted loss of Menon et al., "Long-Tail Learning via Logit
+    Adjustment", ICLR 2021, equation 10. With equal counts, or τ = 0, it is cross-entropy.
 
     Args:
         cls_num_list: training images per class n_c ``[K]``.
         tau: τ ≥ 0, the weight of the prior.
         weight: class weights ``[K]``, or None.
 
-    Shapes: logits ``[B, K]``, targets ``[B]``, a scalar.
+    Shapes: logits ``[B, K]``, targets ``[B]``; returns a scalar.
 
     Raises:
-        ValueError: a negative τ or a class without images.
+        ValueError: τ is negative, or a class has no images.
     """
 
     offsets: Tensor
@@ -126,10 +126,10 @@ class BalancedSoftmaxLoss(nn.Module):
 
 
 def prior_offsets(class_counts: Sequence[int], tau: float) -> Tensor:
-    """τ · log(n_c / N), ``[K]``: what balanced softmax adds to the logits.
+    """Returns τ · log(n_c / N), ``[K]``, which balanced softmax adds to the logits.
 
     Raises:
-        ValueError: a class without images.
+        ValueError: a class has no images.
     """
     counts = np.asarray(class_counts, dtype=np.float64)
     if counts.min() < 1:
@@ -138,7 +138,7 @@ def prior_offsets(class_counts: Sequence[int], tau: float) -> Tensor:
 
 
 def effective_number_weights(class_counts: Sequence[int], beta: float = 0.9999) -> Tensor:
-    """Weights (1 − β) / (1 − β^n_c), normalised to sum to the number of classes, ``[K]``; every
+    """Returns class weights ``[K]`` proportional to (1 − β) / (1 − β^n_c), with the sum K. Every
     class needs an image.
 
     Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, equation 2.
@@ -148,16 +148,17 @@ def effective_number_weights(class_counts: Sequence[int], beta: float = 0.9999) 
 
 
 def balanced_weights(class_counts: Sequence[int]) -> Tensor:
-    """The suffix ``_bal``: N / (K · n_c), scikit-learn's "balanced" weights, ``[K]``; every class
-    needs an image."""
+    """Returns the class weights ``[K]`` of the suffix ``_bal``: N / (K · n_c), scikit-learn's
+    "balanced" weights. Every class needs an image."""
     counts = np.asarray(class_counts, dtype=np.float64)
     return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
 
 
 def long_tail_weights(class_counts: Sequence[int]) -> Tensor:
-    """The suffix ``_lt``: n_c / n_max, which follows the long tail instead of undoing it, ``[K]``.
+    """Returns the class weights ``[K]`` of the suffix ``_lt``: n_c / n_max.
 
-    With class-balanced sampling this gives a loss its natural class proportions back.
+    They follow the long tail. With a class-aware sampler they restore the natural class proportions
+    in a loss.
     """
     counts = np.asarray(class_counts, dtype=np.float64)
     return torch.tensor(counts / counts.max(), dtype=torch.float32)

@@ -9,33 +9,33 @@ from torch import Tensor, nn
 class BalancedContrastiveLoss(nn.Module):
     r"""Supervised contrastive loss with class centres and class-averaged denominators.
 
-    For unit vectors :math:`z_i` with labels :math:`y_i`, centres :math:`z_{M+c}` with the labels c
-    behind them, and :math:`s_{ik} = z_i \cdot z_k / \tau`, :math:`B_c` holds the vectors of class
-    c, its centre included, and
+    There are M unit vectors :math:`z_i` with labels :math:`y_i`, and after them K centres
+    :math:`z_{M+c}` with labels c. :math:`B_c` is the set of vectors of class c, with its centre.
+    With :math:`s_{ik} = z_i \cdot z_k / \tau`,
 
     .. math::
         L_i = -\frac{1}{|B_{y_i} \setminus i|} \sum_{p \in B_{y_i} \setminus i} \log
               \frac{\exp s_{ip}}
               {\sum_c \frac{1}{|B_c \setminus i|} \sum_{k \in B_c \setminus i} \exp s_{ik}}
 
-    and the loss is the mean of :math:`L_i` over the M vectors that are no centres (sections 3.2 and
-    3.3). A frequent class counts in the denominator as much as a rare one, and by its centre every
-    class is there.
+    The loss is the mean of :math:`L_i` over the M vectors that are not centres (sections 3.2 and
+    3.3). In the denominator a frequent class counts as much as a rare one, and every class is there
+    because its centre is.
 
-    What it shares with `DROLoss` with the normalised distance: unit vectors, a point for each
-    class, a softmax of similarities over a temperature, and a mean that treats classes alike. Where
-    they differ: here the softmax of a *sample* is over the classes, and the centres are trained;
-    there the softmax of a *centroid* is over the samples of the batch, and the centroids are the
-    class means of the epoch, with a margin for the error of the mean.
+    `DROLoss` with the normalised distance is similar. Both have unit vectors, one point for each
+    class, a softmax of similarities over a temperature, and a mean that treats all classes alike.
+    They differ in two things. Here each *sample* has a softmax over the classes, and the centres
+    are trained. There each *centroid* has a softmax over the samples of the batch, and the
+    centroids are the class means of the epoch, with a margin for the error of the mean.
 
     Args:
         temperature: τ > 0.
 
-    Shapes: embeddings ``[M, D]``, targets ``[M]``, centres ``[K, D]``, all of any length > 0; a
-    scalar.
+    Shapes: embeddings ``[M, D]``, targets ``[M]``, centres ``[K, D]``, with vectors of any length
+    > 0; returns a scalar.
 
     Raises:
-        ValueError: a temperature that is not positive.
+        ValueError: the temperature is not positive.
     """
 
     def __init__(self, temperature: float = 0.1) -> None:
@@ -62,16 +62,20 @@ class BalancedContrastiveLoss(nn.Module):
 
 
 class ContrastiveBranch(nn.Module):
-    """The balanced contrastive loss of a network's features, seen through a projection D → 512 →
-    128 that trains with the network. The class centres are the classifier's weights, seen through
-    the same projection.
+    """The balanced contrastive loss of a network's projected features.
+
+    A projection D → 512 → 128 maps the features, and trains with the network. It also maps the
+    classifier's weights, and these are the class centres (Zhu et al., CVPR 2022, section 3.3).
 
     Args:
         num_features: D.
-        temperature: of the loss.
+        temperature: τ of the loss, > 0.
 
-    Shapes: features of the views ``[M, D]``, targets ``[M]``, classifier weights ``[K, D]``; a
-    scalar, in float32 under autocast too.
+    Shapes: features of the views ``[M, D]``, targets ``[M]``, classifier weights ``[K, D]``;
+    returns a scalar, in float32 under autocast too.
+
+    Raises:
+        ValueError: the temperature is not positive.
     """
 
     def __init__(self, num_features: int, temperature: float = 0.1) -> None:

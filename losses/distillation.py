@@ -8,12 +8,12 @@ class DistillationLoss(nn.Module):
     """Distillation loss: the mean over the batch of T² · KL(q ‖ p), from the teacher's
     distribution q ∝ softmax((t + b_t) / T)^β to the student's p = softmax((x + b_s) / T).
 
-    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (T² keeps the
-    size of the gradient); the power β < 1, which makes the teacher's distribution over classes
-    flatter than the long-tailed one, is that of DiVE (He et al., "Distilling Virtual Examples for
-    Long-tailed Recognition", ICCV 2021, section 3.4). The offsets b are those under which each
-    network was trained: τ · log π_c after balanced softmax, 0 after other losses. So both
-    distributions are those of the training images.
+    The factor T² keeps the size of the gradient (Hinton et al., "Distilling the Knowledge in a
+    Neural Network", 2015, section 2). A power β < 1 makes the teacher's long-tailed distribution
+    over classes flatter (DiVE: He et al., "Distilling Virtual Examples for Long-tailed
+    Recognition", ICCV 2021, section 3.4). The offsets b are those of each network's training loss:
+    τ · log π_c for balanced softmax, 0 for other losses. With them both distributions have the
+    class frequencies of the training images.
 
     Args:
         temperature: T > 0.
@@ -22,10 +22,10 @@ class DistillationLoss(nn.Module):
         teacher_offsets: b_t ``[K]``, or None for 0.
 
     Shapes: the student's logits x ``[B, K]``, the teacher's logits t ``[B, K]``, which are
-    constants for the gradient; a scalar.
+    constants for the gradient; returns a scalar.
 
     Raises:
-        ValueError: a temperature or a power that is not positive.
+        ValueError: the temperature or the power is not positive.
     """
 
     offsets: Tensor | None
@@ -55,7 +55,7 @@ class DistillationLoss(nn.Module):
         if self.teacher_offsets is not None:
             teacher_logits = teacher_logits + self.teacher_offsets
         student = F.log_softmax(logits / self.temperature, dim=1)
-        # A power of a softmax, normalised anew, is the softmax of as many times the logits.
+        # softmax(t)^β, normalised again, is softmax(β t).
         teacher = F.log_softmax(teacher_logits * (self.power / self.temperature), dim=1)
         divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return self.temperature**2 * divergence

@@ -7,17 +7,19 @@ from torch import Tensor, nn
 DISTANCES = ("euclidean", "squared", "normalised")
 DIFFERENCES_AT_ONCE = 2**28
 SHORTEST = 1e-3
-"""The shortest feature that ``normalised`` brings to length 1, in lengths of a centroid."""
+"""``normalised`` brings features to length 1 unless they are shorter than this part of the mean
+length of the centroids."""
 FAR = 1e15
-"""Coordinates beyond it are scaled down before they are squared."""
+"""Larger coordinates are scaled down before they are squared."""
 HEADROOM = 2.0**20
-"""What sums over samples and factors (class weights, τ/τ₀) may multiply a logit by."""
+"""The largest factor by which sums over samples, class weights and τ/τ₀ may multiply a logit."""
 
 
 def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
-    """Returns the mean features of each class ``[K, D]``, in float32 or the features' wider type.
+    """Returns the centroids ``[K, D]``: the mean of each class, μ_c = Σ_{y_i = c} z_i / n_c.
 
-    A class without samples has NaN in its row.
+    They are in float32, or in the features' type if that is wider. A class without samples has NaN
+    in its row.
 
     Args:
         features: ``[N, D]`` of any floating type; sums are taken in float32 at least.
@@ -39,13 +41,13 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
 def euclidean_distances(centroids: Tensor, features: Tensor) -> Tensor:
     """Returns ‖μ_c − z_i‖ of centroids ``[K, D]`` and features ``[B, D]``, as ``[K, B]``.
 
-    They are finite wherever the distance itself is, because coordinates are scaled to at most 1
-    before they are squared. The gradient is zero where a sample lies on its centroid.
+    They are finite if the exact distance is finite, because coordinates are scaled to at most 1
+    before they are squared. If a sample lies on a centroid, the gradient is zero.
     """
     largest = torch.maximum(centroids.abs().max(), features.abs().max())
     scale = largest.detach().clamp(min=1.0)
     centroids, features = centroids / scale, features / scale
-    # The matrix-product form of cdist cancels for close points: keep to the differences.
+    # The matrix-product form of cdist loses precision for close points.
     exact = "donot_use_mm_for_euclid_dist"
     # With thousands of classes and features, cdist's backward would take too much memory at once:
     # it holds all K · B · D differences on a GPU.
@@ -55,24 +57,25 @@ def euclidean_distances(centroids: Tensor, features: Tensor) -> Tensor:
 
 
 def lengths_of(vectors: Tensor) -> Tensor:
-    """Returns the lengths ``[N, 1]`` of vectors ``[N, D]``, finite wherever the length itself is,
-    with gradient zero at a vector of zeros."""
+    """Returns the lengths ``[N, 1]`` of vectors ``[N, D]``. They are finite if the exact length is
+    finite. The gradient is zero at a vector of zeros."""
     largest = vectors.detach().abs().amax(dim=1, keepdim=True)
-    # The squares of far coordinates would not be finite; others are left as they are, bit for bit.
+    # The squares of far coordinates would not be finite. Other vectors keep their bits.
     scale = torch.where(largest > FAR, largest, 1.0)
     return scale * torch.linalg.vector_norm(vectors / scale, dim=1, keepdim=True)
 
 
 def unit_lengths(vectors: Tensor, shortest: Tensor | float) -> Tensor:
-    """Returns vectors ``[N, D]`` at length 1. One shorter than `shortest` is divided by `shortest`
-    instead, so that no gradient is larger than 1/shortest, not even at a vector of zeros."""
+    """Returns the vectors ``[N, D]`` scaled to length 1. A vector shorter than `shortest` is
+    divided by `shortest` instead, so no gradient is larger than 1/shortest, not even at a zero
+    vector."""
     return vectors / lengths_of(vectors).clamp(min=shortest)
 
 
 def finite_squares(distances: Tensor, temperature: float) -> Tensor:
-    """Returns the squares of distances ``[K, B]``. If one of them were too large for sums of
-    d² / τ to be finite, all distances are scaled down by one factor first, a constant for the
-    gradient: the order stays, and loss and gradient are finite."""
+    """Returns the squares of distances ``[K, B]``. If a square is so large that sums of d² / τ
+    would overflow, all distances are first scaled down by one factor. The factor is a constant for
+    the gradient. The order of the distances stays, and loss and gradient are finite."""
     samples = distances.shape[1]
     largest = torch.finfo(distances.dtype).max / (HEADROOM * samples) * min(temperature, 1.0)
     factor = (largest**0.5 / distances.detach().max()).clamp(max=1.0)
@@ -80,10 +83,11 @@ def finite_squares(distances: Tensor, temperature: float) -> Tensor:
 
 
 def misaligned(margins: Tensor, targets: Tensor) -> Tensor:
-    """Returns the margins ``[B]`` as the released code hands them out.
+    """Returns the margins ``[B]`` as the released code assigns them to the samples.
 
-    It writes a vector in batch order through a boolean (class, sample) mask, which runs class by
-    class: the j-th sample in class order receives the margin of the j-th sample in batch order.
+    The released code writes a vector in batch order through a boolean (class, sample) mask, and the
+    mask is read class by class. So the j-th sample in class order receives the margin of the j-th
+    sample in batch order.
     """
     class_order = torch.argsort(targets, stable=True)
     return torch.zeros_like(margins).scatter(0, class_order, margins)
@@ -100,33 +104,34 @@ class DROLoss(nn.Module):
         L_c = -\frac{\tau}{\tau_0 \, n_c} \sum_{i: y_i = c}
               \log \frac{\exp s_{ci}}{\sum_{j \in \text{batch}} \exp s_{cj}}
 
-    and the loss is the mean of :math:`L_c` over the classes in the batch or, with class weights w,
-    :math:`\sum_c w_c L_c / \sum_c w_c` over all classes, those absent counting 0 in the numerator.
+    The loss is the mean of :math:`L_c` over the classes in the batch. With class weights w it is
+    :math:`\sum_c w_c L_c / \sum_c w_c` over all classes, where :math:`L_c = 0` for an absent class.
     It bounds the worst case over a ball of radius :math:`\varepsilon_c` around each centroid
     (Samuel and Chechik, ICCV 2021, section 4; arXiv 2104.03066). The paper's derivation has a
     factor 2 before the margin, its released code the factor 1 used here.
 
-    The paper leaves open what distance; the released code has the Euclidean one above. Two others
-    take the place of :math:`\lVert \mu_c - z_i \rVert + \varepsilon_c [y_i = c]`:
+    The paper does not say which distance it means; the released code has the Euclidean one above.
+    Two others can replace :math:`\lVert \mu_c - z_i \rVert + \varepsilon_c [y_i = c]`:
 
     - ``squared``: :math:`\max(\lVert \mu_c - z_i \rVert + \varepsilon_c [y_i = c],\, 0)^2`, the
-      largest squared distance from a point of the ball (of a Gaussian class, up to a factor);
-    - ``normalised``: centroids and features are scaled to length 1 first, so that the distance,
-      0 to 2, is a function of their cosine (features shorter than a thousandth of the mean
-      centroid keep their direction, but not length 1: the gradient stays bounded at zero).
+      largest squared distance to a point of the ball; up to a factor it is the negative
+      log-likelihood of a Gaussian class;
+    - ``normalised``: centroids and features are scaled to length 1 first, so the distance is a
+      function of their cosine and lies between 0 and 2. A feature shorter than a thousandth of the
+      mean length of the centroids stays shorter than 1, so that its gradient is bounded.
 
     Args:
         temperature: τ > 0, in units of the distance.
-        base_temperature: τ₀; equal to τ in the paper's code, so that the factor is 1.
+        base_temperature: τ₀; by default τ, as in the paper's code, so that the factor is 1.
         class_weights: w of shape ``[K]``, or None.
-        epsilons: margins of shape ``[K]``, in units of distance (a parameter where they are
-            learned), or None for zero margins.
-        released_margins: give the margins to the samples that the released code gives them to,
-            which are the wrong ones unless the batch is sorted by class (see `misaligned`).
+        epsilons: margins of shape ``[K]``, in units of the distance before squaring; an
+            `nn.Parameter` if they are learned; None for zero margins.
+        released_margins: assign the margins to samples as the released code does. It assigns them
+            to the wrong samples unless the batch is sorted by class (see `misaligned`).
         distance: one of `DISTANCES`.
 
     Raises:
-        ValueError: a temperature that is not positive, or an unknown distance.
+        ValueError: a temperature is not positive, or the distance is unknown.
 
     Example:
         >>> loss = DROLoss(temperature=1.0, epsilons=nn.Parameter(torch.ones(2)))
@@ -170,8 +175,8 @@ class DROLoss(nn.Module):
         """Returns the loss, a scalar, of features ``[B, D]`` with targets ``[B]`` against the class
         means of a bank of features ``[N, D]`` with targets ``[N]``.
 
-        The bank must hold every class: a mean that is not there makes the loss NaN. The means are
-        constants for the gradient.
+        The bank must have every class, otherwise the loss is NaN. The means are constants for the
+        gradient.
         """
         num_classes = int(bank_targets.max()) + 1 if self.epsilons is None else len(self.epsilons)
         centroids = class_means(bank_feats.detach(), bank_targets, num_classes)
@@ -181,8 +186,8 @@ class DROLoss(nn.Module):
         """Returns the loss, a scalar, of features ``[B, D]`` with targets ``[B]`` against centroids
         ``[K, D]``.
 
-        It is computed in the type of the features, at least float32, whatever that of the
-        centroids. Nothing in it waits for the device, and its shapes depend on B, D and K alone.
+        It is computed in the type of the features, at least float32. Nothing in it waits for the
+        device, and its shapes depend only on B, D and K.
         """
         features = features.to(_at_least_float32(features.dtype))
         centroids = centroids.to(features.dtype)

@@ -1,5 +1,5 @@
-"""The three margins ε of the paper (Samuel and Chechik, ICCV 2021, section 4.3), and who holds
-them."""
+"""The three kinds of margins ε of the paper (Samuel and Chechik, ICCV 2021, section 4.3), and the
+module that owns them."""
 
 from collections.abc import Sequence
 
@@ -19,16 +19,16 @@ def make_margins(
 
     - ``learned``: one trained scalar per class, ε_c = margin at the start (an `nn.Parameter`);
     - ``shared``: ε_c = margin, fixed;
-    - ``sample_count``: ε_c = margin / √n_c, fixed: the ball shrinks with the error of the mean.
+    - ``sample_count``: ε_c = margin / √n_c, fixed; the ball shrinks as the error of a mean does.
 
     Args:
         margin_type: one of `MARGIN_TYPES`.
         margin: the scale of the margins.
         class_counts: training images per class n_c, all at least 1.
-        device: where the margins live.
+        device: of the margins.
 
     Raises:
-        ValueError: an unknown type.
+        ValueError: the type is unknown.
     """
     counts = torch.tensor(class_counts, dtype=torch.float32, device=device)
     constant = torch.full_like(counts, margin)
@@ -42,18 +42,18 @@ def make_margins(
 
 
 class Margins(nn.Module):
-    """The margins ε of all robust losses of a stage: one vector ``[K]``, or one for each of the
-    layers that the robust loss works on.
+    """The margins ε of all robust losses of a stage: one vector ``[K]``, or one vector for each of
+    the L layers that the robust loss works on.
 
-    Every `DROLoss` gets its vector from here and holds it itself, so that there is one copy of it:
-    what an optimiser does to `parameters()` is what the loss sees.
+    Every `DROLoss` holds a vector of this module, not a copy, so it sees each update that an
+    optimiser makes to `parameters()`.
 
     Args:
         margin_type, margin, class_counts: as in `make_margins`.
         num_layers: L, or None for one vector for the features.
 
     Raises:
-        ValueError: an unknown type.
+        ValueError: the type is unknown.
 
     Example:
         >>> margins = Margins("learned", 1.0, [5, 3], num_layers=2)
@@ -78,25 +78,25 @@ class Margins(nn.Module):
 
     @property
     def of_losses(self) -> Tensor | list[Tensor]:
-        """The vector, or the list of the layers' vectors, as `stage_2_objective` takes them."""
+        """Returns the vector, or the layers' vectors as a list, for `stage_2_objective`."""
         return list(self.epsilons) if self.is_layered else self.epsilons[0]
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """The vectors that train; none where the margins are fixed."""
+        """Returns the vectors that are trained; empty if the margins are fixed."""
         return [vector for vector in self.epsilons if vector.requires_grad]
 
     def values(self) -> Tensor:
-        """Returns the margins as they are now, ``[K]`` or ``[L, K]``, without gradient."""
+        """Returns the current margins ``[K]`` or ``[L, K]``, without gradient."""
         rows = [vector.detach() for vector in self.epsilons]
         return torch.stack(rows) if self.is_layered else rows[0]
 
     @torch.no_grad()
     def load(self, values: Tensor) -> None:
-        """Gives the margins these values ``[K]`` or ``[L, K]``, in place.
+        """Sets the margins to these values ``[K]`` or ``[L, K]``, in place.
 
         Raises:
-            ValueError: values of another shape.
+            ValueError: the values have another shape.
         """
         if values.shape != self.values().shape:
             shapes = list(values.shape), list(self.values().shape)
@@ -106,6 +106,6 @@ class Margins(nn.Module):
 
     @torch.no_grad()
     def keep_above(self, lowest: float) -> None:
-        """Sets margins below `lowest` back to it: the projection of a projected gradient step."""
+        """Sets ε_c to max(ε_c, lowest), in place: the projection of a projected gradient step."""
         for vector in self.epsilons:
             vector.clamp_(min=lowest)

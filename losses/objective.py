@@ -19,30 +19,34 @@ from losses.distillation import DistillationLoss
 from losses.dro import DROLoss
 
 CLASS_WEIGHTS = {"": None, "_lt": long_tail_weights, "_bal": balanced_weights}
-"""What a loss's suffix makes of the class counts."""
+"""The class weights that a loss's suffix stands for, as functions of the class counts."""
 
 
 Mixed = tuple[Tensor, Tensor]
-"""The second targets ``[B]`` of mixed images and the first ones' share of them, a scalar."""
+"""The second targets ``[B]`` of mixed images, and the share λ of the first ones, a scalar."""
 
 
 Views = tuple[Tensor, Tensor]
-"""The features ``[V · B, D]`` of V more views of the batch, one after the other, and the weights of
-the classifier ``[K, D]``."""
+"""The features ``[V · B, D]`` of V more views of the batch, view by view, and the weights of the
+classifier ``[K, D]``."""
 
 CLASSIFICATION_WEIGHT, CONTRASTIVE_WEIGHT = 2.0, 0.6
-"""Of balanced contrastive learning (Zhu et al., CVPR 2022)."""
+"""The weights of classification and contrast in balanced contrastive learning (Zhu et al., CVPR
+2022)."""
 
 
 class Objective(nn.Module):
-    """A weighted sum of named losses: of the logits and targets, or of the features and the epoch's
-    centroids (`DROLoss`), or of the logits and a teacher's (`DistillationLoss`), or of the features
-    of more views and the classifier's weights (`ContrastiveBranch`).
+    """The weighted sum Σ_i w_i L_i of named losses.
+
+    A loss takes logits and targets; or features and the epoch's centroids (`DROLoss`); or logits
+    and a teacher's logits (`DistillationLoss`); or the features of more views and the classifier's
+    weights (`ContrastiveBranch`).
 
     Args:
-        losses: name to loss module.
-        weights: one factor per loss; 1 each if None.
-        columns: which columns of features and centroids a robust loss works on; all if not named.
+        losses: the loss modules, by name.
+        weights: w_i, one for each loss; 1 each if None.
+        columns: for a robust loss, the columns of features and centroids that it takes; all if its
+            name is not there.
     """
 
     weights: Tensor
@@ -78,16 +82,17 @@ class Objective(nn.Module):
         teacher_logits: Tensor | None = None,
         views: Views | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The sum, and the losses by themselves ``[number of losses]`` without weights, detached.
+        """Returns the sum, and the single losses ``[number of losses]``, without weights and
+        detached.
 
-        A classification loss L of images that were mixed (mixup) is λ · L(y) + (1 − λ) · L(y'),
-        with the share λ of the images with the targets y.
+        For mixed images (mixup), a classification loss L becomes λ · L(y) + (1 − λ) · L(y'), where
+        λ is the share of the images with the targets y.
 
         Shapes: features ``[B, D]``, logits ``[B, K]``, targets ``[B]``, centroids ``[K, D]``, a
         teacher's logits ``[B, K]``.
 
         Raises:
-            ValueError: mixed images for a loss that takes one target an image.
+            ValueError: images are mixed, and a loss takes one target an image.
         """
 
         def value(name: str, loss: nn.Module) -> Tensor:
@@ -129,15 +134,17 @@ def stage_1_objective(
     distillation: tuple[DistillationLoss, float] | None = None,
     contrast: ContrastiveBranch | None = None,
 ) -> Objective:
-    """Stage 1's loss `CE`, `Focal` (γ = 1), `LDAM` (largest margin 0.5, scale 30) or `BS` (balanced
-    softmax, τ = `prior_weight`), with effective-number class weights if `reweighted`.
+    """Returns the objective of stage 1.
 
-    With `robust`, a loss R and its weight w, the sum is L + w · R (one stage's joint loss); with
-    `distillation`, a loss D and its weight v, it is (1 − v) · L + v · D; with both, their sum
-    (1 − v) · L + w · R + v · D. With `contrast` alone, a branch C, it is 2 · L + 0.6 · C.
+    L is `CE`, `Focal` (γ = 1), `LDAM` (largest margin 0.5, scale 30) or `BS` (balanced softmax,
+    τ = `prior_weight`), with effective-number class weights if `reweighted`. The objective is
+
+    - (1 − v) · L + w · R + v · D, with a robust loss R of weight w (`robust`) and a distillation
+      loss D of weight v (`distillation`); without one of them its weight is 0;
+    - 2 · L + 0.6 · C with a contrastive branch C (`contrast`), which excludes the other two.
 
     Raises:
-        ValueError: an unknown loss.
+        ValueError: the loss is unknown.
     """
     weight = effective_number_weights(class_counts) if reweighted else None
     if loss_type == "CE":
@@ -177,32 +184,32 @@ def stage_2_objective(
     columns: Mapping[str, slice] | None = None,
     prior_weight: float = 1.0,
 ) -> Objective:
-    """The sum of the named losses.
+    """Returns the objective of stage 2, the sum of the named losses.
 
-    `ce`, `bs` (balanced softmax) and `robust_loss` (`DROLoss`), each with an optional suffix: `_lt`
-    for class weights n_c / n_max, `_bal` for N / (K n_c). With `robust_weight` w, the sum becomes
-    (1 − w) · cross-entropy + w · robust (the paper's joint loss, with λ = 1 − w), where balanced
-    softmax is a cross-entropy too.
+    A name is `ce`, `bs` (balanced softmax) or `robust_loss` (`DROLoss`). The suffix `_lt` adds
+    class weights n_c / n_max, the suffix `_bal` N / (K n_c). With `robust_weight` w, the sum
+    becomes (1 − w) · cross-entropy + w · robust, where balanced softmax counts as a cross-entropy.
+    This is the paper's joint loss with λ = 1 − w.
 
-    With `columns`, the features are those of several layers side by side: the robust loss
-    `robust_loss` becomes one `robust_loss@LAYER` on each layer's columns, with margins of its own:
-    `epsilons` holds one vector ``[K]`` per layer.
+    With `columns`, the features of several layers are side by side. Then `robust_loss` becomes one
+    loss `robust_loss@LAYER` for each layer, on the layer's columns and with its own margins.
 
     Args:
-        names: of the losses, which its parts are in the order of.
+        names: the losses; the objective has them in this order.
         class_counts: training images per class n_c ``[K]``, all at least 1.
-        temperature, epsilons, released_margins, distance: of the robust loss (`DROLoss`).
+        temperature, epsilons, released_margins, distance: of the robust loss (`DROLoss`); with
+            `columns`, `epsilons` has one vector ``[K]`` per layer.
         robust_weight: w, 0 to 1, or None.
-        columns: by layer, or None.
+        columns: the columns of each layer, by its name, or None.
         prior_weight: τ of balanced softmax.
 
     Raises:
-        ValueError: an unknown loss.
+        ValueError: a loss is unknown.
     """
     losses: dict[str, nn.Module] = {}
     weights: list[float] = []
     columns_of: dict[str, slice] = {}
-    # None stands for the features as a whole.
+    # None stands for all columns.
     layers: dict[str | None, Any] = {None: epsilons}
     if columns is not None:
         layers = dict(zip(columns, () if epsilons is None else epsilons, strict=True))
@@ -232,7 +239,7 @@ def stage_2_objective(
 
 
 def _base_and_weights(name: str) -> tuple[str, Callable[[Sequence[int]], Tensor] | None]:
-    """A loss without its suffix, and what makes class weights by the suffix."""
+    """Returns a loss's name without its suffix, and the function that makes its class weights."""
     for base in ("robust_loss", "ce", "bs"):
         if name.startswith(base) and name.removeprefix(base) in CLASS_WEIGHTS:
             return base, CLASS_WEIGHTS[name.removeprefix(base)]

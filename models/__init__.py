@@ -1,4 +1,4 @@
-"""Networks. Every one gives ``(features, logits)`` and keeps its head in `linear`."""
+"""Networks. Each returns ``(features, logits)`` and has its head in `linear`."""
 
 from models.build import ARCHITECTURES, build_model
 from models.heads import COSINE_SCALE, NormedLinear

@@ -1,4 +1,4 @@
-"""Public weights as the start of a network: everything but the classifier."""
+"""Start a network, except its classifier, from public weights."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,18 +12,17 @@ from torch import Tensor, nn
 from utils.errors import UserError, optional_module
 
 CLASSIFIERS = ("fc", "linear", "head", "classifier")
-"""What torchvision, this project, timm and others call the last layer."""
+"""Names of the last layer in torchvision, this project, timm and others."""
 
 COUNTER = "num_batches_tracked"
-"""Batch-norm's count of batches, which older files lack and no network here reads."""
+"""Batch-norm's count of batches. Older files lack it, and no network here uses it."""
 
 SHOWN = 4
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Names of the tensors of a file, by what became of them: those that the network took, and
-    those that it left."""
+    """Names of the tensors in a file: those that the network took, and those that it did not."""
 
     taken: list[str]
     left: list[str]
@@ -34,19 +33,21 @@ class Loaded:
 
 
 def load_backbone(model: nn.Module, path: Path) -> Loaded:
-    """Loads a file's weights into all of the network but its head, in place.
+    """Loads a file's weights into the network except its head, in place.
 
     Args:
         model: a network with its head in `linear`.
-        path: a `state_dict` of the same network in a `.pth` file or a `.safetensors` file, of
-            torchvision, timm or this project, bare or within a checkpoint, with or without the
-            prefixes that wrappers such as `DataParallel` and `torch.compile` put before the names.
+        path: a `.pth` or `.safetensors` file with a `state_dict` of the same network, from
+            torchvision, timm or this project. It may be a checkpoint that contains the weights.
+            Their names may have the prefixes of wrappers such as `DataParallel` and
+            `torch.compile`.
 
     Returns:
-        The names of the tensors that were taken and of those that were left.
+        The names of the tensors that were taken and of those that were not.
 
     Raises:
-        UserError: the file cannot be read, or its tensors do not fit; it names some that miss.
+        UserError: the file cannot be read, or its tensors do not fit; the message names some that
+            are missing.
     """
     weights = read_weights(path)
     expected = {
@@ -66,10 +67,10 @@ def load_backbone(model: nn.Module, path: Path) -> Loaded:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or those of a file that `torch.save` wrote, by name.
+    """Returns the tensors of a `.safetensors` file, or of a file by `torch.save`, by name.
 
-    Within a checkpoint the weights are the first dictionary that holds only tensors, such as the
-    one under `state_dict` or `model`. Nothing in the file is run.
+    In a checkpoint the weights are the first dictionary that has only tensors, such as the one
+    under `state_dict` or `model`. No code from the file is run.
 
     Raises:
         UserError: the file is missing, unreadable, or holds no weights.
@@ -80,7 +81,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = _read(path)
     except UserError:
         raise
-    except Exception as error:  # whatever the bytes made of the reader
+    except Exception as error:  # damaged bytes can raise anything in the reader
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise UserError(f"{path}: not a readable file of weights ({reason})") from None
     for candidate in (content, *(content.values() if isinstance(content, Mapping) else ())):
@@ -94,7 +95,7 @@ def _read(path: Path) -> object:
         reader = optional_module("safetensors.torch", "safetensors", f"reading {path.name}")
         return reader.load_file(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the one line of an error says it all
+        warnings.simplefilter("ignore")  # the error below is the only line to print
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -105,10 +106,10 @@ def _holds_weights(candidate: object) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def _prefix(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> str:
-    """What stands before the names of the network's tensors in the file.
+    """Returns the prefix of the network's tensors in the file.
 
-    It is found by the first convolution, so any wrapper's prefix is understood, and parts of the
-    file that are no part of the network, such as a projection head, are left.
+    The name of the first convolution shows it, so the prefix of any wrapper works. Other parts of
+    the file, such as a projection head, are ignored.
 
     Raises:
         UserError: no part of the file has all of the network's tensors, or several have.
@@ -132,10 +133,11 @@ def _prefix(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path:
 
 
 def _check(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """
+    """Checks that the weights fit the network.
+
     Raises:
-        UserError: tensors that neither the network nor a classifier has, or others than the
-            network's in shape or type, or values that are not finite.
+        UserError: a tensor belongs neither to the network nor to a classifier, has another shape or
+            type than the network's, or has values that are not finite.
     """
     unknown = [n for n in weights if n not in expected and n.split(".")[0] not in CLASSIFIERS]
     if unknown:
@@ -156,5 +158,5 @@ def _check(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: 
 
 
 def _some(names: list[str]) -> str:
-    """The first few names."""
+    """Returns the first few names, as text."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,4 +1,4 @@
-"""The networks by name."""
+"""Networks by their names."""
 
 from torch import nn
 
@@ -28,16 +28,16 @@ ARCHITECTURES = {
 
 
 def build_model(arch: str, num_classes: int, head_scale: float | None = None) -> nn.Module:
-    """A network with random weights.
+    """Returns a network with random weights.
 
     Args:
         arch: a name of `ARCHITECTURES`.
-        num_classes: number of logits.
+        num_classes: number of logits K.
         head_scale: None for a linear head, else the scale of a cosine head (`NormedLinear`), such
             as `COSINE_SCALE`.
 
     Raises:
-        ValueError: an unknown network.
+        ValueError: the network is unknown.
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"the network must be one of {', '.join(ARCHITECTURES)}, not {arch!r}")

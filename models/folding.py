@@ -11,20 +11,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _torch: Any = torch
-"""Whose functions on lists of tensors have no public types."""
+"""torch's functions on lists of tensors have no public types."""
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """Returns a copy for inference, in eval mode, that computes the same with fewer operations; the
-    model itself where it is such a copy.
+    """Returns a copy for inference, in eval mode, that computes the same with fewer operations. If
+    the model is such a copy, returns the model.
 
-    Batch-norm with running mean m and variance v maps y = W * x to γ (y − m) / √(v + ϵ) + β, which
-    is a convolution with the weights γ W / √(v + ϵ) and the bias β − γ m / √(v + ϵ). It is taken to
-    follow the convolution that was registered right before it in the same module, as in every
-    ResNet here.
+    Batch-norm with running mean m and variance v maps y = W * x to γ (y − m) / √(v + ϵ) + β. This
+    equals a convolution with the weights γ W / √(v + ϵ) and the bias β − γ m / √(v + ϵ). Batch-norm
+    is assumed to follow the convolution that was registered right before it in the same module, as
+    in every ResNet here.
 
-    A model has one copy. A later call gives it the model's weights of then, in place, so what an
-    earlier call returned changes too.
+    A model has one copy. Each call updates it in place to the model's current weights, so the
+    result of an earlier call changes too.
     """
     if not (model.training or any(isinstance(m, _BatchNorm) for m in model.modules())):
         return model
@@ -37,7 +37,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 class _Folding:
-    """The copy of a model, and which of its convolutions hold which batch-norm."""
+    """The copy of a model, and the pairs of a convolution and the batch-norm that it took over."""
 
     @torch.no_grad()
     def __init__(self, model: nn.Module) -> None:
@@ -53,13 +53,13 @@ class _Folding:
                     self.pairs.append((start + conv_name, start + norm_name))
 
     def is_of(self, model: nn.Module) -> bool:
-        """Returns whether the model still has the layers, shapes and devices of the copy."""
+        """Returns True if the model still has the layers, shapes and devices of the copy."""
         return _kind(model) == self.kind
 
     @torch.no_grad()
     def refill(self, model: nn.Module) -> None:
-        """Computes the weights again, in place, by a few operations on all layers at once, in the
-        order in which `fuse_conv_bn_eval` computes them."""
+        """Computes the weights again, in place, by a few operations on all layers at once. The
+        order of operations is that of torch's `fuse_conv_bn_eval`, for the same bits."""
         layers: dict[str, Any] = dict(model.named_modules())
         folded: dict[str, Any] = dict(self.network.named_modules())
         convs = [layers[conv] for conv, _ in self.pairs]
@@ -94,7 +94,8 @@ class _Folding:
 
 
 def _kind(model: nn.Module) -> list[tuple]:
-    """What a copy depends on, beside the values: layers, and their tensors' shapes and places."""
+    """Returns what a copy depends on beside the values: the layers, and shape, type and device of
+    their tensors."""
     layers = [(name, type(layer)) for name, layer in model.named_modules()]
     tensors: list[tuple[str, Tensor]] = list(model.state_dict().items())
     return [*layers, *((name, t.shape, t.dtype, t.device) for name, t in tensors)]

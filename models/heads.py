@@ -5,16 +5,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 COSINE_SCALE = 30.0
-"""s of a cosine head under losses that do not scale its logits themselves."""
+"""The scale s of a cosine head, for losses that do not scale the logits themselves."""
 
 
 class NormedLinear(nn.Module):
     """Scaled cosine classifier: logit_k = s · cos(f, w_k), without a bias.
 
-    `--head cosine`, and the head that LDAM trains (Cao et al., "Learning Imbalanced Datasets with
-    Label-Distribution-Aware Margin Loss", NeurIPS 2019, section 3.1: both the features and the
-    weights are normalised). `LDAMLoss` multiplies by its own scale, so there s is 1; a plain
-    cross-entropy on cosines needs s = 30.
+    It is the head of `--head cosine` and of LDAM (Cao et al., "Learning Imbalanced Datasets with
+    Label-Distribution-Aware Margin Loss", NeurIPS 2019, section 3.1: features and weights are both
+    normalised). `LDAMLoss` multiplies by its own scale, so s is 1 with it. A plain cross-entropy
+    on cosines needs s = 30.
 
     Args:
         in_features: D.

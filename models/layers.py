@@ -1,4 +1,4 @@
-"""Representations at several layers of a network, from one pass."""
+"""The pooled outputs of several layers of a network, from one forward pass."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,18 +9,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class LayerFeatures(nn.Module):
-    """A network that gives, in place of its features, the pooled outputs of some of its layers
-    side by side.
+    """A network whose features are the pooled outputs of some of its layers, side by side.
 
     Args:
-        model: gives ``(features, logits)``.
+        model: returns ``(features, logits)``.
         layers: names of sub-modules with outputs ``[B, C, H, W]``, such as `layer2`.
 
-    `forward(images)` gives representations ``[B, C_1 + C_2 + ...]`` (float32) and the model's
-    logits ``[B, K]``; `columns` says which columns are whose.
+    `forward(images)` returns features ``[B, C_1 + C_2 + ...]`` (float32) and the model's logits
+    ``[B, K]``. `columns` has the columns of each layer, by its name.
 
     Raises:
-        ValueError: the model has no layer of a name.
+        ValueError: the model has no layer with one of the names.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
@@ -39,7 +38,7 @@ class LayerFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         pooled: dict[str, Tensor] = {}
-        # Only for this pass: hooks that stay would keep the outputs of every later one.
+        # Hooks that stay would keep the outputs of every later pass.
         hooks = [
             self.model.get_submodule(name).register_forward_hook(partial(_pool, pooled, name))
             for name in self.columns

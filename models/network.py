@@ -1,4 +1,4 @@
-"""What the code around the networks relies on."""
+"""The protocol of all networks."""
 
 from typing import Protocol
 
@@ -8,9 +8,9 @@ from models.heads import NormedLinear
 
 
 class Network(Protocol):
-    """What each network here has beside what every `nn.Module` has.
+    """The attributes and methods of each network here, in addition to those of `nn.Module`.
 
-    A protocol cannot be a module too, so code that takes a network says `nn.Module`, and says
+    A protocol cannot be a module too. So code takes a network as `nn.Module`, and writes
     ``cast(Network, model)`` where it needs one of these.
 
     Attributes:
@@ -22,13 +22,13 @@ class Network(Protocol):
     num_features: int
 
     def features(self, images: Tensor) -> Tensor:
-        """Features ``[B, D]`` (float32) of normalised images ``[B, 3, H, W]``."""
+        """Returns features ``[B, D]`` (float32) of normalised images ``[B, 3, H, W]``."""
         ...
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of features ``[B, D]``, in float32 under autocast too."""
+        """Returns logits ``[B, K]`` of features ``[B, D]``, in float32 under autocast too."""
         ...
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``[B, D]`` and logits ``[B, K]``."""
+        """Returns features ``[B, D]`` and logits ``[B, K]``."""
         ...

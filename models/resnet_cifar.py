@@ -11,8 +11,8 @@ from models.heads import NormedLinear
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut: y = relu(x' + F(x)).
 
-    Where the block halves the resolution, the shortcut x' is every second pixel of x with zero
-    channels added on both sides (option A), so it has no parameters.
+    If the block halves the resolution, the shortcut x' is every second pixel of x, with zero
+    channels added on both sides (option A). So the shortcut has no parameters.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -45,8 +45,8 @@ class ResNetCifar(nn.Module):
         num_classes: number of logits K.
         normed_head: classify by cosine (`NormedLinear`, what LDAM trains) instead of `nn.Linear`.
 
-    `model(images)` takes float images ``[B, 3, H, W]`` and gives ``(features, logits)`` of shapes
-    ``[B, 64]`` and ``[B, K]``, both float32: under autocast only the convolutional part runs in
+    `model(images)` takes float images ``[B, 3, H, W]`` and returns ``(features, logits)`` of shapes
+    ``[B, 64]`` and ``[B, K]``. Both are float32; under autocast only the convolutional part runs in
     lower precision.
     """
 
@@ -72,13 +72,13 @@ class ResNetCifar(nn.Module):
         return nn.Sequential(first, *rest)
 
     def features(self, images: Tensor) -> Tensor:
-        """Features ``[B, 64]`` (float32) of normalised images ``[B, 3, H, W]``."""
+        """Returns features ``[B, 64]`` (float32) of normalised images ``[B, 3, H, W]``."""
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)
         x = self.layer3(self.layer2(self.layer1(x)))
         return x.mean(dim=(2, 3), dtype=torch.float32)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of features ``[B, 64]``, in float32 under autocast too."""
+        """Returns logits ``[B, K]`` of features ``[B, 64]``, in float32 under autocast too."""
         with torch.autocast(features.device.type, enabled=False):
             return self.linear(features)
 

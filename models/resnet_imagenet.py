@@ -17,10 +17,10 @@ class ResNetImageNet(resnet.ResNet):
         blocks: number of blocks of the four groups.
         num_classes: number of logits K.
         normed_head: classify by cosine (`NormedLinear`, what LDAM trains) instead of `nn.Linear`.
-        groups, width_per_group: of a ResNeXt's 3×3 convolutions.
+        groups, width_per_group: of the 3×3 convolutions of a ResNeXt.
 
-    `model(images)` takes float images ``[B, 3, H, W]`` and gives ``(features, logits)`` of shapes
-    ``[B, D]`` and ``[B, K]``, both float32: under autocast only the convolutional part runs in
+    `model(images)` takes float images ``[B, 3, H, W]`` and returns ``(features, logits)`` of shapes
+    ``[B, D]`` and ``[B, K]``. Both are float32; under autocast only the convolutional part runs in
     lower precision. D is 512 with basic blocks, 2048 with bottlenecks.
     """
 
@@ -40,13 +40,13 @@ class ResNetImageNet(resnet.ResNet):
         self.linear = head(self.num_features, num_classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Features ``[B, D]`` (float32) of normalised images ``[B, 3, H, W]``."""
+        """Returns features ``[B, D]`` (float32) of normalised images ``[B, 3, H, W]``."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean(dim=(2, 3), dtype=torch.float32)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of features ``[B, D]``, in float32 under autocast too."""
+        """Returns logits ``[B, K]`` of features ``[B, D]``, in float32 under autocast too."""
         with torch.autocast(features.device.type, enabled=False):
             return self.linear(features)
 
