@@ -122,6 +122,11 @@ def _with_recipe(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"--recipe {given.recipe} is a stage 1; --pretrained and --pretrain_epochs go with "
                 f"recipes of stage 2, such as dro_lt"
             )
+        if recipe.teacher is not None and given.teacher is None:
+            raise UserError(
+                f"--recipe {given.recipe} needs --teacher: a run folder or a checkpoint, such as "
+                f"that of --recipe {recipe.teacher}"
+            )
         of_both = vars(parser.parse_args([*recipe.stage_1, *argv]))
         return of_both, of_both
     both = [] if given.pretrained is not None else ["--pretrain_epochs", str(FULL_STAGE_1)]

@@ -34,12 +34,14 @@ class Recipe:
             command.
         start: the recipe of the stage 1 that a stage 2 starts from; None for a stage 1.
         has_features: True if a stage 2 has a feature phase.
+        teacher: the recipe of the network that a stage 1 is distilled from; None without one.
     """
 
     description: str
     flags: str = ""
     start: str | None = None
     has_features: bool = True
+    teacher: str | None = None
 
     @property
     def stage_1(self) -> list[str]:
@@ -105,6 +107,14 @@ RECIPES = {
         "balanced softmax with a cosine head", f"--loss_type BS {STRONG} --head cosine"
     ),
     "bs_mixup": Recipe("balanced softmax with mixup", f"--loss_type BS {STRONG} --mixup 1"),
+    "bs_resnet56": Recipe(
+        "balanced softmax with a ResNet-56", f"--loss_type BS {STRONG} --arch resnet56"
+    ),
+    "bs_distilled": Recipe(
+        "balanced softmax, distilled from bs_resnet56",
+        f"--loss_type BS {STRONG}",
+        teacher="bs_resnet56",
+    ),
     "bs_robust": Recipe(
         "balanced softmax + 0.1 robust loss, one stage",
         f"--loss_type BS {STRONG} --robust_weight 0.1 {NORMALISED}",

@@ -28,7 +28,7 @@ from utils.options.values import seed as seed_value
 from utils.reproduce.filing import file_run
 from utils.reproduce.plan import FULL_LENGTH, PROTOCOLS, Cell, DataSet, Length, plan
 from utils.reproduce.rows import OF_OWN_DATA, select_recipes, select_rows
-from utils.reproduce.running import Runner, duration, measured_seconds
+from utils.reproduce.running import Runner, duration, measured_seconds, users_commands
 from utils.reproduce.sharing import check_passed_on, with_subset
 
 OWN_LENGTH = Length(30, 8, 2)
@@ -84,7 +84,7 @@ def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
         return status
     commands = {}
     if arguments.dataset:
-        commands = {c: "python main.py " + shlex.join(c.users_command(extra)) for c in cells}
+        commands = {cell: users_commands(cell, extra) for cell in cells}
     _write(results, commands, status)
     for failure in runner.failures:
         print(f"reproduce: failed: {failure}", file=sys.stderr)

@@ -42,6 +42,7 @@ PARTS = (
     ("balanced softmax and its recipe over cross-entropy", "bs", "ce"),
     ("a cosine head, balanced softmax", "bs_cosine_head", "bs"),
     ("mixup, balanced softmax", "bs_mixup", "bs"),
+    ("distillation from a ResNet-56, balanced softmax", "bs_distilled", "bs"),
     ("a balanced contrast, balanced softmax", "bs_contrastive", "bs"),
     ("the robust loss in one stage, balanced softmax", "bs_robust", "bs"),
     (

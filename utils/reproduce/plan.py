@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.options.recipes import FULL_STAGE_1, FULL_STAGE_2, RECIPES, Recipe
+from utils.runs.run_folder import LAST_CHECKPOINT
 
 PROTOCOLS = ("test", "last", "heldout")
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -116,6 +117,16 @@ class Cell:
         return Cell(self.data, row, length, precision, self.start_seed or 0)
 
     @property
+    def teacher(self) -> "Cell | None":
+        """The stage 1 that it is distilled from, with its own length and seed."""
+        return None if self.recipe.teacher is None else replace(self, row=self.recipe.teacher)
+
+    @property
+    def before(self) -> "Cell | None":
+        """The run whose checkpoint it needs: its stage 1 or its teacher."""
+        return self.start or self.teacher
+
+    @property
     def record(self) -> Path:
         """The place of its records below `results/runs`."""
         length = self.length
@@ -153,29 +164,41 @@ class Cell:
             found["protocol"] or "test",
         )
 
-    def command(self, root: Path, pretrained: Path | None, extra: Sequence[str] = ()) -> list[str]:
+    def command(self, root: Path, before: Path | None, extra: Sequence[str] = ()) -> list[str]:
         """Returns the command line of its own stage, with `--resume True`.
 
         Args:
             root: below which it writes.
-            pretrained: the folder of the stage 1 that it starts from.
+            before: the folder of the run whose checkpoint it needs.
             extra: flags for all runs, which win over the recipe's.
         """
         length, epochs = self.length, self.length.stage_1
         argv = ["--recipe", self.row, *self.data.flags]
         if self.start:
             epochs = length.features + length.classifier
-            argv += ["--pretrained", str(pretrained), "--select_on", self.protocol]
+            argv += ["--pretrained", str(before), "--select_on", self.protocol]
             argv += ["--balanced_clf_nepochs", str(length.classifier)]
         elif epochs != FULL_STAGE_1:
             # The name of a stage 1's folder does not tell its length.
             argv += ["--exp_str", f"{epochs}epochs", *_scaled(self.recipe)]
+        argv += self._teacher_flags(before)
         argv += ["--epochs", str(epochs), "--seed", str(self.seed), *extra]
         argv += ["--precision", self.precision.split("+")[-1]]
         return [*argv, "--root_log", str(root), "--root_model", str(root), "--resume", "True"]
 
-    def users_command(self, extra: Sequence[str] = ()) -> list[str]:
-        """Returns the one command line that trains all its stages anew."""
+    def _teacher_flags(self, folder: Path | None) -> list[str]:
+        """The flag that names the teacher's last epoch, which rests on no choice by images."""
+        if self.teacher is None:
+            return []
+        return ["--teacher", str(folder) if folder is None else str(folder / LAST_CHECKPOINT)]
+
+    def users_command(self, extra: Sequence[str] = (), teacher: Path | None = None) -> list[str]:
+        """Returns the one command line that trains all its stages anew.
+
+        Args:
+            extra: flags for all runs.
+            teacher: the folder of its teacher's run, where it has one.
+        """
         length = self.length
         argv = ["--recipe", self.row, *self.data.flags, "--select_on", self.protocol]
         if self.start:
@@ -186,6 +209,7 @@ class Cell:
             argv += ["--epochs", str(length.stage_1)]
         if length.stage_1 != FULL_STAGE_1:
             argv += _scaled(self.start.recipe if self.start else self.recipe)
+        argv += self._teacher_flags(teacher)
         return [*argv, "--seed", str(self.seed), *extra]
 
 
@@ -202,8 +226,8 @@ def plan(
     precision: str,
     start_seed: int | None = None,
 ) -> list[Cell]:
-    """Returns the runs of rows × data set × seeds × protocols, each once, a stage 1 before what
-    starts from it.
+    """Returns the runs of rows × data set × seeds × protocols, each once, a stage 1 or a teacher
+    before what needs it.
 
     Args:
         data_sets: each with its rows.
@@ -223,13 +247,15 @@ def plan(
     def of_row(data: DataSet, row: str, seed: int) -> Iterator[Cell]:
         recipe = RECIPES[row]
         if recipe.start is None:
-            yield Cell(data, row, length.of(recipe), precision, seed)
+            yield from chain(Cell(data, row, length.of(recipe), precision, seed))
             return
         start = seed if start_seed is None else start_seed
         for protocol in protocols:
-            cell = Cell(data, row, length.of(recipe), precision, seed, start, protocol)
-            if cell.start is not None:
-                yield cell.start
-            yield cell
+            yield from chain(Cell(data, row, length.of(recipe), precision, seed, start, protocol))
+
+    def chain(cell: Cell) -> Iterator[Cell]:
+        if cell.before is not None:
+            yield from chain(cell.before)
+        yield cell
 
     return list(dict.fromkeys(cells()))

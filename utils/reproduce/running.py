@@ -66,31 +66,33 @@ class Runner:
         return (self.records / cell.record / "summary.json").is_file()
 
     def command(self, cell: Cell) -> list[str]:
-        """Returns the command of the cell, which starts from the stage 1 as it is or will be."""
-        pretrained = None if cell.start is None else self._checkpoints(cell.start)[0]
-        return cell.command(self.root, pretrained, self.extra)
+        """Returns the command of the cell, which needs its stage 1 or its teacher as that is or
+        will be."""
+        before = None if cell.before is None else self._checkpoints(cell.before)[0]
+        return cell.command(self.root, before, self.extra)
 
-    def _checkpoints(self, start: Cell) -> tuple[Path, bool]:
+    def _checkpoints(self, cell: Cell) -> tuple[Path, bool]:
         """The folder of a stage 1, and whether its checkpoints are there: those of its own run, or
         those that came with the code."""
-        own = run_folder(parse_options(start.command(self.root, None, self.extra))).models
+        own = run_folder(parse_options(self.command(cell))).models
         places = [own]
-        if self.is_recorded(start):
-            recorded = read_run(self.records / start.record).arguments.get("folder")
+        if self.is_recorded(cell):
+            recorded = read_run(self.records / cell.record).arguments.get("folder")
             places += [base / recorded for base in (self.root, PRETRAINED) if recorded]
         found = next((place for place in places if (place / LAST_CHECKPOINT).is_file()), None)
         return found or own, found is not None
 
     def _make(self, cell: Cell, name: str) -> int:
-        start = cell.start
-        if start in self._failed:
-            print(f"{name}: its stage 1, {start}, has failed", file=sys.stderr)
+        before = cell.before
+        if before in self._failed:
+            what = "stage 1" if cell.start else "teacher"
+            print(f"{name}: its {what}, {before}, has failed", file=sys.stderr)
             return 1
         # The records of a stage 1 can be there without its checkpoints.
-        if start is not None and not self._checkpoints(start)[1]:
-            status = self._main(start, f"{name}: first {start}")
+        if before is not None and not self._checkpoints(before)[1]:
+            status = self._make(before, f"{name}: first {before}")
             if status:
-                self._failed.add(start)
+                self._failed.add(before)
                 return status
         return self._main(cell, name)
 
@@ -115,6 +117,15 @@ class Runner:
         if not cells or not set(stages) <= means.keys():
             return f"{len(cells)} left"
         return f"{len(cells)} left, about {duration(sum(means[s] for s in stages))}"
+
+
+def users_commands(cell: Cell, extra: Sequence[str]) -> str:
+    """Returns the command lines that train a row anew: its teacher's first, where it has one."""
+    if cell.teacher is None:
+        return "python main.py " + shlex.join(cell.users_command(extra))
+    folder = run_folder(parse_options(cell.teacher.users_command(extra))).models
+    own = "python main.py " + shlex.join(cell.users_command(extra, folder))
+    return f"{users_commands(cell.teacher, extra)}\n{own}"
 
 
 def run_main(argv: list[str]) -> int:

@@ -17,15 +17,20 @@ def decisive(options):
     return {k: v for k, v in options.as_dict().items() if k not in NAMES_AND_PLACES}
 
 
+def command(name):
+    """The shortest command of a recipe."""
+    return ["--recipe", name, *(["--teacher", "X"] if RECIPES[name].teacher else [])]
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_a_command(name):
-    stages = parse_stages(["--recipe", name])
+    stages = parse_stages(command(name))
     assert [options.stage for options in stages] == ([1, 2] if RECIPES[name].start else [1])
     assert {options.recipe for options in stages} == {name}
 
 
 def test_no_two_recipes_are_the_same():
-    texts = [str([decisive(o) for o in parse_stages(["--recipe", name])]) for name in RECIPES]
+    texts = [str([decisive(o) for o in parse_stages(command(name))]) for name in RECIPES]
     assert len(set(texts)) == len(RECIPES)
 
 
@@ -64,6 +69,12 @@ def test_a_stage_1_recipe_starts_from_nothing():
     for flags in (["--pretrained", "X"], ["--pretrain_epochs", "3"]):
         with pytest.raises(UserError, match="--recipe ce is a stage 1"):
             parse_stages(["--recipe", "ce", *flags])
+
+
+def test_a_distilled_recipe_says_which_teacher_it_needs(capsys):
+    assert main(["--recipe", "bs_distilled"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "--teacher" in message and "bs_resnet56" in message
 
 
 def test_an_unknown_recipe_is_one_line(capsys):

@@ -9,9 +9,11 @@ import pytest
 from tests.support.helpers import write_tree
 from tests.support.own_images import write_folder
 from tests.utils.reproduce.test_runs import called
-from utils.options.parse import parse_stages
-from utils.reproduce.plan import DataSet
+from utils.options.parse import parse_options, parse_stages
+from utils.reproduce.plan import Cell, DataSet, Length
+from utils.reproduce.running import users_commands
 from utils.reproduce.sharing import with_subset
+from utils.runs.folders import run_folder
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -91,3 +93,33 @@ def test_held_out_images_are_set_aside_where_there_are_none(tmp_path):
     write_folder(tmp_path / "more", counts=(20, 20, 10), splits=("train", "val", "test"))
     flags = ["--data_root", str(tmp_path / "more")]
     assert with_subset(DataSet("folder"), flags, Path("none"))[1] == flags
+
+
+def test_a_distilled_row_trains_its_teacher_and_learns_from_it(tmp_path):
+    """On the digits: the flags for all runs have a smaller network, for the teacher too."""
+    small = ("--dataset", "digits", "--arch", "resnet20", "--augment", "none")
+    places = ("--root", tmp_path / "checkpoint", "--results", tmp_path / "comparison")
+    outcome = called([*small, *places, "--rows", "bs_distilled", "--stage1", 1])
+    assert outcome.status == 0, outcome.err
+    filed = {
+        path.parent.parent.name: json.loads(path.read_text())
+        for path in (tmp_path / "comparison" / "runs").rglob("args.json")
+    }
+    assert set(filed) == {"bs_resnet56", "bs_distilled"}
+    assert filed["bs_resnet56"]["teacher"] is None
+    made = {
+        json.loads(path.read_text())["recipe"]: path.parent
+        for path in (tmp_path / "checkpoint").rglob("args.json")
+    }
+    own = json.loads((made["bs_distilled"] / "args.json").read_text())
+    assert Path(own["teacher"]) == made["bs_resnet56"] / "ckpt.pth.tar"
+    page = (tmp_path / "comparison" / "RESULTS.md").read_text()
+    assert all(f"| `{row}` |" in page for row in ("bs_resnet56", "bs_distilled"))
+
+
+def test_the_users_commands_of_a_distilled_row_train_the_teacher_first():
+    cell = Cell(DataSet("digits"), "bs_distilled", Length(1), "float32", 0)
+    first, second = users_commands(cell, ["--augment", "none"]).splitlines()
+    teacher, student = (parse_options(shlex.split(line)[2:]) for line in (first, second))
+    assert (teacher.recipe, teacher.arch) == ("bs_resnet56", "resnet56")
+    assert student.teacher == str(run_folder(teacher).models / "ckpt.pth.tar")

@@ -91,8 +91,8 @@ def test_cells_have_folders_of_their_own():
     }
 
     def folder(cell):
-        start = None if cell.start is None else folder(cell.start)
-        return run_folder(parse_options(cell.command(Path("root"), start))).records
+        before = None if cell.before is None else folder(cell.before)
+        return run_folder(parse_options(cell.command(Path("root"), before))).records
 
     assert len({folder(cell) for cell in cells}) == len(cells)
 
@@ -114,6 +114,22 @@ def test_a_plan_has_every_run_once_and_a_stage_1_before_what_starts_from_it():
     for number, cell in enumerate(cells):
         assert cell.start is None or cell.start in cells[:number]
         assert cell.start_seed in (None, cell.seed)
+
+
+def test_a_teacher_is_planned_once_for_each_seed_and_before_its_student():
+    length = Length(20, 9, 3)
+    cells = plan([(CIFAR100, ["bs_distilled", "bs_resnet56"])], [0, 1], ["test"], length, "bf16")
+    assert [(c.row, c.seed) for c in cells] == [
+        *(("bs_resnet56", 0), ("bs_distilled", 0), ("bs_resnet56", 1), ("bs_distilled", 1))
+    ]
+    assert cells[1].before == cells[0] and cells[0].before is None
+    teacher = parse_options(cells[0].command(Path("root"), None))
+    student = parse_options(cells[1].command(Path("root"), Path("root/deep")))
+    assert (teacher.arch, teacher.teacher, teacher.epochs) == ("resnet56", None, 20)
+    # The last epoch: a teacher chosen by test images would be a choice in the student too.
+    assert (student.arch, student.teacher) == ("resnet32", "root/deep/ckpt.pth.tar")
+    differing = {k for k, v in student.as_dict().items() if teacher.as_dict()[k] != v}
+    assert differing == {"recipe", "arch", "teacher"}
 
 
 def test_seeds_of_stage_2_start_from_one_stage_1():
