@@ -1,12 +1,17 @@
 """`python -m benchmarks.gpu_check`, as far as a machine without a GPU can tell."""
 
+import json
+import subprocess
+
 import pytest
+import torch
 
 from benchmarks import gpu_check
 from benchmarks.arguments import QUICK, RECIPE
 from benchmarks.data import benchmark_data
 from benchmarks.settings import Settings
 from tests.support.helpers import without_gpus
+from utils.machine.device import choose_machine
 
 
 def test_without_a_gpu_it_says_so_in_one_line_and_writes_nothing(tmp_path, capsys):
@@ -49,6 +54,53 @@ def test_the_table_adds_up_the_recipe_and_compares_with_the_plain_loop(measured)
     assert lines[4].split()[-1] == f"{total:.1f}" and "projected" in lines[4]
     assert "features, images/s: plain float32 50, ours bf16 200: ratio 4.00" in lines
     assert lines[-1] == "left out: tf32, graph"
+
+
+@pytest.mark.parametrize(
+    ("tests", "status"),
+    [
+        ({"passed": 3, "failures": [], "status": 0}, 0),
+        ({"passed": 2, "failed": 1, "failures": ["a::b"], "status": 1}, 1),
+        ({"failures": [], "status": 1, "ended": "No module named pytest"}, 1),
+        ({"ended": "not within 150 s"}, 1),
+    ],
+)
+def test_its_status_is_0_only_if_all_tests_passed(tests, status, tmp_path, monkeypatch, capsys):
+    record = {"tests": tests, "kinds": {}, "images_per_second": {}, "left_out": ["bf16, graph"]}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_check, "check", lambda arguments: record)
+    path = tmp_path / "found.json"
+    assert gpu_check.main(["--output", str(path)]) == status
+    assert json.loads(path.read_text())["tests"] == tests
+    assert capsys.readouterr().out.endswith("left out: bf16, graph\n")
+
+
+def test_a_machine_without_pytest_is_told_apart_from_passed_tests(monkeypatch):
+    ended = subprocess.CompletedProcess([], 1, stdout="", stderr="No module named pytest\n")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: ended)
+    assert gpu_check.run_tests() == {
+        "failures": [],
+        "status": 1,
+        "ended": "No module named pytest",
+    }
+
+
+def test_where_no_kind_fits_it_still_compares_with_the_plain_loop(monkeypatch):
+    def refused(settings, data, folder):
+        raise gpu_check.UserError("no such precision")
+
+    compared = {}
+    monkeypatch.setattr(gpu_check, "run_tests", lambda: {"status": 0})
+    monkeypatch.setattr(gpu_check, "benchmark_data", lambda settings: (None, "made-up"))
+    monkeypatch.setattr(gpu_check, "measure_kind", refused)
+    monkeypatch.setattr(
+        gpu_check, "compare_with_plain", lambda s, d, f: compared.update(precision=s.precision)
+    )
+    with without_gpus():
+        monkeypatch.setattr(gpu_check, "choose_machine", lambda *a: choose_machine(None, "float32"))
+        record = gpu_check.check(gpu_check.argparse.Namespace(data_root=None))
+    assert record["kinds"] == {} and len(record["left_out"]) == len(gpu_check.KINDS)
+    assert compared == {"precision": "float32"}
 
 
 def test_on_a_gpu_kernels_are_counted(cuda, tmp_path):
