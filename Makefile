@@ -1,7 +1,7 @@
 # make demo   both stages and the evaluation on embedded digits, 3 minutes on 2 slow cores
 # make table  the paper's table: runs what is missing, or ROWS=cifar100/100 SEEDS=0,1,2 of it
 # make test   lint and tests, the tests 16 minutes on 2 slow cores
-# make slow   the tests that take longer: kills and resumes
+# make slow   the tests that take longer: kills, several processes, compiling, benchmarks
 # make gpu-check  what a GPU is to be asked first, within 8 minutes: tests, kernels, times
 # make docs   writes docs/flags.md anew
 # make lint   ruff and pyright
@@ -23,14 +23,15 @@ table: .venv/installed
 	$(BIN)/python -m utils.reproduce $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(FLAGS)
 
 test: lint
-	$(BIN)/python -m pytest -n auto --cov=models --cov=losses --cov=datasets --cov=utils \
+	$(BIN)/python -m pytest -n auto --dist worksteal \
+		--cov=models --cov=losses --cov=datasets --cov=utils \
 		--cov-report=term --cov-fail-under=90
 
 docs: .venv/installed
 	$(BIN)/python -m utils.options.document > docs/flags.md
 
 slow: .venv/development
-	$(BIN)/python -m pytest tests/slow
+	$(BIN)/python -m pytest -n auto tests/slow
 
 gpu-check: .venv/development
 	$(BIN)/python -m benchmarks.gpu_check $(FLAGS)

@@ -1,10 +1,6 @@
-"""`python -m benchmarks.throughput`: a whole quick run, what it prints and writes, bad input."""
+"""`python -m benchmarks.throughput`: its parts and bad input; tests/slow has a whole quick run."""
 
-import contextlib
-import io
-import json
 import os
-import re
 import subprocess
 import sys
 
@@ -14,86 +10,9 @@ import torch
 
 from benchmarks import report, rounds, throughput
 from benchmarks.data import benchmark_data, scaled
-from benchmarks.measure import PHASES, Measurements, line_through
+from benchmarks.measure import Measurements, line_through
 from benchmarks.memory import memory_of_tree
 from benchmarks.settings import Settings
-from benchmarks.sides import PLAIN, side_names
-
-RATIO = r"training ratio: (\d+\.\d\d)\naugmentation ratio: (\d+\.\d\d)\n$"
-
-
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    """What a quick run printed, and the folder that it wrote."""
-    folder = tmp_path_factory.mktemp("throughput") / "results"
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        status = throughput.main(["--quick", "-j", "1", "--output", str(folder)])
-    assert status == 0
-    return out.getvalue(), folder
-
-
-@pytest.fixture(scope="module")
-def record(quick):
-    return json.loads((quick[1] / "throughput.json").read_text())
-
-
-def test_the_last_two_lines_are_the_ratios(quick, record):
-    ratios = re.search(RATIO, quick[0])
-    assert [float(r) for r in ratios.groups()] == [
-        pytest.approx(record[f"{kind}_ratio"], abs=0.006) for kind in ("training", "augmentation")
-    ]
-
-
-def test_every_quantity_is_measured_for_every_side(record):
-    names = side_names(record["settings"]["precision"])
-    assert names[0] == PLAIN and record["compared"] == [names[-1], PLAIN]
-    found = {(m["quantity"], m["side"], m["size"]): m for m in record["measurements"]}
-    for name in names:
-        for phase in PHASES:
-            for size in (1, 2, 4):
-                whole, training = (
-                    np.array(found[f"{phase} {quantity}", name, size]["values"])
-                    for quantity in ("seconds", "training seconds")
-                )
-                assert (whole > training).all() and (training > 0).all()
-        for kind in ("pretraining", "features", "evaluation", "augmentation"):
-            assert len(found[f"{kind} images/s", name, None]["values"]) == 2
-        assert 0.5 < found["start-up seconds", name, None]["median"] < 120
-        assert 100 < found["peak MiB of process and workers", name, None]["median"] < 20_000
-    for measured in found.values():
-        assert measured["median"] == pytest.approx(np.median(measured["values"]))
-        assert measured["quartiles"][0] <= measured["median"] <= measured["quartiles"][1]
-
-
-def test_ratios_and_projection_follow_from_the_measurements(record):
-    median = {(m["quantity"], m["side"], m["size"]): m["median"] for m in record["measurements"]}
-    ours, plain = record["compared"]
-    for kind, quantity in (
-        ("training", "features images/s"),
-        ("augmentation", "augmentation images/s"),
-    ):
-        expected = median[quantity, ours, None] / median[quantity, plain, None]
-        assert record[f"{kind}_ratio"] == pytest.approx(expected)
-    # At fraction 1 the first size is the whole set.
-    for name, projected in record["projection"].items():
-        seconds = [median[f"{phase} seconds", name, 1] for phase in PHASES]
-        assert list(projected["epoch_seconds"].values()) == pytest.approx(seconds)
-        expected = np.dot([200, 80, 20], seconds)
-        assert projected["recipe_seconds"] == pytest.approx(expected)
-
-
-def test_what_it_says_of_itself(quick, record):
-    out, folder = quick
-    assert "made-up" in out and "made-up" in record["images"]
-    assert "PROJECTION" in out
-    assert record["machine"]["torch"] == torch.__version__ and "threads" in record["machine"]
-    assert record["images_per_epoch"]["full"] == record["images_per_epoch"]["1"]
-    assert record["images_per_epoch"]["4"]["features"] == 160
-    assert "command" in record and "commit" in record
-    text = (folder / "throughput.md").read_text()
-    assert re.search(RATIO.replace(r"\n", r" *\n"), text)
-    assert all(cell in text for cell in ("PROJECTION", "start-up", "x4", "made-up"))
 
 
 @pytest.mark.parametrize(

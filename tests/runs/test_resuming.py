@@ -3,7 +3,6 @@
 import fcntl
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -110,10 +109,19 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert not differences_of_runs(folder, reference)
 
 
+@pytest.fixture(scope="module")
+def four_epochs(tree, tmp_path_factory) -> Path:
+    """The folder of an uninterrupted stage 1 of four epochs."""
+    root = tmp_path_factory.mktemp("four")
+    succeed(stage_1(tree, root, "--epochs", 4))
+    return root / STAGE_1_NAME
+
+
 @pytest.mark.parametrize("extra", [(), ("--checkpoint_every", 2)], ids=["every", "every second"])
-def test_a_run_interrupted_again_and_again_goes_on_to_the_same_bits(extra, tree, tmp_path):
-    succeed(stage_1(tree, tmp_path / "a", "--epochs", 4))
-    argv = stage_1(tree, tmp_path / "b", "--epochs", 4, "--resume", "True", *extra)
+def test_a_run_interrupted_again_and_again_goes_on_to_the_same_bits(
+    extra, tree, four_epochs, tmp_path
+):
+    argv = stage_1(tree, tmp_path, "--epochs", 4, "--resume", "True", *extra)
     statuses = []
     for number in (5, 11, 17, 18, 19, 20, 1000):
         with interrupted_at_check(number):
@@ -123,7 +131,7 @@ def test_a_run_interrupted_again_and_again_goes_on_to_the_same_bits(extra, tree,
     assert statuses[-1] == 0
     assert set(statuses[:-1]) == {143}
     assert len(statuses) >= 4
-    assert not differences_of_runs(tmp_path / "a" / STAGE_1_NAME, tmp_path / "b" / STAGE_1_NAME)
+    assert not differences_of_runs(tmp_path / STAGE_1_NAME, four_epochs)
 
 
 @pytest.mark.parametrize("moment", ["before the reload", "after the reload"])
@@ -147,22 +155,20 @@ def test_a_run_interrupted_between_its_phases_goes_on_to_the_same_bits(
     assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(finished))
 
 
-def test_overwriting_a_stage_1_replaces_it_alone(tree, both, tmp_path):
+def test_overwriting_a_stage_1_replaces_it_alone(tree, both, finished):
     folder, inner = both / STAGE_1_NAME, stage_2_folder(both)
     spoil(folder)
     before = snapshot(inner)
     succeed(stage_1(tree, both, "--overwrite", "True"))
-    succeed(stage_1(tree, tmp_path / "fresh"))
     assert snapshot(inner) == before
-    assert not differences_of_runs(folder, tmp_path / "fresh" / STAGE_1_NAME)
+    assert not differences_of_runs(folder, finished / STAGE_1_NAME)
 
 
-def test_overwriting_a_stage_2_gives_what_a_fresh_run_gives(tree, both, pretrained_copy):
+def test_overwriting_a_stage_2_gives_what_a_fresh_run_gives(tree, both, finished):
     spoil(stage_2_folder(both))
     succeed(stage_2(tree, both, "--overwrite", "True"))
-    succeed(stage_2(tree, pretrained_copy))
-    assert not differences_of_runs(stage_2_folder(both), stage_2_folder(pretrained_copy))
-    events = [len(list(stage_2_folder(root).glob("events.*"))) for root in (both, pretrained_copy)]
+    assert not differences_of_runs(stage_2_folder(both), stage_2_folder(finished))
+    events = [len(list(stage_2_folder(root).glob("events.*"))) for root in (both, finished)]
     assert events[0] == events[1], "events of the replaced run are left"
 
 
@@ -173,29 +179,17 @@ def spoil(folder: Path) -> None:
     torch.save(content, folder / "ckpt.pth.tar")
 
 
-@pytest.fixture
-def pretrained_copy(finished, tmp_path) -> Path:
-    root = tmp_path / "copy"
-    shutil.copytree(finished, root, ignore=shutil.ignore_patterns("robust_*"))
-    return root
-
-
 @pytest.mark.parametrize("stage", [1, 2])
 def test_an_overwriting_run_that_is_interrupted_at_once_never_takes_up_the_replaced_one(
-    stage, tree, both, pretrained_copy
+    stage, tree, both, finished
 ):
     make = stage_1 if stage == 1 else stage_2
     spoil(both / STAGE_1_NAME if stage == 1 else stage_2_folder(both))
     with interrupted_at_check(2):
         assert call(make(tree, both, "--overwrite", "True")).status == 143
     succeed(make(tree, both, "--resume", "True"))
-    if stage == 1:
-        fresh = pretrained_copy / "fresh"
-        succeed(stage_1(tree, fresh))
-        assert not differences_of_runs(both / STAGE_1_NAME, fresh / STAGE_1_NAME)
-    else:
-        succeed(stage_2(tree, pretrained_copy))
-        assert not differences_of_runs(stage_2_folder(both), stage_2_folder(pretrained_copy))
+    folder_of = stage_1_folder if stage == 1 else stage_2_folder
+    assert not differences_of_runs(folder_of(both), folder_of(finished))
 
 
 def test_a_run_may_be_resumed_under_another_spelling_of_its_checkpoint(tree, pretrained):
@@ -296,11 +290,3 @@ def test_a_stage_1_killed_at_random_instants_ends_with_the_same_bits(tree, six_e
     seconds = read_summary(six_epochs)["seconds"]
     kill_twice_and_finish(argv, tmp_path / STAGE_1_NAME, seconds, seed=1)
     assert not differences_of_runs(tmp_path / STAGE_1_NAME, six_epochs)
-
-
-def test_a_stage_2_killed_at_random_instants_ends_with_the_same_bits(tree, finished, pretrained):
-    argv = stage_2(tree, pretrained)
-    name = stage_2_folder(finished).name
-    seconds = read_summary(stage_2_folder(finished))["seconds"]
-    kill_twice_and_finish(argv, pretrained / STAGE_1_NAME / name, seconds, seed=2)
-    assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(finished))

@@ -1,0 +1,92 @@
+"""Whole runs in several processes over gloo: signals, resume, evaluation, a process that dies."""
+
+import json
+import os
+import re
+import signal
+import time
+
+from tests.support import distributed_steps
+from tests.support.helpers import (
+    STAGE_1_NAME,
+    load,
+    read_csv,
+    read_summary,
+    stage_1,
+    stage_2,
+    stage_2_folder,
+    succeed,
+)
+from tests.support.torchrun import children, start, torchrun
+from tests.utils.machine import test_collectives as quick
+from utils.machine.processes import ALONE
+
+
+def test_three_processes_with_two_micro_batches_each_compute_what_one_does(tmp_path):
+    path = tmp_path / "found.pt"
+    status, _, err = torchrun(3, ["-m", "tests.support.distributed_steps", path, 2])
+    assert status == 0, err
+    expected, found = distributed_steps.find(ALONE, micro_batches=1), load(path)
+    for kind in quick.KINDS:
+        quick.test_twenty_steps_lead_to_the_weights_of_one_process(expected, found, kind)
+    quick.test_centroids_and_metrics_of_a_network_are_those_of_one_process(expected, found)
+
+
+def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):
+    """Stage 1 stopped by a signal to torchrun, continued in two processes; stage 2 begun by two."""
+    flags = ("--epochs", 30, "--checkpoint_every", 1)
+    process = start(2, ["main.py", *stage_1(tree, tmp_path, *flags)])
+    log = tmp_path / STAGE_1_NAME / "log.csv"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) > 2):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert err.count("main.py: interrupted") == 1 and "main.py: error" not in err
+    assert not (tmp_path / STAGE_1_NAME / "summary.json").exists()
+    done = len(read_csv(tmp_path / STAGE_1_NAME))
+
+    # A run of one process goes on where two have stopped.
+    epochs = done + 1
+    arguments = tmp_path / STAGE_1_NAME / "args.json"
+    arguments.write_text(arguments.read_text().replace('"epochs": 30', f'"epochs": {epochs}'))
+    succeed(stage_1(tree, tmp_path, *flags, "--epochs", epochs, "--resume", "True"))
+    assert [int(row["epoch"]) for row in read_csv(log.parent)] == list(range(1, epochs + 1))
+
+    command = stage_2(tree, tmp_path, "--feat_layers", "layer2,layer3", "--accumulate", 2)
+    status, out, err = torchrun(2, ["main.py", *command])
+    assert status == 0, err
+    assert out.count("summary: ") == 1 and len(re.findall("features 1/3", out)) == 1
+    folder = stage_2_folder(tmp_path)
+    recorded = json.loads((folder / "args.json").read_text())
+    assert recorded["accumulate"] == 2 and recorded["feat_layers"] == "layer2,layer3"
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 2  # of one process, as ever
+    rows = read_csv(folder)
+    assert len(rows) == 3
+    for column in ("train_robust_loss@layer2", "margin_min@layer3", "train_ce_lt"):
+        assert float(rows[0][column]) > 0
+    assert load(folder / "ckpt.pth.tar")["epsilons"].shape == (2, 10)
+
+    # Metrics of a checkpoint do not depend on the number of processes.
+    status, out, err = torchrun(2, ["main.py", *command, "--evaluation", "True"])
+    assert status == 0, err
+    alone = succeed([*command, "--evaluation", "True"])
+    assert out.strip() == alone.out.strip()
+    assert str(read_summary(folder)["test"]["selected"]["linear"]["top1"])[:5] in out
+
+
+def test_a_killed_process_ends_the_others(tree, tmp_path):
+    process = start(2, ["main.py", *stage_1(tree, tmp_path, "--epochs", 200)])
+    log = tmp_path / STAGE_1_NAME / "log.csv"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) > 1):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    workers = children(process)
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0 and err.count("Traceback") <= 1  # torchrun's own
+    assert load(tmp_path / STAGE_1_NAME / "ckpt.pth.tar")["epoch"] >= 1
