@@ -73,7 +73,7 @@ def test_the_last_layer_by_name_trains_as_the_features(pretrained, tree, tmp_pat
         (["--feat_layers", "layer4"], "layer4 (it has layer1, layer2, layer3)"),
         (["--feat_layers", "conv1"], "conv1"),
         (["--feat_layers", "layer2", "--feat_loss", "robust_loss"], "layer3"),
-        (["--feat_layers", "layer2", "--feat_loss", "ce"], "robust loss in --feat_loss, which is 'ce'"),
+        (["--feat_layers", "layer2", "--feat_loss", "ce"], "--feat_loss, which is 'ce'"),
         (["--feat_layers", "layer2", "--step", "compile"], "compile"),
     ],
 )

@@ -18,7 +18,6 @@ from tests.support.helpers import (
     succeed,
 )
 from tests.support.torchrun import children, start, torchrun
-from tests.utils.machine import test_collectives as quick
 from utils.machine.processes import ALONE
 
 
@@ -27,9 +26,9 @@ def test_three_processes_with_two_micro_batches_each_compute_what_one_does(tmp_p
     status, _, err = torchrun(3, ["-m", "tests.support.distributed_steps", path, 2])
     assert status == 0, err
     expected, found = distributed_steps.find(ALONE, micro_batches=1), load(path)
-    for kind in quick.KINDS:
-        quick.test_twenty_steps_lead_to_the_weights_of_one_process(expected, found, kind)
-    quick.test_centroids_and_metrics_of_a_network_are_those_of_one_process(expected, found)
+    for kind in distributed_steps.KINDS:
+        distributed_steps.assert_same_steps(expected, found, kind)
+    distributed_steps.assert_same_readings(expected, found)
 
 
 def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):

@@ -9,9 +9,11 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.testing import assert_close
 
 from datasets.loading.resident import Normalise, ResidentLoader
 from datasets.samplers import ShuffledOrder
@@ -27,6 +29,7 @@ from utils.machine.processes import World
 from utils.training.phase import Phase
 from utils.training.steps import make_step
 
+KINDS = ("stage 1", "stage 2", "layers")
 STEPS, BATCH, CLASSES, RATE = 20, 32, 10, 0.0001
 WARM_UP_EPOCHS = 20
 CPU = torch.device("cpu")
@@ -130,6 +133,35 @@ def readings(data: LongTailedData, machine: Machine) -> dict:
     }
 
 
+def assert_same_steps(one: dict, others: dict, kind: str) -> None:
+    """Asserts that the steps of others lead to the weights, losses and centroids of one process."""
+    expected, found = one[kind], others[kind]
+    begun = warm_weights()
+    moved = max((expected[name] - begun[name]).abs().max().item() for name in begun)
+    assert moved > 1e-3
+    assert found.keys() == expected.keys() and len(found["reported"]) == 20
+    for name in [*begun, *({"margins"} & expected.keys())]:
+        assert_close(found[name], expected[name], rtol=0, atol=1e-4, msg=name)
+    # Losses of the whole batch, not of a part of it.
+    assert_close(found["reported"][:, :-1], expected["reported"][:, :-1], rtol=0.01, atol=0)
+    if "margins" in expected:
+        assert (expected["margins"] < 1 - 1e-4).any()
+        assert_close(found["centroids"], expected["centroids"], rtol=0.01, atol=0.01)
+
+
+def assert_same_readings(one: dict, others: dict) -> None:
+    """Asserts that others find the features, centroids and metrics of one process."""
+    expected, found = one["readings"], others["readings"]
+    assert len(found["features"]) == 101  # each test image once, with any number of processes
+    assert torch.equal(found["targets"], expected["targets"])
+    for name in ("features", "centroids"):
+        assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+    assert found["metrics"]["ncm"] == expected["metrics"]["ncm"]
+    linear, expected_linear = found["metrics"]["linear"], expected["metrics"]["linear"]
+    assert linear.pop("loss") == pytest.approx(expected_linear["loss"], rel=1e-6)
+    assert linear.items() <= expected_linear.items()
+
+
 def differing(found: dict, main: dict) -> list[str]:
     return [
         name
@@ -141,7 +173,7 @@ def differing(found: dict, main: dict) -> list[str]:
 def find(world: World, micro_batches: int) -> dict:
     machine = Machine(CPU, "float32", micro_batches=micro_batches, world=world)
     data = digits()
-    found = {kind: steps(kind, data, machine) for kind in ("stage 1", "stage 2", "layers")}
+    found = {kind: steps(kind, data, machine) for kind in KINDS}
     return found | {"readings": readings(data, machine)}
 
 

@@ -68,6 +68,7 @@ def write_run(
     selected: int | None = None,
     layers: int = 1,
     folder: Path | None = None,
+    teacher: Path | None = None,
     **of_cell,
 ) -> Path:
     """Writes a run's records where those of its cell belong below `root/runs`; returns the folder.
@@ -82,11 +83,12 @@ def write_run(
         selected: the epoch; that of the highest top-1 if None.
         layers: that the margins and the robust loss are recorded of, all alike.
         folder: another place for the records.
+        teacher: the folder of the run that it is distilled from.
         of_cell: what else tells the cell, as `cell_of` takes it.
     """
     cell = cell_of(row, **of_cell)
     length, protocol, seed = cell.length, cell.protocol, cell.seed
-    options = parse_options(cell.command(Path("made"), Path("X") if cell.start else None))
+    options = parse_options(cell.command(Path("made"), Path("X") if cell.start else teacher))
     folder = folder or root / "runs" / cell.record
     folder.mkdir(parents=True)
     machine = {"device": "cpu", "processor": "abacus", "commit": "0ddba11", "command": ["main.py"]}

@@ -71,14 +71,18 @@ def _filed_start(run: RecordedRun, records: Path) -> RecordedRun:
 
 
 def check_options(run: RecordedRun, cell: Cell) -> None:
-    """Whether a run has the options of a cell's row.
+    """Checks that a run has the options of a cell's row, and its teacher those of the teacher's.
 
     Raises:
-        UserError: it has others; it names them.
+        UserError: it has others; it names them. Or the teacher's records are not beside its
+            checkpoint.
     """
     planned = parse_options(cell.command(Path("."), Path("X")))
     recorded = Options.from_record(run.arguments)
     told = {"seed", "epochs", "precision", "exp_str"}
+    if cell.teacher is not None and recorded.teacher is not None:
+        check_options(read_run(Path(recorded.teacher).parent), cell.teacher)
+        told.add("teacher")
     if cell.start is None and cell.length.is_full(cell.recipe):
         told.add("schedule")  # at this length "absolute" and "scaled" are the same
     differing = [

@@ -188,9 +188,9 @@ class Cell:
 
     def _teacher_flags(self, folder: Path | None) -> list[str]:
         """The flag that names the teacher's last epoch, which rests on no choice by images."""
-        if self.teacher is None:
+        if self.teacher is None or folder is None:
             return []
-        return ["--teacher", str(folder) if folder is None else str(folder / LAST_CHECKPOINT)]
+        return ["--teacher", str(folder / LAST_CHECKPOINT)]
 
     def users_command(self, extra: Sequence[str] = (), teacher: Path | None = None) -> list[str]:
         """Returns the one command line that trains all its stages anew.

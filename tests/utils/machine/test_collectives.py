@@ -7,19 +7,12 @@ from torch.testing import assert_close
 from datasets.loading.augmentation import AUGMENTATIONS
 from datasets.loading.resident import Normalise, ResidentLoader
 from tests.support import distributed_steps
-from tests.support.helpers import (
-    call,
-    load,
-    snapshot,
-    stage_1,
-)
+from tests.support.helpers import call, load, snapshot, stage_1
 from tests.support.torchrun import torchrun
 from utils.errors import UserError
 from utils.machine.device import Machine, choose_machine
 from utils.machine.processes import ALONE, World, world_of_environment
 from utils.training.steps import running_statistics_kept
-
-KINDS = ("stage 1", "stage 2", "layers")
 
 
 @pytest.fixture(scope="module")
@@ -40,35 +33,16 @@ def of_others(request, tmp_path_factory) -> dict:
     return load(path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", distributed_steps.KINDS)
 def test_twenty_steps_lead_to_the_weights_of_one_process(of_one_process, of_others, kind):
-    expected, found = of_one_process[kind], of_others[kind]
-    begun = distributed_steps.warm_weights()
-    moved = max((expected[name] - begun[name]).abs().max().item() for name in begun)
-    assert moved > 1e-3
-    assert found.keys() == expected.keys() and len(found["reported"]) == 20
-    for name in [*begun, *({"margins"} & expected.keys())]:
-        assert_close(found[name], expected[name], rtol=0, atol=1e-4, msg=name)
-    # Losses of the whole batch, not of a part of it.
-    assert_close(found["reported"][:, :-1], expected["reported"][:, :-1], rtol=0.01, atol=0)
-    if "margins" in expected:
-        assert (expected["margins"] < 1 - 1e-4).any()
-        assert_close(found["centroids"], expected["centroids"], rtol=0.01, atol=0.01)
+    distributed_steps.assert_same_steps(of_one_process, of_others, kind)
 
 
 def test_centroids_and_metrics_of_a_network_are_those_of_one_process(of_one_process, of_others):
-    expected, found = of_one_process["readings"], of_others["readings"]
-    assert len(found["features"]) == 101  # each test image once, with any number of processes
-    assert torch.equal(found["targets"], expected["targets"])
-    for name in ("features", "centroids"):
-        assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
-    assert found["metrics"]["ncm"] == expected["metrics"]["ncm"]
-    linear, expected_linear = found["metrics"]["linear"], expected["metrics"]["linear"]
-    assert linear.pop("loss") == pytest.approx(expected_linear["loss"], rel=1e-6)
-    assert linear.items() <= expected_linear.items()
+    distributed_steps.assert_same_readings(of_one_process, of_others)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", distributed_steps.KINDS)
 def test_the_gradient_by_micro_batches_is_that_of_the_batch(kind, monkeypatch):
     monkeypatch.setattr(distributed_steps, "STEPS", 1)
     monkeypatch.setattr(distributed_steps, "BATCH", 150)

@@ -39,6 +39,21 @@ def test_a_stage_1_is_filed(tmp_path):
     assert file_run(folder, "ce", tmp_path / "filed") == expected
 
 
+def test_a_distilled_run_is_filed_if_its_teacher_has_the_options_of_the_teachers_row(tmp_path):
+    def distilled_from(teacher, folder):
+        teacher = write_run(tmp_path, teacher, [1.0] * 200, length=CUT, folder=tmp_path / teacher)
+        return write_run(
+            tmp_path, "bs_distilled", [1.0] * 200, length=CUT, folder=folder, teacher=teacher
+        )
+
+    folder = distilled_from("bs_resnet56", tmp_path / "right")
+    assert file_run(folder, "bs_distilled", tmp_path / "filed") == cell_of("bs_distilled", CUT)
+    folder = distilled_from("bs", tmp_path / "wrong")
+    with pytest.raises(UserError, match=r"no run of bs_resnet56: --arch resnet32"):
+        file_run(folder, "bs_distilled", tmp_path / "others")
+    assert not (tmp_path / "others").exists()
+
+
 def test_a_run_with_the_options_of_another_row_is_refused_and_they_are_named(tmp_path):
     folder = chain(tmp_path, "dro_lt_temperature")
     with pytest.raises(UserError, match=r"no run of dro_lt: --temperature 10\.0 \(the row: 1\.0\)"):
