@@ -6,6 +6,8 @@ import re
 import signal
 import time
 
+import pytest
+
 from tests.support import distributed_steps
 from tests.support.helpers import (
     STAGE_1_NAME,
@@ -21,11 +23,20 @@ from tests.support.torchrun import children, start, torchrun
 from utils.machine.processes import ALONE
 
 
-def test_three_processes_with_two_micro_batches_each_compute_what_one_does(tmp_path):
+@pytest.fixture(scope="module")
+def of_one_process() -> dict:
+    return distributed_steps.find(ALONE, micro_batches=1)
+
+
+@pytest.mark.parametrize(("processes", "micro_batches"), [(2, 1), (3, 2)])
+def test_several_processes_compute_what_one_does(
+    processes, micro_batches, of_one_process, tmp_path
+):
     path = tmp_path / "found.pt"
-    status, _, err = torchrun(3, ["-m", "tests.support.distributed_steps", path, 2])
+    words = ["-m", "tests.support.distributed_steps", path, micro_batches]
+    status, _, err = torchrun(processes, words)
     assert status == 0, err
-    expected, found = distributed_steps.find(ALONE, micro_batches=1), load(path)
+    expected, found = of_one_process, load(path)
     for kind in distributed_steps.KINDS:
         distributed_steps.assert_same_steps(expected, found, kind)
     distributed_steps.assert_same_readings(expected, found)

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from datasets.loading.augmentation import AUGMENTATIONS
 from datasets.loading.resident import Normalise, ResidentLoader
 from tests.support import distributed_steps
-from tests.support.helpers import call, load, snapshot, stage_1
+from tests.support.helpers import call, snapshot, stage_1
 from tests.support.torchrun import torchrun
 from utils.errors import UserError
 from utils.machine.device import Machine, choose_machine
@@ -20,26 +20,19 @@ def of_one_process() -> dict:
     return distributed_steps.find(ALONE, micro_batches=1)
 
 
-@pytest.fixture(scope="module", params=[(2, 1), (1, 3)], ids=lambda p: f"{p[0]}x{p[1]}")
-def of_others(request, tmp_path_factory) -> dict:
-    """Of two processes, and of one with three micro-batches; tests/slow has three with two each."""
-    processes, micro_batches = request.param
-    if processes == 1:
-        return distributed_steps.find(ALONE, micro_batches)
-    path = tmp_path_factory.mktemp("steps") / "found.pt"
-    words = ["-m", "tests.support.distributed_steps", path, micro_batches]
-    status, _, err = torchrun(processes, words)
-    assert status == 0, err
-    return load(path)
+@pytest.fixture(scope="module")
+def of_micro_batches() -> dict:
+    """Of one process with three micro-batches a step; tests/slow has several processes."""
+    return distributed_steps.find(ALONE, micro_batches=3)
 
 
 @pytest.mark.parametrize("kind", distributed_steps.KINDS)
-def test_twenty_steps_lead_to_the_weights_of_one_process(of_one_process, of_others, kind):
-    distributed_steps.assert_same_steps(of_one_process, of_others, kind)
+def test_twenty_steps_by_micro_batches_lead_to_the_weights(of_one_process, of_micro_batches, kind):
+    distributed_steps.assert_same_steps(of_one_process, of_micro_batches, kind)
 
 
-def test_centroids_and_metrics_of_a_network_are_those_of_one_process(of_one_process, of_others):
-    distributed_steps.assert_same_readings(of_one_process, of_others)
+def test_centroids_and_metrics_do_not_depend_on_micro_batches(of_one_process, of_micro_batches):
+    distributed_steps.assert_same_readings(of_one_process, of_micro_batches)
 
 
 @pytest.mark.parametrize("kind", distributed_steps.KINDS)
