@@ -60,6 +60,11 @@ class Phase:
         ends = (self.epochs[0], self.epochs[-1])
         return list(dict.fromkeys(name for epoch in ends for name in self.objective(epoch).names))
 
+    @property
+    def images_seen(self) -> int:
+        """The number of images in all training steps of the phase, each view of an image counted."""
+        return len(self.epochs) * len(self.loader.order) * self.views
+
     def free(self, model: nn.Module) -> None:
         """Lets gradients reach what the phase trains, and no other part of the model."""
         model.requires_grad_(False)

@@ -59,6 +59,8 @@ def _write_summary(run: Run, trainer: Trainer) -> None:
         "epochs": options.epochs,
         "seconds": round(trainer.seconds, 1),
         "seed": options.seed,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "images_seen": sum(phase.images_seen for phase in trainer.phases),
         "class_counts": data.class_counts,
         "test": of_split("test"),
         "heldout": heldout,

@@ -1,8 +1,18 @@
 """The tables of accuracies that end a run."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from tests.support.helpers import (
+    CLASS_COUNTS,
+    read_summary,
+    stage_1_folder,
+    stage_2_folder,
+    weights_of,
+)
 from tests.support.made_up_records import COUNTS, EMPTY_GROUP_COUNTS, reading, record
+from utils.training.phase import Phase
 from utils.training.seeds import combine
 from utils.training.summary import accuracy_table, feature_epochs, final_table, per_class_table
 
@@ -114,3 +124,28 @@ def test_the_table_of_classes_goes_from_the_largest_to_the_smallest():
         ["aquarium_fish", "50", "n/a", "50.0"],
         ["owl", "5", "10.0", "20.0"],
     ]
+
+
+def test_a_summary_tells_the_parameters_and_the_images_of_all_training_steps(finished):
+    """Resumed and grown runs have the same numbers: tests/runs/test_resuming.py compares whole
+    summaries."""
+    first, second = stage_1_folder(finished), stage_2_folder(finished)
+    weights = weights_of(first)
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    of_network = [w.numel() for name, w in weights.items() if not name.endswith(statistics)]
+    summaries = [read_summary(folder) for folder in (first, second)]
+    assert [summary["parameters"] for summary in summaries] == [sum(of_network)] * 2
+    # Two epochs of all images; three epochs in which the sampler shows each class alike.
+    class_aware = max(CLASS_COUNTS) * len(CLASS_COUNTS)
+    assert [summary["images_seen"] for summary in summaries] == [
+        2 * sum(CLASS_COUNTS),
+        3 * class_aware,
+    ]
+
+
+def test_each_view_of_an_image_counts_and_seeds_share_both_numbers():
+    loader = SimpleNamespace(order=range(7))
+    phase = Phase("pretraining", range(3, 6), loader, None, None, None, views=3)
+    assert phase.images_seen == 3 * 7 * 3
+    same = {"parameters": 464154, "images_seen": 63}
+    assert combine([same, same]) == same
