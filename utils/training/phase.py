@@ -62,7 +62,7 @@ class Phase:
 
     @property
     def images_seen(self) -> int:
-        """The number of images in all training steps of the phase, each view of an image counted."""
+        """Images in all training steps of the phase; each view of an image counts."""
         return len(self.epochs) * len(self.loader.order) * self.views
 
     def free(self, model: nn.Module) -> None:
