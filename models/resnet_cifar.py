@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.heads import NormedLinear
+from models.network import Network
 
 
 class BasicBlock(nn.Module):
@@ -36,7 +37,7 @@ class BasicBlock(nn.Module):
         return F.relu(residual.add_(self.shortcut(x)), inplace=True)
 
 
-class ResNetCifar(nn.Module):
+class ResNetCifar(Network):
     """ResNet-(6n+2): a 3×3 stem of 16 channels, three groups of n basic blocks with 16, 32 and
     64 channels, global average pooling, one linear layer.
 
@@ -76,15 +77,6 @@ class ResNetCifar(nn.Module):
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)
         x = self.layer3(self.layer2(self.layer1(x)))
         return x.mean(dim=(2, 3), dtype=torch.float32)
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Returns logits ``[B, K]`` of features ``[B, 64]``, in float32 under autocast too."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.linear(features)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(images)
-        return features, self.classify(features)
 
 
 def resnet20(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:

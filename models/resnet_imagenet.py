@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from models.heads import NormedLinear
+from models.network import Network
 
 
-class ResNetImageNet(resnet.ResNet):
+class ResNetImageNet(Network, resnet.ResNet):
     """torchvision's ResNet, whose last layer is called `linear`; the other weights keep
     torchvision's names.
 
@@ -44,15 +45,6 @@ class ResNetImageNet(resnet.ResNet):
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean(dim=(2, 3), dtype=torch.float32)
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Returns logits ``[B, K]`` of features ``[B, D]``, in float32 under autocast too."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.linear(features)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(images)
-        return features, self.classify(features)
 
 
 def resnet10(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
