@@ -53,9 +53,11 @@ def test_a_finished_stage_1_goes_on_with_more_epochs(tree, tmp_path):
     """The absolute rate steps stay where they were, so its epochs are those of the longer run."""
     grown, whole = tmp_path / "grown", tmp_path / "whole"
     flags = ("--schedule", "absolute", "--epochs")
-    succeed(stage_1(tree, grown, *flags, 1))
+    assert "resumes" not in succeed(stage_1(tree, grown, *flags, 1)).out
     outcome = succeed(stage_1(tree, grown, *flags, 3, "--resume", "True"))
     assert "2/3" in outcome.out and "1/3" not in outcome.out
+    said = "resumes after epoch 1 of 3, from "
+    assert outcome.out.splitlines()[1] == f"{said}{stage_1_folder(grown) / 'ckpt.pth.tar'}"
     succeed(stage_1(tree, whole, *flags, 3))
     folder = stage_1_folder(grown)
     assert not differences(weights_of(folder), weights_of(stage_1_folder(whole)))

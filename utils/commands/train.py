@@ -223,6 +223,7 @@ def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
         raise UserError(
             f"{path}: no state that this run could go on from ({type(error).__name__}: {error})"
         ) from error
+    print(f"resumes after epoch {trainer.epoch} of {trainer.last_epoch}, from {path}")
 
 
 def _open_folders(

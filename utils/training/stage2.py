@@ -2,6 +2,7 @@
 with the best features frozen (Samuel and Chechik, ICCV 2021, section 4)."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from utils.errors import UserError
 from utils.options.flags import Options
 from utils.options.values import LossTerm, Sampler
 from utils.runs import checkpoint
+from utils.runs.records import read_run
 from utils.training.phase import Phase
 from utils.training.rates import cosine_rate
 from utils.training.setup import Run, Stage, warn, warn_of_other_data
@@ -29,6 +31,7 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
     """
     options, data, device = run.options, run.data, run.machine.device
     _warn_of_other_chain(start, path, options.select_on)
+    _warn_of_unfinished(path, options)
     warn_of_other_data(start, path, data)
     _warn_of_uniform_prior(options)
     model = checkpoint.build_from(start, path, options.arch, data.num_classes, options.head)
@@ -178,3 +181,19 @@ def _warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:
             f"{path} was selected on {chosen_on}, so the chain is not --select_on {select_on} from "
             "its start"
         )
+
+
+def _warn_of_unfinished(path: Path, options: Options) -> None:
+    """Says so where the stage-1 checkpoint is of a run that is not finished, as far as records of
+    that run are there."""
+    folder = path.parent
+    with suppress(ValueError):  # the checkpoint lies elsewhere, and the records beside it
+        folder = Path(options.root_log, folder.relative_to(options.root_model))
+    try:
+        run = read_run(folder)
+    except UserError:
+        return
+    if path.name.startswith("ckpt") and run.stage == 1 and not run.is_finished:
+        done = run.epochs[-1]["epoch"] if run.epochs else 0
+        wanted = run.arguments.get("epochs")
+        warn(f"{path} is of a stage 1 that is not finished: {done} of {wanted} epochs are done")

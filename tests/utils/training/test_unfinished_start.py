@@ -1,0 +1,61 @@
+"""A stage 2 that starts from a stage 1 that is not finished says so."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import build_model
+from tests.support.made_up_runs import write_run
+from tests.support.stages import CLASSES, STAGE_2, small_data
+from utils.machine.device import Machine
+from utils.options.parse import parse_options
+from utils.runs.folders import run_folder
+from utils.training.setup import Run
+from utils.training.stage2 import finetuning
+
+
+@pytest.fixture
+def warnings_of(capsys):
+    """`warnings_of(checkpoint, *flags)` starts a stage 2 there and returns what it warned of."""
+
+    def start(path: Path, *flags: object) -> list[str]:
+        argv = ["--dataset", "digits", "-a", "resnet20", *STAGE_2.split(), *map(str, flags)]
+        options = parse_options([*argv, "-b", "16"])
+        machine = Machine(torch.device("cpu"), "float32")
+        generator = torch.Generator().manual_seed(0)
+        run = Run(options, run_folder(options), machine, small_data(), generator)
+        weights = build_model("resnet20", CLASSES).state_dict()
+        finetuning(run, {"state_dict": weights, "arch": "resnet20"}, path)
+        return capsys.readouterr().err.splitlines()
+
+    return start
+
+
+def test_an_unfinished_stage_1_is_told_with_its_epochs(tmp_path, warnings_of):
+    path = write_run(tmp_path / "run", epochs=2, finished=False) / "ckpt.best.pth.tar"
+    (warning,) = warnings_of(path)
+    assert warning == (
+        f"main.py: warning: {path} is of a stage 1 that is not finished: 2 of 4 epochs are done"
+    )
+
+
+def test_its_records_may_lie_apart_from_its_checkpoints(tmp_path, warnings_of):
+    write_run(tmp_path / "logs" / "run", epochs=1, finished=False)
+    path = tmp_path / "models" / "run" / "ckpt.best.pth.tar"
+    roots = ("--root_log", tmp_path / "logs", "--root_model", tmp_path / "models")
+    (warning,) = warnings_of(path, *roots)
+    assert "1 of 4 epochs" in warning
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"epochs": 2, "finished": False, "stage": 2}], ids=["finished", "of stage 2"]
+)
+def test_no_other_run_is_warned_of(changes, tmp_path, warnings_of):
+    assert not warnings_of(write_run(tmp_path / "run", **changes) / "ckpt.best.pth.tar")
+
+
+def test_a_checkpoint_without_records_is_not_warned_of(tmp_path, warnings_of):
+    assert not warnings_of(tmp_path / "ckpt.best.pth.tar")
+    unfinished = write_run(tmp_path / "run", epochs=2, finished=False)
+    assert not warnings_of(unfinished / "weights_of_another.pth.tar")
