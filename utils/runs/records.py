@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.evaluation.shot_groups import GROUPS, balanced_accuracy
-from utils.options.flags import FIELDS, Options
+from utils.options.flags import FIELDS, NATURAL_DATASETS, Options
 from utils.runs.run_folder import is_seed_folder
 
 SUBSET_FLAGS = (
@@ -125,7 +125,7 @@ class RecordedRun:
         if self.parent:
             of_parent = self.parent.settings()
             settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in SUBSET_FLAGS}
-        if settings.get("dataset") not in ("cifar10", "cifar100", "digits"):
+        if Options.from_record(self.arguments).dataset in NATURAL_DATASETS:
             settings["data_root"] = self.arguments.get("data_root")
         fingerprint = settings.pop("fingerprint", None)
         if fingerprint is not None:  # unknown of runs from before it was recorded
