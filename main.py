@@ -26,15 +26,12 @@ if sys.version_info < (3, 11):  # noqa: UP036
 import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
-from utils.errors import Interrupted, RunError, UserError, is_out_of_memory
+from utils.errors import ENDINGS, Interrupted, UserError, ending, is_out_of_memory
 from utils.machine.processes import ALONE, World, world_of_environment
 from utils.options.data_paths import check_data
 from utils.options.parse import parse_stages
-
-SIGPIPE = 13
-"""As POSIX numbers it; Windows has none."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,25 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _heard_once(world):
             _run(argv)
             sys.stdout.flush()
-    except UserError as error:
-        return _fail(2, error, world)
-    except RunError as error:
-        return _fail(1, error, world)
-    except BrokenPipeError:
-        _write_nowhere()
-        return 128 + SIGPIPE
-    except OSError as error:
-        return _fail(1, error, world, f"{error.filename or 'a file'}: {error.strerror or error}")
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return _fail(1, error, world, "out of memory: a smaller -b, or --accumulate, needs less")
-    except KeyboardInterrupt:
-        return 130
     except Interrupted as error:
         if world.is_main:
             print("main.py: interrupted; --resume True continues", file=sys.stderr)
         return error.exit_status
+    except ENDINGS as error:
+        return _end(error, world)
     return 0
 
 
@@ -97,12 +81,6 @@ def _take_surroundings_as_they_are() -> None:
         os.environ.pop("MPLBACKEND", None)
 
 
-def _write_nowhere() -> None:
-    """Gives standard output a place to go, so that Python's own last write to it is no error."""
-    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
 @contextmanager
 def _heard_once(world: World) -> Iterator[None]:
     """Of the processes of a run only one prints, warns and shows its progress."""
@@ -113,11 +91,15 @@ def _heard_once(world: World) -> Iterator[None]:
         yield
 
 
-def _fail(status: int, error: Exception, world: World, message: str | None = None) -> int:
-    """Reports the error, unless it is one of all processes and another one reports it."""
+def _end(error: BaseException, world: World) -> int:
+    """Returns the exit status. Reports the error, unless all processes have it and another one
+    reports it."""
+    status, message = ending(error)
+    if is_out_of_memory(error):
+        message += ": a smaller -b, or --accumulate, needs less"
     is_shared = isinstance(error, UserError) or getattr(error, "is_shared", False)
-    if world.is_main or not is_shared:
-        print("main.py: error:", *(message or str(error)).split(), file=sys.stderr)
+    if message and (world.is_main or not is_shared):
+        print(f"main.py: error: {message}", file=sys.stderr)
     return status
 
 

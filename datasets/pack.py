@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, run_program
 from utils.options.parse import parse_options
 
 
@@ -52,9 +52,9 @@ def pack(argv: Sequence[str] | None = None) -> Path:
     return path
 
 
+def main() -> None:
+    pack()
+
+
 if __name__ == "__main__":
-    try:
-        pack()
-    except UserError as error:
-        print(f"datasets.pack: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run_program("datasets.pack", main))

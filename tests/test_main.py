@@ -12,6 +12,7 @@ import torch
 
 import main
 from tests.support.helpers import REPOSITORY, call
+from utils import errors
 from utils.errors import Interrupted, RunError, UserError
 from utils.machine import signals
 from utils.machine.device import choose_machine
@@ -66,7 +67,7 @@ def test_a_reader_that_goes_away_during_a_run_is_not_the_folders_fault(tmp_path,
     with pytest.raises(RunError), folder.locked():
         raise OSError(28, "No space left on device")
     failing(monkeypatch, BrokenPipeError())
-    monkeypatch.setattr(main, "_write_nowhere", lambda: None)
+    monkeypatch.setattr(errors, "_write_nowhere", lambda: None)
     outcome = call([])
     assert outcome.status == 141 and outcome.err == ""
 

@@ -1,7 +1,14 @@
-"""What can go wrong, by exit status."""
+"""What can go wrong, and how a program ends then: one line on standard error, and a status."""
 
 import importlib
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
+
+SIGINT, SIGPIPE = 2, 13
+"""As POSIX numbers them; Windows has no SIGPIPE."""
 
 
 class UserError(Exception):
@@ -55,3 +62,50 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(s in str(error) for s in _SIGNS_OF_SHORTAGE)
+
+
+ENDINGS = (UserError, RunError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
+"""What `ending` knows; of `RuntimeError` only those that say that memory ran out."""
+
+
+def ending(error: BaseException) -> tuple[int, str]:
+    """Returns the exit status of a program that one of `ENDINGS` ends, and the line that says why.
+
+    There is nothing to say after Ctrl-C (130), nor where nobody reads standard output any more
+    (141). In the latter case standard output gets another place to go, so that Python's own last
+    write to it is no error.
+
+    Raises:
+        BaseException: the error itself, where it is a fault of the program: its traceback is
+            wanted.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + SIGINT, ""
+    if isinstance(error, BrokenPipeError):
+        _write_nowhere()
+        return 128 + SIGPIPE, ""
+    if isinstance(error, (UserError, RunError)):
+        return 2 if isinstance(error, UserError) else 1, " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return 1, f"{error.filename or 'a file'}: {error.strerror or error}"
+    if is_out_of_memory(error):
+        return 1, "out of memory"
+    raise error
+
+
+def run_program(name: str, program: Callable[[], int | None]) -> int:
+    """Runs a program and returns its exit status: what it returns (None is 0), or that of `ending`
+    after one line on standard error."""
+    try:
+        status = program()
+        sys.stdout.flush()
+    except ENDINGS as error:
+        status, message = ending(error)
+        if message:
+            print(f"{name}: error: {message}", file=sys.stderr)
+    return status or 0
+
+
+def _write_nowhere() -> None:
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, run_program
 from utils.options.parse import Parser
 from utils.runs.folders import PRETRAINED
 
@@ -68,17 +68,12 @@ def export(arguments: argparse.Namespace) -> list[Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 a file could not be written, 2 bad input."""
-    try:
+
+    def program() -> None:
         for path in export(build_parser().parse_args(argv)):
             print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
-    except UserError as error:
-        print(f"export: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        message = f"{error.filename or 'a file'}: {error.strerror or error}"
-        print(f"export: error: {message}", file=sys.stderr)
-        return 1
-    return 0
+
+    return run_program("export", program)
 
 
 if __name__ == "__main__":

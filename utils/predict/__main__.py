@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import RunError, UserError
+from utils.errors import UserError, run_program
 from utils.files import atomic_write
 from utils.options import values
 from utils.options.flags import READINGS
@@ -160,18 +160,7 @@ def _csv_rows(path: Path) -> Iterator:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 a failure such as a full disk, 2 bad input."""
-    try:
-        predict(build_parser().parse_args(argv))
-    except (UserError, RunError) as error:
-        print(f"predict: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except OSError as error:
-        message = f"{error.filename or 'a file'}: {error.strerror or error}"
-        print(f"predict: error: {message}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return run_program("predict", lambda: predict(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

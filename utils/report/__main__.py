@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import run_program
 from utils.options.parse import Parser
 
 
@@ -35,20 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Writes the comparison page that the command line `argv` (`sys.argv` if None) asks for.
 
     Returns:
-        The exit status: 0 done, 2 bad input.
+        The exit status: 0 done, 1 a failure such as a full disk, 2 bad input.
     """
-    try:
+
+    def program() -> None:
         arguments = _parser().parse_args(argv)
-        # The page is no concern of training, which imports this module for `write_report`.
+        # The libraries of the page are imported only once the arguments are known to be right.
         from utils.report.page import write_page
 
-        page = write_page(arguments.runs, arguments.output)
-    except UserError as error:
-        message = " ".join(str(error).split())
-        print(f"report: error: {message}", file=sys.stderr)
-        return 2
-    print(page)
-    return 0
+        print(write_page(arguments.runs, arguments.output))
+
+    return run_program("report", program)
 
 
 if __name__ == "__main__":

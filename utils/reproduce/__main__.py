@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import run_program
 from utils.options.flags import DATASETS
 from utils.options.parse import Parser
 from utils.options.values import parse_names, positive_count
@@ -41,20 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 a run failed, 2 bad input, 130 or 143 interrupted.
     """
-    try:
-        arguments, extra = _parser().parse_known_args(argv)
-        return _reproduce(arguments, extra)
-    except UserError as error:
-        return _fail(2, error)
-    except OSError as error:
-        return _fail(1, f"{error.filename or 'a file'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        return 130
-
-
-def _fail(status: int, error: Exception | str) -> int:
-    print(f"reproduce: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return status
+    return run_program("reproduce", lambda: _reproduce(*_parser().parse_known_args(argv)))
 
 
 def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:

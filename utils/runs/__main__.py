@@ -1,12 +1,12 @@
 """Lists runs: `python -m utils.runs [ROOT]`."""
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, run_program
 from utils.options.flags import Options, flag_of
+from utils.options.parse import Parser
 from utils.runs.records import RecordedRun, read_run
 
 
@@ -17,17 +17,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 2 where there is no such folder.
     """
-    parser = argparse.ArgumentParser(prog="python -m utils.runs", description=__doc__)
+    parser = Parser(prog="python -m utils.runs", description=__doc__)
     parser.add_argument("root", nargs="?", type=Path, default=Path("checkpoint"), metavar="ROOT")
-    root = parser.parse_args(argv).root
+    return run_program("runs", lambda: list_runs(parser.parse_args(argv).root))
+
+
+def list_runs(root: Path) -> None:
+    """Prints the runs below a folder.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     if not root.is_dir():
-        print(f"python -m utils.runs: error: no folder {root}", file=sys.stderr)
-        return 2
+        raise UserError(f"no folder {root}")
     folders = sorted(path.parent for path in root.rglob("args.json"))
     for folder in folders:
         print("\n    ".join([str(folder), *describe(folder)]))
     print(f"{len(folders)} {'run' if len(folders) == 1 else 'runs'} below {root}")
-    return 0
 
 
 def describe(folder: Path) -> Iterator[str]:

@@ -1,0 +1,64 @@
+"""How a program ends that meets an error: its status, and one line on standard error."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.helpers import REPOSITORY
+from utils.errors import LostContact, RunError, UserError, run_program
+
+
+def raising(error):
+    def program():
+        raise error
+
+    return program
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("no such\n  folder"), 2, "no such folder"),
+        (RunError("the loss is not finite"), 1, "the loss is not finite"),
+        (LostContact(2), 1, "process 2 has lost contact with another process of this run"),
+        (OSError(28, "No space left on device", "a.csv"), 1, "a.csv: No space left on device"),
+        (OSError(28, "No space left on device"), 1, "a file: No space left on device"),
+        (OSError("odd"), 1, "a file: odd"),
+        (MemoryError(), 1, "out of memory"),
+        (RuntimeError("CUDA error: out of memory"), 1, "out of memory"),
+    ],
+)
+def test_a_foreseen_error_is_one_line_and_a_status(error, status, said, capsys):
+    assert run_program("tried", raising(error)) == status
+    assert capsys.readouterr() == ("", f"tried: error: {said}\n")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), KeyError("a"), SystemExit])
+def test_any_other_error_goes_on(error):
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        run_program("tried", raising(error))
+
+
+@pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (1, 1), (130, 130)])
+def test_a_program_that_ends_by_itself_has_its_own_status(returned, status, capsys):
+    assert run_program("tried", lambda: returned) == status
+    assert capsys.readouterr() == ("", "")
+
+
+def test_ctrl_c_says_nothing(capsys):
+    assert run_program("tried", raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_reader_that_goes_away_ends_a_program_quietly():
+    """Its last words, still in Python's buffer, are no error either."""
+    code = "import sys\nfrom utils.errors import run_program\n"
+    code += "sys.exit(run_program('tried', lambda: print('lost')))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=REPOSITORY)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
