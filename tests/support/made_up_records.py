@@ -24,6 +24,13 @@ def reading(base, counts=COUNTS):
     }
 
 
+def geometry(base, counts=COUNTS):
+    """How features lie, as `feature_geometry` gives it."""
+    few = base - 0.25 if min(counts) < 20 else None
+    error = {"mean": base - 0.5, "many": base - 0.75, "medium": base - 0.5, "few": few}
+    return {"length": base, "within": base + 1, "between": base + 2, "centroid_error": error}
+
+
 def record(epoch, margins=True, heldout=True, ncm=True, counts=COUNTS, phase=None):
     """An epoch as the trainer records it: features up to epoch 3, then the classifier."""
     phase = phase or ("features" if epoch <= 3 else "classifier")
@@ -42,6 +49,7 @@ def record(epoch, margins=True, heldout=True, ncm=True, counts=COUNTS, phase=Non
             split: {
                 "linear": {**reading(30.0 + epoch, counts), "loss": 2.0 / epoch},
                 "ncm": reading(31.0 + epoch, counts) if ncm else None,
+                **({"geometry": geometry(7.0 + epoch, counts)} if ncm else {}),
             }
             for split in splits
         },

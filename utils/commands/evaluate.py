@@ -14,6 +14,7 @@ from utils.commands.train import machine_of
 from utils.evaluation.classifier_files import save_classifiers, write_readings
 from utils.evaluation.classifiers import TRAINED, Classifier, FeatureBank, fit, has_confidence, read
 from utils.evaluation.evaluator import Evaluator, extract_features
+from utils.evaluation.geometry import geometry_line
 from utils.files import atomic_write
 from utils.machine import collectives
 from utils.machine.processes import World
@@ -68,7 +69,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     model = collectives.together(build, world)
     evaluator = Evaluator(data, machine)
     evaluator.look(model)
-    linear, ncm = evaluator.linear(model), evaluator.ncm()
+    linear, ncm, geometry = evaluator.linear(model), evaluator.ncm(), evaluator.geometry()
     train = extract_features(model, evaluator.train_loader, machine)
     if not world.is_main:
         return None
@@ -79,6 +80,8 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     print(f"{path}, epoch {chosen.get('epoch', 'unknown')}{chosen_on}")
     print(per_class_table(linear["test"], ncm["test"], data))
     print(accuracy_table(rows, data.class_counts))
+    for split, record in geometry.items():
+        print(geometry_line(split, record))
     classifiers, records = {}, {}
     if options.readings:
         heldout = evaluator.seen("heldout") if data.heldout is not None else None

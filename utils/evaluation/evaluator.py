@@ -11,6 +11,7 @@ from datasets.loading.streamed import make_loader
 from datasets.splits import AnySplit, LongTailedData
 from models.folding import fold_batch_norm
 from models.network import Network
+from utils.evaluation.geometry import feature_geometry
 from utils.evaluation.metrics import accuracy_record, cosine_similarities
 from utils.machine import collectives, signals
 from utils.machine.device import Machine
@@ -125,7 +126,8 @@ class Evaluator:
         features_are_frozen: bool = False,
         is_kept: Callable[[dict[str, dict]], bool] = lambda results: True,
     ) -> dict[str, dict]:
-        """Returns ``{split: {"linear": record, "ncm": record or None}}`` of the network.
+        """Returns ``{split: {"linear": record, "ncm": record or None}}`` of the network, and where
+        NCM was read also ``"geometry"``, the record of `feature_geometry`.
 
         NCM's centroids cost a pass over the training set. NCM is therefore read only where it
         chooses the epoch, where it costs nothing, and where the epoch is kept.
@@ -143,6 +145,8 @@ class Evaluator:
         if monitor == "ncm" or features_are_frozen or is_kept(results):
             for split, record in self.ncm().items():
                 results[split]["ncm"] = record
+            for split, record in self.geometry().items():
+                results[split]["geometry"] = record
         return results
 
     def look(self, model: nn.Module) -> None:
@@ -181,13 +185,7 @@ class Evaluator:
         Raises:
             RuntimeError: there was no look.
         """
-        if self._network is None:
-            raise RuntimeError("nothing was looked at")
-        if self._centroids is None:
-            self._centroids = class_centroids(
-                self._network, self.train_loader, self.num_classes, self.machine
-            )
-        centroids = self._centroids
+        centroids = self.centroids()
 
         def read() -> dict[str, dict]:
             return {
@@ -200,6 +198,37 @@ class Evaluator:
             }
 
         return collectives.from_main(read, self.machine.world)
+
+    def geometry(self) -> dict[str, dict]:
+        """Returns how the features of the last look lie, a record of `feature_geometry` per split.
+
+        Raises:
+            RuntimeError: there was no look.
+        """
+        centroids = self.centroids()
+
+        def read() -> dict[str, dict]:
+            return {
+                name: feature_geometry(*seen, centroids, self.class_counts)
+                for name, seen in self._seen.items()
+            }
+
+        return collectives.from_main(read, self.machine.world)
+
+    def centroids(self) -> Tensor:
+        """Returns the class means ``[K, D]`` of the un-augmented training set, by the network of
+        the last look. They cost a pass over the training set, once for a look.
+
+        Raises:
+            RuntimeError: there was no look.
+        """
+        if self._network is None:
+            raise RuntimeError("nothing was looked at")
+        if self._centroids is None:
+            self._centroids = class_centroids(
+                self._network, self.train_loader, self.num_classes, self.machine
+            )
+        return self._centroids
 
     def seen(self, split: str) -> tuple[Tensor, Tensor]:
         """Returns features ``[N, D]`` and targets ``[N]`` of the split, as of the last look."""

@@ -16,6 +16,7 @@ from utils.runs.records import read_epochs
 from utils.runs.tensorboard import EventFile
 
 READINGS = ("linear", "ncm")
+GEOMETRY = ("length", "within", "between", "centroid_error")
 MARGIN_RANGE = ("margin_min", "margin_mean", "margin_max")
 ACCURACIES = ("top1", "top5", "balanced", "many", "medium", "few")
 ONLY_IN_SUMMARIES = ("precision", "recall")
@@ -32,7 +33,7 @@ def columns(
         *(
             f"{split}_{name}"
             for split in splits
-            for name in ("loss", *(f"{r}_{a}" for r in READINGS for a in ACCURACIES))
+            for name in ("loss", *(f"{r}_{a}" for r in READINGS for a in ACCURACIES), *GEOMETRY)
         ),
         *MARGIN_RANGE,
         *(f"{name}@{layer}" for layer in layers for name in MARGIN_RANGE),
@@ -41,7 +42,7 @@ def columns(
 
 def flatten(record: dict) -> dict:
     """An epoch's record as one row: its plain values, its losses, its accuracies without those per
-    class, and the range of its margins."""
+    class, how its features lie, and the range of its margins."""
     plain = ("epoch", "phase", "lr", "seconds", "images_per_second", "train_loss", "train_top1")
     row = {name: record[name] for name in plain}
     row |= {f"train_{name}": value for name, value in record["losses"].items()}
@@ -52,6 +53,10 @@ def flatten(record: dict) -> dict:
             if accuracies:
                 accuracies = {**accuracies, "balanced": balanced_accuracy(accuracies)}
             row |= {f"{split}_{reading}_{name}": accuracies.get(name) for name in ACCURACIES}
+        if geometry := results.get("geometry"):
+            error = geometry["centroid_error"]["mean"]
+            values = {**geometry, "centroid_error": error}
+            row |= {f"{split}_{name}": values[name] for name in GEOMETRY}
     if record.get("margins"):
         row |= zip(MARGIN_RANGE, _range(record["margins"]), strict=True)
     for layer, margins in record.get("layer_margins", {}).items():

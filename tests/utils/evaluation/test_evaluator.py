@@ -12,6 +12,7 @@ from datasets.loading.resident import Normalise, ResidentLoader
 from datasets.splits import CIFAR_MEAN, CIFAR_STD, LongTailedData, Split
 from tests.support.helpers import noise, seeded
 from utils.evaluation.evaluator import Evaluator, class_centroids, equal_size, extract_features
+from utils.evaluation.geometry import feature_geometry
 from utils.evaluation.metrics import nearest_centroid_accuracy, shot_accuracy
 from utils.machine.device import Machine
 
@@ -253,10 +254,25 @@ def test_the_nearest_class_mean_is_read_where(monitor, frozen, kept, reads):
         return kept
 
     results = evaluator.read(model, monitor, frozen, is_kept)
-    linear, ncm = evaluator.linear(model), evaluator.ncm()
+    linear, ncm, geometry = evaluator.linear(model), evaluator.ncm(), evaluator.geometry()
     for split in ("test", "heldout"):
-        assert results[split] == {"linear": linear[split], "ncm": ncm[split] if reads else None}
+        centroids = {"ncm": ncm[split], "geometry": geometry[split]} if reads else {"ncm": None}
+        assert results[split] == {"linear": linear[split], **centroids}
     assert set(asked) <= {linear["test"]["top1"]}
+
+
+def test_geometry_is_that_of_single_images_and_the_training_sets_centroids():
+    model, data = trained_a_little(), tiny_data()
+    evaluator = Evaluator(data, CPU)
+    evaluator.look(model)
+    train = torch.from_numpy(reference_features(model, data.train))
+    centroids = torch.stack([train[data.train.labels == c].mean(dim=0) for c in range(5)])
+    features = torch.from_numpy(reference_features(model, data.test))
+    found = evaluator.geometry()["test"]
+    labels = data.test.labels
+    expected = feature_geometry(features, labels, centroids, data.class_counts)
+    assert found.pop("centroid_error") == pytest.approx(expected.pop("centroid_error"), abs=2e-4)
+    assert found == pytest.approx(expected, abs=2e-4)
 
 
 def test_frozen_features_are_looked_at_once(monkeypatch):

@@ -17,6 +17,7 @@ from utils.runs.epoch_log import RunLog, columns, console_line, duration, flatte
 from utils.runs.records import read_epochs
 
 ACCURACIES = ("top1", "top5", "balanced", "many", "medium", "few")
+GEOMETRY = ("length", "within", "between", "centroid_error")
 
 
 def test_the_csv_has_a_row_an_epoch_with_every_column(tmp_path):
@@ -35,6 +36,7 @@ def test_the_csv_has_a_row_an_epoch_with_every_column(tmp_path):
                 "loss",
                 *(f"linear_{a}" for a in ACCURACIES),
                 *(f"ncm_{a}" for a in ACCURACIES),
+                *GEOMETRY,
             )
         ),
         *("margin_min", "margin_mean", "margin_max"),
@@ -51,6 +53,7 @@ def test_a_row_holds_the_epochs_values_and_nothing_where_there_is_none(tmp_path)
     assert (float(first["train_ce_lt"]), float(first["train_robust_loss"])) == (0.5, 1.0)
     assert float(first["test_linear_top1"]) == 32 and float(first["test_ncm_few"]) == 23
     assert float(first["heldout_linear_many"]) == 42 and float(first["test_loss"]) == 1
+    assert [float(first[f"test_{name}"]) for name in GEOMETRY] == [9.0, 10.0, 11.0, 8.5]
     margins = record(2)["margins"]
     found = [float(first[f"margin_{name}"]) for name in ("min", "mean", "max")]
     assert found == pytest.approx([min(margins), np.mean(margins), max(margins)], rel=1e-12)
@@ -60,14 +63,17 @@ def test_a_row_holds_the_epochs_values_and_nothing_where_there_is_none(tmp_path)
         *("train_ce_lt", "train_robust_loss", "test_linear_few", "heldout_linear_few"),
         *("margin_min", "margin_mean", "margin_max"),
         *(f"{split}_ncm_{a}" for split in ("test", "heldout") for a in ACCURACIES),
+        *(f"{split}_{name}" for split in ("test", "heldout") for name in GEOMETRY),
     }
     assert float(second["train_ce"]) == 0.25
 
 
 def test_a_log_made_before_balanced_was_recorded_is_gone_on_with(tmp_path):
-    """Its rows have the mean of the per-class accuracies, which is what it would have been."""
+    """Its rows have the mean of the per-class accuracies, which is what it would have been, and
+    nothing about how features lie."""
     earlier = record(1)
     for results in earlier["results"].values():
+        del results["geometry"]
         for accuracies in results.values():
             del accuracies["balanced"]
     (tmp_path / "log.jsonl").write_text(json.dumps(earlier) + "\n")
@@ -75,6 +81,7 @@ def test_a_log_made_before_balanced_was_recorded_is_gone_on_with(tmp_path):
     first, second = rows_of(tmp_path)
     per_class = earlier["results"]["test"]["ncm"]["per_class"]
     assert float(first["test_ncm_balanced"]) == pytest.approx(np.mean(per_class))
+    assert first["test_length"] == "" and float(second["test_length"]) == 9.0
     assert float(second["test_ncm_balanced"]) == record(2)["results"]["test"]["ncm"]["balanced"]
 
 

@@ -1,0 +1,77 @@
+"""How a network's features lie: their length, how close a class is gathered, how far its training
+centroid is from its true one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from losses import class_means
+from losses.dro import euclidean_distances
+from utils.evaluation.metrics import mean_over_classes
+from utils.evaluation.shot_groups import GROUPS, group_of_counts
+
+
+@torch.no_grad()
+def feature_geometry(
+    features: Tensor, targets: Tensor, centroids: Tensor, class_counts: Sequence[int]
+) -> dict:
+    r"""Returns what the features of a split say about the assumption of the robust loss, that the
+    true centroid of a class is up to a margin :math:`\varepsilon_c` away from
+    :math:`\mu_c`, the mean of its training features (Samuel and Chechik, ICCV 2021, section 4).
+
+    With :math:`z_i` the features of the split, :math:`m_c` the mean of those of class c, and means
+    over the classes (c, b) that the split has:
+
+    - ``length``: :math:`\operatorname{mean}_i \lVert z_i \rVert`;
+    - ``within``: :math:`\operatorname{mean}_c \operatorname{mean}_{i: y_i = c}
+      \lVert z_i - \mu_c \rVert`, the distance to the own centroid;
+    - ``between``: :math:`\operatorname{mean}_c \min_{b \neq c} \lVert \mu_b - \mu_c \rVert`, the
+      distance from a centroid to the nearest other one, over all K classes;
+    - ``centroid_error``: :math:`\lVert m_c - \mu_c \rVert`, of all classes as ``mean`` and by
+      ``many``, ``medium``, ``few``. It estimates the distance of the true centroid from above:
+      the mean of n features of the split is itself off by about ``within`` / √n.
+
+    All are in the unit of the features, rounded to four decimals, and None for a mean of nothing.
+
+    Args:
+        features: of the split, ``[N, D]``.
+        targets: ``[N]``.
+        centroids: μ of the training set, ``[K, D]``.
+        class_counts: training images per class ``[K]``.
+    """
+    num_classes = len(centroids)
+    to_own = torch.linalg.vector_norm(features - centroids[targets], dim=1)
+    within = class_means(to_own.unsqueeze(1), targets, num_classes)
+    apart = euclidean_distances(centroids, centroids)
+    apart.fill_diagonal_(float("inf"))
+    own_means = class_means(features, targets, num_classes)
+    error = torch.linalg.vector_norm(own_means - centroids, dim=1).double().cpu().numpy()
+    groups = group_of_counts(class_counts)
+    of_group = {group: _rounded(mean_over_classes(error[groups == group])) for group in GROUPS}
+    return {
+        "length": _rounded(torch.linalg.vector_norm(features, dim=1).mean().item()),
+        "within": _rounded(mean_over_classes(within[:, 0].double().cpu().numpy())),
+        "between": _rounded(apart.amin(dim=1).mean().item()),
+        "centroid_error": {"mean": _rounded(mean_over_classes(error)), **of_group},
+    }
+
+
+def geometry_line(split: str, geometry: dict) -> str:
+    """Returns the record of `feature_geometry` as a line of text."""
+    error = geometry["centroid_error"]
+    by_group = " / ".join(_shown(error[group]) for group in GROUPS)
+    return (
+        f"{split} features: length {_shown(geometry['length'])}, {_shown(geometry['within'])} from "
+        f"the centroid of their class, centroids {_shown(geometry['between'])} from the nearest "
+        f"other; class means {_shown(error['mean'])} from the training centroids "
+        f"({by_group} many / medium / few)"
+    )
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 4) if abs(value) < float("inf") else None
+
+
+def _shown(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
