@@ -32,6 +32,7 @@ from utils.errors import ENDINGS, Interrupted, UserError, ending, is_out_of_memo
 from utils.machine.processes import ALONE, World, world_of_environment
 from utils.options.data_paths import check_data
 from utils.options.parse import parse_stages
+from utils.runs.folders import linked
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +62,7 @@ def _run(argv: Sequence[str] | None) -> None:
     stages = parse_stages(argv)
     if not stages[-1].resume:  # a finished run needs no data
         check_data(stages[-1])
+    stages = linked(stages)
     # Torch is imported only once the options are known to be right.
     from utils.commands.evaluate import evaluate
     from utils.commands.train import train

@@ -20,7 +20,8 @@ from utils.options.flags import Options
 from utils.options.parse import parse_options
 from utils.progress import Progress
 from utils.runs import checkpoint
-from utils.runs.folders import find_pretrained, run_folder
+from utils.runs.folders import run_folder
+from utils.runs.lookup import find_pretrained
 from utils.training.phase import Phase
 from utils.training.setup import Run, Stage
 from utils.training.stage1 import pretraining

@@ -18,7 +18,9 @@ from utils.machine.device import Machine, choose_machine, seed_everything
 from utils.machine.processes import World
 from utils.options.flags import Options
 from utils.runs import checkpoint
-from utils.runs.folders import digest_of, find_pretrained, run_folder
+from utils.runs.contents import RECORD, contents_of
+from utils.runs.folders import digest_of, run_folder
+from utils.runs.lookup import find_pretrained
 from utils.runs.resuming import check_holds_no_run, prepare
 from utils.runs.run_folder import RunFolder, recorded_options
 from utils.training.seeds import side_by_side, summarise_seeds
@@ -119,6 +121,8 @@ class _Job:
                 "data": data.description(),
                 "machine": machine.description(),
             }
+            if contents := contents_of(self.options):
+                of_run[RECORD] = contents
             write_json(self.folder.arguments, self.options.as_dict() | of_run)
             return
         recorded = recorded_options(self.folder)

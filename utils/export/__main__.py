@@ -19,7 +19,7 @@ from pathlib import Path
 
 from utils.errors import UserError, run_program
 from utils.options.parse import Parser
-from utils.runs.folders import PRETRAINED
+from utils.runs.lookup import PRETRAINED
 
 FORMATS = ("checkpoint", "onnx", "pt2", "safetensors")
 

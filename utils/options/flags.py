@@ -243,6 +243,7 @@ class Options:
         STAGE1,
         "--teacher",
         role=Role.STAGE_1,
+        content="checkpoint",
         help="distil from this run or checkpoint. Its network may be another one, with the same "
         "classes. It is looked up as --pretrained is",
         metavar="X",
@@ -507,6 +508,7 @@ class Options:
         TRAINING,
         "--backbone",
         role=Role.BOTH_STAGES,
+        content="file",
         help="start the whole network except its classifier from these weights: a state_dict of "
         "torchvision, timm or this project, .pth or .safetensors. An ImageNet network then also "
         "gets ImageNet's normalisation. In stage 2 the weights replace those of --pretrained",

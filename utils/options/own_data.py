@@ -1,16 +1,35 @@
-"""A digest of own data, made from the names and sizes of files. No image is opened."""
+"""Digests of files, and of own data by the names and sizes of their files. No image is opened."""
 
+import csv
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+DIGITS = 8
 SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 
 @cache
-def content_digest(root: str, without: tuple[str, ...] = ()) -> str | None:
+def file_digest(path: str) -> str | None:
+    """Returns the sha256 of a file's content, 64 hexadecimal digits; None if it is no file, or it
+    cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def forget_digests() -> None:
+    """Forgets what files contained: a command takes them as they are when it is given."""
+    file_digest.cache_clear()
+    content_digest.cache_clear()
+
+
+@cache
+def content_digest(root: str, without: tuple[str, ...] = (), is_table: bool = False) -> str | None:
     """Returns a digest of eight hexadecimal digits. A copy of the data has the same digest, other
     data have another one. Returns None if there is nothing at `root`, or it cannot be read.
 
@@ -19,14 +38,18 @@ def content_digest(root: str, without: tuple[str, ...] = ()) -> str | None:
             names and sizes of its images count: the images of its splits, or of all sub-folders if
             it has no splits.
         without: folders below `root` that are not part of the data, such as run folders.
+        is_table: True if `root` is a table of images, whose sizes count too.
     """
     path = Path(root).expanduser()
     digest = hashlib.sha256()
     try:
         if path.is_file():
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+            content = file_digest(str(path))
+            if content is None or not is_table:
+                return content and content[:DIGITS]
+            digest.update(content.encode())
+            for line in _listed_sizes(path):
+                digest.update(line)
         elif path.is_dir():
             for line in sorted(_listing(path, [os.path.realpath(place) for place in without])):
                 digest.update(line)
@@ -34,7 +57,23 @@ def content_digest(root: str, without: tuple[str, ...] = ()) -> str | None:
             return None
     except OSError:  # loading the data reports what cannot be read
         return None
-    return digest.hexdigest()[:8]
+    return digest.hexdigest()[:DIGITS]
+
+
+def _listed_sizes(table: Path) -> Iterator[bytes]:
+    """Yields the size in bytes of each file that a table lists, in its order."""
+    with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+        try:
+            for row in reader:
+                try:
+                    size = os.stat(table.parent / (row.get("path") or "").strip()).st_size
+                except (OSError, ValueError):
+                    size = -1  # loading the data reports it
+                yield b"%d\n" % size
+        except csv.Error:
+            return
 
 
 def _listing(root: Path, without: Sequence[str]) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from utils.options.flags import (
     Options,
     with_role,
 )
-from utils.options.own_data import content_digest
+from utils.options.own_data import forget_digests
 from utils.options.recipes import FULL_STAGE_1, RECIPES
 from utils.options.roles import Role
 from utils.options.run_names import stage_1_name
@@ -76,7 +76,7 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
             other.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    content_digest.cache_clear()  # a command takes its data as they are when it is given
+    forget_digests()
     given, first = _with_recipe(argv)
     options = Options(**given)
     _check_data(options)

@@ -27,7 +27,13 @@ class Role(Enum):
 
 
 def flag(
-    group: str, *names: str, role: Role, help: str, default: Any = None, **settings: Any
+    group: str,
+    *names: str,
+    role: Role,
+    help: str,
+    default: Any = None,
+    content: str | None = None,
+    **settings: Any,
 ) -> Any:
     """Returns a field of `Options`.
 
@@ -37,7 +43,9 @@ def flag(
         role: what the flag affects.
         help: the text that `--help` shows.
         default: the value if the flag is not given; None if it depends on other flags.
+        content: what the flag's value names, if the content decides and not the path: `file`, or
+            `checkpoint` of a run or by its file.
         settings: other arguments of argparse: `type`, `choices`, `metavar`, ...
     """
     metadata = {"group": group, "names": names, "role": role, "help": help, "settings": settings}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata | {"content": content})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from utils.options.flags import OWN_DATASETS, Options
@@ -20,6 +21,8 @@ IN_STAGE_2 = (
     *("feat_loss", "feat_sampler", "feat_lr", "cls_loss", "cls_sampler", "cls_lr"),
 )
 
+NOTHING: Mapping[str, str] = {}
+
 SPELT_OUT = (
     *("augment", "select_on", "robust_weight", "as_released", "precision", "heldout_fraction"),
     *("margin_min", "margin_wd", "image_size", "normalisation", "stream", "accumulate", "sync_bn"),
@@ -28,19 +31,36 @@ SPELT_OUT = (
 """The options that earlier versions wrote behind the released name of a stage 2."""
 
 
-def stage_1_name(options: Options) -> str:
-    """Returns the name of the run folder of a stage 1."""
-    return _with_digest(released_name(options), digested(options))
+def stage_1_name(options: Options, contents: Mapping[str, str] = NOTHING) -> str:
+    """Returns the name of the run folder of a stage 1.
+
+    Args:
+        options: of the stage 1.
+        contents: as in `digested`.
+    """
+    return _with_digest(released_name(options), digested(options, contents=contents))
 
 
-def stage_2_name(options: Options, parent: str | None = None) -> str:
+def stage_2_name(
+    options: Options, parent: str | None = None, contents: Mapping[str, str] = NOTHING
+) -> str:
     """Returns the name of the run folder of a stage 2, inside the folder of its stage 1.
 
     Args:
         options: of the stage 2.
         parent: the name of the stage-1 folder; by default the one that `--pretrained` names.
+        contents: as in `digested`.
     """
-    return _with_digest(released_name(options), digested(options, parent))
+    return _with_digest(released_name(options), digested(options, parent, contents))
+
+
+def name_by_paths(options: Options, parent: str | None = None) -> str:
+    """Returns the name that the run folder had when the paths of `--backbone` and `--teacher`
+    counted and not their contents, and of a table of images the text alone."""
+    counted = digested(options, parent)
+    if "data" in counted:
+        counted["data"] = content_digest(options.data_root, (options.root_log, options.root_model))
+    return _with_digest(released_name(options), counted)
 
 
 def earlier_name(options: Options) -> str:
@@ -52,14 +72,19 @@ def earlier_name(options: Options) -> str:
     return released_name(options) + "".join(f"_{name}={getattr(options, name)}" for name in own)
 
 
-def digested(options: Options, parent: str | None = None) -> dict[str, Any]:
+def digested(
+    options: Options, parent: str | None = None, contents: Mapping[str, str] = NOTHING
+) -> dict[str, Any]:
     """Returns the options that the digest in a run's name stands for, with their values: those that
-    decide the result, are not in the released name, and are not at their defaults. Own data have a
-    digest of their content there. Empty if the released name needs no digest.
+    decide the result, are not in the released name, and are not at their defaults. Own data, and
+    files that options name, have a digest of their content there. Empty if the released name needs
+    no digest.
 
     Args:
         options: of the run.
         parent: for a stage 2, the name of the stage-1 folder.
+        contents: digests of the files that options name, by the options' names; the path stands for
+            a file that is not there.
     """
     named = set(IN_STAGE_1) | {"epochs"}  # a stage 1 may go on with more epochs
     if options.stage == 2:
@@ -70,12 +95,13 @@ def digested(options: Options, parent: str | None = None) -> dict[str, Any]:
     if options.seeds is not None:
         named.add("seed")  # each seed has a folder of its own
     counted = {
-        name: getattr(options, name)
+        name: contents.get(name, getattr(options, name))
         for name in options.decisive()
         if name not in named and not options.is_at_default(name)
     }
     if options.dataset in OWN_DATASETS:
-        content = content_digest(options.data_root, (options.root_log, options.root_model))
+        roots = (options.root_log, options.root_model)
+        content = content_digest(options.data_root, roots, options.dataset == "csv")
         counted |= {} if content is None else {"data": content}
     return counted
 

@@ -20,7 +20,7 @@ from utils.evaluation.classifier_files import load_classifier
 from utils.evaluation.classifiers import apply_classifier
 from utils.options.flags import BENCHMARK_LISTS, IMAGENET_NETWORKS
 from utils.runs import checkpoint
-from utils.runs.folders import PRETRAINED
+from utils.runs.lookup import PRETRAINED
 from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 
 DIGEST = 8 * "[0-9a-f]"

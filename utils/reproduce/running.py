@@ -16,7 +16,8 @@ from utils.errors import UserError
 from utils.options.parse import parse_options
 from utils.reproduce.plan import Cell
 from utils.reproduce.results import file_records
-from utils.runs.folders import PRETRAINED, run_folder
+from utils.runs.folders import run_folder
+from utils.runs.lookup import PRETRAINED
 from utils.runs.records import read_epochs, read_run
 from utils.runs.run_folder import LAST_CHECKPOINT
 

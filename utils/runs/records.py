@@ -12,6 +12,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.evaluation.shot_groups import GROUPS, balanced_accuracy
 from utils.options.flags import FIELDS, NATURAL_DATASETS, Options
+from utils.runs.contents import RECORD
 from utils.runs.run_folder import is_seed_folder
 
 SUBSET_FLAGS = (
@@ -127,6 +128,8 @@ class RecordedRun:
             settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in SUBSET_FLAGS}
         if Options.from_record(self.arguments).dataset in NATURAL_DATASETS:
             settings["data_root"] = self.arguments.get("data_root")
+        for name, digest in settings.pop(RECORD, {}).items():  # the place of a file decides nothing
+            settings[name] = f"{Path(settings[name]).name} (sha256 {digest[:8]})"
         fingerprint = settings.pop("fingerprint", None)
         if fingerprint is not None:  # unknown of runs from before it was recorded
             settings["fingerprint"] = fingerprint[:8]

@@ -4,7 +4,7 @@ import json
 
 from utils.errors import UserError
 from utils.options.flags import Options, flag_of
-from utils.runs.folders import differences
+from utils.runs.folders import check_files_unchanged, differences
 from utils.runs.records import read_epochs
 from utils.runs.run_folder import RunFolder, check_writable, recorded_options
 
@@ -19,6 +19,8 @@ def prepare(options: Options, folder: RunFolder) -> str:
     check_writable(folder.models)
     check_writable(folder.records)
     if not folder.holds_a_run():
+        if options.resume:
+            check_files_unchanged(options)
         return "start"
     if options.overwrite:
         return "replace"

@@ -1,7 +1,7 @@
 """The teacher of a distilled run."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from losses import prior_offsets
 from models.folding import fold_batch_norm
 from utils.errors import UserError
 from utils.runs import checkpoint
-from utils.runs.folders import find_pretrained
+from utils.runs.lookup import find_checkpoint
 from utils.training.setup import Run, warn, warn_of_other_data
 
 
@@ -36,10 +36,7 @@ def load_teacher(run: Run) -> Teacher:
         UserError: there is none, or it has other classes than the data.
     """
     options, data = run.options, run.data
-    try:
-        path = find_pretrained(replace(options, pretrained=options.teacher))
-    except UserError as error:
-        raise UserError(str(error).replace("--pretrained", "--teacher")) from None
+    path = find_checkpoint(options, "teacher")
     start = checkpoint.load(path)
     arch = start.get("arch", options.arch)
     try:

@@ -8,7 +8,8 @@ import pytest
 
 from utils.errors import UserError
 from utils.options.parse import parse_options
-from utils.runs.folders import digest_of, find_evaluated, find_pretrained, run_folder
+from utils.runs.folders import digest_of, find_evaluated, run_folder
+from utils.runs.lookup import find_pretrained
 
 EARLIER = Path(__file__).parent / "earlier"
 """Records of a stage 1 and a stage 2 that an earlier version made, without their checkpoints."""
@@ -146,6 +147,15 @@ def test_an_evaluation_needs_no_flag_that_the_only_run_was_given(tmp_path, monke
     with pytest.raises(UserError, match=r"(--lr 0\.[23].*){2}"):
         find_evaluated(options_of(short))
     assert find_evaluated(options_of(short, "--lr 0.2"))[1].models == folder
+
+
+def test_an_evaluation_takes_the_run_of_exactly_these_flags_whatever_others_there_are(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folder = made(FLAGS)
+    made(f"{FLAGS} --lr 0.2")
+    assert find_evaluated(options_of(FLAGS, "--evaluation True"))[1].models == folder
 
 
 def test_an_evaluation_may_look_at_other_data(tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def test_the_summary_has_the_keys_and_types_of_the_interface(stage, finished):
     summary = read_summary(folder)
     assert list(summary) == [
         *("dataset", "arch", "stage", "selected_on", "epochs", "seconds", "seed"),
-        *("class_counts", "test", "heldout"),
+        *("parameters", "images_seen", "class_counts", "test", "heldout"),
         *(["features"] if stage == 2 else []),
     ]
     expected = {"dataset": "cifar10", "arch": "resnet20", "stage": stage, "selected_on": "test"}

@@ -1,6 +1,7 @@
 """The tables of accuracies that end a run."""
 
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -145,7 +146,8 @@ def test_a_summary_tells_the_parameters_and_the_images_of_all_training_steps(fin
 
 def test_each_view_of_an_image_counts_and_seeds_share_both_numbers():
     loader = SimpleNamespace(order=range(7))
-    phase = Phase("pretraining", range(3, 6), loader, None, None, None, views=3)
+    unused: Any = None
+    phase = Phase("pretraining", range(3, 6), cast(Any, loader), unused, unused, unused, views=3)
     assert phase.images_seen == 3 * 7 * 3
     same = {"parameters": 464154, "images_seen": 63}
     assert combine([same, same]) == same
