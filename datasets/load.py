@@ -1,4 +1,4 @@
-"""The data set that the options name, with its long-tailed subset chosen."""
+"""From options to a data set with its long-tailed subset chosen."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from datasets import normalisation
-from datasets import recorded as memory
 from datasets.long_tail import counts_by_size, left_out_indices, long_tail_indices
+from datasets.recorded import (
+    check_classes,
+    normalisation_of,
+    test_rand_number,
+    with_recorded,
+)
 from datasets.sources.cifar import HELDOUT_IMAGES_PER_CLASS, load_cifar
 from datasets.sources.csv_file import load_csv
 from datasets.sources.digits import load_digits
@@ -23,18 +28,19 @@ from utils.options.flags import BENCHMARK_LISTS, NATURAL_DATASETS, OWN_DATASETS,
 
 
 def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedData:
-    """The data set that the options name, with its long-tailed training set chosen.
+    """Returns the data set that the options name, with its long-tailed training set chosen.
 
     Args:
-        options: of which those of the data count.
-        recorded: `args.json` of the run to go on from, or the checkpoint of the stage before. What
-            it remembers under `data` holds: image size, normalisation, class names, which images
-            were set aside for the test, and what `--stream auto` came to.
+        options: only the options of the data are used.
+        recorded: `args.json` of the run that goes on, or the checkpoint of the stage before. Its
+            entry `data` decides image size, normalisation, class names, test images and whether
+            `--stream auto` streams.
 
     Raises:
-        UserError: files missing or damaged, a class without training images, no held-out ones
-            where these are to choose, or a flag or data that contradict what is recorded.
-        RunError: the images do not fit into memory.
+        UserError: files are missing or damaged, a class has no training images,
+            `--select_on heldout` has no held-out images, or a flag or the data contradict
+            `recorded`.
+        RunError: the images do not fit into
     """
     found = (recorded or {}).get("data")
     remembered: Mapping = found if isinstance(found, Mapping) else {}
@@ -42,17 +48,17 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
     if options.list_root is not None:
         options = replace(options, list_root=str(expanded(options.list_root)))
     check_data(options)
-    options = memory.with_recorded(options, remembered)
+    options = with_recorded(options, remembered)
     data = None if options.dataset in NATURAL_DATASETS else load_packed(options)
     if data is None:
-        of_test = memory.test_rand_number(options, remembered)
+        of_test = test_rand_number(options, remembered)
         source = SOURCES[options.dataset](replace(options, rand_number=of_test))
         data = make_long_tailed(options, source)
-    memory.check_classes(options, data.class_names, remembered)
+    check_classes(options, data.class_names, remembered)
     if options.select_on == "heldout" and data.heldout is None:
         raise UserError(
-            f"--select_on heldout: --dataset {options.dataset} leaves no images out here; "
-            "--heldout_fraction sets some aside"
+            f"--select_on heldout: --dataset {options.dataset} has no held-out images here; "
+            "--heldout_fraction 0.1 sets some aside"
         )
     used = _normalisation(options, data, remembered)
     return replace(data, mean=used.mean, std=used.std)
@@ -61,7 +67,7 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
 def _normalisation(
     options: Options, data: LongTailedData, remembered: Mapping
 ) -> normalisation.Normalisation:
-    if (before := memory.normalisation_of(options, remembered)) is not None:
+    if (before := normalisation_of(options, remembered)) is not None:
         return before
     if options.normalisation != "auto":
         return normalisation.CONSTANTS[options.normalisation]
@@ -94,24 +100,29 @@ SOURCES: dict[str, Callable[[Options], BalancedData]] = {
 
 
 def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData:
-    """Chooses the training images and, where the source has none, the held-out ones.
+    """Returns the data with their training images chosen. If the source has no held-out images,
+    they are chosen too.
+
+    Args:
+        options: `imb_type`, `imb_factor`, `rand_number` and `heldout_fraction` decide.
+        balanced: all images of the source.
 
     Raises:
-        UserError: a class would have no training image, or `--heldout_fraction` is asked of data
-            with held-out images of their own.
+        UserError: a class would have no training image, or `--heldout_fraction` is given for data
+            that have held-out images.
     """
     labels = balanced.train.labels.numpy()
     available, heldout = _set_aside(options, balanced)
     sizes = np.bincount(labels[available], minlength=len(balanced.class_names))
-    # The classes of benchmarks are of one size, or nearly, and fall in the order of their labels.
+    # Benchmarks have classes of (nearly) one size; they shrink in the order of the labels.
     is_uneven = options.dataset in NATURAL_DATASETS
     ordered_by = sizes if is_uneven else np.full_like(sizes, sizes.max())
     counts = counts_by_size(ordered_by, options.imb_type, options.imb_factor)
     if min(counts) < 1:
         name = balanced.class_names[int(np.argmin(counts))]
         raise UserError(
-            f"--imb_factor {options.imb_factor} leaves class {name} without images: "
-            f"the largest class has {sizes.max()}"
+            f"--imb_factor {options.imb_factor} leaves class {name} without images: the largest "
+            f"class has {sizes.max()}, so the factor must be at least 1/{sizes.max()}"
         )
     chosen = available[long_tail_indices(labels[available], counts, options.rand_number)]
     origin = balanced.origin
@@ -138,7 +149,8 @@ def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData
 
 
 def _set_aside(options: Options, balanced: BalancedData) -> tuple[np.ndarray, np.ndarray | None]:
-    """Positions of the images that may train, and of those that `--heldout_fraction` holds out."""
+    """Returns the positions of the images that may train, and of those that `--heldout_fraction`
+    holds out; None where it holds out none."""
     labels = balanced.train.labels.numpy()
     everything = np.arange(len(labels))
     if options.heldout_fraction == 0:
@@ -146,7 +158,7 @@ def _set_aside(options: Options, balanced: BalancedData) -> tuple[np.ndarray, np
     if balanced.heldout is not None:
         raise UserError(
             f"--heldout_fraction {options.heldout_fraction}: these data have "
-            f"{len(balanced.heldout)} held-out images of their own"
+            f"{len(balanced.heldout)} held-out images of their own; leave the flag out"
         )
     sizes = np.bincount(labels, minlength=len(balanced.class_names))
     remaining = sizes - (sizes * options.heldout_fraction).astype(int)

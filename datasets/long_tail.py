@@ -1,5 +1,6 @@
-"""Which images a long-tailed training set keeps (Cui et al., "Class-Balanced Loss Based on
-Effective Number of Samples", CVPR 2019, section 5.1; choice of the images as in LDAM-DRW)."""
+"""Which images a long-tailed training set keeps. The class counts follow Cui et al.,
+"Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, section 5.1; the images are
+chosen as in LDAM-DRW."""
 
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ import numpy as np
 def long_tail_counts(
     num_classes: int, max_count: int, imb_type: str, imb_factor: float
 ) -> list[int]:
-    """Images to keep of each class, largest class first.
+    """Returns how many images to keep of each class ``[K]``, largest class first.
 
     - ``exp``: n_k = ⌊n_max · f^(k/(K−1))⌋;
     - ``step``: n_max for the first half of the classes (rounded up), ⌊n_max · f⌋ for the rest;
@@ -22,7 +23,7 @@ def long_tail_counts(
         imb_factor: f, smallest class over largest class, 0 < f ≤ 1.
 
     Raises:
-        ValueError: an unknown type, a factor out of bounds, or no class.
+        ValueError: the type is unknown, the factor is out of bounds, or there is no class.
 
     Example:
         >>> long_tail_counts(5, 100, "exp", 0.01)
@@ -46,15 +47,18 @@ def long_tail_counts(
 def counts_by_size(
     sizes: Sequence[int] | np.ndarray, imb_type: str, imb_factor: float
 ) -> list[int]:
-    """Images to keep of each class, by label, where `long_tail_counts` goes down the classes in the
-    order of their size, the largest first; classes of one size in the order of their labels.
+    """Returns how many images to keep of each class ``[K]``, by label.
+
+    The largest class gets the first of `long_tail_counts`, the second largest the second, and so
+    on; classes of one size are taken in the order of their labels.
 
     Args:
         sizes: images of each class ``[K]``; the largest is n_max.
-        imb_type, imb_factor: as `long_tail_counts` takes them.
+        imb_type: `exp`, `step` or `natural`.
+        imb_factor: f, smallest class over largest class, 0 < f ≤ 1.
 
     Raises:
-        ValueError: as `long_tail_counts`.
+        ValueError: the type is unknown, the factor is out of bounds, or there is no class.
 
     Example:
         >>> counts_by_size([3, 6, 20], "exp", 0.1)
@@ -68,8 +72,11 @@ def counts_by_size(
 
 
 def _shuffled_positions(labels: np.ndarray, num_classes: int, rand_number: int) -> list[np.ndarray]:
-    """Positions of each class, shuffled: NumPy's legacy generator is seeded once, then the classes
-    are shuffled one after the other, in label order, each from file order."""
+    """Returns the shuffled positions of each class.
+
+    NumPy's legacy generator is seeded once. It then shuffles the classes in label order; before
+    its shuffle, a class is in file order.
+    """
     generator = np.random.RandomState(rand_number)
     by_class = [np.flatnonzero(labels == label) for label in range(num_classes)]
     for positions in by_class:
@@ -80,16 +87,13 @@ def _shuffled_positions(labels: np.ndarray, num_classes: int, rand_number: int) 
 def long_tail_indices(
     labels: Sequence[int] | np.ndarray, counts: Sequence[int], rand_number: int
 ) -> np.ndarray:
-    """Positions of the images to keep, class after class: of each class's shuffled positions the
-    first n_k (all, where the class has fewer).
+    """Returns the positions of the images to keep, int64 ``[Σ n_k]``, class after class. They are
+    the first n_k of each class's shuffled positions, or all if the class has fewer.
 
     Args:
         labels: label of each image ``[N]``, 0..K−1, in file order.
         counts: n_k of each class ``[K]``.
-        rand_number: seed of the choice.
-
-    Returns:
-        int64 positions ``[Σ n_k]``.
+        rand_number: seed of the shuffle.
     """
     shuffled = _shuffled_positions(np.asarray(labels), len(counts), rand_number)
     kept = [positions[:count] for positions, count in zip(shuffled, counts, strict=True)]
@@ -102,8 +106,14 @@ def left_out_indices(
     rand_number: int,
     per_class: int | None = None,
 ) -> np.ndarray:
-    """Positions that `long_tail_indices` leaves out, at most `per_class` of each class, drawn by
-    the same shuffle; int64, class after class."""
+    """Returns the positions that `long_tail_indices` leaves out, int64, class after class.
+
+    Args:
+        labels: label of each image ``[N]``, 0..K−1, in file order.
+        counts: n_k of each class ``[K]``.
+        rand_number: seed of the shuffle, the same as for `long_tail_indices`.
+        per_class: how many positions of a class are returned at most; None for all.
+    """
     shuffled = _shuffled_positions(np.asarray(labels), len(counts), rand_number)
     left = [
         positions[count:][:per_class] for positions, count in zip(shuffled, counts, strict=True)

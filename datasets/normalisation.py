@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the channels, by which images are normalised."""
+"""Mean and standard deviation of the channels, with which images are normalised."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -13,13 +13,13 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Of the channels of images scaled to [0, 1]."""
+    """Mean and standard deviation of the three channels of images scaled to [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def as_dict(self) -> dict[str, list[float]]:
-        """As checkpoints and `args.json` hold it."""
+        """Returns it as checkpoints and `args.json` record it."""
         return {"mean": list(self.mean), "std": list(self.std)}
 
 
@@ -29,8 +29,10 @@ CONSTANTS = {"cifar": CIFAR, "imagenet": IMAGENET}
 
 
 def of_images(batches: Iterable[Tensor]) -> Normalisation:
-    """Of all pixels of uint8 batches ``[B, C, H, W]``: exact, so it does not depend on how the
-    images are batched. A channel without any deviation gets 1.
+    """Returns the normalisation of all pixels of uint8 batches ``[B, C, H, W]``.
+
+    It is computed from exact counts of the 256 values, so it does not depend on how the images are
+    batched. A channel without any deviation gets a deviation of 1.
 
     Example:
         >>> of_images([torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)])
@@ -45,20 +47,20 @@ def of_images(batches: Iterable[Tensor]) -> Normalisation:
 
 
 def _histogram(images: Tensor) -> Tensor:
-    """How often each value occurs in each channel, int64 ``[C, 256]``."""
+    """Returns how often each value occurs in each channel, int64 ``[C, 256]``."""
     channels = images.transpose(0, 1).flatten(1)
     return torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
 
 
 def recorded(values: Mapping) -> Normalisation:
-    """What a run remembers.
+    """Returns the normalisation that a run recorded as `Normalisation.as_dict`.
 
     Raises:
-        UserError: no three means and deviations.
+        UserError: there are not three finite means and three positive deviations.
     """
     mean, std = (_three_numbers(values, name) for name in ("mean", "std"))
     if min(std) <= 0:
-        raise UserError(f"the recorded normalisation has a deviation that is not > 0: {list(std)}")
+        raise UserError(f"the recorded deviations of the channels are not all > 0: {list(std)}")
     return Normalisation(mean, std)
 
 
@@ -70,6 +72,7 @@ def _three_numbers(values: Mapping, name: str) -> tuple[float, ...]:
         or not all(isinstance(x, float) and math.isfinite(x) for x in numbers)
     ):
         raise UserError(
-            f"the recorded normalisation has no three means and deviations: {name} is {numbers}"
+            f"the recorded normalisation must have three numbers for mean and std: {name} is "
+            f"{numbers}"
         )
     return tuple(numbers)

@@ -1,4 +1,4 @@
-"""Where the images of a data set came from, as far as a run says so and remembers it."""
+"""Where the images of a data set came from: what a run prints and records about it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run says and remembers about its data beside their pixels.
+    """Where test and held-out images came from.
 
     Attributes:
         test: what the test images are, in words.
-        heldout: what the held-out images are, where there are any.
-        ignored: what was left aside, in words.
-        test_fraction: part of each class that was set aside for the test; None for data with a
-            test set of their own.
-        test_rand_number: seed by which it was drawn.
+        heldout: what the held-out images are, in words; None if there are none.
+        ignored: which files and folders were ignored, in words.
+        test_fraction: part of each class that became test images; None if the data have a test set
+            of their own.
+        test_rand_number: seed that chose these test images.
     """
 
     test: str = "the data set's own"
@@ -33,13 +33,13 @@ def account(
     class_counts: Sequence[int],
     sizes: Mapping[str, int],
 ) -> str:
-    """One line on what was found.
+    """Returns one line about the data.
 
     Args:
-        origin: of the data.
-        class_names: of K classes.
+        origin: where the images came from.
+        class_names: names of the classes ``[K]``.
         class_counts: training images of each class ``[K]``.
-        sizes: images of the splits `train` and `test` and, where there is one, `heldout`.
+        sizes: images of the splits `train`, `test` and, if there is one, `heldout`.
 
     Example:
         >>> account(Origin(test="test/"), ["ant", "bee"], [9, 3], {"train": 12, "test": 4})
@@ -60,5 +60,6 @@ def account(
 
 
 def _last_smallest(class_counts: Sequence[int]) -> int:
+    """Returns the smallest class; of several, the last."""
     lowest = min(class_counts)
     return max(k for k, count in enumerate(class_counts) if count == lowest)

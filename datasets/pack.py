@@ -1,8 +1,9 @@
-"""Packs one long-tailed set into one file, which `main.py` reads like the set itself:
+"""Packs one long-tailed set into one file, which `main.py` reads like the set itself. The
+command
 
     python -m datasets.pack --dataset cifar100 --imb_factor 0.01 --output packed
 
-writes `packed/cifar100_exp_0.01_0.npz`; then `main.py --data_root packed` with the same flags.
+writes `packed/cifar100_exp_0.01_0.npz`. `main.py --data_root packed` with the same flags reads it.
 """
 
 import argparse
@@ -15,24 +16,27 @@ from utils.options.parse import parse_options
 
 
 def pack(argv: Sequence[str] | None = None) -> Path:
-    """Writes the file; its path.
+    """Writes the file and returns its path.
 
     Raises:
-        UserError: flags or data that `main.py` would refuse too, or no folder to write into.
+        UserError: `main.py` would refuse the flags or the data too, the data set is not one of
+            CIFAR, or the file cannot be written.
     """
     parser = argparse.ArgumentParser(
         prog="python -m datasets.pack",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="The other flags are main.py's: --dataset, --data_root, --imb_type, --imb_factor, "
-        "--rand_number.",
+        epilog="These flags of main.py choose the set: --dataset, --data_root, --imb_type, "
+        "--imb_factor, --rand_number.",
         allow_abbrev=False,
     )
-    parser.add_argument("--output", type=Path, default=Path("."), help="folder (default: .)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("."), help="folder for the file (default: .)"
+    )
     arguments, flags = parser.parse_known_args(argv)
     options = parse_options(flags)
     if options.dataset not in ("cifar10", "cifar100"):
-        raise UserError(f"--dataset {options.dataset} is not packed: cifar10 and cifar100 are")
+        raise UserError(f"--dataset {options.dataset} cannot be packed; cifar10 and cifar100 can")
 
     from datasets import load_data
     from datasets.sources.packed import packed_name, write_packed

@@ -1,5 +1,5 @@
-"""What a checkpoint, or a run to go on from, remembers of its data: it holds, and what contradicts
-it is an error."""
+"""What a checkpoint or an earlier run records about its data. The record decides; a flag or data
+that contradict it are an error."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,15 @@ from utils.options.flags import NATURAL_DATASETS, Options
 
 
 def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
-    """The options with the image size, the split into training and test images and the way of
-    reading that the run before had.
+    """Returns the options with the recorded image size, test fraction and choice of `--stream
+    auto`.
+
+    Args:
+        options: the options of this run.
+        recorded: what `LongTailedData.description` returned in the run before.
 
     Raises:
-        UserError: a flag that contradicts them.
+        UserError: a flag contradicts the record.
     """
     changes: dict[str, Any] = {}
     size = recorded.get("image_size")
@@ -25,7 +29,7 @@ def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
         if options.image_size not in (None, size):
             raise UserError(
                 f"--image_size {options.image_size} contradicts the checkpoint, whose images have "
-                f"a side of {size} pixels"
+                f"{size}x{size} pixels; leave the flag out"
             )
         changes["image_size"] = size if options.dataset in NATURAL_DATASETS else None
     if options.stream == "auto" and isinstance(recorded.get("streamed"), bool):
@@ -34,24 +38,24 @@ def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
     if isinstance(fraction, float) and 0 < fraction < 1:
         if options.test_fraction != fraction and not options.is_at_default("test_fraction"):
             raise UserError(
-                f"--test_fraction {options.test_fraction} contradicts the checkpoint, which was "
-                f"trained beside {fraction} of each class"
+                f"--test_fraction {options.test_fraction} contradicts the checkpoint, whose test "
+                f"images are {fraction} of each class; leave the flag out"
             )
         changes["test_fraction"] = fraction
     return replace(options, **changes)
 
 
 def test_rand_number(options: Options, recorded: Mapping[str, Any]) -> int:
-    """The seed by which test images are split off: that of the run before."""
+    """Returns the seed that splits off the test images: the recorded one, else `--rand_number`."""
     number: Any = recorded.get("test_rand_number")
     return number if _is_whole(number) else options.rand_number
 
 
 def normalisation_of(options: Options, recorded: Mapping) -> normalisation.Normalisation | None:
-    """The normalisation of the run before, or None where there is none.
+    """Returns the recorded normalisation, or None if none is recorded.
 
     Raises:
-        UserError: `--normalisation` contradicts it, or it is none.
+        UserError: `--normalisation` contradicts it, or what is recorded is not a normalisation.
     """
     if recorded.get("normalisation") is None:
         return None
@@ -63,16 +67,16 @@ def normalisation_of(options: Options, recorded: Mapping) -> normalisation.Norma
             means = ", ".join(f"{mean:.4g}" for mean in found.mean)
             raise UserError(
                 f"--normalisation {options.normalisation} contradicts the checkpoint, whose images "
-                f"were normalised by means of {means}"
+                f"were normalised with the means {means}; leave the flag out"
             )
     return found
 
 
 def check_classes(options: Options, class_names: Sequence[str], recorded: Mapping) -> None:
-    """Whether the data have the classes of the run before, in the same order.
+    """Checks that the data have the recorded classes in the recorded order.
 
     Raises:
-        UserError: they do not; it names classes that only one of the two has.
+        UserError: they do not; the message names classes that only one of the two has.
     """
     before: Any = recorded.get("class_names")
     is_list = isinstance(before, (list, tuple)) and all(isinstance(n, str) for n in before)
@@ -86,8 +90,8 @@ def check_classes(options: Options, class_names: Sequence[str], recorded: Mappin
         *([f"only the checkpoint has {listed(there)}"] if there else []),
     ]
     raise UserError(
-        f"{place}: not the classes of the checkpoint: "
-        + ("; ".join(differences) or "their order is another")
+        f"{place}: these data do not have the classes of the checkpoint: "
+        + ("; ".join(differences) or "the order is another")
     )
 
 

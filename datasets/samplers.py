@@ -1,8 +1,8 @@
-"""In which order training sees the images.
+"""Samplers: in which order training sees the images.
 
-`ClassAwareSampler` is the released sampler, draw for draw. Training uses the samplers below it,
-which draw a whole epoch at once as a tensor; they share one CPU generator, so an order does not
-depend on the device, and their `state_dict` continues an interrupted run exactly.
+`ClassAwareSampler` is the released sampler, draw for draw. Training uses the orders below it. An
+order draws a whole epoch at once as a tensor. It draws from a CPU generator, so it is the same on
+every device. Its `state_dict` lets an interrupted run go on exactly.
 """
 
 import math
@@ -18,7 +18,7 @@ from losses.classification import effective_number_weights
 
 
 def _shuffled_cycle(items: Sequence[int]) -> Iterator[int]:
-    """Endless passes over the items, shuffled in place before each by Python's `random`."""
+    """Yields the items endlessly; Python's `random` shuffles them in place before each pass."""
     items = list(items)
     while True:
         random.shuffle(items)
@@ -26,19 +26,21 @@ def _shuffled_cycle(items: Sequence[int]) -> Iterator[int]:
 
 
 class ClassAwareSampler:
-    """Class-aware sampling (Shen et al., "Relay Backpropagation for Effective Learning of Deep
-    Convolutional Neural Networks", ECCV 2016, section 3.2), draw for draw as in the released code.
+    """Class-aware sampling, draw for draw as in the released code.
 
-    Classes are visited in a shuffled cycle; from each visited class `num_samples_cls` images are
-    drawn from its own shuffled cycle, consecutively. An epoch is n_max · K draws, and the cycles
-    go on from one epoch to the next.
+    Classes are visited in a shuffled cycle. A visit takes the next `num_samples_cls` images of the
+    class's own shuffled cycle. An epoch has n_max · K draws, and the cycles go on from one epoch to
+    the next.
+
+    Source: Shen et al., "Relay Backpropagation for Effective Learning of Deep Convolutional Neural
+    Networks", ECCV 2016, section 3.2.
 
     Args:
         labels: label of each image ``[N]``, every class 0..K−1 at least once.
         num_samples_cls: images drawn at each visit, ≥ 1.
 
     Raises:
-        ValueError: a class without images or fewer than one image a visit.
+        ValueError: a class has no images, or a visit would draw none.
     """
 
     def __init__(
@@ -58,12 +60,13 @@ class ClassAwareSampler:
     def __iter__(self) -> Iterator[int]:
         for start in range(0, self.num_samples, self.num_samples_cls):
             images = self._images[next(self._classes)]
-            # A whole visit is drawn even where the epoch ends within it, as released.
+            # The released code draws a whole visit even if the epoch ends within it.
             visit = [next(images) for _ in range(self.num_samples_cls)]
             yield from visit[: self.num_samples - start]
 
 
 def _positions_by_class(labels: Sequence[int] | np.ndarray | Tensor) -> list[np.ndarray]:
+    """Returns the positions of each class's images; raises ValueError if a class has none."""
     labels = np.asarray(labels)
     positions = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
     empty = [c for c, p in enumerate(positions) if len(p) == 0]
@@ -75,10 +78,10 @@ def _positions_by_class(labels: Sequence[int] | np.ndarray | Tensor) -> list[np.
 def visits_every_class(num_classes: int, largest: int, samples_per_class: int) -> bool:
     """Returns True if class-aware sampling visits every class in every epoch.
 
-    An epoch makes V = ⌈n_max · K / k⌉ visits, in a cycle of shuffled passes over the K classes that
-    goes on from one epoch to the next. An epoch that begins o > 0 visits into a pass needs the
-    K − o that are left of it and a whole pass more; of these o, multiples of g = gcd(V, K), the
-    smallest is g. So every class is visited if V ≥ 2K − g.
+    An epoch makes V = ⌈n_max · K / k⌉ visits. They go through shuffled passes over the K classes,
+    and a pass may begin in one epoch and end in the next. An epoch that begins o > 0 visits into a
+    pass needs the other K − o visits of this pass and one whole pass, together 2K − o. Every o is
+    a multiple of g = gcd(V, K), so the smallest is g. So every class is visited if V ≥ 2K − g.
 
     Args:
         num_classes: K.
@@ -94,22 +97,23 @@ def visits_every_class(num_classes: int, largest: int, samples_per_class: int) -
 
 
 class Order(Protocol):
-    """Which images an epoch consists of, and in which order."""
+    """The images of an epoch, in order."""
 
     def __len__(self) -> int:
-        """Images an epoch."""
+        """Returns the number of images in an epoch."""
         ...
 
     def draw(self) -> Tensor:
-        """The epoch's image positions, int64 ``[len(self)]``, on the CPU."""
+        """Returns the epoch's image positions, int64 ``[len(self)]``, on the CPU."""
         ...
 
     def state_dict(self) -> dict:
-        """What the orders of later epochs depend on, beside the generator."""
+        """Returns what later epochs depend on beside the generator, as tensors in dicts and
+        lists."""
         ...
 
     def load_state_dict(self, state: dict) -> None:
-        """Goes on from there."""
+        """Goes on from a state that `state_dict` returned."""
 
 
 class SequentialOrder:
@@ -122,14 +126,14 @@ class SequentialOrder:
         return self.num_images
 
     def draw(self) -> Tensor:
-        """The epoch's image positions, int64 ``[len(self)]``, on the CPU."""
+        """Returns the epoch's image positions, int64 ``[len(self)]``, on the CPU."""
         return torch.arange(self.num_images)
 
     def state_dict(self) -> dict:
         return {}
 
     def load_state_dict(self, state: dict) -> None:
-        """Nothing is carried from one epoch to the next."""
+        """Does nothing: an epoch does not depend on the one before."""
 
 
 class ShuffledOrder(SequentialOrder):
@@ -144,8 +148,13 @@ class ShuffledOrder(SequentialOrder):
 
 
 class EffectiveNumberOrder(SequentialOrder):
-    """Stage 1's `Resample`: N draws with replacement, an image of class c with a probability
-    proportional to (1 − β) / (1 − β^n_c)."""
+    """Stage 1's `Resample`: N draws with replacement. The probability of an image of class c is
+    proportional to (1 − β) / (1 − β^n_c), the weight of `losses.effective_number_weights`.
+
+    Args:
+        labels: label of each image, int64 ``[N]``.
+        generator: CPU generator.
+    """
 
     def __init__(self, labels: Tensor, generator: torch.Generator) -> None:
         super().__init__(len(labels))
@@ -159,7 +168,7 @@ class EffectiveNumberOrder(SequentialOrder):
 
 
 class _ShuffledCycle:
-    """`_shuffled_cycle`, many draws at a time."""
+    """The cycle of `_shuffled_cycle`, with many draws at a time and a torch generator."""
 
     def __init__(self, items: Tensor, generator: torch.Generator) -> None:
         self.items = items
@@ -176,7 +185,8 @@ class _ShuffledCycle:
 
 
 class ClassAwareOrder:
-    """The law of `ClassAwareSampler`, a whole epoch at a time.
+    """Class-aware sampling with a whole epoch at a time. Its epochs have the same distribution as
+    those of `ClassAwareSampler`.
 
     Args:
         labels: label of each image ``[N]``, every class 0..K−1 at least once.
@@ -184,7 +194,7 @@ class ClassAwareOrder:
         generator: CPU generator.
 
     Raises:
-        ValueError: a class without images, or a visit that draws none.
+        ValueError: a class has no images, or a visit would draw none.
     """
 
     def __init__(self, labels: Tensor, samples_per_class: int, generator: torch.Generator) -> None:
@@ -201,7 +211,7 @@ class ClassAwareOrder:
         return self.num_draws
 
     def draw(self) -> Tensor:
-        """The epoch's image positions, int64 ``[len(self)]``, on the CPU."""
+        """Returns the epoch's image positions, int64 ``[len(self)]``, on the CPU."""
         visits = self.classes.take(-(-self.num_draws // self.samples_per_class))
         visit_counts = torch.bincount(visits, minlength=len(self.images))
         order = torch.empty(len(visits), self.samples_per_class, dtype=torch.int64)
@@ -211,7 +221,7 @@ class ClassAwareOrder:
         return order.flatten()[: self.num_draws]
 
     def state_dict(self) -> dict:
-        # Copies: what is left is a view of a whole epoch's stream, which would be saved with it.
+        # `left` is a view of a whole epoch's draws; without the copy, all of them would be saved.
         images = [cycle.left.clone() for cycle in self.images]
         return {"classes": self.classes.left.clone(), "images": images}
 

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program."""
+"""What the rest of the program knows of a data set."""
 
 import hashlib
 import os
@@ -18,19 +18,18 @@ from utils.errors import UserError
 
 CIFAR_MEAN, CIFAR_STD = CIFAR.mean, CIFAR.std
 
-
-PART, STREAMED_PART = 1000, 64  # images looked at in one go
-BEGINNING = 4096  # bytes of a file by which streamed images are told apart
+PART, STREAMED_PART = 1000, 64  # images that `pixels` yields at a time
+BEGINNING = 4096  # first bytes of a file that enter the fingerprint of streamed images
 
 
 @dataclass(frozen=True)
 class Split:
     """Images held in memory, uint8 ``[N, 3, H, W]``, and their labels, int64 ``[N]``.
 
-    `files` are the names of the images, relative to the data root; None where they are not files.
+    `files` are the names of the images, relative to the data root; None if they are not files.
 
     Raises:
-        UserError: another type or shape, or labels of another number than images.
+        UserError: the images have another type or shape, or there are not as many labels.
     """
 
     images: Tensor
@@ -49,7 +48,7 @@ class Split:
 
     @property
     def side(self) -> int:
-        """Side of an image in pixels."""
+        """The width of an image in pixels; data sets have square images."""
         return self.images.shape[3]
 
     @property
@@ -63,28 +62,30 @@ class Split:
         return self.images.shape[2], self.images.shape[3]
 
     def subset(self, positions: np.ndarray) -> "Split":
+        """Returns the images at these positions, int64 ``[M]``."""
         chosen = torch.from_numpy(positions)
         files = None if self.files is None else [self.files[i] for i in positions]
         return Split(self.images[chosen], self.labels[chosen], files)
 
     def content(self) -> Iterator[bytes]:
-        """What tells these images from others."""
+        """Yields the bytes that tell these images from others: all pixels."""
         yield self.images.numpy().tobytes()
 
     def pixels(self) -> Iterator[Tensor]:
-        """The images as they are, uint8 ``[B, 3, H, W]``, a part at a time."""
+        """Yields all images, uint8 ``[B, 3, H, W]``, a part at a time and not augmented."""
         yield from self.images.split(PART)
 
     @classmethod
     def from_arrays(
         cls, images: np.ndarray, labels: np.ndarray, files: list[str] | None = None
     ) -> "Split":
-        """Of uint8 ``[N, H, W, 3]`` images and integer labels."""
+        """Returns the split of uint8 images ``[N, H, W, 3]`` and integer labels ``[N]``."""
         channels_first = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
         return cls(channels_first.contiguous(), torch.from_numpy(labels.astype(np.int64)), files)
 
     def to(self, device: torch.device) -> "Split":
-        """On a device; moved there once for all who ask."""
+        """Returns the split on a device; it is moved there only once, however often this is
+        called."""
         if device not in self._elsewhere:
             is_here = device == self.images.device
             moved = self if is_here else self._moved(device)
@@ -101,10 +102,11 @@ class Split:
 
 @dataclass(frozen=True)
 class StreamedSplit:
-    """Images that stay in their files, with their labels, int64 ``[N]``; they are read by `reader`
-    as side × side pixels.
+    """Images that stay in their files, and their labels, int64 ``[N]``. `reader` reads them as
+    side × side pixels.
 
-    Names are relative to `root`, to which `prefix` leads from the data root.
+    `names` are relative to `root`. `prefix` is the path from the data root to `root`, such as
+    ``train/``.
     """
 
     root: Path
@@ -128,6 +130,7 @@ class StreamedSplit:
         return self.side, self.side
 
     def subset(self, positions: np.ndarray) -> "StreamedSplit":
+        """Returns the images at these positions, int64 ``[M]``."""
         names = [self.names[position] for position in positions]
         return replace(self, names=names, labels=self.labels[torch.from_numpy(positions)])
 
@@ -137,18 +140,19 @@ class StreamedSplit:
         return [self.prefix + name for name in self.names]
 
     def content(self) -> Iterator[bytes]:
-        """What tells these images from others: their names, sizes and first bytes."""
+        """Yields the bytes that tell these images from others: names, sizes and first bytes of the
+        files."""
         for name in self.names:
             with open(os.path.join(self.root, name), "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 yield os.fsencode(name) + f" {size}\n".encode() + file.read(BEGINNING)
 
     def names_alone(self) -> Iterator[bytes]:
-        """What earlier versions took for the content."""
+        """Yields what `content` yielded in earlier versions."""
         yield from (os.fsencode(f"{name}\n") for name in self.names)
 
     def pixels(self) -> Iterator[Tensor]:
-        """The images as they are, uint8 ``[B, 3, side, side]``, a part at a time."""
+        """Yields all images, uint8 ``[B, 3, side, side]``, a part at a time and not augmented."""
         yield from self.read(torch.arange(len(self)).split(STREAMED_PART))
 
     def read(
@@ -157,8 +161,13 @@ class StreamedSplit:
         augment: str = "none",
         seeds: Sequence[Tensor] | None = None,
     ) -> Iterator[Tensor]:
-        """Batches of images by position ``[B]``, uint8 ``[B, 3, side, side]``, augmented with one
-        seed an image; the next ones are read ahead."""
+        """Returns an iterator over batches, uint8 ``[B, 3, side, side]``; it reads ahead.
+
+        Args:
+            batches: positions of the images of each batch, int64 ``[B]``.
+            augment: `none`, `crop_flip` or `autoaugment`.
+            seeds: for each batch one seed per image, int64 ``[B]``; zeros if None.
+        """
         seeds = seeds or [torch.zeros_like(positions) for positions in batches]
         return self.reader.read(
             Task(
@@ -176,11 +185,11 @@ AnySplit = Split | StreamedSplit
 
 @dataclass(frozen=True)
 class BalancedData:
-    """A data set as its source gives it, before a long-tailed subset is chosen; with held-out
-    images where the source has some.
+    """A data set as its source gives it, before a long-tailed subset is chosen. `heldout` is None
+    if the source has no held-out images.
 
     Raises:
-        UserError: labels out of range, or a class without training images.
+        UserError: a split is empty, a label is out of range, or a class has no training images.
     """
 
     train: AnySplit
@@ -208,9 +217,9 @@ class BalancedData:
 
 @dataclass(frozen=True)
 class LongTailedData:
-    """A long-tailed training set, its test set and, where there are any, held-out images.
+    """A long-tailed training set, its test set and its held-out images, or None.
 
-    `mean` and `std` normalise the channels of images scaled to [0, 1].
+    `mean` and `std` normalise the three channels of images scaled to [0, 1].
     """
 
     name: str
@@ -228,12 +237,12 @@ class LongTailedData:
 
     @cached_property
     def class_counts(self) -> list[int]:
-        """Training images of each class."""
+        """Training images of each class ``[K]``."""
         return torch.bincount(self.train.labels, minlength=self.num_classes).tolist()
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the chosen training images and their labels, order included."""
+        """SHA-256 of the chosen training images and their labels, in their order."""
         return self._digest(self.train.content())
 
     def _digest(self, content: Iterable[bytes]) -> str:
@@ -243,8 +252,9 @@ class LongTailedData:
         return digest.hexdigest()
 
     def has_fingerprint(self, recorded: str | None) -> bool:
-        """Returns True if a run with this fingerprint was trained on these images, as far as it
-        tells: None tells nothing, and earlier versions knew streamed images by name alone."""
+        """Returns True if a run with this fingerprint may have been trained on these images. None
+        fits all images; the fingerprints of earlier versions had only the names of streamed
+        images."""
         if recorded in (None, self.fingerprint):
             return True
         train = self.train
@@ -260,7 +270,7 @@ class LongTailedData:
         return self.train.side
 
     def description(self) -> dict:
-        """What runs remember of how their images reached the model, beside the options."""
+        """Returns what runs record about their data beside the options."""
         return {
             "class_names": list(self.class_names),
             "image_size": self.image_size,
@@ -271,13 +281,14 @@ class LongTailedData:
         }
 
     def account(self) -> str:
-        """One line on what was found: classes, images, largest and smallest class, where test and
-        held-out images come from, and what was ignored."""
+        """Returns one line about the data: classes, images, largest and smallest class, where test
+        and held-out images come from, and what was ignored."""
         sizes = {"train": len(self.train)}
         sizes |= {name: len(split) for name, split in self.evaluation_splits.items()}
         return account(self.origin, self.class_names, self.class_counts, sizes)
 
     @property
     def evaluation_splits(self) -> dict[str, AnySplit]:
+        """The splits `test` and, if there is one, `heldout`, by name."""
         splits = {"test": self.test, "heldout": self.heldout}
         return {name: split for name, split in splits.items() if split is not None}

@@ -1,4 +1,4 @@
-"""All images of a list of files decoded into memory, and the result kept beside them."""
+"""Decodes all images of a list of files into memory, and keeps the result in a cache file."""
 
 import os
 import tempfile
@@ -17,12 +17,12 @@ from datasets.files.trees import FileList
 from utils.errors import RunError
 from utils.machine.cores import usable_cores
 
-# Counts up whenever pixels are made of files in another way: then no earlier cache is used.
+# Raise it whenever files are decoded in another way, so that earlier caches are not used.
 DECODING = 2
 
 
 def cache_beside(place: Path, side: int) -> Path:
-    """Where the decoded images of a tree, or of a table of files, are kept."""
+    """Returns the path of the cache: in the folder of a tree, or beside a table of files."""
     if place.is_dir():
         return place / f"decoded-{side}.npz"
     return place.with_name(f"{place.stem}.decoded-{side}.npz")
@@ -35,10 +35,17 @@ def decode(
     faults: list[str],
     prepare: Callable[..., Image.Image] = fit,
 ) -> np.ndarray:
-    """All images, uint8 ``[N, side, side, 3]``; what is wrong with files is added to `faults`.
+    """Returns all images, uint8 ``[N, side, side, 3]``. An unreadable image is black.
+
+    Args:
+        files: the images.
+        side: width and height of the result in pixels.
+        title: of the progress bar.
+        faults: a message is added for each unreadable file.
+        prepare: makes an RGB image side × side pixels large, as ``prepare(image, side=side)``.
 
     Raises:
-        RunError: they do not fit into memory.
+        RunError: the images do not fit into memory.
     """
     try:
         images = np.zeros((len(files), side, side, 3), np.uint8)
@@ -67,8 +74,17 @@ def decode_once(
     faults: list[str],
     prepare: Callable[..., Image.Image] = fit,
 ) -> dict[str, np.ndarray]:
-    """As `decode` for every split, from the cache if it is of these files and was decoded in the
-    same way; the cache is made if nothing is wrong."""
+    """Returns what `decode` returns for each split. It is read from the cache if the cache was made
+    of these files in the same way. Otherwise the cache is written, unless a file has a fault.
+
+    Args:
+        splits: the images of each split.
+        side, title, faults, prepare: as for `decode`.
+        cache: path of the cache file.
+
+    Raises:
+        RunError: the images do not fit into memory.
+    """
     digest = _digest(splits)
     shapes = {name: (len(files), side, side, 3) for name, files in splits.items()}
     images = None if digest is None else _read_cache(cache, digest, shapes)
@@ -83,8 +99,7 @@ def decode_once(
 
 
 def _digest(splits: dict[str, FileList]) -> str | None:
-    """What tells these files and this way of decoding them from others; None where a file is
-    missing."""
+    """Returns a digest of the files and of the way of decoding; None if a file is missing."""
     try:
         return " ".join([f"{DECODING}", *(files.digest() for files in splits.values())])
     except OSError:
@@ -94,7 +109,7 @@ def _digest(splits: dict[str, FileList]) -> str | None:
 def _read_cache(
     path: Path, digest: str, shapes: dict[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray] | None:
-    """The decoded images, or None where they are missing, damaged or of other files."""
+    """Returns the cached images, or None if the cache is missing, damaged or of other files."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if str(arrays["listing"]) != digest:
@@ -107,12 +122,12 @@ def _read_cache(
 
 
 def _write_cache(path: Path, digest: str, images: dict[str, np.ndarray]) -> None:
-    """Saves the decoded images where the folder is writable: a convenience, never an error."""
+    """Saves the decoded images if the folder is writable; if it is not, nothing happens."""
     with suppress(OSError):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                # NumPy's hints take the ** for allow_pickle too.
+                # By NumPy's type hints, ** could also be allow_pickle.
                 np.savez(file, listing=np.array(digest), **images)  # pyright: ignore[reportArgumentType]
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)

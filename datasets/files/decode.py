@@ -1,4 +1,4 @@
-"""From lists of image files to splits, decoded into memory or streamed."""
+"""From lists of image files to splits, which are decoded into memory or streamed."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -17,23 +17,24 @@ from utils.errors import UserError
 from utils.machine.cores import usable_cores
 from utils.options.flags import Options
 
-MEMORY_SHARE = 0.25
+MEMORY_SHARE = 0.25  # of the machine's memory: larger sets are streamed
 
 
 def load_files(
     splits: dict[str, FileList], options: Options, faults: list[str], cache: Path | None = None
 ) -> dict[str, AnySplit]:
-    """The images of every split, decoded (from the cache, where it is of these files) or streamed.
+    """Returns the images of each split, decoded or streamed.
 
     Args:
-        splits: by name.
-        options: of which `image_side`, `stream` and `workers` count.
-        faults: what is known to be wrong already.
+        splits: the files of each split, by name.
+        options: only `image_side`, `stream` and `workers` are used, and names for messages.
+        faults: what is already known to be wrong.
+        cache: path of the cache of decoded images; None for no cache.
 
     Raises:
-        UserError: anything is wrong with the lists or the files; it tells how much, and the first
-            few.
-        RunError: too little memory, or too little that processes can share.
+        UserError: `faults` is not empty, or a file is unreadable. The message has the number of
+            faults and the first few.
+        RunError: there is too little memory, or too little memory that processes can share.
     """
     side = side_of(options)
     is_streamed = streams(options, sum(map(len, splits.values())))
@@ -65,17 +66,18 @@ def load_files(
 
 
 def side_of(options: Options) -> int:
-    """Side in pixels of images that are read from files."""
+    """Returns the side in pixels of images that are read from files."""
     side = options.image_side
     assert side is not None, f"--dataset {options.dataset} is not read from image files"
     return side
 
 
 def streams(options: Options, num_images: int) -> bool:
-    """Whether so many images are read from their files in each epoch.
+    """Returns True if so many images are to be read from their files in each epoch.
 
-    `auto` streams images from 64 pixels on, whose training crops come from the original file, and
-    sets of smaller ones that would take over a quarter of the machine's memory.
+    `--stream auto` streams images of 64 pixels and more, because their training crops are taken
+    from the original file. It also streams smaller images that would take more than a quarter of
+    the machine's memory.
     """
     if isinstance(options.stream, bool):
         return options.stream
@@ -85,12 +87,12 @@ def streams(options: Options, num_images: int) -> bool:
 
 
 def memory_bytes() -> int:
-    """Physical memory of this machine."""
+    """Returns the physical memory of this machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def header_faults(files: FileList) -> list[str]:
-    """What is wrong with the files as far as their first bytes tell."""
+    """Returns a message for each file whose first bytes are not those of an image."""
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = pool.map(_header_fault, map(files.path, files.names))
         return [fault for fault in found if fault is not None]
@@ -100,5 +102,5 @@ def _header_fault(path: str) -> str | None:
     try:
         with Image.open(path):
             return None
-    except Exception as error:  # whatever the bytes made of the reader
+    except Exception as error:  # Pillow's readers raise errors of many types for broken files
         return fault_of(path, error)

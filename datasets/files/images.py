@@ -1,4 +1,4 @@
-"""One image file: whether it is an image, and how it becomes pixels."""
+"""How one image file becomes pixels."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,21 +15,21 @@ IMAGE_SUFFIXES = (
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
 )
 
-# From this side on images are treated as ImageNet's are, below it as CIFAR's.
+# Images of this side (in pixels) and more are treated as ImageNet's, smaller ones as CIFAR's.
 LARGE_SIDE = 64
 SHOWN_FAULTS = 3
-LONGEST_SHAPE = 32  # of an image's sides, longer over shorter: what is beyond it is cut off
+LONGEST_SHAPE = 32  # longer side over shorter side; a longer image is cut to it
 
 
 def listed(faults: Sequence[str]) -> str:
-    """The first few faults, and how many more there are."""
+    """Returns the first three faults, and how many more there are."""
     more = len(faults) - SHOWN_FAULTS
     return "; ".join(faults[:SHOWN_FAULTS]) + (f" and {more} more" if more > 0 else "")
 
 
 def shown(path: str | os.PathLike) -> str:
-    """The path as text that every stream can encode: bytes of a file name that are not UTF-8 are
-    written as ``\\xNN``.
+    """Returns the path as text that every stream can encode. Bytes that are not UTF-8 are written
+    as ``\\xNN``.
 
     Example:
         >>> print(shown("fl\\udce9ur.png"))
@@ -39,20 +39,22 @@ def shown(path: str | os.PathLike) -> str:
 
 
 def is_image(path: str) -> bool:
-    """Returns True if Pillow can open the file and decode its kind."""
+    """Returns True if Pillow can open the file and decode images of its format."""
     try:
         with Image.open(path) as image:
             return not (isinstance(image, ImageFile.StubImageFile) or image.format == "MPEG")
-    except Exception:  # whatever the bytes made of the reader
+    except Exception:  # Pillow's readers raise errors of many types for broken files
         return False
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image upright by its EXIF orientation, in three channels of 8 bits: grey is repeated, of
-    16 bits the upper 8 are taken, and what is transparent shows white.
+    """Returns the image as RGB with 8 bits per channel, turned upright by its EXIF orientation.
+    Grey is repeated in three channels, 16-bit values keep their upper 8 bits, and transparent
+    pixels are shown on white.
 
     Raises:
-        ValueError: 32-bit grey, which has no known range.
+        ValueError: the image is 32-bit grey, which has no known range.
+        OSError: the file is cut off or damaged (and whatever else Pillow raises).
     """
     kind, image = image.format, _upright(image)
     # Pillow opens 16-bit PGM files in a mode of 32 bits.
@@ -71,7 +73,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # what is wrong with the pixels is not passed over
+    image.load()  # outside the try, so that damaged pixels raise
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF says nothing about the pixels
@@ -79,22 +81,23 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:
-    """The centre of the image as side × side pixels; an image of that size is taken as it is.
+    """Returns the centre of the image as side × side pixels; an image of that size is unchanged.
 
-    The shorter side is first resized (bilinear, antialiased) to `side`, or, from 64 pixels on, to
-    256/224 of it, as ImageNet's test images are. Of an image that is more than 32 times as long as
-    wide only the centre is resized, so that a line of pixels does not become a huge image.
+    First the image is resized (bilinear, antialiased) so that its shorter side is `side` pixels, or
+    256/224 of it if `side` is 64 or more, as is usual for ImageNet's test images. An image that is
+    more than 32 times as long as wide is cut to its centre before, so that a line of pixels does
+    not become a huge image.
     """
     if image.size == (side, side):
         return image
     shorter = round(side * 256 / 224) if side >= LARGE_SIDE else side
-    # torchvision's hints know tensors alone.
+    # torchvision's type hints allow only tensors.
     resized: Any = functional.resize(_shortened(image), shorter)  # pyright: ignore[reportArgumentType]
     return functional.center_crop(resized, [side, side])  # pyright: ignore[reportReturnType]
 
 
 def _shortened(image: Image.Image) -> Image.Image:
-    """The centre of a very long image."""
+    """Returns the centre of a very long image; other images are unchanged."""
     longest = LONGEST_SHAPE * min(image.size)
     if max(image.size) <= longest:
         return image
@@ -104,10 +107,10 @@ def _shortened(image: Image.Image) -> Image.Image:
 
 
 def exactly(image: Image.Image, side: int) -> Image.Image:
-    """The image as it is.
+    """Returns the image unchanged.
 
     Raises:
-        ValueError: it has another size.
+        ValueError: the image is not side × side pixels large.
     """
     if image.size != (side, side):
         raise ValueError(f"{image.width}x{image.height} pixels instead of {side}x{side}")
@@ -115,22 +118,22 @@ def exactly(image: Image.Image, side: int) -> Image.Image:
 
 
 def read_pixels(path: str, prepare: Callable[[Image.Image], Image.Image]) -> np.ndarray | str:
-    """The prepared image, uint8 ``[H, W, 3]``, or what is wrong with the file."""
+    """Returns the prepared image, uint8 ``[H, W, 3]``, or a message on what is wrong with it."""
     try:
         with Image.open(path) as image:
             return np.asarray(prepare(to_rgb(image)))
-    except Exception as error:  # whatever the bytes made of the reader
+    except Exception as error:  # Pillow's readers raise errors of many types for broken files
         return fault_of(path, error)
 
 
 def fault_of(path: str, error: Exception) -> str:
-    """What is wrong with a file that could not be read."""
+    """Returns a message on why a file could not be read."""
     if isinstance(error, FileNotFoundError):
         is_link = os.path.islink(path)
         return f"{shown(path)}: {'a link to nothing' if is_link else 'no such file'}"
     if isinstance(error, OSError) and error.strerror:
         return f"{shown(path)}: {error.strerror}"
-    # Pillow's message for other bytes names the file a second time.
+    # Pillow's own message would name the file a second time.
     if isinstance(error, Image.UnidentifiedImageError):
         return f"{shown(path)}: not an image that Pillow can read"
     return f"{shown(path)}: {error or type(error).__name__}"

@@ -1,5 +1,4 @@
-"""Images read and augmented off the training process, by workers of
-`torch.utils.data.DataLoader`."""
+"""Reads and augments images in worker processes of `torch.utils.data.DataLoader`."""
 
 import multiprocessing
 import os
@@ -21,10 +20,10 @@ from utils.errors import RunError, UserError
 from utils.machine import signals
 from utils.machine.cores import usable_cores
 
-# A worker reads so many images at a time: few enough for all of them to share in a batch, and for
-# what is read ahead to take little memory.
+# Images that a worker reads at a time: few, so that all workers share in a batch, and that the
+# images read ahead take little memory.
 TASK_IMAGES = 64
-AHEAD = 2  # tasks that a worker may have finished before they are asked for
+AHEAD = 2  # tasks that a worker finishes before they are asked for
 SHARED_MEMORY = "/dev/shm"
 
 PADDING = 4
@@ -32,25 +31,29 @@ JITTER = 0.4
 
 
 class Task(NamedTuple):
-    """A batch to read: files, the side of the result, an augmentation and a seed an image."""
+    """Images for a worker to read."""
 
     paths: list[str]
-    side: int
-    augment: str
-    seeds: list[int]
+    side: int  # of the result, in pixels
+    augment: str  # none, crop_flip or autoaugment
+    seeds: list[int]  # one per image
 
 
 def augmented(image: Image.Image, side: int, augment: str, seed: int) -> Tensor:
-    """One RGB image as uint8 ``[3, side, side]``; equal seeds give equal results, and torch's
-    global generator is left as found.
+    """Returns one RGB image as uint8 ``[3, side, side]``. Equal seeds give equal results, and
+    torch's global generator keeps its state.
 
-    - `none`: resized and cropped in the centre (`fit`).
-    - `crop_flip`, from 64 pixels on: a random part of 8 to 100 % of the image, flipped in half of
-      the cases, with brightness, contrast and saturation changed by up to 0.4, the usual recipe of
-      ImageNet-LT (Kang et al., "Decoupling Representation and Classifier for Long-Tailed
-      Recognition", ICLR 2020, and its code). Below: fitted, padded by 4, cropped, flipped.
-    - `autoaugment`, from 64 pixels on: a random part, flipped, and AutoAugment's ImageNet policy.
-      Below: padded, cropped, flipped, AutoAugment's CIFAR-10 policy, Cutout 16.
+    - `none`: `fit` resizes the image and crops its centre.
+    - `crop_flip`, side ≥ 64: a random part with 8 to 100 % of the image's area, flipped with
+      probability 1/2; brightness, contrast and saturation change by factors of 0.6 to 1.4. This is
+      the usual recipe of ImageNet-LT (Kang et al., "Decoupling Representation and Classifier for
+      Long-Tailed Recognition", ICLR 2020, and its code).
+    - `crop_flip`, side < 64: `fit`, padded by 4 pixels, cropped at random, flipped with
+      probability 1/2.
+    - `autoaugment`, side ≥ 64: a random part, flipped with probability 1/2, then AutoAugment's
+      ImageNet policy.
+    - `autoaugment`, side < 64: as `crop_flip`, then AutoAugment's CIFAR-10 policy and Cutout with
+      squares of 16 pixels.
     """
     if augment == "none":
         return to_tensor(fit(image, side))
@@ -65,7 +68,7 @@ def augmented(image: Image.Image, side: int, augment: str, seed: int) -> Tensor:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """uint8 ``[3, H, W]``."""
+    """Returns an RGB image as uint8 ``[3, H, W]``."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
@@ -88,7 +91,8 @@ def _small(side: int, augment: str) -> transforms.Compose:
 
 
 class _Files(Dataset):
-    """From a task to its images and what is wrong with them; it holds nothing itself."""
+    """Returns for a task its images, uint8 ``[B, 3, side, side]``, and a message for each fault. It
+    holds no list of files."""
 
     def __getitem__(self, task: Task) -> tuple[Tensor, list[str]]:
         images = torch.zeros(len(task.paths), 3, task.side, task.side, dtype=torch.uint8)
@@ -97,7 +101,7 @@ class _Files(Dataset):
             try:
                 with Image.open(path) as image:
                     images[i] = augmented(to_rgb(image), task.side, task.augment, seed)
-            except Exception as error:  # whatever the bytes made of the reader
+            except Exception as error:  # Pillow's readers raise errors of many types
                 faults.append(fault_of(path, error))
         return images, faults
 
@@ -107,13 +111,14 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """A terminal sends them to the workers as well, whose images the parent still waits for."""
+    """Makes a worker ignore SIGINT and SIGTERM. A terminal sends them to workers too, while the
+    parent still waits for their images."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 class _Queue:
-    """The loader's sampler: the tasks at hand."""
+    """The loader's sampler: it yields the tasks that `ImageReader.read` was called with."""
 
     def __init__(self) -> None:
         self.tasks: Iterable[Task] = ()
@@ -123,35 +128,39 @@ class _Queue:
 
 
 def check_shared_memory(workers: int, side: int) -> None:
-    """Whether the images that workers read ahead fit into the memory that processes share; where
-    they do not, the kernel ends a worker in the midst of the run.
+    """Checks that the images that workers read ahead fit into the memory that processes share. If
+    they did not, the kernel would end a worker in the middle of the run.
+
+    Args:
+        workers: number of worker processes.
+        side: width and height of the images in pixels.
 
     Raises:
-        RunError: they do not.
+        RunError: they do not fit.
     """
     workers = min(workers, usable_cores())
     needed = workers * AHEAD * TASK_IMAGES * 3 * side**2
     try:
         there = os.statvfs(SHARED_MEMORY)
-    except OSError:  # other systems share memory in another way
+    except OSError:  # systems without this folder share memory in another way
         return
     free = there.f_bavail * there.f_frsize
     if free < needed:
         raise RunError(
             f"{SHARED_MEMORY} has {free / 2**20:.1f} MiB free, and {workers} workers that read "
-            f"images of {side}x{side} pixels need {needed / 2**20:.1f} MiB: -j 0 reads without "
-            "workers, and docker run --shm-size makes it larger"
+            f"images of {side}x{side} pixels need {needed / 2**20:.1f} MiB: use fewer workers (-j "
+            "0 for none), or make it larger (docker run --shm-size)"
         )
 
 
 class ImageReader:
-    """One set of worker processes, which all loaders of a run share and which lives as long as it.
+    """The worker processes of a run. All loaders share them, and they live as long as the run.
 
-    What is to be read goes to the workers with each task, so they hold no list of files. They start
-    at once, before the run opens files and locks that they would hold on to.
+    Each task brings its file names with it, so the workers hold no list of files. The workers start
+    at once: the run has not yet opened the files and locks that they would inherit.
 
     Args:
-        workers: number of processes, at most one a core is started; 0 reads in this process.
+        workers: number of processes, but at most one per core; 0 reads in this process.
     """
 
     def __init__(self, workers: int) -> None:
@@ -167,23 +176,23 @@ class ImageReader:
             persistent_workers=self.workers > 0,
             prefetch_factor=AHEAD if self.workers > 0 else None,
             pin_memory=torch.cuda.is_available(),
-            # Of its own, so that torch's global one is left alone.
+            # Without a generator of its own it would draw from torch's global one.
             generator=torch.Generator(),
         )
         others = multiprocessing.active_children()
         iter(loader)
         self._processes = [p for p in multiprocessing.active_children() if p not in others]
-        # Workers are told to end when the loader's last reference goes, but not where the garbage
-        # collector finds it in a cycle; this list is in none.
+        # The workers end when the last reference to the loader goes, but not if the garbage
+        # collector has to break a cycle for that. This list is in no cycle.
         self._loaders = [loader]
         weakref.finalize(self, self._loaders.clear)
 
     def read(self, tasks: Iterable[Task]) -> Iterator[Tensor]:
-        """The images of each task in order, uint8 ``[B, 3, side, side]``. One reading at a time: a
-        new one ends the one before.
+        """Yields the images of each task in order, uint8 ``[B, 3, side, side]``. A new call ends
+        the call before.
 
         Raises:
-            UserError: files that cannot be read.
+            UserError: a file cannot be read.
             RunError: a worker died.
         """
         self._queue.tasks = tasks
@@ -194,7 +203,8 @@ class ImageReader:
                 yield images
         except RuntimeError as error:
             signals.check()
-            # They ignore the signal by which Python would end them, and wait for each other.
+            # The workers ignore the signal with which Python would end them, and they wait for each
+            # other.
             for process in self._processes:
                 process.kill()
             raise RunError(f"the workers that read images failed: {error}") from error

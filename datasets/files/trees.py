@@ -1,4 +1,4 @@
-"""Trees of image files: which files are images, and which class each of them is of."""
+"""Trees of image files: which files are images, and which class each image has."""
 
 import hashlib
 import os
@@ -16,9 +16,9 @@ from utils.options.data_paths import is_hidden, names_in
 
 @dataclass(frozen=True)
 class FileList:
-    """Image files by name, relative to their root, and the labels of these images.
+    """Names of image files, relative to `root`, and the label of each.
 
-    `prefix` leads from the data root to the root of the list: `train/`.
+    `prefix` is the path from the data root to `root`, such as ``train/``.
     """
 
     root: Path
@@ -38,12 +38,16 @@ class FileList:
         return os.path.join(self.root, name)
 
     def part(self, positions: np.ndarray) -> "FileList":
-        """The files at these positions."""
+        """Returns the files at these positions, int64 ``[M]``."""
         names = [self.names[i] for i in positions]
         return replace(self, names=names, labels=[self.labels[i] for i in positions])
 
     def digest(self) -> str:
-        """SHA-256 of the names, sizes and times of the files."""
+        """Returns a SHA-256 of the names, sizes and modification times of the files.
+
+        Raises:
+            OSError: a file is missing.
+        """
         digest = hashlib.sha256()
         for name in self.names:
             status = os.stat(self.path(name))
@@ -54,11 +58,11 @@ class FileList:
 
 @dataclass
 class Remarks:
-    """What a look at the files found beside images.
+    """What a search for images found beside images.
 
     Attributes:
-        faults: what is wrong; any of them is an error.
-        other_files: files that are no images.
+        faults: what is wrong; the run does not start if there is any.
+        other_files: files in class folders that are not images.
         outside: files beside the class folders.
     """
 
@@ -67,7 +71,7 @@ class Remarks:
     outside: list[str] = field(default_factory=list)
 
     def ignored(self) -> list[str]:
-        """What was left aside, in words."""
+        """Returns which files were ignored, in words."""
         kinds = {
             "that Pillow cannot open as an image": self.other_files,
             "outside the class folders": self.outside,
@@ -84,13 +88,18 @@ def _example(names: Sequence[str]) -> str:
 
 
 def class_name(folder: str) -> str:
-    """The name of the class whose images a folder of this name holds: composed characters (Unicode
-    NFC), as one system writes ``é`` as one character and another as two."""
+    """Returns the name of the class that a folder of this name holds. It is in Unicode's composed
+    form (NFC), because some systems write ``é`` as one character and others as two."""
     return unicodedata.normalize("NFC", shown(folder))
 
 
 def class_folders(folder: Path, remarks: Remarks | None = None) -> dict[str, list[str]]:
-    """The folders of each class in it, by the name of the class, sorted; hidden ones are none.
+    """Returns the class folders inside a folder: from the name of each class, sorted, to the names
+    of its folders. Hidden folders are left out.
+
+    Args:
+        folder: the folder of a split, or of a tree without splits.
+        remarks: takes files beside the class folders, and faults.
 
     Raises:
         UserError: there is no such folder.
@@ -100,7 +109,7 @@ def class_folders(folder: Path, remarks: Remarks | None = None) -> dict[str, lis
     remarks = remarks or Remarks()
     found: dict[str, list[str]] = {}
     for entry in _entries(folder, remarks):
-        if _is_folder(entry, remarks):
+        if _is_folder(entry):
             found.setdefault(class_name(entry.name), []).append(entry.name)
         elif _is_there(entry, remarks) and not _is_cache(entry.name):
             remarks.outside.append(shown(entry.path))
@@ -110,8 +119,15 @@ def class_folders(folder: Path, remarks: Remarks | None = None) -> dict[str, lis
 def list_classes(
     folder: Path, classes: Sequence[str], found: dict[str, list[str]], remarks: Remarks, prefix=""
 ) -> FileList:
-    """The images at any depth below the folders of each class, by class and then by name; `found`
-    has the folders of `class_folders`."""
+    """Returns the images at any depth below the class folders, by class and then by name.
+
+    Args:
+        folder: the folder that holds the class folders.
+        classes: names of the classes, in the order of their labels.
+        found: the folders of each class, from `class_folders`.
+        remarks: takes files that are not images, and faults.
+        prefix: the path from the data root to `folder`, such as ``train/``.
+    """
     names, labels = [], []
     for label, name in enumerate(classes):
         images = [
@@ -125,16 +141,20 @@ def list_classes(
 
 
 def images_below(folder: Path, remarks: Remarks) -> list[str]:
-    """Names, relative to the folder, of the images at any depth below it, sorted. A file is an
-    image if Pillow opens it, whatever its ending."""
+    """Returns the names, relative to the folder, of the images at any depth below it, sorted.
+
+    A file is an image if Pillow can open it, whatever its suffix. A file with the suffix of an
+    image is always counted as one, so that a broken image is reported as such.
+    """
     return sorted(_images(folder, "", (os.path.realpath(folder),), remarks))
 
 
 def _images(folder: Path, inside: str, above: tuple[str, ...], remarks: Remarks) -> Iterator[str]:
-    """`above` are the real paths of the folders that lead here."""
+    """Yields the images below a folder. `inside` is its path from where the search began; `above`
+    has the real paths of the folders on the way, to find links that lead back up."""
     for entry in _entries(folder, remarks):
         name = inside + entry.name
-        if _is_folder(entry, remarks):
+        if _is_folder(entry):
             place = os.path.realpath(entry.path)
             if place in above:
                 remarks.faults.append(f"{shown(entry.path)}: a link to a folder that it is in")
@@ -149,7 +169,7 @@ def _images(folder: Path, inside: str, above: tuple[str, ...], remarks: Remarks)
 
 
 def _entries(folder: Path, remarks: Remarks) -> list[os.DirEntry]:
-    """What is in a folder, by name; hidden things are left out."""
+    """Returns what is in a folder, sorted by name, without hidden files and folders."""
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not is_hidden(e.name)), key=lambda e: e.name)
@@ -158,7 +178,7 @@ def _entries(folder: Path, remarks: Remarks) -> list[os.DirEntry]:
         return []
 
 
-def _is_folder(entry: os.DirEntry, remarks: Remarks) -> bool:
+def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # such as a link to itself, which `_is_there` reports
@@ -166,7 +186,7 @@ def _is_folder(entry: os.DirEntry, remarks: Remarks) -> bool:
 
 
 def _is_there(entry: os.DirEntry, remarks: Remarks) -> bool:
-    """Returns True unless it is a link to nothing, which is a fault."""
+    """Returns True unless the entry is a link to nothing, which is added to the faults."""
     if os.path.exists(entry.path):
         return True
     remarks.faults.append(f"{shown(entry.path)}: a link to nothing")
@@ -178,7 +198,7 @@ def _is_cache(name: str) -> bool:
 
 
 def list_pngs(folder: Path, classes: Sequence[str]) -> FileList:
-    """The files ``folder/<class>/*.png``, by class and then by name, both in order."""
+    """Returns the files ``folder/<class>/*.png``, by class and then by name."""
     names, labels = [], []
     for label, name in enumerate(classes):
         files = names_in(folder / name)

@@ -1,4 +1,4 @@
-"""An epoch's random numbers, drawn by a thread while the epoch before it trains."""
+"""A thread draws an epoch's random numbers while the epoch before it trains."""
 
 import copy
 from collections.abc import Callable
@@ -14,15 +14,16 @@ Drawn = TypeVar("Drawn")
 
 
 class DrawnAhead(Generic[Drawn]):
-    """Draws epochs from an order and a generator, on request one epoch ahead.
+    """Draws epochs from an order and a generator, one epoch ahead if `begin` is called.
 
-    The thread works on copies. Order and generator advance only when the epoch is taken, so that a
-    checkpoint in between holds their state as of before it; and if anything else has drawn from the
-    generator meanwhile, the epoch is drawn anew. The numbers are the same in every case.
+    The thread works on copies. Order and generator advance only when `take` returns the epoch, so a
+    checkpoint saved before `take` has their state from before the epoch. If anything else has drawn
+    from the generator meanwhile, `take` draws the epoch again. So the numbers are the same with and
+    without the thread.
 
     Args:
-        draw: draws an epoch from an order and a generator.
-        order: draws from the same generator, if it draws at all.
+        draw: returns the draws of one epoch, from an order and a generator.
+        order: the order; it must draw from `generator` or not at all.
         generator: CPU generator.
     """
 
@@ -38,7 +39,7 @@ class DrawnAhead(Generic[Drawn]):
         self.after: Future[tuple[Drawn, dict, Tensor]] | None = None
 
     def begin(self) -> None:
-        """Starts to draw the epoch that `take` will be asked for next."""
+        """Starts to draw the epoch that the next `take` will return."""
         generator = torch.Generator()
         generator.set_state(self.generator.get_state())
         order = copy.deepcopy(self.order, {id(self.generator): generator})
@@ -51,7 +52,8 @@ class DrawnAhead(Generic[Drawn]):
         self.after = self.thread.submit(draw)
 
     def take(self) -> Drawn:
-        """Returns the next epoch's draws; order and generator are then as after drawing it."""
+        """Returns the next epoch's draws; order and generator then have their state from after
+        it."""
         after, self.after = self.after, None
         if after is not None:
             drawn, order_state, generator_state = after.result()

@@ -1,7 +1,7 @@
-"""Augmentation of a whole epoch at once, on uint8 batches, on the device of the resident images.
+"""Augmentation of a whole epoch at once, on uint8 batches, on the device that holds the images.
 
-Random numbers come from a CPU generator, so a seed gives the same epoch on every device. They are
-drawn apart from their use, so that a thread can draw those of the next epoch.
+Random numbers come from a CPU generator, so a seed gives the same epoch on every device. Drawing
+and applying are separate functions, so that a thread can draw the next epoch's numbers.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,8 @@ Draws = tuple[Tensor, ...]
 
 
 def draw_crops(n: int, generator: torch.Generator, padding: int = 4) -> Draws:
-    """Returns rows and columns of the crops, uniform in 0..2*padding, and which are flipped."""
+    """Returns the rows and columns of n crops, int64 [N], uniform in 0..2*padding, and which of
+    them are flipped, bool [N], each with probability 1/2."""
     rows, columns = torch.randint(2 * padding + 1, (2, n), generator=generator)
     return rows, columns, torch.rand(n, generator=generator) < 0.5
 
@@ -32,7 +33,8 @@ def draw_crops(n: int, generator: torch.Generator, padding: int = 4) -> Draws:
 def random_crop_flip(
     images: Tensor, indices: Tensor, generator: torch.Generator, padding: int = 4
 ) -> Tensor:
-    """Gather images, crop them at random from a zero-padded copy and flip half of them.
+    """Returns the chosen images, cropped at random from zero-padded copies and flipped horizontally
+    with probability 1/2.
 
     Args:
         images: uint8 [M, 3, H, W], the resident set, any device.
@@ -41,18 +43,17 @@ def random_crop_flip(
         padding: zeros added on each side, in pixels; offsets are uniform in 0..2*padding.
 
     Returns:
-        A new uint8 tensor [N, 3, H, W] on the images' device; each is flipped horizontally with
-        probability 1/2.
+        A new uint8 tensor [N, 3, H, W] on the images' device.
 
     Raises:
-        ValueError: if images are not uint8 [N, 3, H, W].
+        ValueError: the images are not uint8 [N, 3, H, W].
     """
     check_images(images)
     return crop_flip(images, indices, draw_crops(len(indices), generator, padding), padding)
 
 
 def crop_flip(images: Tensor, indices: Tensor, draws: Draws, padding: int = 4) -> Tensor:
-    """As `random_crop_flip`, with what `draw_crops` drew."""
+    """Returns what `random_crop_flip` returns, with the draws of `draw_crops`."""
     rows, columns, flips = draws
     n, (_, channels, height, width) = len(indices), images.shape
 
@@ -71,34 +72,32 @@ def crop_flip(images: Tensor, indices: Tensor, draws: Draws, padding: int = 4) -
     result = images.new_empty(n, channels, height, width)
     for index, start, flip, target in zip(*tables, result.split(chunk), strict=True):
         source = images.index_select(0, index)
-        # Flipping before the crop is the same law, since the offsets are symmetric.
+        # A flip before the crop gives the same distribution, because the offsets are symmetric.
         torch.where(flip, source.flip(-1), source, out=inner[: len(index)])
         target.copy_(crops[start])
     return result
 
 
 def draw_squares(n: int, height: int, width: int, generator: torch.Generator) -> Draws:
-    """Returns rows and columns of the squares' centres, uniform over the pixels, [N, 1] each."""
+    """Returns the rows and columns of n squares' centres, int64 [N, 1] each, uniform over the
+    pixels."""
     y = torch.randint(height, (n, 1), generator=generator)
     return y, torch.randint(width, (n, 1), generator=generator)
 
 
 def cutout(images: Tensor, generator: torch.Generator, size: int = 16) -> Tensor:
-    """Set one random square of every image to zero, in place.
+    """Sets one random square of each image to zero, in place, and returns the images.
 
-    The centre (y, x) is uniform over the pixels; the square covers rows y - size//2 up to, but not
-    including, y + size//2, columns alike, and is clipped at the border.
+    The centre (y, x) is uniform over the pixels. The square covers the rows from y - size//2 up to,
+    but not including, y + size//2, and columns likewise. It is clipped at the border.
 
     Args:
         images: uint8 [N, 3, H, W], any device; changed in place.
         generator: CPU generator.
         size: side of the square in pixels.
 
-    Returns:
-        The same tensor.
-
     Raises:
-        ValueError: if images are not uint8 [N, 3, H, W].
+        ValueError: the images are not uint8 [N, 3, H, W].
 
     Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
     Cutout" (2017).
@@ -109,7 +108,7 @@ def cutout(images: Tensor, generator: torch.Generator, size: int = 16) -> Tensor
 
 
 def cut_squares(images: Tensor, draws: Draws, size: int = 16) -> Tensor:
-    """As `cutout`, with what `draw_squares` drew."""
+    """Does what `cutout` does, with the draws of `draw_squares`."""
     y, x = draws
     height, width = images.shape[2:]
     keep_rows = _outside_window(y, height, size // 2)[:, None, :, None]
@@ -125,26 +124,31 @@ def cut_squares(images: Tensor, draws: Draws, size: int = 16) -> Tensor:
 
 
 def _outside_window(centres: Tensor, length: int, half: int) -> Tensor:
-    """Which of the positions 0..length-1 lie outside centre - half <= p < centre + half."""
+    """Returns True for each position 0..length-1 outside centre - half <= p < centre + half, bool
+    [N, length]."""
     positions = torch.arange(length)
     return (positions < centres - half) | (positions >= centres + half)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What `--augment` names.
+    """One value of `--augment`, as two functions.
 
     Args:
         draw: (number of images N, height, width, CPU generator) -> the draws of N images.
         apply: (images uint8 [M, 3, H, W], indices int64 [N], draws) -> uint8 [N, 3, H, W] on the
-            images' device; draws nothing and does not wait for the device.
+            images' device. It draws nothing and does not wait for the device.
     """
 
     draw: Callable[[int, int, int, torch.Generator], Draws]
     apply: Callable[[Tensor, Tensor, Draws], Tensor]
 
     def __call__(self, images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns the images with these indices, augmented."""
+        """Returns the images at these indices, augmented, uint8 [N, 3, H, W].
+
+        Raises:
+            ValueError: the images are not uint8 [M, 3, H, W].
+        """
         check_images(images)
         height, width = images.shape[2:]
         return self.apply(images, indices, self.draw(len(indices), height, width, generator))
@@ -157,7 +161,7 @@ def _draw_autoaugment(n: int, height: int, width: int, generator: torch.Generato
 
 def _apply_autoaugment(images: Tensor, indices: Tensor, draws: Draws) -> Tensor:
     images = crop_flip(images, indices, draws[:3])
-    # Cutout's zeros are zeros before normalisation, so they belong into the uint8 image.
+    # Cutout's zeros are zeros before normalisation, so they are set in the uint8 image.
     return cut_squares(apply_policies(images, PolicyDraws(*draws[3:6])), draws[6:])
 
 

@@ -5,14 +5,14 @@ The policy is that of Cubuk et al., "AutoAugment: Learning Augmentation Strategi
 Pillow once per image: bicubic shear, nearest translation and rotation, grey fill, and a rotation
 that is always counter-clockwise.
 
-A policy has few distinct variants (operation, level, sign). `autoaugment` therefore draws for all
-images at once, groups them by variant and runs each variant as one batched operation. Draws and
-groups are made on the CPU, so they are the same on every device and nothing waits for the device.
+The policy has few distinct variants (operation, level, sign). So `autoaugment` draws for all images
+at once, groups them by variant and runs each variant as one batched operation. Draws and groups are
+made on the CPU, so they are the same on every device and nothing waits for the device.
 
-Exactness: Pillow computes in float32 or float64 and truncates, so a result that is off by one
-rounding error can be off by one grey level. Products and sums stay separate eager operations
-(a fused multiply-add rounds once instead of twice), and divisions that must be exact have a tensor
-as divisor (CUDA multiplies by the reciprocal of a Python scalar).
+Exactness: Pillow computes in float32 or float64 and truncates. So one rounding error can change a
+result by one grey level. Therefore products and sums stay separate eager operations (a fused
+multiply-add rounds once instead of twice), and divisions that must be exact have a tensor as
+divisor (CUDA multiplies by the reciprocal of a Python scalar).
 """
 
 from collections.abc import Callable
@@ -54,7 +54,8 @@ CHUNK_VALUES = {"cpu": 2**18, "cuda": 2**26}
 def _source_positions(
     op: str, level: int, sign: int, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Where Pillow's nearest transform reads each output pixel: positions [H*W], outside [H*W]."""
+    """Returns which pixel Pillow's nearest transform reads for each output pixel, int64 [H*W], and
+    which output pixels lie outside of the image, bool [H*W]."""
     magnitude = MAGNITUDES[op][level]
     # Positions count from 1, since Pillow fills with 0.
     positions = np.arange(1, height * width + 1, dtype=np.int32).reshape(height, width)
@@ -70,7 +71,7 @@ def _source_positions(
 
 
 def _nearest(images: Tensor, op: str, level: int, sign: int) -> Tensor:
-    """Translation or rotation: one gather of pixels."""
+    """Translates or rotates by one gather of pixels."""
     n, channels, height, width = images.shape
     positions, outside = _source_positions(op, level, sign, height, width, images.device)
     pixels = images.view(n * channels, height * width)
@@ -82,7 +83,9 @@ def _nearest(images: Tensor, op: str, level: int, sign: int) -> Tensor:
 def _shear_taps(
     slope: float, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For a vertical shear: positions of the four taps [4, H*W], offsets [H*W], outside [H*W]."""
+    """Returns for a vertical shear the four pixels that each output pixel is interpolated from,
+    int64 [4, H*W], its offset from the second of them, float64 [H*W], and which output pixels lie
+    outside of the image, bool [H*W]."""
     x = torch.arange(width, dtype=torch.float64) + 0.5
     y = torch.arange(height, dtype=torch.float64)[:, None] + 0.5
     source = slope * x + y
@@ -96,7 +99,8 @@ def _shear_taps(
 
 
 def _shear_y(images: Tensor, slope: float) -> Tensor:
-    """Pillow's bicubic (a = -1) along columns, in its Horner form; it truncates, not rounds."""
+    """Shears along columns with Pillow's bicubic interpolation (a = -1), in its Horner form. Pillow
+    truncates the result instead of rounding it."""
     n, channels, height, width = images.shape
     taps, d, outside = _shear_taps(slope, height, width, images.device)
     pixels = images.view(n * channels, height * width)
@@ -120,19 +124,20 @@ def _shear(images: Tensor, op: str, level: int, sign: int) -> Tensor:
 
 
 def _luma(images: Tensor) -> Tensor:
-    """Pillow's integer conversion to grey, int32 [N, 1, H, W]."""
+    """Returns Pillow's integer conversion to grey, int32 [N, 1, H, W]."""
     red, green, blue = images.int().split(1, dim=1)
     return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
 
 
 def _mean_luma(images: Tensor) -> Tensor:
-    """The mean grey of each image, rounded half up, int64 [N, 1, 1, 1]."""
+    """Returns the mean grey of each image, rounded half up, int64 [N, 1, 1, 1]."""
     count = images.shape[2] * images.shape[3]
     return (2 * _luma(images).sum((1, 2, 3), keepdim=True) + count) // (2 * count)
 
 
 def _smooth(images: Tensor) -> Tensor:
-    """Pillow's 3x3 SMOOTH filter (centre 5, neighbours 1, over 13), border pixels copied."""
+    """Applies Pillow's 3x3 SMOOTH filter (centre 5, neighbours 1, divided by 13). Border pixels
+    keep their values."""
     wide = images.short()
     columns = wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]
     box = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:]
@@ -152,7 +157,7 @@ DEGENERATE = {
 
 
 def _blend(images: Tensor, op: str, level: int, sign: int) -> Tensor:
-    """ImageEnhance: from the degenerate image towards (factor < 1) or past the original."""
+    """Blends as Pillow's ImageEnhance: degenerate + factor * (image - degenerate)."""
     factor = 1 + MAGNITUDES[op][level] * sign
     degenerate = DEGENERATE[op](images).float()
     blended = images.float().sub_(degenerate).mul_(factor).add_(degenerate)
@@ -214,14 +219,14 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def check_images(images: Tensor) -> None:
-    """Raise ValueError unless `images` is a uint8 tensor [N, 3, H, W]."""
+    """Raises ValueError unless `images` is a uint8 tensor [N, 3, H, W]."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         found = f"{images.dtype} {list(images.shape)}"
         raise ValueError(f"images must be uint8 [N, 3, H, W], not {found}.")
 
 
 def apply_operation(images: Tensor, op: str, level: int | None, sign: int | None) -> Tensor:
-    """Apply one AutoAugment operation to every image of a batch, as Pillow would.
+    """Returns the images after one AutoAugment operation, with the same bits as Pillow.
 
     Args:
         images: uint8 [N, 3, H, W], RGB, any memory format, any device.
@@ -233,7 +238,7 @@ def apply_operation(images: Tensor, op: str, level: int | None, sign: int | None
         A new contiguous uint8 tensor [N, 3, H, W].
 
     Raises:
-        ValueError: for an unknown op, level or sign, or images of another type or shape.
+        ValueError: op, level or sign is unknown, or the images have another type or shape.
 
     Source: Cubuk et al. (CVPR 2019), with the magnitudes of the released DRO-LT code.
     """
@@ -252,7 +257,7 @@ def apply_operation(images: Tensor, op: str, level: int | None, sign: int | None
 
 
 def chunk_length(images: Tensor) -> int:
-    """How many images [N, 3, H, W] to treat at a time on their device."""
+    """Returns how many of the images [N, 3, H, W] to process at a time on their device."""
     values = CHUNK_VALUES.get(images.device.type, CHUNK_VALUES["cpu"])
     return max(1, values // max(1, images[0:1].numel()))
 
@@ -299,15 +304,15 @@ class PolicyDraws(NamedTuple):
     """What AutoAugment draws for N images, on the CPU."""
 
     policies: Tensor  # int64 [N], index into POLICIES
-    applied: Tensor  # bool [N, 2], whether the first and the second operation run
-    signs: Tensor  # int64 [N, 2], -1 or 1; without effect where the operation has no direction
+    applied: Tensor  # bool [N, 2], True if the first and if the second operation runs
+    signs: Tensor  # int64 [N, 2], -1 or 1; ignored by operations without a direction
 
 
 def draw_policies(n: int, generator: torch.Generator) -> PolicyDraws:
-    """Draw for n images: a sub-policy, which of its two operations run, and their directions.
+    """Returns for n images a sub-policy each, which of its two operations run, and their signs.
 
-    Sub-policies are uniform over the 25, each operation runs with its probability, and signs are
-    -1 or 1 with equal chance, all independent. `generator` is a CPU generator.
+    A sub-policy is one of the 25, uniformly. Each of its operations runs with its own probability.
+    Signs are -1 or 1 with equal probability. All draws are independent; `generator` is on the CPU.
     """
     policies = torch.randint(len(POLICIES), (n,), generator=generator)
     applied = torch.rand(n, 2, generator=generator) < PROBABILITIES[policies]
@@ -316,9 +321,14 @@ def draw_policies(n: int, generator: torch.Generator) -> PolicyDraws:
 
 
 def apply_policies(images: Tensor, draws: PolicyDraws) -> Tensor:
-    """Run the drawn operations on images [N, 3, H, W]; returns a new uint8 tensor.
+    """Returns the images after the drawn operations, a new uint8 tensor [N, 3, H, W].
 
-    Raises ValueError if images are not uint8 [N, 3, H, W].
+    Args:
+        images: uint8 [N, 3, H, W], any device.
+        draws: what `draw_policies` drew for N images.
+
+    Raises:
+        ValueError: the images are not uint8 [N, 3, H, W].
     """
     check_images(images)
     images = images.clone(memory_format=torch.contiguous_format)
@@ -335,17 +345,17 @@ def apply_policies(images: Tensor, draws: PolicyDraws) -> Tensor:
 
 
 def autoaugment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """AutoAugment with the CIFAR-10 policy, drawn anew for every image.
+    """Returns the images after AutoAugment's CIFAR-10 policy; each image has its own draws.
 
     Args:
         images: uint8 [N, 3, H, W], any device.
-        generator: CPU generator; its state alone decides the draws.
+        generator: CPU generator; the draws depend only on its state.
 
     Returns:
         A new uint8 tensor [N, 3, H, W] on the images' device.
 
     Raises:
-        ValueError: if images are not uint8 [N, 3, H, W].
+        ValueError: the images are not uint8 [N, 3, H, W].
 
     Source: Cubuk et al. (CVPR 2019), the policy found on CIFAR-10, from torchvision's table.
     """

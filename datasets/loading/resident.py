@@ -1,4 +1,4 @@
-"""How images reach the model: a resident set becomes normalised batches on the device."""
+"""Loaders: how images become normalised batches on the device."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,20 @@ from datasets.samplers import Order, SequentialOrder
 from datasets.splits import AnySplit, Split
 from utils.machine.processes import ALONE, World
 
-# Augmented uint8 images held at once: a whole CIFAR epoch of stage 1, half a one of stage 2. Random
-# numbers are drawn by these blocks on every device.
+# Size of a block, the uint8 images that are augmented at once: a whole CIFAR epoch of stage 1, half
+# an epoch of stage 2. On every device random numbers are drawn block after block.
 BLOCK_BYTES = 128 * 2**20
 CUDA_BLOCKS = 8
-"""Blocks that a GPU augments at once: whole epochs of both stages."""
+"""A GPU augments this many blocks at once, a whole epoch of either stage."""
 
 
 class Normalise:
-    """uint8 images ``[B, C, H, W]`` to float32, channels-last: (x / 255 − mean) / std."""
+    """Makes uint8 images ``[B, C, H, W]`` float32, channels-last: (x / 255 − mean) / std.
+
+    Args:
+        mean, std: mean and standard deviation of each channel ``[C]``, of images scaled to [0, 1].
+        device: the device of the images.
+    """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
@@ -36,22 +41,24 @@ class Normalise:
 class Loader(ABC):
     """Epochs of batches.
 
-    Iterating gives ``(images [B, 3, H, W] float32 normalised, targets [B] int64)`` on the device;
-    the last batch may be smaller, or larger by fewer than `smallest_batch` images. Of several
-    processes, each draws the same epoch, random numbers included, and makes the images of its share
-    of each batch; the targets are still those of all of it.
+    Iteration yields ``(images [B, 3, H, W] float32 normalised, targets [B] int64)`` on the device.
+    The last batch may be smaller, or larger by fewer than `smallest_batch` images. If several
+    processes share the batches, each draws the whole epoch with the same random numbers and makes
+    only the images of its share; the targets are those of the whole batch.
 
     Args:
-        split: the set.
-        normalise: what makes floats of a batch; on its device.
+        split: the images.
+        normalise: makes the images floats, on its device.
         batch_size: B.
-        order: in which order to go through the set (`datasets.samplers`); its own if None.
+        order: the epoch's images in order (`datasets.samplers`); each image once in the order of
+            the split if None.
         augment: `none`, `crop_flip` or `autoaugment`.
         generator: CPU generator of the augmentation.
         world: the processes that share each batch.
-        smallest_batch: where fewer images are left for the last batch, they join the one before.
-        views: V; a batch has each image V times, augmented anew, ``[V · B, 3, H, W]``: first all
-            images once, then all of them again; the targets stay ``[B]``.
+        smallest_batch: if fewer images are left for the last batch, they join the batch before.
+        views: V; a batch has each image V times, each time with a new augmentation, as
+            ``[V · B, 3, H, W]``: first all images once, then all of them again. The targets stay
+            ``[B]``.
     """
 
     def __init__(
@@ -78,16 +85,16 @@ class Loader(ABC):
         self._ahead: DrawnAhead[tuple[Tensor, ...]] | None = None
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Returns the number of batches in an epoch."""
         return len(self.sizes(len(self.order), self.batch_size))
 
     @property
     def largest_batch(self) -> int:
-        """Images of the largest batch."""
+        """Number of images in the largest batch."""
         return max(self.sizes(len(self.order), self.batch_size))
 
     def sizes(self, count: int, batch_size: int) -> list[int]:
-        """Returns the sizes of the batches that so many images make."""
+        """Returns the sizes of the batches into which `count` images are divided."""
         sizes = [batch_size] * (count // batch_size)
         rest = count % batch_size
         if sizes and 0 < rest < self.smallest_batch:
@@ -100,34 +107,34 @@ class Loader(ABC):
         return self.batches(self.batch_size)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields one epoch in batches of another size: passes without gradients take larger
-        ones."""
+        """Yields one epoch in batches of another size, because passes without gradients can take
+        larger batches."""
         for images, targets in self.pixels(batch_size):
             yield self.normalise(images), targets
 
     @abstractmethod
     def pixels(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields one epoch as `batches` does (in the loader's own size if None), its images still
-        uint8: a training step normalises them itself."""
+        """Yields one epoch as `batches` does, but with uint8 images, because a training step
+        normalises them itself. If `batch_size` is None, the loader's own counts."""
 
 
 class ResidentLoader(Loader):
-    """Batches of a set that lives on the device as uint8.
+    """Batches of images that are held on the device as uint8.
 
-    The order of the epoch is drawn at once, the images are gathered and augmented in large blocks
-    by few operations, and a batch is a slice of a block.
+    The epoch's order is drawn at once. The images are gathered and augmented in large blocks, by
+    few operations, and a batch is a slice of a block.
     """
 
     split: Split
 
     @property
     def block_size(self) -> int:
-        """Images that are augmented at once."""
+        """Number of images in a block, a multiple of the batch size."""
         batch_bytes = self.batch_size * self.split.images[0].numel()
         return self.batch_size * max(1, BLOCK_BYTES // batch_bytes)
 
     def pixels(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `Loader.pixels`; on CUDA a thread draws the next epoch meanwhile."""
+        """Yields as `Loader.pixels`; on CUDA a thread draws the next epoch meanwhile."""
         batch_size = self.batch_size if batch_size is None else batch_size
         device = self.split.images.device
         epoch = self._next_epoch(is_ahead=device.type == "cuda")
@@ -141,7 +148,7 @@ class ResidentLoader(Loader):
             if self.world.size > 1:
                 own = torch.cat(shares)
                 positions, *draws = (drawn[own] for drawn in (positions, *draws))
-            # Every view has draws of its own.
+            # Each view has its own draws.
             count = len(draws) // self.views
             of_views = [tuple(draws[v * count : (v + 1) * count]) for v in range(self.views)]
             apply = AUGMENTATIONS[self.augment].apply
@@ -157,7 +164,8 @@ class ResidentLoader(Loader):
         if self._ahead is None:
             self._ahead = DrawnAhead(self._draw, self.order, self.generator)
         epoch = self._ahead.take()
-        # The thread draws from a copy of this generator, the order's too.
+        # The thread copies one generator, so an order that draws from another cannot be drawn
+        # ahead.
         if is_ahead and getattr(self.order, "generator", self.generator) is self.generator:
             self._ahead.begin()
         return epoch

@@ -13,24 +13,25 @@ from datasets.splits import AnySplit, StreamedSplit
 
 
 class StreamedLoader(Loader):
-    """Batches of a set beyond memory, read and augmented by the workers of its reader
-    (`datasets.files.reader` has the augmentations).
+    """Batches of images that stay in their files. The workers of `datasets.files.reader` read and
+    augment them.
 
-    An epoch's order and one seed an image are drawn before its first batch, so that augmentation
-    depends neither on the number of workers nor on which of them reads an image, and an
-    interrupted run goes on exactly.
+    The epoch's order and one seed per image are drawn before the first batch. So the augmentation
+    does not depend on the number of workers or on which worker reads an image, and an interrupted
+    run goes on exactly.
     """
 
     split: StreamedSplit
 
     def pixels(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `Loader.pixels`; of several processes, each reads the images of its share.
+        """Yields as `Loader.pixels`. If several processes share the batches, each reads the images
+        of its share.
 
         Raises:
-            ValueError: more than one view.
+            ValueError: `views` is more than one.
         """
         if self.views > 1:
-            raise ValueError("streamed images come in one view")
+            raise ValueError(f"streamed images have one view, not {self.views}")
         batch_size = self.batch_size if batch_size is None else batch_size
         order = self.order.draw()
         seeds = torch.zeros_like(order)
@@ -52,8 +53,15 @@ class StreamedLoader(Loader):
 
 
 def make_loader(split: AnySplit, normalise: Normalise, batch_size: int, **settings: Any) -> Loader:
-    """The loader of a split on `normalise`'s device, to which a set held in memory moves; the
-    settings are `Loader`'s."""
+    """Returns the loader of a split, on the device of `normalise`; images held in memory move
+    there.
+
+    Args:
+        split: the images.
+        normalise: makes the images floats, on its device.
+        batch_size: B.
+        settings: further arguments of `Loader`.
+    """
     if isinstance(split, StreamedSplit):
         return StreamedLoader(split, normalise, batch_size, **settings)
     return ResidentLoader(split.to(normalise.mean.device), normalise, batch_size, **settings)

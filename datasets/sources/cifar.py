@@ -21,11 +21,13 @@ SIDE = 32
 
 
 def load_cifar(name: str, root: Path) -> BalancedData:
-    """`cifar10` or `cifar100` below `root`: the official archive if it is there, else a PNG tree
-    ``root/name/{train,test}/<class>/*.png``, else the official archive by download.
+    """Returns `cifar10` or `cifar100` below `root`, uint8 ``[N, 3, 32, 32]``.
+
+    It is read from the official archive if that is there, else from a PNG tree
+    ``root/name/{train,test}/<class>/*.png``. If neither is there, the archive is downloaded.
 
     Raises:
-        UserError: the files are missing and cannot be downloaded, or are damaged.
+        UserError: the files are missing and cannot be downloaded, or they are damaged.
     """
     source = _torchvision_source(name)
     unpacked, archive = root / source.base_folder, root / source.filename
@@ -61,7 +63,7 @@ def _load_official(name: str, root: Path) -> BalancedData:
         with _connect_timeout(CONNECT_SECONDS):
             train = source(str(root), train=True, download=True)
             test = source(str(root), train=False, download=True)
-    except Exception as error:  # torchvision lets urllib's, tarfile's and its own through
+    except Exception as error:  # torchvision passes on urllib's and tarfile's errors too
         with suppress(OSError):
             for folder in new_folders:
                 folder.rmdir()

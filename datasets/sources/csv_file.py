@@ -1,4 +1,5 @@
-"""One's own images listed in a table: columns `path`, `label` and, where wanted, `split`."""
+"""A user's own images, listed in a table with the columns `path`, `label` and, if wanted,
+`split`."""
 
 import csv
 import unicodedata
@@ -19,13 +20,15 @@ COLUMNS = ("path", "label", "split")
 
 
 def load_csv(options: Options) -> BalancedData:
-    """The images of the table at `--data_root`, UTF-8 with or without a byte order mark. Paths are
-    relative to the table, labels any text; whole numbers are sorted as numbers. Without `split`,
-    `--test_fraction` splits off a test set.
+    """Returns the images that the table at `--data_root` lists.
+
+    The table is UTF-8 text with or without a byte order mark. Paths are relative to the table, and
+    a label may be any text. Classes are sorted: first whole numbers by value, then other labels.
+    If there is no column `split`, `--test_fraction` splits off a test set.
 
     Raises:
-        UserError: no such table, lines that are no path and label, images that are missing,
-            unreadable or listed twice, or a class that training lacks.
+        UserError: there is no table, a line has no path, label or known split, an image is missing,
+            unreadable or listed twice, or a class has no training images.
     """
     path = Path(options.data_root)
     faults: list[str] = []
@@ -43,7 +46,7 @@ def load_csv(options: Options) -> BalancedData:
     of_class = {label: k for k, label in enumerate(classes)}
     lists = {}
     for split in dict.fromkeys(split for *_, split in rows):
-        # In the order of the classes, as in a tree; within a class in that of the table.
+        # The order of a tree: class after class; a class keeps the order of the table.
         chosen = [row for row in rows if row[2] == split and row[1] in of_class]
         chosen.sort(key=lambda row: of_class[row[1]])
         labels = [of_class[label] for _, label, _ in chosen]
@@ -57,7 +60,7 @@ def load_csv(options: Options) -> BalancedData:
 
 
 def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Path, label and split of each image."""
+    """Yields path, label and split of each image; adds what is wrong with lines to `faults`."""
     first: dict[str, int] = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -76,7 +79,7 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
                     split = "train"
                 fault = _fault(name, label, split)
                 if fault is None and name in first:
-                    fault = f"{name} is listed in line {first[name]} already"
+                    fault = f"{name} is already listed in line {first[name]}"
                 if fault is not None:
                     faults.append(f"line {reader.line_num}: {fault}")
                     continue
@@ -93,17 +96,17 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _fault(name: str, label: str, split: str) -> str | None:
-    """What is wrong with a line."""
+    """Returns what is wrong with a line; None if nothing is."""
     if not name or "\0" in name:
         return "no path"
     if not label:
-        return f"no label of {name}"
+        return f"no label for {name}"
     if split_called(split) is None:
-        return f"split {split!r} is none of train, val and test"
+        return f"split {split!r} is not train, val or test"
     return None
 
 
 def _number_first(label: str) -> tuple[bool, int, str]:
-    """Whole numbers by their value, before other text."""
+    """Returns a sort key: whole numbers by their value, then other labels by their text."""
     is_number = label.isascii() and label.isdigit() and len(label) < 19
     return not is_number, int(label) if is_number else 0, label

@@ -1,5 +1,5 @@
-"""scikit-learn's 1,797 handwritten digits (UCI, Alpaydin and Kaynak 1998): a data set that needs
-no download, for trying the program and testing it."""
+"""scikit-learn's 1,797 handwritten digits (UCI, Alpaydin and Kaynak 1998). They need no download,
+so the program can be tried and tested with them."""
 
 from typing import Any
 
@@ -14,7 +14,8 @@ SIDE = 32
 
 
 def load_digits() -> BalancedData:
-    """The 8×8 grey digits at 32×32 in three channels; a fixed test split of 60 per class."""
+    """Returns the digits, uint8 ``[N, 3, 32, 32]``: the 8×8 grey images enlarged (bilinear), with
+    grey repeated in three channels. The test split is fixed and has 60 images per class."""
     from sklearn import datasets as sklearn_datasets  # a second to import, so only where needed
 
     digits: Any = sklearn_datasets.load_digits()

@@ -1,4 +1,4 @@
-"""One's own images as a tree: ``root/{train,test,val}/<class>/**``, or ``root/<class>/**``."""
+"""A user's own images in a tree: ``root/{train,test,val}/<class>/**``, or ``root/<class>/**``."""
 
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from utils.options.flags import Options
 
 
 def load_folder(options: Options) -> BalancedData:
-    """The tree below `--data_root`, classes and files in sorted order; images lie at any depth
-    below their class. `test` is the test set and `val` the held-out one; where there is only
-    one of the two, it is the test set; where there is neither, `--test_fraction` splits one off.
+    """Returns the images of the tree below `--data_root`. Classes and files are in sorted order;
+    images may lie at any depth below their class.
+
+    `test` is the test set and `val` has the held-out images. If there is only one of the two, it is
+    the test set. If there is neither, `--test_fraction` splits off a test set.
 
     Raises:
-        UserError: folders or images that are missing, empty or unreadable, or a class that
-            training lacks.
+        UserError: a folder or an image is missing, empty or unreadable, or a class has no training
+            images.
     """
     root = Path(options.data_root)
     tree = read_tree(root)
@@ -42,7 +44,7 @@ def load_folder(options: Options) -> BalancedData:
 
 
 def _list_splits(tree: Tree, remarks: Remarks) -> tuple[list[str], dict[str, FileList]]:
-    """The class names and the files of each split."""
+    """Returns the class names and the files of each split; adds what is wrong to the remarks."""
     folders = {split: class_folders(folder, remarks) for split, folder in tree.splits.items()}
     training = tree.splits["train"]
     classes = list(folders["train"])
@@ -54,7 +56,7 @@ def _list_splits(tree: Tree, remarks: Remarks) -> tuple[list[str], dict[str, Fil
         present = {classes[label] for label in lists[split].labels}
         for name, places in folders[split].items():
             if name not in classes:
-                fault = f"a class that {shown(training)} lacks"
+                fault = f"a class without a folder in {shown(training)}"
             elif name not in present:
                 fault = "no images"
             else:
@@ -64,7 +66,7 @@ def _list_splits(tree: Tree, remarks: Remarks) -> tuple[list[str], dict[str, Fil
 
 
 def _list_flat(root: Path, remarks: Remarks) -> tuple[list[str], dict[str, FileList]]:
-    """Of a tree without splits."""
+    """Returns the class names and all files of a tree without splits, as the split `train`."""
     folders = class_folders(root, remarks)
     classes = list(folders)
     files = list_classes(root, classes, folders, remarks)

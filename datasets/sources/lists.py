@@ -1,6 +1,9 @@
-"""ImageNet-LT (Liu et al., "Large-Scale Long-Tailed Recognition in an Open World", CVPR 2019) and
-iNaturalist 2018 (Van Horn et al., CVPR 2018), by the community's list files: a line is a path,
-relative to the image root, and a label."""
+"""ImageNet-LT and iNaturalist 2018 from the list files that the field uses. A line of a list has a
+path, relative to `--data_root`, and a label.
+
+Sources: Liu et al., "Large-Scale Long-Tailed Recognition in an Open World", CVPR 2019; Van Horn et
+al., "The iNaturalist Species Classification and Detection Dataset", CVPR 2018.
+"""
 
 from collections import defaultdict
 from pathlib import Path
@@ -11,7 +14,7 @@ from datasets.splits import BalancedData
 from utils.errors import UserError
 from utils.options.flags import Options
 
-# iNaturalist's test labels are not public: its validation images are the test set.
+# iNaturalist's test labels are not public, so its validation images are the test set.
 LISTS = {
     "imagenet_lt": {
         "train": "ImageNet_LT_train.txt",
@@ -23,11 +26,11 @@ LISTS = {
 
 
 def load_lists(options: Options) -> BalancedData:
-    """The images of the data set's lists in `--list_root`, with paths below `--data_root`.
+    """Returns the images that the data set's lists in `--list_root` name, below `--data_root`.
 
     Raises:
-        UserError: lists or images that are missing or unreadable, lines that are no path and
-            label, an image listed twice, or a class that training lacks.
+        UserError: a list or an image is missing or unreadable, a line is not a path and a label, an
+            image is listed twice, or a class has no training images.
     """
     images = Path(options.data_root)
     folder = images if options.list_root is None else Path(options.list_root)
@@ -35,8 +38,8 @@ def load_lists(options: Options) -> BalancedData:
     missing = [str(path) for path in lists.values() if not path.is_file()]
     if missing:
         raise UserError(
-            f"--dataset {options.dataset}: no list {', '.join(missing)}; --list_root names "
-            "their folder"
+            f"--dataset {options.dataset}: there is no list {', '.join(missing)}; give the lists' "
+            "folder with --list_root"
         )
     faults: list[str] = []
     splits = {split: _read_list(path, images, faults) for split, path in lists.items()}
@@ -53,6 +56,7 @@ def load_lists(options: Options) -> BalancedData:
 
 
 def _read_list(path: Path, images: Path, faults: list[str]) -> FileList:
+    """Returns the files of a list; adds what is wrong with its lines to `faults`."""
     names, labels = [], []
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -73,7 +77,7 @@ def _read_list(path: Path, images: Path, faults: list[str]) -> FileList:
 
 
 def _duplicates(lists: dict[str, Path], splits: dict[str, FileList]) -> list[str]:
-    """Images that are listed twice, in one list or in two."""
+    """Returns a message for each image that is listed twice, in one list or in two."""
     first: dict[str, str] = {}
     found = []
     for split, path in lists.items():
@@ -85,8 +89,8 @@ def _duplicates(lists: dict[str, Path], splits: dict[str, FileList]) -> list[str
 
 
 def _class_names(train: FileList) -> list[str]:
-    """A class is called after the folder of its training images, where that is one of its own;
-    else by its number."""
+    """Returns the names of the classes' folders if each class has one folder of its own; else the
+    numbers of the classes."""
     folders = defaultdict(set)
     for name, label in zip(train.names, train.labels, strict=True):
         folders[label].add(Path(name).parent.name)

@@ -1,4 +1,4 @@
-"""One's own images in an npz file, with the keys of MedMNIST (Yang et al., "MedMNIST v2 - A
+"""A user's own images in an npz file with the keys of MedMNIST (Yang et al., "MedMNIST v2 - A
 large-scale lightweight benchmark", Scientific Data 2023)."""
 
 from itertools import islice
@@ -14,17 +14,22 @@ from utils.options.flags import Options
 
 SPLITS = ("train", "val", "test")
 SIDES = (8, 1025)
-SHOWN = 5  # of the classes that training lacks
-SHOWN_NAMES = 8  # of arrays
+SHOWN_CLASSES = 5  # classes without training images that a message names
+SHOWN_NAMES = 8  # arrays that a message names
 
 
 def load_archive(options: Options) -> BalancedData:
-    """`{train,test,val}_images`, uint8 ``[N, S, S]`` (grey, repeated to three channels) or
-    ``[N, S, S, 3]``, and `{train,test,val}_labels`, integers ``[N]`` or ``[N, 1]``. `val_*` are the
-    held-out images, or the test set where there is no `test_*`.
+    """Returns the images of the npz file at `--data_root`.
+
+    - `{train,test,val}_images`: uint8 ``[N, S, S]`` or ``[N, S, S, 1]`` (grey, repeated to three
+      channels) or ``[N, S, S, 3]``, with a side S from 8 to 1024 pixels;
+    - `{train,test,val}_labels`: integers ``[N]`` or ``[N, 1]``.
+
+    `val_*` are the held-out images; if there is no `test_*`, they are the test set.
 
     Raises:
-        UserError: the file is missing or damaged, or what is in it is something else.
+        UserError: the file is missing or damaged, an array is missing or has another type or shape,
+            or a class has no training images.
     """
     path = Path(options.data_root)
     arrays, names = _read(path)
@@ -33,7 +38,7 @@ def load_archive(options: Options) -> BalancedData:
     if not {"test", "val"} & set(splits):
         faults.append("neither test_images nor val_images")
     if faults:
-        faults.append(_there(names))
+        faults.append(_held(names))
     for split in splits:
         faults += _faults(split, arrays.get(f"{split}_images"), arrays.get(f"{split}_labels"))
     if not faults:
@@ -51,7 +56,7 @@ def load_archive(options: Options) -> BalancedData:
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays with MedMNIST's names, and the names of all."""
+    """Returns the arrays with MedMNIST's names, and the names of all arrays."""
     if (other := _other_kind(path)) is not None:
         raise UserError(f"--data_root {shown(path)}: {other}, not an npz file of several arrays")
     wanted = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
@@ -63,7 +68,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def _other_kind(path: Path) -> str | None:
-    """What the file is by its first bytes, if it is something else than an archive."""
+    """Returns what the file is, judged by its first bytes; None if it may be an npz file."""
     try:
         with open(path, "rb") as file:
             start = file.read(512)
@@ -83,8 +88,8 @@ def _other_kind(path: Path) -> str | None:
     return f"a text that begins with {start[:40].decode('latin-1')!r}" if is_text else "other bytes"
 
 
-def _there(names: list[str]) -> str:
-    """Which arrays there are, and what Keras' names would have to be."""
+def _held(names: list[str]) -> str:
+    """Returns which arrays the file holds, and how to rename them if they have Keras' names."""
     told = f"the file holds {', '.join(names[:SHOWN_NAMES]) or 'nothing'}"
     if len(names) > SHOWN_NAMES:
         told += f" and {len(names) - SHOWN_NAMES} more"
@@ -101,7 +106,7 @@ def _labels(arrays: dict[str, np.ndarray], split: str) -> np.ndarray:
 
 
 def _faults(split: str, images: np.ndarray | None, labels: np.ndarray | None) -> list[str]:
-    """What is wrong with the arrays of a split, each by itself."""
+    """Returns what is wrong with the arrays of one split."""
     if images is None or labels is None:
         missing = [kind for kind, a in (("images", images), ("labels", labels)) if a is None]
         return [f"no {split}_{kind}" for kind in missing]
@@ -117,24 +122,24 @@ def _faults(split: str, images: np.ndarray | None, labels: np.ndarray | None) ->
             f"{split}_labels are {labels.dtype} {list(labels.shape)}, not one whole number for "
             f"each of {len(images)} images"
         ]
-    return [] if len(images) else [f"{split}_images are none"]
+    return [] if len(images) else [f"{split}_images has no images"]
 
 
 def _label_faults(labels: dict[str, np.ndarray]) -> list[str]:
-    """Negative labels, and classes of which there is no training image."""
+    """Returns a message for negative labels and for classes without training images."""
     lowest = {split: found.min() for split, found in labels.items()}
     faults = [f"{split}_labels go down to {low}" for split, low in lowest.items() if low < 0]
     trained = set(labels["train"].tolist())
     for split, found in labels.items():
         expected = range(max(trained) + 1) if split == "train" else np.unique(found).tolist()
-        lacking = list(islice((label for label in expected if label not in trained), SHOWN))
+        lacking = list(islice((k for k in expected if k not in trained), SHOWN_CLASSES))
         if lacking:
             faults.append(f"no training images of the classes {lacking} of {split}_labels")
     return faults
 
 
 def _resized(images: np.ndarray, side: int) -> np.ndarray:
-    """uint8 ``[N, side, side, 3]``."""
+    """Returns the images as uint8 ``[N, side, side, 3]``."""
     if images.ndim == 3:
         images = images[..., None]
     if images.shape[3] == 1:

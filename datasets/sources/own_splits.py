@@ -1,20 +1,24 @@
-"""Which of one's own images train and which test, where these do not say so themselves."""
+"""Which of a user's own images train and which test."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from datasets.files.trees import FileList
-from datasets.splits import Origin
+from datasets.origin import Origin
 from utils.errors import UserError
 from utils.options.flags import Options
 
 
 @dataclass(frozen=True)
 class FoundSplits:
-    """The files of each split of one's own data, and the class names.
+    """The files of each split of a user's own data, and the class names.
 
-    `names` says for each split what the data call it: a folder, or a cell of a column.
+    Attributes:
+        classes: names of the classes ``[K]``.
+        lists: the files of each split.
+        names: where each split comes from, in words, such as the name of its folder.
+        test_fraction, rand_number: how the test images were split off; None if they were not.
     """
 
     classes: list[str]
@@ -24,7 +28,11 @@ class FoundSplits:
     rand_number: int | None = None
 
     def origin(self, ignored: tuple[str, ...] = ()) -> Origin:
-        """What a run says and remembers about it."""
+        """Returns what a run prints and records about these splits.
+
+        Args:
+            ignored: files and folders that were ignored, in words.
+        """
         if self.test_fraction is None:
             test = self.names["test"]
         else:
@@ -39,11 +47,14 @@ class FoundSplits:
 
 
 def with_test_split(found: FoundSplits, options: Options, faults: list[str]) -> FoundSplits:
-    """With a test set: `test`, beside which `val` is held out; or `val` where there is no `test`;
-    or `--test_fraction` of each class of the training images.
+    """Returns the splits with a test set.
+
+    - With `test` and `val`, `val` becomes `heldout`.
+    - With only one of them, it is the test set.
+    - With neither, `--test_fraction` of each class's training images become the test set.
 
     Raises:
-        UserError: `--test_fraction` is asked of data that have a test set, or no class has two
+        UserError: `--test_fraction` is given for data that have a test set, or no class has two
             images.
     """
     lists, names = dict(found.lists), dict(found.names)
@@ -52,7 +63,7 @@ def with_test_split(found: FoundSplits, options: Options, faults: list[str]) -> 
             own = names.get("test", names.get("val"))
             raise UserError(
                 f"--test_fraction {options.test_fraction}: these data have a test split of their "
-                f"own, {own}"
+                f"own, {own}; leave the flag out"
             )
         role = "heldout" if "test" in lists else "test"
         if "val" in lists:
@@ -61,7 +72,8 @@ def with_test_split(found: FoundSplits, options: Options, faults: list[str]) -> 
     train, test = split_off_test(lists["train"], options.test_fraction, options.rand_number)
     if not len(test) and not faults:
         raise UserError(
-            f"--data_root {options.data_root}: no class has two images, one of which could test"
+            f"--data_root {options.data_root}: no class has two images, so no image can be split "
+            "off for a test set"
         )
     return replace(
         found,
@@ -72,11 +84,16 @@ def with_test_split(found: FoundSplits, options: Options, faults: list[str]) -> 
 
 
 def split_off_test(files: FileList, fraction: float, rand_number: int) -> tuple[FileList, FileList]:
-    """The training and the test images: of each class of n images the rounded fraction tests, at
-    least one and at most n − 1; a single image trains.
+    """Returns the training and the test images. A class of n images gives the test set n · fraction
+    images, rounded, but at least 1 and at most n − 1; a single image trains.
 
-    NumPy's legacy generator is seeded once and shuffles the images of one class after the other, so
-    that the same files are split in the same way everywhere.
+    NumPy's legacy generator is seeded once and shuffles class after class, so the same files are
+    split in the same way on every machine.
+
+    Args:
+        files: all images.
+        fraction: part of each class for the test set, between 0 and 1.
+        rand_number: seed of the shuffle.
     """
     generator = np.random.RandomState(rand_number)
     labels = np.asarray(files.labels, np.int64)

@@ -1,8 +1,8 @@
-"""One long-tailed set in one file: its training, test and held-out images, for machines to which a
-whole data set cannot be copied.
+"""One long-tailed set in one file: its training, test and held-out images. It is for machines to
+which a whole data set cannot be copied.
 
-The images of a split are stacked to tall pictures of 256 and kept as lossless WebP, about half of
-their raw size; what is read back has the same bits.
+256 images of a split at a time are stacked into one tall picture and saved as lossless WebP, which
+takes about half of their raw size. Reading gives the same bits back.
 """
 
 import io
@@ -23,12 +23,16 @@ SUBSET_FLAGS = ("dataset", "imb_type", "imb_factor", "rand_number")
 
 
 def packed_name(options: Options) -> str:
-    """The file's name: `cifar100_exp_0.01_0.npz`."""
+    """Returns the name of the file for these options, such as `cifar100_exp_0.01_0.npz`."""
     return "_".join(str(getattr(options, flag)) for flag in SUBSET_FLAGS) + ".npz"
 
 
 def write_packed(data: LongTailedData, options: Options, path: Path) -> None:
-    """Writes the set that `options` chose."""
+    """Writes the data, whose subset `options` chose, into the file `path`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     splits = {"train": data.train, "test": data.test, "heldout": data.heldout}
     arrays = {flag: np.array(getattr(options, flag)) for flag in SUBSET_FLAGS}
     arrays["class_names"] = np.array(data.class_names)
@@ -36,22 +40,25 @@ def write_packed(data: LongTailedData, options: Options, path: Path) -> None:
         if split is not None:
             arrays |= {f"{name}_{field}": array for field, array in _encode(split).items()}
     with atomic_write(path) as file:
-        # NumPy's hints take the ** for allow_pickle too.
+        # By NumPy's type hints, ** could also be allow_pickle.
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def load_packed(options: Options) -> LongTailedData | None:
-    """The packed set below `--data_root` that the options name, or None where there is none.
+    """Returns the packed set in `--data_root` that the options name, or None if there is none.
 
     Raises:
-        UserError: the file is damaged or holds another subset than its name says, or held-out
-            images are asked for in another way.
+        UserError: the file is damaged or holds another subset than its name says, or
+            `--heldout_fraction` is given.
     """
     path = Path(options.data_root, packed_name(options))
     if not path.is_file():
         return None
     if options.heldout_fraction > 0:
-        raise UserError(f"--heldout_fraction: the held-out images of {path} are packed with it")
+        raise UserError(
+            f"--heldout_fraction {options.heldout_fraction}: {path} has held-out images of its "
+            "own; leave the flag out"
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -71,7 +78,7 @@ def load_packed(options: Options) -> LongTailedData | None:
 
 
 def other_packs(options: Options) -> list[str]:
-    """Names of files below `--data_root` that hold other subsets of the data set."""
+    """Returns the names of files in `--data_root` that hold other subsets of the data set."""
     return sorted(path.name for path in Path(options.data_root).glob(f"{options.dataset}_*_*.npz"))
 
 

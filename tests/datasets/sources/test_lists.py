@@ -63,7 +63,7 @@ def test_inaturalists_validation_list_is_its_test_set(tmp_path):
     data = data_of(root, "--list_root", tmp_path / "lists", dataset="inaturalist18")
     assert (data.class_counts, len(data.test), data.heldout) == ([4] * 5, 10, None)
     assert data.class_names == ["70", "71", "72", "73", "74"]
-    with pytest.raises(UserError, match="--list_root names"):
+    with pytest.raises(UserError, match="give the lists' folder with --list_root"):
         data_of(root, dataset="inaturalist18")
 
 

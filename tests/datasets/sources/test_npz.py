@@ -60,7 +60,7 @@ def test_val_is_the_test_set_of_an_npz_file_without_one(tmp_path):
             {"test_labels": np.array([0, 1, 2, 7, 0]), "val_labels": np.array([0, 9, 2, 1, 0])},
             ["[7] of test_labels", "[9] of val_labels"],
         ),
-        ({"test_images": noise(0, 28, 28), "test_labels": noise(0)}, ["test_images are none"]),
+        ({"test_images": noise(0, 28, 28), "test_labels": noise(0)}, ["test_images has no images"]),
     ],
 )
 def test_what_is_wrong_with_an_npz_file_is_named(tmp_path, changes, says):

@@ -119,7 +119,7 @@ def test_the_command_names_what_it_cannot_do(tmp_path):
     )
     assert ran.returncode == 2 and not list(tmp_path.iterdir())
     assert ran.stderr == (
-        "datasets.pack: error: --dataset digits is not packed: cifar10 and cifar100 are\n"
+        "datasets.pack: error: --dataset digits cannot be packed; cifar10 and cifar100 can\n"
     )
 
 
