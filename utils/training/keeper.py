@@ -11,13 +11,13 @@ from utils.runs.writer import BackgroundWriter
 
 
 class Keeper:
-    """Keeps the checkpoints of the last epoch and of those that protocols choose.
+    """Keeps the checkpoints of the last epoch and of the epochs that protocols choose.
 
-    A thread writes them while training goes on; `wait` and `close` return when they are written.
+    A thread writes them while training goes on. `wait` and `close` return when they are written.
 
     Args:
-        folder: where.
-        options: the protocol and the stage, and after how many epochs files are written.
+        folder: the run folder.
+        options: `stage`, `select_on` and `checkpoint_every` are used.
     """
 
     def __init__(self, folder: RunFolder, options: Options) -> None:
@@ -33,17 +33,18 @@ class Keeper:
         state: Callable[[], dict[str, Any]],
         is_due: bool,
     ) -> None:
-        """Takes the checkpoints that protocols choose, and begins to write them and the last one
-        every so many epochs or where it `is_due`: what is on the disk belongs to one epoch.
+        """Copies the epoch's checkpoint if a protocol chooses it. After every `--checkpoint_every`
+        epochs, or if `is_due`, all files are written together, so that the files on the disk belong
+        to the same epoch.
 
         Args:
-            portable: an epoch's checkpoint, with what evaluation and the next stage need.
+            portable: the epoch's checkpoint with what evaluation and the next stage need.
             chosen_by: the protocols that choose this epoch.
-            state: gives `portable` and everything else that going on from this epoch needs.
-            is_due: whether the files must be written now.
+            state: returns `portable` and everything else that a resumed run needs.
+            is_due: True if the files must be written now.
 
         Raises:
-            OSError: a file of an epoch before could not be written; those before it are whole.
+            OSError: a file of an earlier epoch could not be written; the files before it are whole.
         """
         is_due = is_due or portable["epoch"] % self.every == 0
         paths = {path: protocol for protocol in chosen_by if (path := self._path(protocol))}
@@ -58,22 +59,22 @@ class Keeper:
             self._unwritten = {}
 
     def wait(self) -> None:
-        """Returns when every file that was begun is on the disk.
+        """Waits until all files are on the disk.
 
         Raises:
-            OSError: one could not be written; those before it are whole.
+            OSError: a file could not be written; the files before it are whole.
         """
         self.writer.wait()
 
     def close(self) -> None:
-        """As `wait`, and ends the thread that writes."""
+        """Waits as `wait` does, then ends the thread that writes."""
         self.writer.close()
 
     def _path(self, protocol: str) -> Path | None:
-        """Returns the file of the protocol's best checkpoint, or None where the run has none.
+        """Returns the file of the protocol's best checkpoint, or None if the run keeps none.
 
-        A stage 2 keeps that of its own protocol alone: another one's would be the best of a chain
-        whose start and features this run's protocol has chosen.
+        Stage 2 keeps only the best checkpoint of its own protocol. Another protocol's would belong
+        to a chain whose beginning this run's protocol has chosen.
         """
         if protocol == self.select_on:
             return self.folder.best_checkpoint
@@ -84,8 +85,8 @@ class Keeper:
     def best_features(self) -> tuple[dict[str, Any], Path]:
         """Returns the best checkpoint of the feature phase and its file.
 
-        It has a file of its own: the classifier's first checkpoint replaces the best one, and a run
-        that is killed then must find the same features when it goes on.
+        It is copied to its own file, because the classifier phase replaces the best checkpoint. A
+        run that is killed after that must find the same features when it is resumed.
         """
         self.wait()
         path = self.folder.features_checkpoint
@@ -94,7 +95,8 @@ class Keeper:
         return checkpoint.load(path), path
 
     def what_is_left(self) -> str:
-        """Says which checkpoint a run that fails leaves."""
+        """Returns the part of an error message that names the checkpoint which a failed run
+        leaves."""
         self.wait()
         last = self.folder.last_checkpoint
         return f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"

@@ -1,4 +1,4 @@
-"""What a stage consists of."""
+"""A phase of a stage: what trains, on which images, with which loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from utils.training.mixup import Mixup
 from utils.training.selection import monitor_of
 
 RATE_FACTOR = "rate_factor"
-"""Key of an optimiser's group: by what the phase's rate is multiplied there."""
+"""Key of an optimiser's group: the factor by which the phase's rate is multiplied there."""
 
 
 @dataclass
@@ -23,16 +23,16 @@ class Phase:
         name: `pretraining`, `features` or `classifier`.
         epochs: the phase's epochs, counted from 1 over the whole stage.
         loader: training batches.
-        objective: the objective of an epoch.
+        objective: from an epoch to its objective.
         optimizer: holds the parameters that train.
-        learning_rate: of an epoch.
-        features_are_frozen: whether only the classifier trains (batch-norm in eval mode).
-        after_update: what follows each of the optimiser's updates, in place and without waiting
-            for the device.
+        learning_rate: from an epoch to its rate.
+        features_are_frozen: True if only the classifier trains (batch-norm in eval mode).
+        after_update: called after each update of the optimiser; changes parameters in place and
+            does not wait for the device. None if there is nothing to do.
         mixup: mixes the images of each batch, or None.
-        teacher: gives logits of the same batch to the objective, in eval mode, or None.
-        views: how often each image is in a batch, augmented anew: the first view is classified, the
-            others are for a contrastive loss.
+        teacher: a network in eval mode whose logits of the same batch the objective takes, or None.
+        views: how often each image is in a batch, each time with a new augmentation. The first view
+            is classified, the others are for a contrastive loss.
     """
 
     name: str
@@ -54,7 +54,8 @@ class Phase:
 
     @property
     def loss_names(self) -> list[str]:
-        """Those of all epochs; a loss that joins later is one of the last epoch's."""
+        """Names of the losses of all epochs. The first and the last epoch have all of them, since a
+        loss that joins stays."""
         if not self.epochs:
             return []
         ends = (self.epochs[0], self.epochs[-1])
@@ -66,15 +67,15 @@ class Phase:
         return len(self.epochs) * len(self.loader.order) * self.views
 
     def free(self, model: nn.Module) -> None:
-        """Lets gradients reach what the phase trains, and no other part of the model."""
+        """Makes exactly the parameters that the phase trains require gradients."""
         model.requires_grad_(False)
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.requires_grad_(True)
 
     def set_learning_rate(self, epoch: int) -> float:
-        """Sets the rate of an epoch and returns it. A rate on the device is filled in place, where
-        a captured step reads it."""
+        """Sets the rate of an epoch and returns it. A rate that is a tensor on the device is
+        changed in place, because a captured step reads it there."""
         rate = self.learning_rate(epoch)
         for group in self.optimizer.param_groups:
             of_group = rate * group.get(RATE_FACTOR, 1.0)
@@ -85,11 +86,11 @@ class Phase:
         return rate
 
     def load_optimizer(self, saved: dict) -> None:
-        """Takes up the momenta of an optimiser's state. Rates, decay and the kind of the update are
-        this run's own: the state may come from another device.
+        """Loads the momenta of an optimiser's state. Rate, weight decay and the way of updating
+        stay this run's own, because the state may come from another device.
 
         Raises:
-            KeyError, TypeError, ValueError: the state of other parameters.
+            KeyError, TypeError, ValueError: the state is one of other parameters.
         """
         own = self.optimizer.state_dict()["param_groups"]
         if [len(group["params"]) for group in saved["param_groups"]] != [
@@ -97,8 +98,11 @@ class Phase:
         ]:
             raise ValueError("the optimiser's state is one of other parameters")
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
-        # SGD itself notices momenta of other shapes only when it uses them.
+        # SGD would notice momenta of other shapes only in its first update.
         for parameter, momenta in self.optimizer.state.items():
             for name, momentum in momenta.items():
                 if isinstance(momentum, Tensor) and momentum.shape != parameter.shape:
-                    raise ValueError(f"{name} of shape {list(momentum.shape)}")
+                    raise ValueError(
+                        f"the optimiser's {name} has the shape {list(momentum.shape)}, its "
+                        f"parameter {list(parameter.shape)}"
+                    )

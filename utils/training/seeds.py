@@ -1,4 +1,4 @@
-"""Several seeds of one command: trained side by side, and what they have in common."""
+"""Several seeds of one command: trained side by side, and summarised in one record."""
 
 import json
 import statistics
@@ -13,10 +13,14 @@ from utils.files import write_json
 
 
 def side_by_side(runs: Sequence[Iterator[None]], device: torch.device) -> None:
-    """Takes a step of each run in turn, on a CUDA stream for each.
+    """Takes one step of each run in turn, each run on its own CUDA stream.
 
-    The steps of one run are too small to fill a GPU, so those of the others fill the gaps, and each
-    run computes exactly what it would alone.
+    The steps of one run are too small to fill a GPU, so the other runs fill the gaps. Each run
+    computes exactly what it would compute alone.
+
+    Args:
+        runs: iterators that stop after each step, such as `Trainer.steps`.
+        device: the CUDA device of all runs.
     """
     streams = [torch.cuda.Stream(device) for _ in runs]
     for stream in streams:
@@ -31,11 +35,14 @@ def side_by_side(runs: Sequence[Iterator[None]], device: torch.device) -> None:
 
 
 def combine(summaries: Sequence[Any]) -> Any:
-    """Records of one form as one record.
+    """Returns several records of one form as one record.
 
-    A measured number (a float) becomes ``{"mean": m, "std": s}``, s the sample deviation, None for
-    one seed; what is equal in all (texts, class counts) stays, other whole numbers (selected
-    epochs) become a list; what is unknown in any (None) is None; a key that any lacks is left out.
+    - A measured number (a float) becomes ``{"mean": m, "std": s}``, where s is the sample standard
+      deviation, or None for one record.
+    - A value that is None in any record is None.
+    - A key that any record lacks is left out.
+    - Other values (texts, class counts) stay if they are equal in all records; if they are not
+      (selected epochs), they become a list.
 
     Example:
         >>> combine([{"arch": "resnet32", "top1": 1.0}, {"arch": "resnet32", "top1": 3.0}])
@@ -58,8 +65,14 @@ def combine(summaries: Sequence[Any]) -> Any:
 
 
 def summarise_seeds(path: Path, summaries: Sequence[Path], together: bool) -> dict:
-    """Writes and gives the `summary.json` of several seeds, from theirs; its seconds are the sum of
-    theirs, or the most where they were trained `together`, each beside the others."""
+    """Writes the `summary.json` of several seeds and returns its content.
+
+    Args:
+        path: the file to write.
+        summaries: the `summary.json` of each seed.
+        together: True if the seeds were trained side by side. Then ``seconds`` is the longest time
+            of a seed, otherwise the sum.
+    """
     read = [json.loads(summary.read_text()) for summary in summaries]
     combined = combine(read) | {
         "seeds": [summary["seed"] for summary in read],

@@ -7,21 +7,21 @@ from typing import Any
 from utils.evaluation.shot_groups import balanced_accuracy
 
 Results = Mapping[str, Mapping[str, Any]]
-"""Accuracies of an epoch: by split, then by classifier (`linear`, `ncm`), a record of
+"""Accuracies of an epoch, by split and then by classifier (`linear`, `ncm`): a record of
 `accuracy_record` or None."""
 
 
 def monitor_of(phase: str) -> str:
-    """Returns the classifier by which epochs of the phase are compared: `ncm` for `features`,
-    whose own classifier is frozen, and `linear` for every other phase."""
+    """Returns the classifier by which epochs of a phase are compared: `ncm` for `features`, because
+    the network's own classifier is frozen there, and `linear` for all other phases."""
     return "ncm" if phase == "features" else "linear"
 
 
 def score(protocol: str, epoch: int, phase: str, results: Results) -> float:
-    """Returns what a protocol compares epochs by, the larger the better.
+    """Returns the number by which a protocol compares epochs; the largest is the best.
 
-    For `last` it is the epoch's number; for `test` and `heldout` the balanced accuracy (the mean
-    of the per-class accuracies) on these images, in percent.
+    For `last` it is the epoch's number. For `test` and `heldout` it is the balanced accuracy (the
+    mean of the per-class accuracies) on these images, in percent, or −∞ if it is unknown.
     """
     if protocol == "last":
         return float(epoch)
@@ -39,18 +39,18 @@ class Best:
 
 
 class Selection:
-    """The best epoch of the current phase by each protocol. Of epochs that are equally good, the
-    first is the best.
+    """The best epoch of the current phase by each protocol. If several epochs are equally good, the
+    first of them is the best.
 
     Args:
-        protocols: of `test`, `heldout` and `last`.
+        protocols: one or more of `test`, `heldout` and `last`.
     """
 
     def __init__(self, protocols: Iterable[str]) -> None:
         self.best = {protocol: Best() for protocol in protocols}
 
     def forget(self) -> None:
-        """Begins a new phase."""
+        """Forgets all epochs, because a new phase begins."""
         self.best = {protocol: Best() for protocol in self.best}
 
     def would_choose(self, epoch: int, phase: str, results: Results) -> list[str]:
@@ -58,7 +58,7 @@ class Selection:
         return [p for p, b in self.best.items() if score(p, epoch, phase, results) > b.score]
 
     def offer(self, epoch: int, phase: str, results: Results) -> None:
-        """Takes the epoch as the best by each protocol by which it is."""
+        """Stores the epoch as the best by each protocol that `would_choose` it."""
         for protocol in self.would_choose(epoch, phase, results):
             value = score(protocol, epoch, phase, results)
             self.best[protocol] = Best(value, epoch, dict(results))
@@ -68,20 +68,20 @@ class Selection:
         return [protocol for protocol, best in self.best.items() if best.epoch == epoch]
 
     def state_dict(self) -> dict[str, dict]:
-        """Returns plain values from which `load_state_dict` restores the selection."""
+        """Returns the selection as plain values, for `load_state_dict`."""
         return {protocol: vars(best) for protocol, best in self.best.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping]) -> None:
-        """Takes up what `state_dict` returned.
+        """Restores what `state_dict` returned.
 
         Raises:
-            TypeError, AttributeError: it is something else.
+            TypeError, AttributeError: `state` has another form.
         """
         self.best = {protocol: Best(**best) for protocol, best in state.items()}
 
 
 def chosen_epochs(records: Iterable[Mapping], protocol: str) -> list[int]:
-    """Returns the epoch that the protocol chooses in each phase, by the records of a whole
+    """Returns the epoch that the protocol chooses in each phase, from all records of a
     `log.jsonl`."""
     phases: dict[str, Selection] = {}
     for record in records:

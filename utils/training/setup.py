@@ -1,4 +1,4 @@
-"""What a run consists of, shared by pretraining, fine-tuning and evaluation."""
+"""What a run consists of; stage 1, stage 2 and evaluation share it."""
 
 import sys
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ from utils.training.smallest_batch import smallest_batch
 
 @dataclass(frozen=True)
 class Run:
-    """Options and what they stand for: a folder, a machine, data, and the generator of orders and
+    """The options of a run, its folder, machine and data, and the CPU generator of its orders and
     augmentation."""
 
     options: Options
@@ -38,15 +38,16 @@ class Run:
     def training_loader(
         self, order: Order, model: nn.Module | None = None, views: int = 1
     ) -> Loader:
-        """Returns augmented batches of the training set; held in memory, it moves to the device.
+        """Returns the loader of augmented training batches. Images held in memory move to the
+        device.
 
         Args:
-            order: in which to go through it.
+            order: the images of an epoch, in order.
             model: the network whose batch-norm these batches train; None if it is frozen.
-            views: how often a batch has each of its images.
+            views: how often each image is in a batch.
 
         Raises:
-            UserError: batches that are too small for the network.
+            UserError: the batches are too small for the network.
         """
         train = self.data.train
         smallest = 1
@@ -56,8 +57,8 @@ class Run:
             smallest = smallest_batch(model, height, width, parts)
             if min(self.options.batch_size, len(order)) < smallest:
                 raise UserError(
-                    f"-b {self.options.batch_size}, {len(order)} images an epoch: batches of at "
-                    f"least {smallest} images are needed, since {self.options.arch} leaves one "
+                    f"-b {self.options.batch_size} with {len(order)} images per epoch: a batch "
+                    f"must have at least {smallest} images, because {self.options.arch} leaves one "
                     f"value per channel of an image of {height} x {width} pixels and batch-norm "
                     "needs two, in each process and each part of --accumulate"
                 )
@@ -74,24 +75,24 @@ class Run:
         )
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Returns the network on the device, in the memory layout in which convolutions are
-        fastest.
+        """Returns the network on the device, in the memory layout (channels-last) in which
+        convolutions are fastest.
 
         Raises:
-            UserError: batch-norm over all processes where there is no GPU.
+            UserError: `--sync_bn True` without a GPU.
         """
         if self.options.sync_bn:
             if self.machine.device.type != "cuda":
                 raise UserError(
-                    f"--sync_bn True: works on CUDA devices, not on {self.machine.device}"
+                    f"--sync_bn True works on CUDA devices, not on {self.machine.device}"
                 )
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        # The types of torch do not know that a module takes a memory format.
+        # torch's type hints lack the memory format of a module.
         return model.to(self.machine.device, memory_format=torch.channels_last)  # pyright: ignore
 
     def take_backbone(self, model: nn.Module) -> None:
-        """Replaces all weights but the head's by those of `--backbone`, if it is given. A run that
-        goes on has its weights in its last checkpoint and needs the file no more.
+        """Loads the weights of `--backbone`, if it is given, for everything but the head. A resumed
+        run has its weights in its last checkpoint and does not need the file.
 
         Raises:
             UserError: the file cannot be read or is one of another network.
@@ -102,15 +103,21 @@ class Run:
             print(f"--backbone {self.options.backbone}: {loaded}")
 
     def backbone_group(self, parameters: list[nn.Parameter]) -> dict[str, Any]:
-        """Returns the optimiser's group of the parameters in front of the head, whose rate is
-        `--backbone_lr` times that of the phase."""
+        """Returns the optimiser's group of these parameters, which are not the head's. Their rate
+        is the phase's rate times `--backbone_lr`."""
         factor = self.options.backbone_lr
         return {"params": parameters} | ({} if factor == 1 else {RATE_FACTOR: factor})
 
     def sgd(self, parameters: Iterable[Tensor] | list[dict], lr: float) -> torch.optim.SGD:
-        """SGD with the momentum and weight decay of both stages, on parameters or on groups of
-        them that may have a weight decay of their own; on CUDA one kernel updates all parameters,
-        at a rate that is a tensor, so that a captured step can follow it."""
+        """Returns SGD with `--momentum` and `--weight-decay`.
+
+        On CUDA one kernel updates all parameters, and the rate is a tensor, so that a captured step
+        reads each new rate.
+
+        Args:
+            parameters: parameters, or groups of them, which may have their own weight decay.
+            lr: the rate.
+        """
         settings: dict[str, Any] = {
             "momentum": self.options.momentum,
             "weight_decay": self.options.weight_decay,
@@ -126,15 +133,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """A network on its device, the phases that train it, and what the robust loss adds.
+    """A network on its device, the phases that train it, and what trains beside it.
 
     Args:
         model: the network.
-        phases: in the order in which they train it.
-        margins: those of the robust loss; None where there is none.
-        layers: the network with representations at several layers, where the robust loss works on
-            these.
-        contrast: a contrastive loss with a projection that trains beside the network, or None.
+        phases: the phases, in their order.
+        margins: the margins of the robust loss, or None.
+        layers: the network with features of several layers for the robust loss, or None.
+        contrast: a contrastive loss with a projection that trains too, or None.
     """
 
     model: nn.Module
@@ -145,7 +151,7 @@ class Stage:
 
     @property
     def network(self) -> nn.Module:
-        """What images go through on their way to the losses."""
+        """The network that computes the features and logits of the losses."""
         return self.model if self.layers is None else self.layers
 
     @property
@@ -153,8 +159,8 @@ class Stage:
         return [] if self.layers is None else list(self.layers.columns)
 
     def margins_record(self) -> dict:
-        """Returns the margins ``[K]`` as a log holds them; of several layers those of the last
-        named one, and all by layer."""
+        """Returns the margins ``[K]`` as `log.jsonl` has them. With several layers, ``margins`` has
+        those of the last named layer, and ``layer_margins`` those of each layer."""
         if self.margins is None:
             return {"margins": None}
         values = self.margins.values().cpu().tolist()
@@ -165,11 +171,12 @@ class Stage:
 
 
 def warn(message: str) -> None:
+    """Prints a warning to standard error."""
     print(f"main.py: warning: {message}", file=sys.stderr)
 
 
 def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
-    """Says so where a checkpoint was trained on another subset than the one at hand."""
+    """Warns if a checkpoint was trained on another subset than this run's."""
     counts = start.get("class_counts")
     if counts is not None and counts != data.class_counts:
         warn(f"{path} was trained on another subset (other class counts)")

@@ -1,4 +1,4 @@
-"""How small a batch may be for a network's batch-norm."""
+"""The smallest batch that a network's batch-norm can train on."""
 
 import torch
 from torch import nn
@@ -7,8 +7,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @torch.no_grad()
 def values_per_channel(model: nn.Module, height: int, width: int) -> int:
-    """Returns the smallest number of values that a channel has in front of any batch-norm, for one
-    image of this size."""
+    """Returns the smallest number of values per channel that any batch-norm layer gets for one
+    image; 2 if the network has no batch-norm.
+
+    Args:
+        model: the network.
+        height, width: of the image, in pixels.
+    """
     found: list[int] = []
 
     def look(module: nn.Module, inputs: tuple) -> None:
@@ -17,7 +22,7 @@ def values_per_channel(model: nn.Module, height: int, width: int) -> int:
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     hooks = [norm.register_forward_pre_hook(look) for norm in norms]
     was_training = model.training
-    model.eval()  # so that no running statistics move
+    model.eval()  # keeps the running statistics
     try:
         image = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
         model(image.contiguous(memory_format=torch.channels_last))
@@ -29,10 +34,15 @@ def values_per_channel(model: nn.Module, height: int, width: int) -> int:
 
 
 def smallest_batch(model: nn.Module, height: int, width: int, parts: int) -> int:
-    """Returns how many images a batch needs at least, to be normalised in so many parts.
+    """Returns the smallest number of images that a training batch may have.
 
-    Where a network has shrunk an image to one value per channel, a single image has no variance,
-    and batch-norm refuses it in training. Every part then needs two images. Everywhere else one
-    image is enough for the whole batch.
+    If a network shrinks an image to one value per channel, a single image has no variance, and
+    batch-norm refuses it. Then each part of the batch needs two images. Otherwise one image is
+    enough for the whole batch.
+
+    Args:
+        model: the network.
+        height, width: of the images, in pixels.
+        parts: the number of parts of a batch that are normalised each by itself.
     """
     return 2 * parts if values_per_channel(model, height, width) == 1 else 1

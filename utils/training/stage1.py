@@ -1,5 +1,5 @@
-"""Stage 1: the whole network from random weights, by LDAM-DRW's recipe for CIFAR (Cao et al.,
-"Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, and its
+"""Stage 1: the whole network trains from random weights, with LDAM-DRW's recipe for CIFAR (Cao et
+al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, and its
 code)."""
 
 from collections.abc import Callable
@@ -27,20 +27,21 @@ from utils.training.rates import cosine_rate, stepped_rate
 from utils.training.setup import Run, Stage, warn
 from utils.training.teacher import Teacher, load_teacher
 
-RATE_STEPS = ((160, 0.01), (180, 0.0001))
-DRW_START = 160
+RATE_STEPS = ((160, 0.01), (180, 0.0001))  # last epoch before each step, factor of the rate
+DRW_START = 160  # last epoch before DRW's class weights
 PUBLISHED_EPOCHS = 200
 CONTRASTIVE_VIEWS = 3
-"""One for the classifier, two for the contrast."""
+"""One view for the classifier, two for the contrastive loss."""
 
 
 def pretraining(run: Run) -> Stage:
-    """One phase that trains everything.
+    """Returns stage 1: one phase that trains everything.
 
     Raises:
-        UserError: batch-norm over all processes without a GPU, a backbone that does not fit,
-            batches that are too small for the network, mixup by several processes, or a teacher
-            that is not there or has other classes.
+        UserError: `--sync_bn True` without a GPU, a backbone that does not fit, batches that are
+            too small for the network, mixup or a contrastive loss with several processes, a
+            contrastive loss with streamed images, or a teacher that is missing or has other
+            classes.
     """
     options, data = run.options, run.data
     model = build_model(options.arch, data.num_classes, _head_scale(options))
@@ -48,8 +49,8 @@ def pretraining(run: Run) -> Stage:
     model = run.place(model)
     if options.loss_type == "BS" and options.train_rule != "None":
         warn(
-            f"--train_rule {options.train_rule} balances what --loss_type BS balances already: the "
-            "prior of balanced softmax is that of plainly shuffled images"
+            f"--train_rule {options.train_rule} balances the classes a second time: --loss_type BS "
+            "already does, and its prior is that of shuffled images"
         )
     if options.train_rule == "Resample":
         order = EffectiveNumberOrder(data.train.labels, run.generator)
@@ -77,7 +78,7 @@ def pretraining(run: Run) -> Stage:
 
 
 def _margins(run: Run) -> Margins | None:
-    """The margins of the joint loss; None without it."""
+    """Returns the margins of the joint loss, or None without that loss."""
     options = run.options
     if not options.has_robust_loss:
         return None
@@ -86,42 +87,44 @@ def _margins(run: Run) -> Margins | None:
 
 
 def _projection(margins: Margins | None, lowest: float | None) -> Callable[[], None] | None:
-    """What keeps the margins above `--margin_min` after each update."""
+    """Returns the function that raises the margins to `--margin_min` after each update, or None if
+    there is nothing to raise."""
     return None if margins is None or lowest is None else partial(margins.keep_above, lowest)
 
 
 def _contrast(run: Run, model: nn.Module) -> ContrastiveBranch | None:
-    """The branch of `--contrastive bcl`, whose weights are drawn after the network's; None without
-    it.
+    """Returns the branch of `--contrastive bcl`, or None without the flag. Its weights are drawn
+    after the network's.
 
     Raises:
-        UserError: several processes, or streamed images.
+        UserError: there are several processes, or the images are streamed.
     """
     if run.options.contrastive is None:
         return None
     if run.machine.world.size > 1:
-        raise UserError("--contrastive bcl: contrasts the images of one process, not of several")
+        raise UserError("--contrastive bcl works with one process, not with several")
     if run.data.is_streamed:
-        raise UserError("--contrastive bcl: needs images held in memory (--stream False)")
+        raise UserError("--contrastive bcl needs images held in memory: add --stream False")
     return ContrastiveBranch(cast(int, model.num_features)).to(run.machine.device)
 
 
 def _mixup(run: Run, batch_size: int) -> Mixup | None:
-    """What mixes the images; None without `--mixup`.
+    """Returns what mixes the images, or None without `--mixup`.
 
     Raises:
-        UserError: several processes, none of which has all images of a batch.
+        UserError: there are several processes, and so none has all images of a batch.
     """
     alpha, seed = run.options.mixup, run.options.seed
-    if alpha == 0 or seed is None:  # a run has one, drawn if it was not given
+    if alpha == 0 or seed is None:  # a run always has a seed; it is drawn if it was not given
         return None
     if run.machine.world.size > 1:
-        raise UserError(f"--mixup {alpha}: mixes the images of one process, not of several")
+        raise UserError(f"--mixup {alpha} works with one process, not with several")
     return Mixup(alpha, seed, batch_size, run.machine.device)
 
 
 def _head_scale(options: Options) -> float | None:
-    """The scale of a cosine head, 1 where LDAM scales the cosines itself; None if it is linear."""
+    """Returns the scale of a cosine head, or None for a linear head. With LDAM it is 1, because the
+    loss scales the cosines."""
     if options.loss_type == "LDAM":
         return 1.0
     return COSINE_SCALE if options.head == "cosine" else None
@@ -130,8 +133,8 @@ def _head_scale(options: Options) -> float | None:
 def _groups(
     run: Run, model: nn.Module, margins: Margins | None, contrast: ContrastiveBranch | None
 ) -> list[dict]:
-    """The network in one group, or in two where `--backbone_lr` sets the head apart; learned
-    margins and a projection in one of their own."""
+    """Returns the optimiser's groups: the network in one group, or in two (backbone and head) with
+    `--backbone_lr`; learned margins in another; a contrastive projection in another."""
     groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
     if run.options.backbone_lr != 1:
         head = list(model.get_submodule("linear").parameters())
@@ -147,7 +150,8 @@ def _groups(
 
 
 def schedule(options: Options) -> tuple[Callable[[int], float], int]:
-    """The rate of an epoch, counted from 1, and the last epoch before DRW's weights."""
+    """Returns the function from an epoch, counted from 1, to its rate, and the last epoch before
+    DRW's class weights."""
     scale, warmup = options.epochs / PUBLISHED_EPOCHS, options.warmup or 0
     if options.schedule == "cosine":
         rate_of = partial(cosine_rate, lr=options.lr, epochs=options.epochs, warmup=warmup)
@@ -158,9 +162,9 @@ def schedule(options: Options) -> tuple[Callable[[int], float], int]:
         return rate_of, round(DRW_START * scale)
     if options.epochs <= RATE_STEPS[-1][0]:
         warn(
-            f"--epochs {options.epochs} ends before the rate steps after epochs "
-            f"{' and '.join(str(epoch) for epoch, _ in RATE_STEPS)} have both been taken; "
-            "--schedule scaled moves them"
+            f"--epochs {options.epochs} ends before the rate has fallen after epochs "
+            f"{' and '.join(str(epoch) for epoch, _ in RATE_STEPS)}; --schedule scaled moves both "
+            "steps into the run"
         )
     rate_of = partial(stepped_rate, lr=options.lr, rate_steps=RATE_STEPS, warmup=warmup)
     return rate_of, DRW_START
@@ -174,7 +178,8 @@ def _objectives(
     teacher: Teacher | None,
     contrast: ContrastiveBranch | None,
 ) -> Callable[[int], Objective]:
-    """The objective of an epoch: DRW's class weights and the robust loss join later."""
+    """Returns the function from an epoch to its objective. DRW's class weights and the robust loss
+    may join in a later epoch."""
     distillation = None
     if teacher is not None:
         is_balanced = options.loss_type == "BS"
@@ -191,7 +196,7 @@ def _objectives(
         )
         robust = loss, options.robust_weight
 
-    @cache  # the step of an objective is made once
+    @cache  # equal objectives must be one object, because a step is made for each object
     def make(is_reweighted: bool, is_joint: bool) -> Objective:
         joint = robust if is_joint else None
         classification = (options.loss_type, class_counts, is_reweighted, options.prior_weight)

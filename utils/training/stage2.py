@@ -1,5 +1,6 @@
-"""Stage 2, DRO-LT: the features and the margins with the classifier frozen, then the classifier
-with the best features frozen (Samuel and Chechik, ICCV 2021, section 4)."""
+"""Stage 2, DRO-LT (Samuel and Chechik, ICCV 2021, section 4). The feature phase trains the network
+and the margins with the robust loss. The classifier phase trains the classifier on the best
+features, which are frozen."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,12 +23,12 @@ from utils.training.setup import Run, Stage, warn, warn_of_other_data
 
 
 def finetuning(run: Run, start: dict, path: Path) -> Stage:
-    """Returns the two phases of stage 2, from the stage-1 checkpoint `start`, read from `path`.
+    """Returns stage 2, which starts from the stage-1 checkpoint `start`, read from `path`.
 
     Raises:
-        UserError: a checkpoint of another network, a sampler that cannot visit every class, a layer
-            that the network does not have or that no loss would train, batch-norm over all
-            processes without a GPU, or batches that are too small for the network.
+        UserError: the checkpoint is one of another network, a sampler cannot visit every class, the
+            network lacks a layer of `--feat_layers` or no loss would train it, `--sync_bn True` is
+            given without a GPU, or batches are too small for the network.
     """
     options, data, device = run.options, run.data, run.machine.device
     _warn_of_other_chain(start, path, options.select_on)
@@ -54,7 +55,7 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
     features_order = _order(run, options.feature_sampler)
     features_loader = run.training_loader(features_order, model if options.feature_epochs else None)
     if options.classifier_sampler == options.feature_sampler:
-        # The released code reads both phases from one loader, whose cycles go on.
+        # In the released code both phases use one loader, whose sampler goes on.
         classifier_loader = features_loader
     else:
         classifier_loader = run.training_loader(_order(run, options.classifier_sampler))
@@ -98,20 +99,20 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
 
 
 def _feature_rate(options: Options) -> Callable[[int], float]:
-    """Returns the rate of each feature epoch: constant as published, or half a cosine over all of
-    them."""
+    """Returns the function from a feature epoch to its rate: constant as published, or a cosine
+    that falls towards 0 over all feature epochs."""
     if options.feat_schedule == "cosine":
         return partial(cosine_rate, lr=options.feat_lr, epochs=options.feature_epochs)
     return lambda epoch: options.feat_lr
 
 
 def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
-    """Returns the network with representations at `--feat_layers`, or None where the robust loss
-    works on the features.
+    """Returns the network with the outputs of `--feat_layers` as features, or None without the
+    flag.
 
     Raises:
-        UserError: a layer that the network does not have, or layers behind the last named one that
-            no loss would train.
+        UserError: the network lacks a layer, or no loss would train the layers behind the last
+            named one.
     """
     if options.feat_layers is None:
         return None
@@ -125,22 +126,22 @@ def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
     if last not in layers and not has_cross_entropy:
         raise UserError(
             f"--feat_layers {options.feat_layers}: with --feat_loss {options.feat_loss} no loss "
-            f"would train what comes after (name {last} too, or a cross-entropy)"
+            f"would train the layers behind it; add {last} to the layers, or ce to the losses"
         )
     return network
 
 
 def _warn_of_uniform_prior(options: Options) -> None:
-    """Says so where balanced softmax is to learn from a sampler that shows all classes alike."""
+    """Warns if balanced softmax would learn from a sampler that draws all classes equally often."""
     for flag, losses, sampler in (
         ("feat", options.feature_losses, options.feature_sampler),
         ("cls", options.classifier_losses, options.classifier_sampler),
     ):
         if LossTerm("bs") in losses and sampler.samples_per_class is not None:
             warn(
-                f"--{flag}_loss bs under a class-aware sampler balances twice, since the sampler "
-                "shows every class equally often: bs_lt gives the classes their proportions back, "
-                f"or --{flag}_sampler instance shuffles plainly"
+                f"--{flag}_loss bs with a class-aware sampler balances the classes twice; use "
+                f"bs_lt, which weights the classes by their size, or --{flag}_sampler instance, "
+                "which draws every image once"
             )
 
 
@@ -152,11 +153,11 @@ def _order(run: Run, sampler: Sampler) -> Order:
 
 
 def _check_visits(k: int, class_counts: list[int]) -> None:
-    """Whether `resample,k` visits every class in every epoch; a class that it missed would have no
+    """Checks that `resample,k` visits every class in every epoch; otherwise a class would have no
     centroid.
 
     Raises:
-        UserError: it does not; with the largest k that does.
+        UserError: it does not; the message names the largest k that does.
     """
     num_classes, largest = len(class_counts), max(class_counts)
     if visits_every_class(num_classes, largest, k):
@@ -165,15 +166,15 @@ def _check_visits(k: int, class_counts: list[int]) -> None:
     works = next(n for n in smaller if visits_every_class(num_classes, largest, n))
     also = f" (or {largest}, the size of the largest class)" if works < largest else ""
     raise UserError(
-        f"resample,{k} would not visit every class in an epoch: the largest k that does is "
+        f"resample,{k} does not visit every class in every epoch; the largest k that does is "
         f"{works}{also}"
     )
 
 
 def _warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:
-    """Says so where the stage-1 checkpoint was not chosen as the rest of the chain will be.
+    """Warns if the stage-1 checkpoint was chosen by another protocol than this run's.
 
-    The released code's checkpoints, which do not say, were chosen on the test set.
+    The released code's checkpoints do not name their protocol; they were chosen on the test set.
     """
     chosen_on = start.get("selected_on", "test")
     if chosen_on != select_on:

@@ -1,5 +1,4 @@
-"""The step that training repeats: eager, of a batch in parts, or captured once as a CUDA graph and
-replayed."""
+"""The training step: eager, on a batch in parts, or captured as a CUDA graph and replayed."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +22,12 @@ Step = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def make_step(model: nn.Module, phase: Phase, objective: Objective, machine: Machine) -> Step:
-    """The step of the machine's kind: `eager`, `graph` (CUDA alone) or `compile` (forward and
-    backward by torch.compile, captured too on CUDA). Several processes share the batches of images,
-    and each computes the whole step where only frozen features go through the classifier."""
+    """Returns the step that `machine.step` names: `eager`, `graph` (only on CUDA) or `compile`
+    (torch.compile's forward and backward, which are also captured on CUDA).
+
+    Several processes share the batches of images. If only the classifier trains, each process
+    computes the whole step on the frozen features.
+    """
     network = model
     if machine.step == "compile":
         network = cast(nn.Module, torch.compile(model, dynamic=False))
@@ -40,7 +42,7 @@ def make_step(model: nn.Module, phase: Phase, objective: Objective, machine: Mac
 class EagerStep:
     """One step of stochastic gradient descent: forward, objective, backward, update.
 
-    Nothing in it waits for the device.
+    It never waits for the device.
     """
 
     def __init__(
@@ -52,11 +54,14 @@ class EagerStep:
         self.machine = machine
 
     def __call__(self, inputs: Tensor, targets: Tensor, centroids: Tensor | None) -> Tensor:
-        """Returns the loss, its parts, and the share of images predicted right,
-        ``[2 + number of losses]``.
+        """Returns the objective, each of its losses, and the share of images predicted right, as
+        one tensor ``[2 + number of losses]``.
 
-        Inputs are images, uint8 as the loader's `pixels` gives them or normalised, or features
-        where these are frozen.
+        Args:
+            inputs: images, uint8 from the loader's `pixels` or normalised; or features ``[B, D]``
+                if these are frozen.
+            targets: ``[B]``.
+            centroids: ``[K, D]`` for the robust loss, or None.
         """
         if self.phase.features_are_frozen:
             features, logits = inputs, cast(Network, self.model).classify(inputs)
@@ -75,8 +80,8 @@ class EagerStep:
         return self.statistics(loss, losses, logits, targets)
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Returns the batch as the networks see it: normalised and mixed where there is mixup,
-        normalised where a teacher sees it too; else as it is, for `forward` to normalise."""
+        """Returns the batch normalised and mixed with mixup, normalised with a teacher, and
+        unchanged otherwise, because `forward` normalises it."""
         phase = self.phase
         is_shared = phase.mixup is not None or phase.teacher is not None
         if is_shared and images.dtype == torch.uint8:
@@ -84,8 +89,8 @@ class EagerStep:
         return images if phase.mixup is None else phase.mixup.images(images)
 
     def beside(self, parts: Sequence[Tensor], targets: Tensor) -> dict:
-        """Returns what the objective takes beside features, logits, targets and centroids: the
-        second targets of mixed images, and the teacher's logits of the batch that lies in parts."""
+        """Returns further arguments of the objective: the second targets of mixed images, and the
+        teacher's logits of the batch, which is given in parts."""
         beside = {}
         if self.phase.mixup is not None:
             beside["mixed"] = self.phase.mixup.targets(targets)
@@ -96,25 +101,27 @@ class EagerStep:
         return beside
 
     def forward(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns features and logits; uint8 images are normalised first, inside the step, so that
-        a captured one launches nothing for it."""
+        """Returns features and logits. uint8 images are normalised here, inside the step, so that a
+        captured step includes it."""
         if images.dtype == torch.uint8:
             images = self.phase.loader.normalise(images)
         with self.machine.autocast():
             return network(images)
 
     def update(self) -> None:
+        """Updates the parameters from their gradients."""
         self.phase.optimizer.step()
         if self.phase.after_update is not None:
             self.phase.after_update()
 
     @staticmethod
     def statistics(loss: Tensor, losses: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """Returns what a step returns, from the objective, its losses and the logits."""
         correct = (logits.detach().argmax(dim=1) == targets).float().mean()
         return torch.cat([loss.detach().view(1), losses, correct.view(1)])
 
     def state(self) -> list[Tensor]:
-        """Every tensor that a step changes."""
+        """Returns all tensors that a step changes."""
         optimizer = self.phase.optimizer
         momenta = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
         trained = [p for group in optimizer.param_groups for p in group["params"]]
@@ -128,16 +135,18 @@ def class_weights(model: nn.Module) -> Tensor:
 
 
 class SplitStep(EagerStep):
-    """The step of a batch that several processes share (`World.share`), or that one process takes
+    """The step for a batch that several processes share (`World.share`), that one process computes
     in micro-batches, or both.
 
-    Class weights normalise over the batch and the robust loss contrasts its samples, so neither is
-    a mean of the parts' losses. Every process therefore computes the objective of the outputs of
-    all parts, and takes its gradient with respect to its own outputs back through the network:
-    with batch-norm frozen, exactly the whole batch's gradient. A process with several parts keeps
-    no activations of the first pass and goes through each part a second time (Gao et al., "Scaling
-    Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021). In training
-    mode batch-norm normalises each part by the part's own statistics.
+    Class weights normalise over the batch, and the robust loss contrasts its samples, so the loss
+    is not a mean of the parts' losses. Therefore each process computes the objective from the
+    outputs of all parts, and takes the gradient of its own outputs back through the network. With
+    frozen batch-norm this is exactly the gradient of the whole batch. In training mode batch-norm
+    normalises each part by the part's own statistics.
+
+    A process with several parts keeps no activations of the first pass; it passes each part through
+    the network a second time (Gao et al., "Scaling Deep Contrastive Learning Batch Size under
+    Memory Limited Setup", RepL4NLP 2021).
     """
 
     def __init__(
@@ -148,16 +157,17 @@ class SplitStep(EagerStep):
         self.network = model
         if self.world.size > 1:
             with warnings.catch_warnings():
-                # The setting has another name in newer versions of torch.
+                # Newer versions of torch warn that the setting has another name.
                 warnings.simplefilter("ignore", FutureWarning)
-                # Running statistics are copied from process 0 when the epoch has ended.
+                # The training pass copies running statistics from process 0 after the epoch.
                 self.network = DistributedDataParallel(model, broadcast_buffers=False)
         of_model = set(map(id, model.parameters()))
         trained = [p for group in phase.optimizer.param_groups for p in group["params"]]
         self.outside_model = [p for p in trained if id(p) not in of_model]
 
     def __call__(self, inputs: Tensor, targets: Tensor, centroids: Tensor | None) -> Tensor:
-        """As `EagerStep`, of this process's images and the whole batch's targets."""
+        """Returns what `EagerStep` returns, from this process's images and all targets of the
+        batch."""
         count = len(targets)
         inputs = self.prepared(inputs)
         parts = inputs.tensor_split(self._number_of_parts(count))
@@ -177,7 +187,7 @@ class SplitStep(EagerStep):
         loss, losses = self.objective(features, logits, targets, centroids, **beside)
         self.phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        # Equal in all processes but for the order of sums on a GPU.
+        # They are equal in all processes, except for rounding in sums on a GPU.
         collectives.copy_from_main([p.grad for p in self.outside_model], self.world)
         gradients = [self._own(features.grad, count), self._own(logits.grad, count)]
         if len(parts) == 1:
@@ -188,13 +198,13 @@ class SplitStep(EagerStep):
         return self.statistics(loss, losses, logits, targets)
 
     def _number_of_parts(self, count: int) -> int:
-        """Micro-batches, the same number in all processes, none of them empty."""
+        """Returns the number of micro-batches: the same in all processes, and none is empty."""
         smallest_share = count // self.world.size if self.world.divides(count) else count
         return min(self.machine.micro_batches, smallest_share)
 
     def _own(self, gradient: Tensor | None, count: int) -> Tensor | None:
-        """This process's rows. `DistributedDataParallel` takes the mean over the processes where
-        the parts' gradients are to be summed."""
+        """Returns this process's rows, times the number of processes, because
+        `DistributedDataParallel` takes the mean of gradients that must be summed."""
         if gradient is None or not self.world.divides(count):
             return gradient
         return gradient[self.world.share(count)] * self.world.size
@@ -214,14 +224,14 @@ class SplitStep(EagerStep):
         is_shared = isinstance(network, DistributedDataParallel)
         for i, (part, *part_gradients) in enumerate(zip(parts, *by_part, strict=True)):
             is_last = i == len(parts) - 1
-            # The processes exchange gradients once, when all parts are summed.
+            # The processes exchange gradients only once, after the last part.
             with network.no_sync() if is_shared and not is_last else nullcontext():
                 self._backward(self.forward(network, part), part_gradients)
 
 
 @contextmanager
 def running_statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Inside, batch-norm normalises as it would, and its running statistics do not move."""
+    """Inside, batch-norm normalises as usual, but its running statistics do not change."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
@@ -234,11 +244,11 @@ def running_statistics_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def batches_counted_at_once(model: nn.Module) -> Iterator[None]:
-    """Inside, only the first batch-norm layer counts its batches (`num_batches_tracked`); at the
-    end the others are given as many.
+    """Inside, only the first batch-norm layer counts its batches (`num_batches_tracked`). At the
+    end the count is added to the other layers.
 
-    Every layer sees every batch, so the counts end as they would without this, and a step launches
-    one addition instead of one a layer.
+    All layers see all batches, so the counts end the same as without this. But a step launches only
+    one addition, instead of one for each layer.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     counting: list[Any] = [norm for norm in norms if norm.num_batches_tracked is not None]
@@ -261,20 +271,20 @@ def batches_counted_at_once(model: nn.Module) -> Iterator[None]:
 
 
 class GraphStep:
-    """An `EagerStep` as CUDA graphs, one per shape of the batch: the same kernels on the same
-    numbers, launched at once.
+    """An `EagerStep` as CUDA graphs, one for each shape of the batch. A graph launches the same
+    kernels on the same numbers, all at once.
 
     A graph works on fixed memory. The batch is copied into it, the learning rate is a tensor on the
-    device (`Run.sgd`), and what the step gives back is overwritten by the next one. The steps that
-    warm up each shape leave no trace in the weights, the momenta or the batch-norm statistics.
+    device (`Run.sgd`), and each step overwrites the statistics that the step before returned. The
+    steps that warm up each shape change no weights, momenta or batch-norm statistics.
     """
 
     def __init__(self, step: EagerStep) -> None:
         self.step = step
         self.graphs: dict[torch.Size, _Captured] = {}
         self.pool = torch.cuda.graph_pool_handle()
-        # A graph keeps the workspace that libraries have on the stream it was captured on. Runs
-        # beside each other must not share one: by default all graphs of a process would.
+        # A graph uses the workspaces that libraries have on the stream of its capture. By default
+        # all graphs of a process share one stream; runs that train side by side must not.
         current = torch.cuda.current_stream()
         is_own = current != torch.cuda.default_stream()
         self.stream = current if is_own else torch.cuda.Stream()
@@ -288,7 +298,7 @@ class GraphStep:
 
 
 class _Captured:
-    """One graph, the memory it reads and the memory it writes its statistics to."""
+    """One graph, the memory that it reads and the memory for its statistics."""
 
     def __init__(
         self, step: EagerStep, batch: Sequence[Tensor], pool: tuple, stream: torch.cuda.Stream
@@ -298,13 +308,13 @@ class _Captured:
         inputs, targets = self.batch[:2]
         centroids = self.batch[2] if len(batch) == 3 else None
         with preserved(step.state()):
-            # cuDNN chooses kernels, and libraries take workspaces, outside of the capture.
+            # cuDNN must choose kernels, and libraries take workspaces, before the capture.
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_STEPS):
                     step(inputs, targets, centroids)
             torch.cuda.current_stream().wait_stream(stream)
-        # The gradients are to live in the graph's own memory.
+        # The capture must allocate the gradients, so that they lie in the graph's own memory.
         step.phase.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
         # Another thread may pin the memory of streamed images at the same time.
@@ -315,7 +325,7 @@ class _Captured:
     def replay(self, batch: Sequence[Tensor]) -> Tensor:
         for own, given in zip(self.batch[:2], batch[:2], strict=True):
             own.copy_(given)
-        # The same tensor throughout an epoch: copied once.
+        # The centroids are the same tensor in the whole epoch, so they are copied once.
         if len(batch) == 3 and batch[2] is not self.centroids:
             self.batch[2].copy_(batch[2])
             self.centroids = batch[2]
@@ -325,7 +335,7 @@ class _Captured:
 
 @contextmanager
 def preserved(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Gives the tensors back the values that they had, in place."""
+    """At the end, gives the tensors the values back that they had at the beginning, in place."""
     copies = [tensor.detach().clone() for tensor in tensors]
     yield
     with torch.no_grad():
@@ -334,8 +344,8 @@ def preserved(tensors: Sequence[Tensor]) -> Iterator[None]:
 
 
 def add_momenta(optimizer: torch.optim.Optimizer) -> None:
-    """Gives every parameter of SGD the momentum zero where it has none yet, so that no memory is
-    taken in a step. The first step's momentum is the gradient, with it or without."""
+    """Gives each parameter of SGD a momentum of zero if it has none, so that a step allocates no
+    memory for it. The momentum after the first step is the gradient in either case."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]

@@ -1,4 +1,4 @@
-"""What a finished run leaves for its reader: `summary.json`, `report.png` and tables of
+"""What a finished run leaves for its user: `summary.json`, `report.png` and tables of
 accuracies."""
 
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ def _write_summary(run: Run, trainer: Trainer) -> None:
     if features := feature_epochs(read_epochs(folder.records), options.select_on):
         summary["features"] = features
     _save_predictions(run, trainer)
-    # Matplotlib, which takes a second to import, is not needed before.
+    # Matplotlib takes a second to import and is not needed before.
     from utils.report.run_figure import write_report
 
     figure = write_report(folder.records, data.class_counts, summary["test"]["selected"])
@@ -76,20 +76,22 @@ def _write_summary(run: Run, trainer: Trainer) -> None:
     with EventFile(folder.records, ".results") as events:
         events.add_figure("report", figure, trainer.epoch)
         events.add_hyperparameters(options.as_dict(), finals, trainer.epoch)
-    # Last, because its presence says that the run is finished.
+    # This file is written last, because a run with a summary counts as finished.
     write_json(folder.summary, summary)
     print(final_table(summary))
     print(f"summary: {folder.summary}\nfigure:  {figure}")
 
 
 def feature_epochs(records: Sequence[dict], protocol: str) -> dict | None:
-    """Returns the test accuracies of two epochs of stage 2's feature phase, as `summary.json` has
-    them under ``features``: `selected`, which the protocol chose and the classifier phase began
-    from, and `last`, which rests on no choice. None where no such phase is in the log.
+    """Returns the test accuracies of two epochs of stage 2's feature phase, for the entry
+    ``features`` of `summary.json`. None if the log has no feature phase.
+
+    - ``selected``: the epoch that the protocol chose; the classifier phase began from it.
+    - ``last``: the last epoch, which nothing chose.
 
     Args:
         records: the entries of `log.jsonl`.
-        protocol: of `--select_on`.
+        protocol: the value of `--select_on`.
     """
     by_epoch = {r["epoch"]: r["results"]["test"] for r in records if r["phase"] == "features"}
     if not by_epoch:
@@ -100,10 +102,10 @@ def feature_epochs(records: Sequence[dict], protocol: str) -> dict | None:
 
 
 def final_table(summary: dict) -> str:
-    """Returns the test accuracies in a `summary.json`, of one seed or of several, as text.
+    """Returns the test accuracies of a `summary.json`, of one seed or of several, as text.
 
-    If a classifier phase began from features that were chosen by test or held-out images, its last
-    epoch rests on that choice. The table says so, and shows the last epoch of the features too.
+    If test or held-out images chose the features of the classifier phase, its last epoch depends on
+    that choice. Then the table says so, and shows the last feature epoch too.
     """
     protocol, features = summary["selected_on"], _chosen_features(summary)
     rows = {}
@@ -119,19 +121,20 @@ def final_table(summary: dict) -> str:
     rows |= _rows(f"last feature epoch ({features['last']['epoch']})", features["last"])
     return (
         f"{accuracy_table(rows, summary['class_counts'])}\n"
-        f"The classifier phase began from the features that {protocol} images chose: only the last "
-        "feature epoch rests on no choice within this stage."
+        f"The classifier phase began from the features that the {protocol} images chose. In this "
+        "stage only the last feature epoch depends on no choice."
     )
 
 
 def _rows(title: str, found: dict) -> dict[str, dict]:
-    readings = (("linear", "linear"), ("ncm", "NCM"))
-    return {f"{title}, {text}": found[name] for name, text in readings if found[name]}
+    """Returns the records of both classifiers, by the title of their rows."""
+    classifiers = (("linear", "linear"), ("ncm", "NCM"))
+    return {f"{title}, {text}": found[name] for name, text in classifiers if found[name]}
 
 
 def _chosen_features(summary: dict) -> dict | None:
-    """Returns the feature epochs of a run whose classifier phase began from features that were
-    loaded back (of several seeds, if in any of them), else None."""
+    """Returns the entry ``features`` of a summary if the classifier phase began from a chosen
+    feature epoch, else None. With several seeds, one such seed is enough."""
     features = summary.get("features")
     if not features or summary["selected_on"] == "last":
         return None
@@ -149,14 +152,19 @@ def _save_predictions(run: Run, trainer: Trainer) -> None:
 
 
 def accuracy_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
-    """Returns accuracies in percent as aligned text: a line for each named record of
-    `accuracy_record`. The head has the numbers of classes in the groups."""
+    """Returns accuracies in percent as aligned text, with a line for each record. The first line
+    has the number of classes in each group.
+
+    Args:
+        rows: records of `accuracy_record`, by the title of their lines.
+        class_counts: training images of each class ``[K]``.
+    """
     return _table(rows, class_counts, SHOWN)
 
 
 def reading_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
-    """Returns the `accuracy_table` with two more columns, in percent: the worst class, and the
-    expected calibration error (ECE)."""
+    """Returns the `accuracy_table` with two more columns in percent: the accuracy of the worst
+    class, and the expected calibration error (ECE)."""
     return _table(rows, class_counts, (*SHOWN, "worst", "ece"))
 
 
@@ -167,7 +175,7 @@ def _table(rows: dict[str, dict], class_counts: Sequence[int], columns: Sequence
     headers |= {**sizes, "worst": "worst class", "ece": "ECE"}
     table = [["", *(headers[column] for column in columns)]]
     for name, record in rows.items():
-        # A record made earlier may lack a column.
+        # Records of earlier versions may lack a column.
         record = {**record, "balanced": _balanced(record)}
         table.append([name, *(_percent(record.get(column), 2) for column in columns)])
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
@@ -179,15 +187,19 @@ def _table(rows: dict[str, dict], class_counts: Sequence[int], columns: Sequence
 
 
 def _balanced(record: dict) -> float | dict | None:
-    """Returns the balanced accuracy of one seed or, as mean and deviation, of several, or None if a
-    record of several seeds was made before there was one."""
+    """Returns the balanced accuracy in percent; of several seeds, its mean and deviation. None if
+    an earlier version made the record of several seeds."""
     is_of_several = isinstance(record["top1"], dict)
     return record.get("balanced") if is_of_several else balanced_accuracy(record)
 
 
 def per_class_table(linear: dict, ncm: dict, data: LongTailedData) -> str:
-    """Returns the accuracies of each class in percent as aligned text, from the largest class to
-    the smallest."""
+    """Returns the accuracies of each class in percent as aligned text, largest class first.
+
+    Args:
+        linear, ncm: records of `accuracy_record` of the two classifiers.
+        data: gives class names and class counts.
+    """
     by_size = np.argsort(-np.asarray(data.class_counts), kind="stable")
     width = max(len("class"), *map(len, data.class_names))
     lines = [f"{'class':<{width}}{'images':>8}{'linear':>8}{'NCM':>8}"]

@@ -16,12 +16,12 @@ from utils.training.setup import Run, warn, warn_of_other_data
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network in eval mode, and the offsets ``[K]`` under which its logits were trained
-    (None for 0).
+    """A trained network in eval mode.
 
     Args:
-        network: gives ``(features, logits)``.
-        offsets: τ · log π_c after balanced softmax.
+        network: returns ``(features, logits)``.
+        offsets: what its training added to the logits ``[K]``: τ · log π_c if it was trained with
+            balanced softmax, else None.
     """
 
     network: nn.Module
@@ -29,11 +29,11 @@ class Teacher:
 
 
 def load_teacher(run: Run) -> Teacher:
-    """The teacher that `--teacher` names: a run's folder or a checkpoint's file, looked up as
-    `--pretrained` is; of any architecture.
+    """Returns the teacher that `--teacher` names: a run folder or a checkpoint file, of any
+    architecture. It is looked up in the same places as `--pretrained`.
 
     Raises:
-        UserError: there is none, or it has other classes than the data.
+        UserError: there is no such teacher, or it has other classes than the data.
     """
     options, data = run.options, run.data
     path = find_checkpoint(options, "teacher")
@@ -45,17 +45,19 @@ def load_teacher(run: Run) -> Teacher:
         raise UserError(f"--teacher {options.teacher}: {error}") from None
     recorded = start.get("data") or {}
     if recorded.get("class_names") not in (None, data.description().get("class_names")):
-        raise UserError(f"--teacher {options.teacher}: classes of other names than the data's")
+        raise UserError(
+            f"--teacher {options.teacher}: its classes have other names than those of the data"
+        )
     warn_of_other_data(start, path, data)
     if recorded.get("normalisation") not in (None, data.description()["normalisation"]):
-        warn(f"{path} saw images normalised in another way than this run's")
+        warn(f"{path} was trained on images that were normalised in another way than this run's")
     network = fold_batch_norm(network.eval()).requires_grad_(False)
     return Teacher(run.place(network), _offsets(start, path, data.class_counts))
 
 
 def _offsets(start: dict, path: Path, class_counts: list[int]) -> Tensor | None:
-    """The offsets of the teacher's logits, by what its checkpoint says, or the `args.json` beside
-    it."""
+    """Returns the offsets of the teacher's logits, from the losses that its checkpoint records, or
+    the `args.json` beside it."""
     said = start
     if "loss_type" not in start:
         try:
@@ -64,7 +66,7 @@ def _offsets(start: dict, path: Path, class_counts: list[int]) -> Tensor | None:
             return None
     if not isinstance(said, dict):
         return None
-    # A stage 2 ends with the classifier, which is trained by its own losses.
+    # After stage 2 the losses of the classifier phase count, because they trained the classifier.
     names = said.get("cls_loss") or said.get("feat_loss") or said.get("loss_type") or ""
     if not any(name in ("BS", "bs", "bs_lt") for name in str(names).split(",")):
         return None

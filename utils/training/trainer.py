@@ -1,8 +1,8 @@
-"""Training: a stage is a sequence of phases, and one loop runs any phase."""
+"""The trainer: one loop that runs any phase of a stage."""
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,8 @@ from utils.training.training_pass import Trained, TrainingPass
 
 
 class Trainer:
-    """Runs the phases of a stage, epoch after epoch, and leaves after each what is needed to go on
-    from there.
+    """Runs the phases of a stage, epoch after epoch. After each epoch it keeps what a resumed run
+    needs.
 
     Args:
         run: options, data, machine and folder.
@@ -55,21 +55,18 @@ class Trainer:
         return self.phases[-1].epochs[-1] if self.phases else 0
 
     def run(self) -> None:
-        """Trains from the epoch after `self.epoch` to the last.
-
-        Raises:
-            As `steps`.
-        """
+        """Trains from the epoch after `self.epoch` to the last. Raises what `steps` raises."""
         for _ in self.steps():
             pass
 
     def steps(self) -> Iterator[None]:
-        """`run`, halting after every step, so that several runs can take turns.
+        """Trains as `run` does, but stops after each step (`yield`), so that several runs can take
+        turns.
 
         Raises:
-            RunError: a loss that is not finite, or no memory left.
-            OSError: a file cannot be written; those before it are whole.
-            Interrupted: a signal came; the last finished epoch's checkpoint is in the folder.
+            RunError: a loss is not finite, or memory runs out.
+            OSError: a file cannot be written; the files before it are whole.
+            Interrupted: a signal came; the run folder has the checkpoint of a finished epoch.
         """
         log = collectives.together(self._open_log, self.world)
         began, first_epoch, seconds_before = time.perf_counter(), self.epoch, self.seconds
@@ -103,11 +100,11 @@ class Trainer:
                     log.close()
 
     def _shortage(self, error: Exception) -> RunError:
-        """Returns the failure of a run whose memory ran out in an epoch."""
+        """Returns the error of a run whose memory ran out in an epoch."""
         first_line = (str(error).strip() or type(error).__name__).split("\n")[0]
         return RunError(
-            f"out of memory in epoch {self.epoch + 1} on {self.machine.device}: a smaller -b, or "
-            f"--accumulate, needs less; {self.keeper.what_is_left()} ({first_line[:200]})"
+            f"out of memory in epoch {self.epoch + 1} on {self.machine.device}: use a smaller -b "
+            f"or a larger --accumulate; {self.keeper.what_is_left()} ({first_line[:200]})"
         )
 
     def _epochs_to_come(self) -> Iterator[tuple[Phase, int]]:
@@ -115,7 +112,7 @@ class Trainer:
             yield from ((phase, epoch) for epoch in phase.epochs if epoch > self.epoch)
 
     def _open_log(self) -> RunLog | None:
-        """Returns the run's records, which process 0 alone writes."""
+        """Returns the log of the run in process 0, and None in the others, which do not write."""
         if not self.world.is_main:
             return None
         loss_names = dict.fromkeys(name for phase in self.phases for name in phase.loss_names)
@@ -123,7 +120,7 @@ class Trainer:
         return RunLog(self.folder.records, list(loss_names), splits, self.epoch, layers)
 
     def _enter(self, phase: Phase) -> None:
-        """Loads back the best features, margins included, before the classifier phase."""
+        """Prepares the classifier phase: loads the best features and their margins back."""
         if self.options.select_on != "last":
             best, path = collectives.from_main(self.keeper.best_features, self.world)
             checkpoint.load_weights(self.model, best["state_dict"], path)
@@ -131,12 +128,12 @@ class Trainer:
         self.selection.forget()
         self.evaluator.forget()
 
-    def _train(self, phase: Phase, epoch: int) -> Iterator[None]:
-        """Trains one epoch; returns a `Trained`."""
+    def _train(self, phase: Phase, epoch: int) -> Generator[None, None, Trained]:
+        """Trains one epoch and returns its statistics; stops after each step."""
         phase.free(self.model)
         centroids = None
         if phase.objective(epoch).uses_centroids:
-            # From a pass of its own over the resampled, augmented images, as released.
+            # As in the released code, a separate pass over resampled, augmented images.
             batches = phase.loader.batches(self.evaluator.batch_size)
             classes = self.data.num_classes
             centroids = class_centroids(self.stage.network, batches, classes, self.machine)
@@ -169,13 +166,13 @@ class Trainer:
         }
 
     def _keep(self, log: RunLog | None, record: dict, phase: Phase) -> None:
-        """Writes the epoch's record and checkpoints."""
+        """Adds the epoch to the log and keeps its checkpoints."""
         if log is not None:
             log.add(record)
         self._save(phase.name, is_due=self.epoch == phase.epochs[-1])
 
     def _keep_untrained(self) -> None:
-        """Keeps the network as it starts, for a stage without epochs."""
+        """Keeps the untrained network of a stage without epochs."""
         self.results = self.evaluator.read(self.model)
         self.selection.offer(self.epoch, "none", self.results)
         collectives.from_main(lambda: self._save("none", is_due=True), self.world)
@@ -186,8 +183,7 @@ class Trainer:
         self.keeper.keep(self._portable(), chosen_by, state, is_due)
 
     def state_dict(self, phase_name: str) -> dict[str, Any]:
-        """Returns everything that going on from here needs, in the released form of a
-        checkpoint."""
+        """Returns everything that a resumed run needs, in the released form of a checkpoint."""
         return self._portable() | {
             "selected_on": "last",
             "phase": phase_name,
@@ -202,7 +198,7 @@ class Trainer:
     def _portable(self) -> dict[str, Any]:
         """Returns what evaluation and the next stage need."""
         options, select_on = self.options, self.options.select_on
-        # Where no accuracy chooses, this epoch's.
+        # If no accuracy chooses the epoch, `best_acc1` is this epoch's.
         accuracy = self.results["test"]["linear"]["top1"]
         return {
             "arch": options.arch,
@@ -229,20 +225,20 @@ class Trainer:
         return {} if contrast is None else {"contrast": contrast.state_dict()}
 
     def _losses_record(self) -> dict[str, Any]:
-        """Returns by which classification losses the network was trained, and the weight of the
-        prior where one of them is balanced softmax: a student of it must know."""
+        """Returns the classification losses of the network and the weight of balanced softmax's
+        prior. A student of this network needs them (`teacher.load_teacher`)."""
         options = self.options
         names = ("loss_type",) if options.stage == 1 else ("feat_loss", "cls_loss")
         return {name: getattr(options, name) for name in (*names, "prior_weight")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` returned.
+        """Restores what `state_dict` returned.
 
         Raises:
-            KeyError, TypeError, ValueError, RuntimeError, AttributeError: it is something else.
+            KeyError, TypeError, ValueError, RuntimeError, AttributeError: `state` has another form.
         """
         if type(state["epoch"]) is not int or not 0 <= state["epoch"] <= self.last_epoch:
-            raise ValueError(f"epoch {state['epoch']!r}")
+            raise ValueError(f"epoch {state['epoch']!r} is not one of 0 to {self.last_epoch}")
         self.model.load_state_dict(state["state_dict"])
         self._load_margins(state)
         if self.stage.contrast is not None:

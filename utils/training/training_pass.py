@@ -1,4 +1,4 @@
-"""One epoch's training: a step for each batch."""
+"""The training of one epoch: a step for each batch."""
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -20,13 +20,19 @@ from utils.training.setup import Stage
 from utils.training.steps import Step, batches_counted_at_once, make_step
 
 STREAMED_BATCHES_A_PASS = 20
-"""Batches of a streamed set whose features are held at once."""
+"""Number of batches of streamed images whose features are in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What an epoch's training tells: the mean loss that was minimised, its parts by name, the
-    share of training images that was predicted right (percent), and images per second."""
+    """The statistics of an epoch's training.
+
+    Attributes:
+        loss: the mean of the objective.
+        losses: the mean of each of its losses, by name.
+        top1: share of the training images that was predicted right, in percent.
+        images_per_second: speed of the epoch.
+    """
 
     loss: float
     losses: dict[str, float]
@@ -35,15 +41,16 @@ class Trained:
 
 
 class TrainingPass:
-    """Trains one epoch of any phase of a stage. The steps, which may be captured graphs, are made
-    once for each objective and used in every epoch.
+    """Trains single epochs of any phase of a stage. Steps, which may be captured graphs, are made
+    once for each objective and used in all epochs.
 
     Args:
-        stage: the network, and what else trains.
+        stage: the network, and what trains beside it.
         machine: device, precision and processes.
         images_a_pass: how many images go through the network at once without gradients.
-        is_streamed: whether the training set's features are too many to be held at once.
-        kept: says which checkpoint is left when the training fails.
+        is_streamed: True if the training images are streamed; then their features may not fit into
+            memory.
+        kept: returns which checkpoint is left when the training fails, as text.
     """
 
     def __init__(
@@ -61,11 +68,17 @@ class TrainingPass:
     def run(
         self, phase: Phase, epoch: int, centroids: Tensor | None, bar: Progress
     ) -> Generator[None, None, Trained]:
-        """Returns what the epoch's training tells; halts after every step, so that several runs
-        can take turns.
+        """Trains one epoch and returns its statistics. It stops after each step (`yield`), so that
+        several runs can take turns.
+
+        Args:
+            phase: the phase that trains.
+            epoch: counted from 1 over the whole stage.
+            centroids: ``[K, D]`` for the robust loss, or None.
+            bar: the progress bar.
 
         Raises:
-            RunError: a loss that is not finite.
+            RunError: a loss is not finite.
             Interrupted: a signal came.
         """
         stopwatch = Stopwatch(self.machine.device)
@@ -86,7 +99,7 @@ class TrainingPass:
                 bar.advance(statistics[i, 0])
                 signals.check()
                 yield
-        # Batch-norm's running statistics are those of each process's own images.
+        # Each process has batch-norm statistics of its own images; the main process's count.
         margins = [] if self.stage.margins is None else self.stage.margins.parameters()
         collectives.copy_from_main([*model.state_dict().values(), *margins], world)
         # The epoch's only wait for the device.
@@ -107,17 +120,17 @@ class TrainingPass:
         return self._steps[objective]
 
     def _frozen_batches(self, phase: Phase) -> Iterable[tuple[Tensor, Tensor]]:
-        """Yields batches of features and targets, for a phase that trains the classifier alone.
+        """Yields batches of features and targets, for a phase that trains only the classifier.
 
-        The whole epoch's features come from one pass without gradients. Those of a streamed set
-        would be too many for the memory, so that each pass is over a part of it.
+        One pass without gradients computes the features of the whole epoch. The features of
+        streamed images may not fit into memory, so each pass computes a part of them.
         """
         size = phase.loader.batch_size
         batches_a_pass = None
         images_a_pass = self.images_a_pass
         if self.is_streamed:
             batches_a_pass = STREAMED_BATCHES_A_PASS
-            # So that a part ends with a whole batch.
+            # A part must end with a whole batch.
             images_a_pass = max(1, images_a_pass // size) * size
         network = fold_batch_norm(self.stage.model)
         batches = phase.loader.batches(images_a_pass)
