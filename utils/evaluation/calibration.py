@@ -1,4 +1,4 @@
-"""How far confidences are from accuracies. Imports no torch."""
+"""Calibration: how far confidences are from accuracies. This module does not import torch."""
 
 import numpy as np
 
@@ -8,15 +8,16 @@ BINS = 15
 def reliability_bins(
     confs: np.ndarray, correct: np.ndarray, bins: int = BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns for each bin of confidences the share of images, the mean confidence and the
-    accuracy, each ``[bins]``; the last two are NaN for an empty bin.
+    """Returns for each bin of confidences the share of images in it, their mean confidence and
+    their accuracy, each ``[bins]`` in [0, 1]. For an empty bin the last two are NaN.
 
-    Bins are open below and closed above: (0, 1/15], (1/15, 2/15], ...
+    A bin includes its upper bound but not its lower one: (0, 1/15], (1/15, 2/15], ... The first
+    bin also includes 0.
 
     Args:
         confs: confidences ``[N]`` in [0, 1].
-        correct: whether the prediction is right, bool ``[N]``.
-        bins: how many.
+        correct: True for each image whose prediction is right, bool ``[N]``.
+        bins: number of bins, all of the same width.
     """
     confs = np.asarray(confs, dtype=np.float64)
     index = np.clip(np.ceil(confs * bins).astype(int), 1, bins) - 1
@@ -28,9 +29,13 @@ def reliability_bins(
 
 
 def expected_calibration_error(confs: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
-    """Returns Σ_b n_b/N · |accuracy_b − confidence_b|, in [0, 1] (Guo et al., "On Calibration of
-    Modern Neural Networks", ICML 2017, equation 3). The arguments are those of
-    `reliability_bins`."""
+    """Returns the expected calibration error, Σ_b n_b/N · |accuracy_b − confidence_b|, in [0, 1].
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+
+    Args:
+        confs, correct, bins: as for `reliability_bins`.
+    """
     shares, confidence, accuracy = reliability_bins(confs, correct, bins)
     filled = shares > 0
     return float((shares * np.abs(accuracy - confidence))[filled].sum())

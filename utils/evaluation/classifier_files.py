@@ -1,8 +1,8 @@
-"""The files that fitted classifiers leave: `readings.json`, `readings.csv` and `classifiers.pth`.
+"""The files of fitted classifiers: `readings.json`, `readings.csv` and `classifiers.pth`.
 
-`classifiers.pth` holds plain tensors, which `torch.load(weights_only=True)` reads: ``{"format": 1,
-"weights": digest of the network's weights, "epoch": of the checkpoint, "class_names": [K],
-"classifiers": {name: saved}}``, with `saved` as `classifiers.apply_classifier` takes it.
+`torch.load(weights_only=True)` reads `classifiers.pth`, which holds only plain values and tensors:
+``{"format": 1, "weights": digest of the network's weights, "epoch": epoch of the checkpoint,
+"class_names": [K], "classifiers": {name: saved}}``. `classifiers.apply_classifier` takes a `saved`.
 """
 
 import csv
@@ -24,7 +24,12 @@ COLUMNS = ("top1", "top5", "balanced", "macro_f1", "many", "medium", "few", "wor
 
 
 def write_readings(folder: Path, records: dict[str, dict]) -> None:
-    """Writes `readings.json` with everything, `readings.csv` with a row a classifier."""
+    """Writes `readings.json` with all values, and `readings.csv` with one row per classifier.
+
+    Args:
+        folder: the folder of both files.
+        records: the records of `classifiers.read`, by the name of the classifier.
+    """
     write_json(folder / "readings.json", records)
     with atomic_write(folder / "readings.csv") as binary:
         text = io.TextIOWrapper(binary, newline="", write_through=True)
@@ -36,8 +41,8 @@ def write_readings(folder: Path, records: dict[str, dict]) -> None:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Returns a SHA-256 of the model's weights and statistics, by which a saved classifier knows
-    the network that it was fitted on."""
+    """Returns a SHA-256 of the model's weights and batch-norm statistics. It tells whether a saved
+    classifier was fitted on this network."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -52,7 +57,15 @@ def save_classifiers(
     epoch: int,
     class_names: Sequence[str],
 ) -> None:
-    """Writes `classifiers.pth` (the module's docstring has the format)."""
+    """Writes a `classifiers.pth` in the format of this module's docstring.
+
+    Args:
+        path: the file.
+        classifiers: the fitted classifiers, by name.
+        model: the network that they were fitted on.
+        epoch: epoch of its checkpoint.
+        class_names: names of the classes ``[K]``.
+    """
     content = {
         "format": FORMAT,
         "weights": weights_digest(model),
@@ -71,16 +84,16 @@ def load_classifier(path: Path, name: str, model: nn.Module) -> dict[str, Any]:
         UserError: there is no such file or classifier, the file is of another kind, or the
             classifiers were fitted on other weights than the model's.
     """
-    how = f"--evaluation True --readings {name} makes it"
+    how = f"--evaluation True --readings {name} writes it"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found, fitted_on = content["classifiers"], content["weights"]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file ({how})") from None
-    except Exception:  # whatever the bytes made of the reader
+    except Exception:  # torch.load raises errors of many types for other files
         raise UserError(f"{path}: not a file of fitted classifiers ({how})") from None
     if name not in found:
         raise UserError(f"{path} has no classifier {name}, but {', '.join(found)} ({how})")
     if fitted_on != weights_digest(model):
-        raise UserError(f"{path} was fitted on other weights than the checkpoint's ({how} anew)")
+        raise UserError(f"{path} was fitted on other weights than the checkpoint's ({how} again)")
     return found[name]

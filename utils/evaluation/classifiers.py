@@ -1,8 +1,8 @@
-"""What one feature extractor is worth, read by several classifiers.
+"""Several classifiers on the same features.
 
-The paper combines its loss "with various classifier balancing techniques": each classifier here is
-one of them, fitted on cached training features alone. A value that has to be tuned is tuned on
-held-out images, never on the test set.
+The paper combines its loss "with various classifier balancing techniques". Each classifier here is
+one of them. It is fitted only on the features of the training images. A value that must be tuned is
+tuned on held-out images, never on the test set.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,20 +26,23 @@ KINDS = ("linear", "cosine", "distance")
 
 @dataclass(frozen=True)
 class Classifier:
-    """Features ``[N, D]`` to scores ``[N, K]``.
+    """A function from features f ``[N, D]`` to scores ``[N, K]``.
 
-    With x = f − shift, the scores are, by kind: `linear` W x + b; `cosine` W x/‖x‖ + b; `distance`
-    −‖x − w_c‖.
+    With x = f − shift, the scores of each kind are:
+
+    - `linear`: W x + b;
+    - `cosine`: W x/‖x‖ + b;
+    - `distance`: −‖x − w_c‖.
 
     Args:
         kind: one of `KINDS`.
         weight: W with rows w_c, ``[K, D]``.
         bias: b ``[K]``, or None for zeros.
         shift: ``[D]``, or None for zeros.
-        tau: the exponent, where one was tuned.
+        tau: the exponent τ, if it was tuned, else None.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: the kind is unknown.
     """
 
     kind: str
@@ -71,31 +74,32 @@ class Classifier:
 def apply_classifier(saved: Mapping[str, Any], features: Tensor) -> Tensor:
     """Returns the scores ``[N, K]`` of features ``[N, D]``, on their device.
 
-    Scores are logits but for the nearest class means (`has_confidence`).
+    Scores are logits, except for the nearest class means (`has_confidence`).
 
     Args:
-        saved: ``{"kind", "weight"}`` and, where they are not zero, ``"bias"`` and ``"shift"``, as
-            `classifiers.pth` holds them under ``"classifiers"``; see `Classifier`.
-        features: of the network that the classifier was fitted on.
+        saved: ``{"kind", "weight"}`` and, if they are not zero, ``"bias"`` and ``"shift"``, as
+            `Classifier.saved` returns them and `classifiers.pth` has them.
+        features: features of the network that the classifier was fitted on.
     """
     tensors = {name: value.to(features) for name, value in saved.items() if name != "kind"}
     return Classifier(saved["kind"], **tensors)(features)
 
 
 def has_confidence(name: str) -> bool:
-    """Returns whether a softmax of the named classifier's scores is a confidence: not of a nearest
-    class mean, whose scores are cosines or distances."""
+    """Returns True if a softmax of the named classifier's scores is a confidence. It is not for a
+    nearest class mean, whose scores are cosines or distances."""
     return not name.startswith("ncm")
 
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """Cached features of a network, and its classifier.
+    """Features of a network, and its head.
 
     Args:
-        features, labels: of the un-augmented training set, ``[M, D]`` and ``[M]``.
+        features, labels: features ``[M, D]`` and labels ``[M]`` of the training images, without
+            augmentation.
         head: the network's last layer.
-        class_counts: training images per class ``[K]``.
+        class_counts: training images of each class ``[K]``.
         heldout: features and labels of held-out images, or None.
     """
 
@@ -107,11 +111,13 @@ class FeatureBank:
 
     @property
     def centroids(self) -> Tensor:
+        """The mean features μ_c of each class ``[K, D]``."""
         return class_means(self.features, self.labels, len(self.class_counts))
 
 
 def linear(bank: FeatureBank) -> Classifier:
-    """The network's own classifier: w_c · f + b_c, or s · cos(f, w_c) with a cosine head."""
+    """Returns the network's own classifier: w_c · f + b_c, or s · cos(f, w_c) with a cosine
+    head."""
     head = bank.head
     if isinstance(head, NormedLinear):
         directions = F.normalize(head.weight.detach(), dim=0).T.contiguous()
@@ -120,19 +126,21 @@ def linear(bank: FeatureBank) -> Classifier:
 
 
 def ncm_cosine(bank: FeatureBank) -> Classifier:
-    """cos(f, μ_c), the released code's nearest class mean."""
+    """Returns the nearest class mean by cosine, cos(f, μ_c), as in the released code."""
     return Classifier("cosine", F.normalize(bank.centroids, dim=1))
 
 
 def ncm_euclidean(bank: FeatureBank) -> Classifier:
-    """−‖f − μ_c‖, the distance that the robust loss uses."""
+    """Returns the nearest class mean by −‖f − μ_c‖, the distance of the robust loss."""
     return Classifier("distance", bank.centroids)
 
 
 def ncm_centred(bank: FeatureBank) -> Classifier:
-    """cos(f − μ, μ'_c) with the mean μ of all training features taken off and the class means
-    μ'_c of the centred, normalised features (Kang et al., ICLR 2020, section 4.1, for the
-    normalised nearest class mean)."""
+    """Returns the nearest class mean of centred features, cos(f − μ, μ'_c). μ is the mean of all
+    training features, and μ'_c are the class means of the centred, normalised features.
+
+    Source: Kang et al., ICLR 2020, section 4.1, for the normalised nearest class mean.
+    """
     mean = bank.features.mean(dim=0)
     centred = F.normalize(bank.features - mean, dim=1)
     centroids = class_means(centred, bank.labels, len(bank.class_counts))
@@ -140,15 +148,19 @@ def ncm_centred(bank: FeatureBank) -> Classifier:
 
 
 def tau_norm(bank: FeatureBank, tau: float = 1.0) -> Classifier:
-    """w_c · f / ‖w_c‖^τ, without the bias (Kang et al., "Decoupling Representation and Classifier
-    for Long-Tailed Recognition", ICLR 2020, section 4.2)."""
+    """Returns the τ-normalised classifier w_c · f / ‖w_c‖^τ, without bias.
+
+    Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition",
+    ICLR 2020, section 4.2.
+    """
     own = linear(bank)
     return Classifier(own.kind, own.weight / own.weight.norm(dim=1, keepdim=True) ** tau)
 
 
 def tau_norm_tuned(bank: FeatureBank) -> Classifier | None:
-    """`tau_norm` with the τ of 0, 0.1, ..., 2 that has the best balanced accuracy on held-out
-    images, the smallest of equally good ones; None where there are no such images."""
+    """Returns `tau_norm` with the τ of 0, 0.1, ..., 2 that has the best balanced accuracy on
+    held-out images. If several are equally good, the smallest is taken. None without held-out
+    images."""
     if bank.heldout is None:
         return None
     features, labels = bank.heldout
@@ -162,8 +174,11 @@ def tau_norm_tuned(bank: FeatureBank) -> Classifier | None:
 
 
 def lws(bank: FeatureBank) -> Classifier:
-    """Learnable weight scaling: s_c · (w_c · f + b_c), the scales s learned with every class
-    weighing the same (Kang et al., ICLR 2020, section 4.2)."""
+    """Returns the classifier of learnable weight scaling, s_c · (w_c · f + b_c). The scales s are
+    fitted with equal weight for each class (`fit_balanced`).
+
+    Source: Kang et al., ICLR 2020, section 4.2.
+    """
     own = linear(bank)
     logits = own(bank.features)
     scales = torch.ones(logits.shape[1], device=logits.device, requires_grad=True)
@@ -174,9 +189,11 @@ def lws(bank: FeatureBank) -> Classifier:
 
 
 def crt(bank: FeatureBank) -> Classifier:
-    """Classifier re-training: a new linear layer with every class weighing the same (Kang et al.,
-    ICLR 2020, section 4.2): a class-balanced logistic regression, on normalised features where the
-    network has a cosine head."""
+    """Returns a re-trained classifier (cRT): a class-balanced logistic regression (`fit_balanced`)
+    on the features, or on the normalised features if the network has a cosine head.
+
+    Source: Kang et al., ICLR 2020, section 4.2.
+    """
     own = linear(bank)
     features = F.normalize(bank.features, dim=1) if own.kind == "cosine" else bank.features
     weight = torch.zeros(own.weight.shape, device=features.device, requires_grad=True)
@@ -191,15 +208,15 @@ def fit_balanced(
     bank: FeatureBank,
     decayed: Tensor | None = None,
 ) -> None:
-    """Fits the parameters in place, by L-BFGS on all training images at once.
+    """Fits the parameters in place, with L-BFGS on all training images at once.
 
-    It minimises the mean over classes of the mean cross-entropy of a class's images, which is the
-    expectation under class-balanced sampling, plus ½ · 5e-4 · ‖decayed‖².
+    It minimises (1/K) Σ_c ℓ_c + ½ · 5e-4 · ‖decayed‖², where ℓ_c is the mean cross-entropy of the
+    images of class c. The first term is the expected loss under class-balanced sampling.
 
     Args:
-        parameters: what is fitted.
-        logits: gives the logits of the training images ``[M, K]``.
-        bank: the labels and the class counts.
+        parameters: the tensors to fit.
+        logits: returns the logits of the training images ``[M, K]``.
+        bank: gives labels and class counts.
         decayed: the parameter with weight decay, or None.
     """
     counts = torch.tensor(bank.class_counts, device=bank.labels.device)
@@ -221,8 +238,11 @@ def fit_balanced(
 
 
 def logit_adjustment(bank: FeatureBank, tau: float = 1.0) -> Classifier:
-    """w_c · f + b_c − τ log π_c with the training proportions π (Menon et al., "Long-Tail Learning
-    via Logit Adjustment", ICLR 2021, section 4.1)."""
+    """Returns the logit-adjusted classifier w_c · f + b_c − τ log π_c, where π_c is the share of
+    class c in the training images.
+
+    Source: Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, section 4.1.
+    """
     own = linear(bank)
     counts = torch.tensor(bank.class_counts, dtype=torch.float32, device=bank.features.device)
     offsets = -tau * torch.log(counts / counts.sum())
@@ -241,19 +261,30 @@ FITTERS: dict[str, Callable[[FeatureBank], Classifier | None]] = {
     "logit_adjustment": logit_adjustment,
 }
 TRAINED = ("lws", "crt")
-"""Those that their authors train on augmented images; here they see them as they are."""
+"""Classifiers that their authors train on augmented images; here the images are not augmented."""
 
 
 def fit(names: Sequence[str], bank: FeatureBank) -> dict[str, Classifier]:
-    """Returns the named classifiers of `FITTERS`, without those that need held-out images where
-    there are none."""
+    """Returns the named classifiers, fitted. A classifier that needs held-out images is left out if
+    there are none.
+
+    Args:
+        names: keys of `FITTERS`.
+        bank: features, labels and head of the network.
+    """
     fitted = {name: FITTERS[name](bank) for name in names}
     return {name: classifier for name, classifier in fitted.items() if classifier is not None}
 
 
 def calibration_error(scores: Tensor, targets: Tensor, bins: int = BINS) -> float:
-    """Returns the `expected_calibration_error` of logits ``[N, K]`` for targets ``[N]``. A
-    confidence is the largest softmax probability."""
+    """Returns the expected calibration error of logits, in [0, 1]. The confidence of an image is
+    its largest softmax probability.
+
+    Args:
+        scores: logits ``[N, K]``.
+        targets: true labels ``[N]``.
+        bins: as for `expected_calibration_error`.
+    """
     confidence, preds = torch.softmax(scores.double(), dim=1).max(dim=1)
     correct = preds == targets
     return expected_calibration_error(confidence.cpu().numpy(), correct.cpu().numpy(), bins)
@@ -266,9 +297,18 @@ def read(
     targets: Tensor,
     class_counts: Sequence[int],
 ) -> dict[str, dict]:
-    """Returns for each classifier the record of `accuracy_record` of a split, with `worst` (the
-    worst class) and `ece` (the expected calibration error, None for a nearest class mean) beside
-    it, in percent, and with `tau` where one was tuned."""
+    """Returns the accuracies of each classifier on one split, in percent.
+
+    Each is a record of `accuracy_record` with three more keys: ``worst``, the accuracy of the worst
+    class; ``ece``, the expected calibration error (None for a nearest class mean); and ``tau``, if
+    it was tuned.
+
+    Args:
+        classifiers: the fitted classifiers, by name.
+        features: features of the split's images ``[N, D]``.
+        targets: their labels ``[N]``.
+        class_counts: training images of each class ``[K]``.
+    """
     records = {}
     for name, classifier in classifiers.items():
         scores = classifier(features)

@@ -1,4 +1,4 @@
-"""Accuracies of a network: its own classifier, and the nearest class mean of its features."""
+"""Accuracies of a network: with its own classifier, and with the nearest class mean (NCM)."""
 
 from collections.abc import Callable, Iterable
 from typing import cast
@@ -17,18 +17,27 @@ from utils.machine import collectives, signals
 from utils.machine.device import Machine
 
 PIXELS_A_PASS = {"cpu": 500 * 32**2, "cuda": 500 * 32**2}
-"""Pixels of the images that go through the network at once without gradients: few enough for the
-caches of a CPU or GPU to hold what passes between layers."""
+"""Pixels of the images that go through the network at once without gradients: few, so that the
+outputs of its layers fit into the caches of a CPU or GPU."""
 
 
 @torch.no_grad()
 def extract_features(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], machine: Machine
 ) -> tuple[Tensor, Tensor]:
-    """Returns features ``[N, D]`` (float32) and targets ``[N]`` of all batches, batch-norm in eval
-    mode.
+    """Returns the features ``[N, D]`` (float32) and targets ``[N]`` of all batches, with batch-norm
+    in eval mode.
 
-    Each process computes the features of its images, and gets those of all.
+    Each process computes the features of its own images and gets the features of all.
+
+    Args:
+        model: the network.
+        batches: images ``[B, 3, H, W]`` and targets ``[B]``; with several processes, the images of
+            this process and the targets of all.
+        machine: device, precision and processes.
+
+    Raises:
+        Interrupted: a signal came.
     """
     network = cast(Network, fold_batch_norm(model))
     features, targets = [], []
@@ -48,10 +57,19 @@ def class_centroids(
     num_classes: int,
     machine: Machine,
 ) -> Tensor:
-    """Returns the mean features of each class ``[K, D]``, batch-norm in eval mode.
+    """Returns the centroids ``[K, D]``, the mean features of each class, with batch-norm in eval
+    mode.
 
-    Sums and counts are accumulated batch by batch, each image in one process. Every class must
-    occur.
+    Sums and counts are accumulated batch by batch, and each image is counted in one process.
+
+    Args:
+        model: the network.
+        batches: as for `extract_features`; each class must occur.
+        num_classes: K.
+        machine: device, precision and processes.
+
+    Raises:
+        Interrupted: a signal came.
     """
     network = cast(Network, fold_batch_norm(model))
     world = machine.world
@@ -64,7 +82,7 @@ def class_centroids(
             own_targets = targets[world.share(len(targets))]
             batch_sums.index_add_(0, own_targets, features.double())
         sums = sums + batch_sums
-        # `bincount` would wait for the device.
+        # `bincount` would make the host wait for the device.
         ones = torch.ones_like(targets, dtype=torch.float64)
         counts = counts + ones.new_zeros(num_classes).index_add_(0, targets, ones)
         signals.check()
@@ -72,8 +90,8 @@ def class_centroids(
 
 
 def equal_size(count: int, largest: int) -> int:
-    """Returns the size of as few parts of `count` images as may be, each of at most `largest`, the
-    last smaller by less than their number.
+    """Returns the size of equal parts of `count` images: as few parts as possible, each with at
+    most `largest` images. The last part may be smaller, by less than the number of parts.
 
     Example:
         >>> equal_size(10_847, 500), 10_847 - 21 * 494
@@ -84,11 +102,14 @@ def equal_size(count: int, largest: int) -> int:
 
 
 class Evaluator:
-    """Linear and NCM accuracies on the test and the held-out images.
+    """Accuracies of the network's own classifier and of NCM on the test and the held-out images.
 
-    `look` passes these images through the network once; the readings work on the features that it
-    saw, so that a classifier that trains on frozen features is read at no cost. `batch_size` is
-    that of passes without gradients.
+    `look` passes these images through the network once and keeps their features. `linear` and `ncm`
+    work on these features, so a classifier that trains on frozen features is evaluated at almost no
+    cost.
+
+    Attributes:
+        batch_size: number of images that go through the network at once without gradients.
     """
 
     def __init__(self, data: LongTailedData, machine: Machine) -> None:
@@ -104,8 +125,8 @@ class Evaluator:
         self._centroids: Tensor | None = None
 
     def _loader(self, split: AnySplit) -> Loader:
-        """Returns the split's loader; on CUDA in equal parts, because cuDNN searches for the
-        fastest kernels anew for every size of a batch."""
+        """Returns the split's loader. On CUDA its batches are of equal size, because cuDNN searches
+        for the fastest kernels again for each new size."""
         size = self.batch_size
         if self.machine.device.type == "cuda":
             size = equal_size(len(split), size)
@@ -116,7 +137,7 @@ class Evaluator:
         return bool(self._seen)
 
     def forget(self) -> None:
-        """Makes the next reading look anew."""
+        """Forgets the features, so that the next `read` passes the images through the network."""
         self._network, self._seen, self._centroids = None, {}, None
 
     def read(
@@ -126,17 +147,17 @@ class Evaluator:
         features_are_frozen: bool = False,
         is_kept: Callable[[dict[str, dict]], bool] = lambda results: True,
     ) -> dict[str, dict]:
-        """Returns ``{split: {"linear": record, "ncm": record or None}}`` of the network, and where
-        NCM was read also ``"geometry"``, the record of `feature_geometry`.
+        """Returns the accuracies ``{split: {"linear": record, "ncm": record or None}}``. If NCM was
+        evaluated, a split also has ``"geometry"``, the record of `feature_geometry`.
 
-        NCM's centroids cost a pass over the training set. NCM is therefore read only where it
-        chooses the epoch, where it costs nothing, and where the epoch is kept.
+        NCM's centroids cost a pass over the training images. So NCM is evaluated only if it chooses
+        the epoch, if the features are frozen (then it costs nothing), or if the epoch is kept.
 
         Args:
             model: the network as it is now.
-            monitor: the classifier by which epochs are compared.
-            features_are_frozen: whether the features are still those of the last look, if any.
-            is_kept: says of the linear accuracies whether the epoch is kept; equal in all
+            monitor: the classifier by which epochs are compared, `linear` or `ncm`.
+            features_are_frozen: True if the features have not changed since the last look.
+            is_kept: from the linear accuracies, returns True if the epoch is kept; the same in all
                 processes.
         """
         if not (features_are_frozen and self.has_looked):
@@ -150,7 +171,8 @@ class Evaluator:
         return results
 
     def look(self, model: nn.Module) -> None:
-        """Passes all evaluated images through the network as it is now."""
+        """Passes test and held-out images through the network as it is now, and keeps their
+        features."""
         self._network = fold_batch_norm(model)
         self._seen = {
             name: extract_features(self._network, loader, self.machine)
@@ -160,9 +182,9 @@ class Evaluator:
 
     @torch.no_grad()
     def linear(self, model: nn.Module) -> dict[str, dict]:
-        """Returns what the network's own classifier reaches: a record of `accuracy_record` per
-        split, and the split's mean cross-entropy as `loss`. All processes get those of process 0.
-        """
+        """Returns the accuracies of the network's own classifier: for each split a record of
+        `accuracy_record`, with the mean cross-entropy as ``loss``. All processes get the numbers of
+        process 0."""
         network = cast(Network, model)
 
         def read() -> dict[str, dict]:
@@ -178,9 +200,9 @@ class Evaluator:
 
     @torch.no_grad()
     def ncm(self) -> dict[str, dict]:
-        """Returns what the nearest class mean by cosine reaches, a record of `accuracy_record` per
-        split. The means are those of the un-augmented training set, all features those of the last
-        look.
+        """Returns the accuracies of the nearest class mean by cosine: for each split a record of
+        `accuracy_record`. The means are those of the training images without augmentation. The
+        network is the one of the last look.
 
         Raises:
             RuntimeError: there was no look.
@@ -200,7 +222,8 @@ class Evaluator:
         return collectives.from_main(read, self.machine.world)
 
     def geometry(self) -> dict[str, dict]:
-        """Returns how the features of the last look lie, a record of `feature_geometry` per split.
+        """Returns for each split the record of `feature_geometry`, from the features of the last
+        look.
 
         Raises:
             RuntimeError: there was no look.
@@ -216,14 +239,14 @@ class Evaluator:
         return collectives.from_main(read, self.machine.world)
 
     def centroids(self) -> Tensor:
-        """Returns the class means ``[K, D]`` of the un-augmented training set, by the network of
-        the last look. They cost a pass over the training set, once for a look.
+        """Returns the centroids ``[K, D]`` of the training images without augmentation, with the
+        network of the last look. They cost one pass over the training images for each look.
 
         Raises:
             RuntimeError: there was no look.
         """
         if self._network is None:
-            raise RuntimeError("nothing was looked at")
+            raise RuntimeError("`look` must be called before `centroids`")
         if self._centroids is None:
             self._centroids = class_centroids(
                 self._network, self.train_loader, self.num_classes, self.machine
@@ -231,5 +254,5 @@ class Evaluator:
         return self._centroids
 
     def seen(self, split: str) -> tuple[Tensor, Tensor]:
-        """Returns features ``[N, D]`` and targets ``[N]`` of the split, as of the last look."""
+        """Returns the features ``[N, D]`` and targets ``[N]`` of a split from the last look."""
         return self._seen[split]

@@ -1,7 +1,7 @@
-"""Accuracies: of the images, of the classes, and by the classes' numbers of training images.
+"""Accuracies: over images, over classes, and over the many-, medium- and few-shot classes.
 
-One meaning per word, for every classifier: `top1` and `top5` are shares of the images, `balanced`
-is the mean of the per-class accuracies. On a balanced test set `top1` and `balanced` are equal.
+`top1` and `top5` are always shares of the images. `balanced` is the mean of the per-class
+accuracies. On a balanced test set `top1` and `balanced` are equal.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from utils.evaluation.shot_groups import GROUPS, group_of_counts
 
 
 def per_class_accuracy(correct: Tensor, targets: Tensor, num_classes: int) -> np.ndarray:
-    """Returns the share of each class's images that is right, ``[K]`` in [0, 1], NaN for a class
-    without images.
+    """Returns the accuracy on each class's images, ``[K]`` in [0, 1]; NaN for a class without
+    images.
 
     Args:
-        correct: bool ``[N]``.
-        targets: ``[N]``.
+        correct: True for each image whose prediction is right, bool ``[N]``.
+        targets: true labels ``[N]``.
         num_classes: K.
     """
     counted = (targets[correct], targets)
@@ -39,12 +39,12 @@ def mean_over_classes(per_class: np.ndarray) -> float:
 
 
 def group_accuracies(per_class: np.ndarray, class_counts: ArrayLike) -> tuple[float, float, float]:
-    """Returns the mean per-class accuracies of the many-, medium- and few-shot classes, NaN for a
-    group without classes.
+    """Returns the mean per-class accuracy of the many-, the medium- and the few-shot classes; NaN
+    for a group without classes.
 
     Args:
-        per_class: accuracies ``[K]``, NaN for a class without images, which counts nowhere.
-        class_counts: training images per class ``[K]``.
+        per_class: accuracies ``[K]``; classes with NaN are left out.
+        class_counts: training images of each class ``[K]``.
     """
     groups = group_of_counts(class_counts)
     many, medium, few = (mean_over_classes(per_class[groups == group]) for group in GROUPS)
@@ -54,16 +54,15 @@ def group_accuracies(per_class: np.ndarray, class_counts: ArrayLike) -> tuple[fl
 def shot_accuracy(
     preds: ArrayLike, targets: ArrayLike, train_labels: ArrayLike
 ) -> tuple[float, float, float, np.ndarray]:
-    """Returns the accuracies by class size (Liu et al., "Large-Scale Long-Tailed Recognition in an
-    Open World", CVPR 2019, section 5.1).
+    """Returns ``(many, medium, few, per_class)`` in [0, 1]: the mean per-class accuracy of each
+    group, NaN for a group without classes, and the per-class accuracies ``[K]``.
+
+    Source: Liu et al., "Large-Scale Long-Tailed Recognition in an Open World", CVPR 2019, section
+    5.1.
 
     Args:
         preds, targets: predicted and true labels ``[N]``, arrays or tensors.
-        train_labels: labels of the training set ``[M]``, whose counts decide the groups.
-
-    Returns:
-        ``(many, medium, few, per_class)`` in [0, 1]: group means of the per-class accuracies, NaN
-        for a group without classes, and the per-class accuracies ``[K]``.
+        train_labels: labels of the training set ``[M]``; their counts decide the groups.
     """
     preds, targets, train_labels = map(_labels, (preds, targets, train_labels))
     class_counts = torch.bincount(train_labels).cpu().numpy()
@@ -74,20 +73,18 @@ def shot_accuracy(
 def nearest_centroid_accuracy(
     train_feats: ArrayLike, train_labels: ArrayLike, feats: ArrayLike, targets: ArrayLike
 ) -> tuple[float, float, float, np.ndarray, float]:
-    """Returns the accuracies of the nearest class mean (NCM) by cosine similarity.
+    """Returns the accuracies of the nearest class mean (NCM) by cosine similarity, ``(many, medium,
+    few, per_class, mean)`` in [0, 1]; `mean` is over the classes.
 
     Args:
-        train_feats, train_labels: features ``[M, D]`` and labels ``[M]`` whose class means are the
-            centroids.
-        feats, targets: features ``[N, D]`` to classify and their labels ``[N]``.
-
-    Returns:
-        ``(many, medium, few, per_class, mean)`` in [0, 1]; `mean` is over the classes.
+        train_feats, train_labels: features ``[M, D]`` and labels ``[M]`` of the training set; their
+            class means are the centroids.
+        feats, targets: features ``[N, D]`` to classify, and their true labels ``[N]``.
     """
     train_feats, feats = (torch.as_tensor(f).float() for f in (train_feats, feats))
     train_labels = _labels(train_labels)
     centroids = class_means(train_feats, train_labels, int(train_labels.max()) + 1)
-    # A label that the training set lacks has no centroid: its similarity is below all others.
+    # A label that the training set lacks has no centroid, so its similarity must be the lowest.
     similarities = cosine_similarities(feats, centroids).nan_to_num(nan=-2.0)
     preds = similarities.argmax(dim=1)
     many, medium, few, per_class = shot_accuracy(preds, targets, train_labels)
@@ -100,30 +97,30 @@ def cosine_similarities(features: Tensor, centroids: Tensor) -> Tensor:
 
 
 def accuracy_record(scores: Tensor, targets: Tensor, class_counts: Sequence[int]) -> dict:
-    """Returns the accuracies of one classifier on one split, as `summary.json` holds them, in
-    percent.
+    """Returns the accuracies of one classifier on one split, in percent, as `summary.json` has
+    them.
 
     Args:
         scores: logits or similarities ``[N, K]``.
-        targets: ``[N]``.
-        class_counts: training images per class ``[K]``.
+        targets: true labels ``[N]``.
+        class_counts: training images of each class ``[K]``.
 
     Returns:
-        - ``top1``, ``top5``: shares of the images; top-K where there are fewer than five classes;
+        - ``top1``, ``top5``: shares of the images; top-K if there are only K < 5 classes;
         - ``balanced``: mean of the per-class accuracies over the classes that have images
           (scikit-learn's `balanced_accuracy_score`);
         - ``macro_f1``: scikit-learn's `f1_score` with ``average="macro"``;
-        - ``many``, ``medium``, ``few``: means of the per-class accuracies of the group;
+        - ``many``, ``medium``, ``few``: mean of the per-class accuracies of the group;
         - ``per_class``, ``precision``, ``recall``: lists ``[K]``; recall is the per-class accuracy.
 
-        A value is None where it is a mean or a share of nothing: a group or a class without
-        images, or the precision of a class that is never predicted.
+        A value is None if nothing is counted in it: a group or a class without images, or the
+        precision of a class that is never predicted.
     """
     num_classes = scores.shape[1]
     ranked = scores.topk(min(5, num_classes), dim=1).indices
     hits = (ranked == targets.unsqueeze(1)).double().cumsum(dim=1).mean(dim=0)
     truth, preds = targets.cpu().numpy(), ranked[:, 0].cpu().numpy()
-    # Seconds to import on a slow machine, which the first training step need not wait for.
+    # The import can take seconds, and the first training step should not wait for it.
     from sklearn.metrics import precision_recall_fscore_support
 
     found = precision_recall_fscore_support(

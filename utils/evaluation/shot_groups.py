@@ -11,23 +11,29 @@ GROUPS = ("many", "medium", "few")
 
 
 def group_of_counts(class_counts: ArrayLike) -> np.ndarray:
-    """Returns the group of each class ``[K]``, which its number of training images decides: `many`
-    above 100, `few` below 20, `medium` from 20 to 100 (Liu et al., "Large-Scale Long-Tailed
-    Recognition in an Open World", CVPR 2019, section 5.1)."""
+    """Returns the group of each class ``[K]``: `many` with more than 100 training images, `few`
+    with fewer than 20, else `medium`.
+
+    Source: Liu et al., "Large-Scale Long-Tailed Recognition in an Open World", CVPR 2019, section
+    5.1.
+
+    Args:
+        class_counts: training images of each class ``[K]``.
+    """
     counts = np.asarray(class_counts)
     return np.select([counts > MANY_ABOVE, counts < FEW_BELOW], ["many", "few"], "medium")
 
 
 def balanced_accuracy(record: Mapping) -> float | None:
-    """Returns the balanced accuracy of a record of `accuracy_record`, in percent: its ``balanced``
-    or, in a record made before there was one, the mean of its ``per_class``."""
+    """Returns the balanced accuracy of a record of `accuracy_record`, in percent. Records of
+    earlier versions have no ``balanced``; for them it is the mean of ``per_class``."""
     if "balanced" in record:
         return record["balanced"]
     return class_mean(record["per_class"])
 
 
 def class_mean(per_class: Iterable[float | None]) -> float | None:
-    """Returns the mean of per-class accuracies over the classes that have images (those that are
-    not None), or None if none has."""
+    """Returns the mean of the per-class accuracies that are not None (a class without images has
+    None), or None if there are none."""
     known = [accuracy for accuracy in per_class if accuracy is not None]
     return sum(known) / len(known) if known else None

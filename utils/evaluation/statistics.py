@@ -1,8 +1,7 @@
 """Means, deviations and differences of accuracies over seeds and images, in percent and points.
 
-A ± is one of three things here, each with a function of its own: a sample standard deviation over
-seeds (`deviation`), a standard error (`standard_error`, `Difference.error`), or a 95 % interval
-(`Difference.interval`).
+Three things can stand behind a ±: a sample standard deviation over seeds (`deviation`), a standard
+error (`standard_error`, `Difference.error`), or a 95 % interval (`Difference.interval`).
 """
 
 import math
@@ -16,13 +15,13 @@ CONFIDENCE = 0.95
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Returns the mean; None where a value is missing or there is none."""
+    """Returns the mean; None if a value is missing or there are no values."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
 def deviation(values: Sequence[float | None]) -> float | None:
-    """Returns the sample standard deviation, with n − 1; None of fewer than two values or where
+    """Returns the sample standard deviation, with n − 1; None if there are fewer than two values or
     one is missing.
 
     Example:
@@ -34,28 +33,29 @@ def deviation(values: Sequence[float | None]) -> float | None:
 
 
 def standard_error(values: Sequence[float | None]) -> float | None:
-    """Returns the standard error of the mean, deviation / √n; None where there is no deviation."""
+    """Returns the standard error of the mean, deviation / √n; None if there is no deviation."""
     spread = deviation(values)
     return None if spread is None else spread / math.sqrt(len(values))
 
 
 def binomial_error(accuracy: float, images: int) -> float:
-    """Returns the standard error, in points, of an accuracy in percent on so many images."""
+    """Returns the standard error, in points, of an accuracy in percent on `images` images:
+    100 · √(p (1 − p) / N)."""
     share = accuracy / 100
     return 100 * math.sqrt(share * (1 - share) / images)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two mean accuracies and how sure it is.
+    """A difference of two mean accuracies, and its standard errors.
 
     Args:
         points: the mean difference, in points.
-        seeds: how many it is a mean over.
+        seeds: the number of seeds in the mean.
         seed_error: the standard error of the mean over seeds; None with one seed.
-        image_error: the standard error that the test images leave; None where it is unknown.
-        images: how many test images there are; None where that is unknown.
-        is_paired: whether `image_error` compares predictions image by image.
+        image_error: the standard error over the test images; None if it is unknown.
+        images: the number of test images; None if it is unknown.
+        is_paired: True if `image_error` compares predictions image by image.
     """
 
     points: float
@@ -67,24 +67,25 @@ class Difference:
 
     @property
     def error(self) -> float | None:
-        """The standard error of seeds and images together, √(seed² + image²); that of the one that
-        is known; None where neither is."""
+        """The standard error over seeds and images, √(seed² + image²). If only one of the two is
+        known, it is that one; if neither is, None."""
         known = [error for error in (self.seed_error, self.image_error) if error is not None]
         return math.hypot(*known) if known else None
 
     @property
     def covers(self) -> str:
-        """What `error` and `interval` are over: `seeds and images`, `seeds`, `images` or
-        nothing."""
+        """What `error` and `interval` cover: `seeds and images`, `seeds`, `images` or an empty
+        string."""
         names = {"seeds": self.seed_error, "images": self.image_error}
         return " and ".join(name for name, error in names.items() if error is not None)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % confidence interval, in points; None where there is no error.
+        """The 95 % confidence interval, in points; None if there is no error.
 
-        Half its width is √((t_{S−1} a)² + (t_{N−1} b)²) for the standard errors a of S seeds and b
-        of N images, each with the quantile of its own Student's t, so that few seeds widen it.
+        Half its width is √((t_{S−1} a)² + (t_{N−1} b)²), where a is the standard error over S seeds
+        and b the one over N images. Each has the quantile of its own Student's t distribution, so
+        few seeds widen the interval.
         """
         from scipy.stats import t
 
@@ -99,21 +100,21 @@ class Difference:
 def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
     """Compares two methods on the same test images and seeds.
 
-    The image error is s / √N, where s is the deviation over the N images of d_n, the difference at
-    image n averaged over the seeds. The seed error is the standard error of the S accuracies'
-    differences. The two are joined as √(image² + seed²), which counts what images and seeds have in
-    common twice, so the error is rather too large than too small.
+    d_n is the difference at image n, averaged over the seeds. The image error is s / √N, where s is
+    the standard deviation of d_n over the N images. The seed error is the standard error of the S
+    differences of accuracies. The two are joined as √(image² + seed²). This counts twice what
+    images and seeds have in common, so the error is rather too large than too small.
 
     Args:
-        ours: whether each prediction is right ``[S, N]``, of S seeds on N images.
-        theirs: the same of the other method, by the same seeds.
+        ours: True for each right prediction, bool ``[S, N]``, for S seeds and N images.
+        theirs: the same for the other method, with the same seeds.
 
     Raises:
         ValueError: the two have different shapes.
     """
     ours, theirs = np.atleast_2d(ours).astype(float), np.atleast_2d(theirs).astype(float)
     if ours.shape != theirs.shape:
-        raise ValueError(f"predictions of shapes {ours.shape} and {theirs.shape}")
+        raise ValueError(f"predictions must have one shape, not {ours.shape} and {theirs.shape}")
     differences = 100 * (ours - theirs)
     of_images = differences.mean(axis=0)
     images = len(of_images)
@@ -132,14 +133,14 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
 def unpaired_difference(
     ours: Sequence[float], theirs: Sequence[float], images: int | None
 ) -> Difference:
-    """Compares two methods by their accuracies alone, seed by seed.
+    """Compares two methods only by their accuracies, seed by seed.
 
-    The images are taken as independent of each other, √(p(1 − p)/N + q(1 − q)/N) of the mean
-    accuracies p and q, which is too large where they are the same images.
+    The image error is that of two independent samples, √(p(1 − p)/N + q(1 − q)/N) for the mean
+    accuracies p and q. It is too large if both methods were tested on the same images.
 
     Args:
-        ours, theirs: accuracies in percent, of the same seeds.
-        images: how many test images there are; None where that is unknown.
+        ours, theirs: accuracies in percent, with the same seeds in the same order.
+        images: N; None if it is unknown.
     """
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     tops = statistics.fmean(ours), statistics.fmean(theirs)
@@ -155,8 +156,14 @@ def unpaired_difference(
 
 
 def difference_to_constant(ours: Sequence[float], value: float, images: int | None) -> Difference:
-    """Compares accuracies in percent of several seeds with a number that has no error of its own,
-    such as a published one."""
+    """Compares the accuracies of several seeds with a number without an error, such as a published
+    one.
+
+    Args:
+        ours: accuracies in percent, one for each seed.
+        value: the number, in percent.
+        images: the number of test images; None if it is unknown.
+    """
     top = statistics.fmean(ours)
     image_error = binomial_error(top, images) if images else None
     return Difference(
