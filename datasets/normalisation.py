@@ -60,7 +60,7 @@ def recorded(values: Mapping) -> Normalisation:
     """
     mean, std = (_three_numbers(values, name) for name in ("mean", "std"))
     if min(std) <= 0:
-        raise UserError(f"the recorded deviations of the channels are not all > 0: {list(std)}")
+        raise UserError(f"the recorded normalisation has deviations that are not > 0: {list(std)}")
     return Normalisation(mean, std)
 
 

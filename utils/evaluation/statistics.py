@@ -114,7 +114,9 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
     """
     ours, theirs = np.atleast_2d(ours).astype(float), np.atleast_2d(theirs).astype(float)
     if ours.shape != theirs.shape:
-        raise ValueError(f"predictions must have one shape, not {ours.shape} and {theirs.shape}")
+        raise ValueError(
+            f"predictions must have the same shape, not {ours.shape} and {theirs.shape}"
+        )
     differences = 100 * (ours - theirs)
     of_images = differences.mean(axis=0)
     images = len(of_images)

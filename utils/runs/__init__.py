@@ -1,1 +1,1 @@
-"""What a run leaves on the disk."""
+"""What a run leaves on the disk: its folder, checkpoints and records."""

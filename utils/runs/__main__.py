@@ -11,11 +11,11 @@ from utils.runs.records import RecordedRun, read_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the runs below a folder: name, flags that differ from the defaults, how far each is,
-    and its result.
+    """Prints the runs below a folder: for each its name, the flags that differ from the defaults,
+    how far it is, and its result.
 
     Returns:
-        The exit status: 0, or 2 where there is no such folder.
+        The exit status: 0, or 2 if there is no such folder.
     """
     parser = Parser(prog="python -m utils.runs", description=__doc__)
     parser.add_argument("root", nargs="?", type=Path, default=Path("checkpoint"), metavar="ROOT")
@@ -37,7 +37,7 @@ def list_runs(root: Path) -> None:
 
 
 def describe(folder: Path) -> Iterator[str]:
-    """Yields what there is to say about a run, in lines."""
+    """Yields lines about a run: its stage and flags, how far it is, and its result."""
     try:
         run = read_run(folder)
         options = Options.from_record(run.arguments)
@@ -54,8 +54,8 @@ def describe(folder: Path) -> Iterator[str]:
 
 
 def result_of(run: RecordedRun) -> str:
-    """The accuracies of the selected epoch, or of the last one of an unfinished run; empty before
-    the first."""
+    """Returns the accuracies of the selected epoch, or of the last epoch of an unfinished run, as
+    text; empty if no epoch has finished."""
     shown = run.shown
     if shown is None:
         return ""

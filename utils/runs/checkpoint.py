@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, read without running anything in them."""
+"""Checkpoints: they are written whole, and reading one runs no code from it."""
 
 import copy
 import io
@@ -18,31 +18,32 @@ from utils.errors import UserError
 from utils.files import atomic_write
 
 WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "encoder")
-"""What wrappers of a network put before the names of its weights."""
+"""Prefixes that wrappers of a network put before the names of its weights."""
 
-CORES = ("core", "_core")  # as NumPy 1 and 2 call the package
-# The types of NumPy leave its private package out.
+CORES = ("core", "_core")  # names of the package in NumPy 1 and 2
+# NumPy's type hints lack its private package.
 _SCALAR = np._core.multiarray.scalar  # pyright: ignore[reportAttributeAccessIssue]
 NUMBERS_OF_NUMPY: list = [
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in CORES),
     np.dtype,
     *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
 ]
-"""What the pickle of a number of NumPy's names: a number is made of them, and nothing is run."""
+"""The objects that the pickle of a NumPy number names. Loading them makes numbers and runs no other
+code."""
 
 ESCAPE_CODE = re.compile(r"\x1b\[[0-9;]*m")
 REFUSED = re.compile(r"Unsupported global: GLOBAL (\S+)")
 
 
 def save(path: Path, checkpoint: dict) -> None:
-    """Writes tensors, numbers, strings, lists, tuples and dicts: a kill at any instant leaves the
-    previous file or this one, whole.
+    """Writes a checkpoint of tensors, numbers, strings, lists, tuples and dicts. If the process is
+    killed meanwhile, either the previous file or this one is there, whole.
 
     Raises:
         OSError: the file cannot be written; the previous one is still there.
     """
     serialised = io.BytesIO()
-    # Into memory first: torch hides what the disk answers in an error of its own.
+    # torch.save writes to memory first, because it would hide the error of a full disk.
     torch.save(checkpoint, serialised)
     with atomic_write(path) as file:
         file.write(serialised.getbuffer())
@@ -51,7 +52,8 @@ def save(path: Path, checkpoint: dict) -> None:
 def on_host(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Returns a copy in the host's memory that shares no tensor and no container with the original.
 
-    Tensors on a device come over in one buffer: hundreds of small copies would each wait for it.
+    Tensors on a device are copied in one buffer, because each of hundreds of small copies would
+    wait for the device.
     """
     tensors = list({id(tensor): tensor for tensor in _tensors_in(checkpoint)}.values())
     here = [tensor for tensor in tensors if tensor.device.type == "cpu"]
@@ -62,8 +64,8 @@ def on_host(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def through_one_buffer(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Returns copies of the tensors, which are on one device, in the host's memory and in the same
-    memory layouts (contiguous or channels-last). Only one copy leaves the device."""
+    """Returns copies of the tensors in the host's memory, with only one copy from the device. All
+    tensors must be on one device; their memory layouts (contiguous or channels-last) are kept."""
     if not tensors:
         return []
     # The largest elements first, so that each part begins at a multiple of its elements' size.
@@ -72,7 +74,7 @@ def through_one_buffer(tensors: Sequence[Tensor]) -> list[Tensor]:
     buffer = torch.cat(parts).cpu()
     copies: dict[int, Tensor] = {}
     for i, part in zip(order, buffer.split([len(part) for part in parts]), strict=True):
-        # With memory of its own, or each would be saved with the whole buffer.
+        # Each needs its own memory; otherwise it would be saved with the whole buffer.
         copies[i] = _unflat(part.view(tensors[i].dtype), tensors[i]).clone()
     return [copies[i] for i in range(len(tensors))]
 
@@ -86,12 +88,12 @@ def _is_channels_last(tensor: Tensor) -> bool:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """Returns the values in the order of the memory, ``[number of values]``."""
+    """Returns the values in the order of the memory, as a vector."""
     return (tensor.permute(0, 2, 3, 1) if _is_channels_last(tensor) else tensor).reshape(-1)
 
 
 def _unflat(values: Tensor, like: Tensor) -> Tensor:
-    """Returns what `_flat` made these values of."""
+    """Returns the tensor of which `_flat` made these values; `like` has its shape and layout."""
     if not _is_channels_last(like):
         return values.view(like.shape)
     n, c, h, w = like.shape
@@ -107,11 +109,11 @@ def _tensors_in(content: object) -> Iterator[Tensor]:
 
 
 def _copy_with(content: Any, copies: dict[int, Tensor]) -> Any:
-    """Returns the content with copies in the place of its tensors, by their identity."""
+    """Returns the content with each tensor replaced by its copy; `copies` has them by `id`."""
     if isinstance(content, Tensor):
         return copies[id(content)]
     if isinstance(content, dict):
-        copied = copy.copy(content)  # of the same kind, with a state_dict's metadata
+        copied = copy.copy(content)  # keeps the type and the metadata of a state_dict
         copied.update({key: _copy_with(value, copies) for key, value in content.items()})
         return copied
     if isinstance(content, (list, tuple)):
@@ -120,15 +122,15 @@ def _copy_with(content: Any, copies: dict[int, Tensor]) -> Any:
 
 
 def load(path: Path) -> dict:
-    """Returns a checkpoint, of this program, of the released code or of another one, on the CPU.
+    """Returns a checkpoint of this program, of the released code or of other code, on the CPU.
 
-    A file of bare weights is read as a checkpoint with nothing else in it; the weights may also lie
-    under another key than `state_dict`, and have names with the prefixes of wrappers (`module.` of
-    data-parallel training, `_orig_mod.` of a compiled network), which are taken off. Numbers of
-    NumPy become plain ones.
+    A file that holds only weights becomes a checkpoint with nothing else in it. The weights may lie
+    under another key than `state_dict`. Prefixes of wrappers in their names (`module.` of
+    data-parallel training, `_orig_mod.` of a compiled network) are removed. NumPy's numbers become
+    Python's.
 
     Raises:
-        UserError: the file is missing, damaged, holds anything but plain data, or no weights.
+        UserError: the file is missing or damaged, has no weights, or has anything but plain data.
     """
     content = _read(path)
     checkpoint = dict(content) if isinstance(content, dict) else {}
@@ -142,7 +144,7 @@ def load(path: Path) -> dict:
     if counts is not None and not (
         isinstance(counts, list) and all(isinstance(count, int) for count in counts)
     ):
-        raise UserError(f"{path}: its class_counts are no list of whole numbers")
+        raise UserError(f"{path}: its class_counts must be a list of whole numbers")
     return _with_plain_numbers(checkpoint) | {"state_dict": _without_wrappers(weights)}
 
 
@@ -154,7 +156,7 @@ def _read(path: Path) -> object:
             if damaged is not None:
                 raise UserError(f"{path}: damaged checkpoint (checksum of {damaged})")
         with warnings.catch_warnings(), torch.serialization.safe_globals(NUMBERS_OF_NUMPY):
-            warnings.simplefilter("ignore")  # the one line of an error says it all
+            warnings.simplefilter("ignore")  # the error below says enough
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
@@ -162,24 +164,24 @@ def _read(path: Path) -> object:
         raise UserError(f"no checkpoint {path}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: a folder, not a checkpoint") from None
-    except Exception as error:  # whatever the bytes made of the reader
+    except Exception as error:  # torch.load raises errors of many types for other files
         raise UserError(f"{path}: not a readable checkpoint ({_reason(error)})") from None
 
 
 def _reason(error: Exception) -> str:
-    """Why torch could not read a file, in one line and without its advice."""
+    """Returns why torch could not read a file, in one line and without torch's advice."""
     text = ESCAPE_CODE.sub("", str(error)).strip()
     if refused := REFUSED.search(text):
         name = refused.group(1)
-        return f"it holds a Python object, {name}, and not only weights: reading it could run code"
+        return f"it holds the Python object {name}, which could run code when it is read"
     if "Weights only load failed" in text or not text:
-        return "not a file that torch.save wrote, or one that is cut off"
+        return "torch.save did not write this file, or it is cut off"
     return text.split("\n")[0][:200]
 
 
 def _weights_in(content: object) -> dict | None:
-    """The first dictionary of dense tensors: under `state_dict`, else the whole, else under any
-    other key."""
+    """Returns the first of these that is a dictionary of dense tensors: the entry `state_dict` or,
+    if there is none, the whole content or any other entry. None if there is none."""
     if not isinstance(content, dict):
         return None
     if "state_dict" in content:
@@ -196,7 +198,7 @@ def _weights_in(content: object) -> dict | None:
 
 
 def _without_wrappers(weights: dict) -> dict[str, Tensor]:
-    """The weights without the prefixes of wrappers that all their names have."""
+    """Returns the weights without the prefixes of wrappers that all names have."""
     named = {str(name): weight for name, weight in weights.items()}
     while named:
         first = next(iter(named)).partition(".")[0]
@@ -208,7 +210,7 @@ def _without_wrappers(weights: dict) -> dict[str, Tensor]:
 
 
 def _with_plain_numbers(content: Any) -> Any:
-    """The same with Python's numbers in the place of NumPy's."""
+    """Returns the content with Python's numbers instead of NumPy's."""
     if isinstance(content, np.generic):
         return content.item()
     if isinstance(content, dict):
@@ -219,7 +221,7 @@ def _with_plain_numbers(content: Any) -> Any:
 
 
 def _is_plain(weight: object) -> bool:
-    """Whether it is a dense tensor with its values in memory."""
+    """Returns True for a dense tensor with its values in memory."""
     is_tensor = isinstance(weight, Tensor)
     return is_tensor and weight.layout == torch.strided and weight.device.type == "cpu"
 
@@ -227,11 +229,18 @@ def _is_plain(weight: object) -> bool:
 def build_from(
     checkpoint: dict, path: Path, arch: str, num_classes: int, head: str | None = None
 ) -> nn.Module:
-    """The network of a checkpoint, with a head of the checkpoint's kind: linear, or a cosine head,
-    which has no bias and scales by 30.
+    """Returns the network of a checkpoint, with the kind of head that the checkpoint has: linear,
+    or cosine (without bias, scale 30).
+
+    Args:
+        checkpoint: what `load` returned.
+        path: its file, for messages.
+        arch: the architecture.
+        num_classes: K.
+        head: the kind of head that is expected, `linear` or `cosine`; None for either.
 
     Raises:
-        UserError: another architecture, number of classes or kind of head (if one is asked for), or
+        UserError: the checkpoint has another architecture, number of classes or kind of head, or
             weights that are not finite.
     """
     weights = checkpoint["state_dict"]
@@ -249,17 +258,24 @@ def build_from(
         raise UserError(f"{path}: a checkpoint with a {kind} head, not --head {head}")
     classes = weight.shape[1] if is_normed else weight.shape[0]
     if classes != num_classes:
-        raise UserError(f"{path}: a checkpoint of {classes} classes, the data have {num_classes}")
+        raise UserError(
+            f"{path}: a checkpoint of {classes} classes, but the data have {num_classes}"
+        )
     model = build_model(arch, num_classes, head_scale=COSINE_SCALE if is_normed else None)
     load_weights(model, weights, path)
     return model
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Loads weights of the same names and shapes.
+    """Loads weights into a network.
+
+    Args:
+        model: the network.
+        weights: its `state_dict`, with the same names and shapes.
+        path: their file, for messages.
 
     Raises:
-        UserError: other names or shapes, or weights that are not finite.
+        UserError: names or shapes differ, or a weight is not finite.
     """
     expected = model.state_dict()
     missing = sorted(set(expected) - set(weights))
@@ -280,4 +296,5 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
 
 
 def _some(names: list[str]) -> str:
+    """Returns the first four names, as text."""
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "none"

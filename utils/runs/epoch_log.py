@@ -1,5 +1,5 @@
-"""The records of a run: `log.csv` and `log.jsonl` (a row an epoch), TensorBoard events, and a line
-an epoch on the console."""
+"""The log of a run: for each epoch a row in `log.csv` and in `log.jsonl`, TensorBoard events, and a
+line on the console."""
 
 import csv
 import io
@@ -15,25 +15,32 @@ from utils.files import atomic_write
 from utils.runs.records import read_epochs
 from utils.runs.tensorboard import EventFile
 
-READINGS = ("linear", "ncm")
+CLASSIFIERS = ("linear", "ncm")
 GEOMETRY = ("length", "within", "between", "centroid_error")
 MARGIN_RANGE = ("margin_min", "margin_mean", "margin_max")
 ACCURACIES = ("top1", "top5", "balanced", "many", "medium", "few")
 ONLY_IN_SUMMARIES = ("precision", "recall")
-"""Lists per class that the log leaves out: `per_class` has the same, or nothing reads them."""
+"""Lists per class that the log leaves out: `per_class` has the numbers of `recall`, and nothing
+reads `precision` from the log."""
 
 
 def columns(
     loss_names: Sequence[str], splits: Sequence[str], layers: Sequence[str] = ()
 ) -> list[str]:
-    """Columns of `log.csv`, accuracies in percent, seconds of wall clock."""
+    """Returns the columns of `log.csv`. Accuracies are in percent, seconds are of the wall clock.
+
+    Args:
+        loss_names: names of the losses of all phases.
+        splits: names of the evaluated splits.
+        layers: names of the layers with their own margins, if there are several.
+    """
     return [
         *("epoch", "phase", "lr", "seconds", "images_per_second"),
         *("train_loss", *(f"train_{name}" for name in loss_names), "train_top1"),
         *(
             f"{split}_{name}"
             for split in splits
-            for name in ("loss", *(f"{r}_{a}" for r in READINGS for a in ACCURACIES), *GEOMETRY)
+            for name in ("loss", *(f"{c}_{a}" for c in CLASSIFIERS for a in ACCURACIES), *GEOMETRY)
         ),
         *MARGIN_RANGE,
         *(f"{name}@{layer}" for layer in layers for name in MARGIN_RANGE),
@@ -41,18 +48,18 @@ def columns(
 
 
 def flatten(record: dict) -> dict:
-    """An epoch's record as one row: its plain values, its losses, its accuracies without those per
-    class, how its features lie, and the range of its margins."""
+    """Returns an epoch's record as a row of `log.csv`: its plain values, its losses, its accuracies
+    without those of each class, the geometry of its features, and the range of its margins."""
     plain = ("epoch", "phase", "lr", "seconds", "images_per_second", "train_loss", "train_top1")
     row = {name: record[name] for name in plain}
     row |= {f"train_{name}": value for name, value in record["losses"].items()}
     for split, results in record["results"].items():
         row[f"{split}_loss"] = results["linear"]["loss"]
-        for reading in READINGS:
-            accuracies = results.get(reading) or {}
+        for classifier in CLASSIFIERS:
+            accuracies = results.get(classifier) or {}
             if accuracies:
                 accuracies = {**accuracies, "balanced": balanced_accuracy(accuracies)}
-            row |= {f"{split}_{reading}_{name}": accuracies.get(name) for name in ACCURACIES}
+            row |= {f"{split}_{classifier}_{name}": accuracies.get(name) for name in ACCURACIES}
         if geometry := results.get("geometry"):
             error = geometry["centroid_error"]["mean"]
             values = {**geometry, "centroid_error": error}
@@ -66,22 +73,23 @@ def flatten(record: dict) -> dict:
 
 
 def _range(margins: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the smallest margin, the mean and the largest."""
     return min(margins), sum(margins) / len(margins), max(margins)
 
 
 class RunLog:
-    """Writes a run's records.
+    """Writes the log of a run.
 
     Args:
-        folder: where; it exists.
-        loss_names: of all phases.
+        folder: an existing folder.
+        loss_names: names of the losses of all phases.
         splits: names of the evaluated splits.
-        done_epochs: epochs that count as finished; rows beyond them, of an interrupted run, are
-            dropped.
-        layers: those with margins of their own, if several.
+        done_epochs: number of finished epochs. A resumed run repeats later epochs, so their rows
+            are dropped.
+        layers: names of the layers with their own margins, if there are several.
 
     Raises:
-        UserError: the folder's `log.jsonl` is not that of such a run.
+        UserError: the folder's `log.jsonl` is not the log of this run.
     """
 
     def __init__(
@@ -96,7 +104,7 @@ class RunLog:
         self.jsonl, self.csv = folder / "log.jsonl", folder / "log.csv"
         kept = [r for r in read_epochs(folder) if r["epoch"] <= done_epochs]
         if done_epochs and (not kept or kept[-1]["epoch"] != done_epochs):
-            raise UserError(f"{self.jsonl}: epoch {done_epochs}, which is finished, is not in it")
+            raise UserError(f"{self.jsonl}: the finished epoch {done_epochs} is not in it")
         try:
             rows = [",".join(self.columns) + "\n", *(self._csv_row(r) for r in kept)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -113,7 +121,7 @@ class RunLog:
         return text.getvalue()
 
     def add(self, record: dict) -> None:
-        """Appends an epoch to all records."""
+        """Adds an epoch to both files and to the TensorBoard events."""
         for path, line in (
             (self.jsonl, json.dumps(_without_lists(record)) + "\n"),
             (self.csv, self._csv_row(record)),
@@ -136,7 +144,7 @@ class RunLog:
 
 
 def _without_lists(record: dict) -> dict:
-    """The epoch's record without the lists that stand in summaries alone."""
+    """Returns the epoch's record without the lists that only summaries have."""
 
     def shortened(accuracies: dict | None) -> dict | None:
         if accuracies is None:
@@ -151,14 +159,20 @@ def _without_lists(record: dict) -> dict:
 
 
 def console_line(record: dict, last_epoch: int, seconds_left: float) -> str:
-    """One line that says how an epoch went."""
+    """Returns the line on the console about an epoch.
+
+    Args:
+        record: the epoch's record, as `log.jsonl` has it.
+        last_epoch: the last epoch of the stage.
+        seconds_left: estimated time to the end of the stage.
+    """
     losses = ", ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
     parts = [f"{record['phase']} {record['epoch']}/{last_epoch}", losses]
     for split, results in record["results"].items():
-        readings = [f"{split} {results['linear']['top1']:.2f} %"]
+        accuracies = [f"{split} {results['linear']['top1']:.2f} %"]
         if results.get("ncm"):
-            readings.append(f"NCM {results['ncm']['top1']:.2f} %")
-        parts.append(", ".join(readings))
+            accuracies.append(f"NCM {results['ncm']['top1']:.2f} %")
+        parts.append(", ".join(accuracies))
     if record.get("margins"):
         parts.append(f"margins {min(record['margins']):.2f} to {max(record['margins']):.2f}")
     parts.append(f"{record['images_per_second']:.0f} images/s")
@@ -167,4 +181,5 @@ def console_line(record: dict, last_epoch: int, seconds_left: float) -> str:
 
 
 def duration(seconds: float) -> str:
+    """Returns a time as text, ``MM:SS`` or ``H:MM:SS``."""
     return tqdm.format_interval(int(seconds))

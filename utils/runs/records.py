@@ -1,4 +1,4 @@
-"""Runs as their record files tell of them: no checkpoint is opened."""
+"""Reads runs from their record files. No checkpoint is opened."""
 
 import json
 import shlex
@@ -21,10 +21,10 @@ SUBSET_FLAGS = (
 
 
 def read_epochs(folder: Path) -> list[dict]:
-    """The epochs in a run's `log.jsonl`, up to a line that was cut off, if any.
+    """Returns the epochs in a run's `log.jsonl`. They end before the first line that was cut off.
 
     Raises:
-        UserError: it holds something else.
+        UserError: the file is not a log of epochs.
     """
     path = folder / "log.jsonl"
     epochs = []
@@ -41,19 +41,19 @@ def read_epochs(folder: Path) -> list[dict]:
 
 
 class MissingRecord(Exception):
-    """A record file that a figure needs is not there or of no use; the message says why."""
+    """A record file that a figure needs is missing or useless; the message says why."""
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run's records.
+    """The records of a run.
 
     Args:
-        folder: where they are.
+        folder: the folder of the records.
         arguments: the content of `args.json`.
         epochs: the entries of `log.jsonl`.
         summary: the content of `summary.json`; None for an unfinished run.
-        parent: a stage-2 run's stage 1, where the folders above hold one.
+        parent: the stage 1 of a stage 2; None if the folders above have none.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class RecordedRun:
 
     @property
     def command(self) -> str:
-        """The command line that made the run, or nothing where it is not recorded."""
+        """The command line that made the run; empty if it is not recorded."""
         machine = self.arguments.get("machine")
         command = machine.get("command") if isinstance(machine, dict) else None
         if not isinstance(command, list):
@@ -85,14 +85,15 @@ class RecordedRun:
 
     @property
     def seconds(self) -> float:
+        """Wall-clock seconds of the training so far."""
         if self.summary is not None:
             return float(self.summary["seconds"])
         return sum(float(record["seconds"]) for record in self.epochs)
 
     def results(self, which: str) -> dict | None:
-        """Accuracies of the `selected` or the `last` epoch: `{"epoch", "test", "heldout"}`, the
-        latter two as in `summary.json`, None where there are none. An unfinished run has a last
-        epoch only."""
+        """Returns the accuracies of the `selected` or the `last` epoch, or None if there is no such
+        epoch: ``{"epoch", "test", "heldout"}``, where ``test`` and ``heldout`` are as in
+        `summary.json` (None without held-out images). An unfinished run has only a last epoch."""
         if self.summary is not None:
             heldout = self.summary["heldout"]
             test = self.summary["test"][which]
@@ -108,19 +109,22 @@ class RecordedRun:
 
     @property
     def shown(self) -> dict | None:
-        """What figures show: the selected epoch, the last one of an unfinished run."""
+        """The `results` that figures show: of the selected epoch, or of the last epoch of an
+        unfinished run."""
         return self.results("selected") or self.results("last")
 
     @property
     def margin_record(self) -> dict | None:
-        """The entry of `log.jsonl` with the margins of the epoch that is shown."""
+        """The entry of `log.jsonl` of the shown epoch; if it has no margins, the last entry that
+        has; None if none has."""
         having = [record for record in self.epochs if record["margins"]]
         epoch = self.shown["epoch"] if self.shown else None
         same = [record for record in having if record["epoch"] == epoch]
         return (same or having or [None])[-1]
 
     def settings(self) -> dict:
-        """What decides the result apart from the seed; of a stage 2 with those of its stage 1."""
+        """Returns what decides the result except for the seed. For a stage 2 this includes the
+        settings of its stage 1."""
         unlike = {*FIELDS, "machine", "data"} - set(Options.from_record(self.arguments).decisive())
         settings = {k: v for k, v in self.arguments.items() if k not in unlike | {"seed"}}
         if self.parent:
@@ -131,15 +135,20 @@ class RecordedRun:
         for name, digest in settings.pop(RECORD, {}).items():  # the place of a file decides nothing
             settings[name] = f"{Path(settings[name]).name} (sha256 {digest[:8]})"
         fingerprint = settings.pop("fingerprint", None)
-        if fingerprint is not None:  # unknown of runs from before it was recorded
+        if fingerprint is not None:  # runs of earlier versions have none
             settings["fingerprint"] = fingerprint[:8]
         return {"stage": self.stage} | settings
 
     def arrays(self, name: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
-        """The named arrays of one of the run's npz files.
+        """Returns the named arrays of one of the run's npz files.
+
+        Args:
+            name: the file, such as `predictions.npz`.
+            fields: the arrays, such as `labels` and `preds`.
 
         Raises:
-            MissingRecord: no such file, no such array, or none that could be one.
+            MissingRecord: the file or an array is missing, or an array cannot be what its name
+                says.
         """
         path = self.folder / name
         if not path.is_file():
@@ -157,7 +166,7 @@ class RecordedRun:
 
 
 def _problem_of(arrays: dict[str, np.ndarray]) -> str | None:
-    """What is wrong with arrays of an npz file, if anything."""
+    """Returns what is wrong with arrays of an npz file; None if nothing is."""
     for field, array in arrays.items():
         if array.ndim != (2 if field == "feats" else 1) or not len(array):
             return f"has {field} of the wrong shape"
@@ -174,10 +183,10 @@ def _problem_of(arrays: dict[str, np.ndarray]) -> str | None:
 
 
 def read_run(folder: Path) -> RecordedRun:
-    """The records in a run's folder.
+    """Returns the records in a run's folder.
 
     Raises:
-        UserError: it holds no run, or records of another kind.
+        UserError: the folder holds no run, or a file is not a record of a run.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -200,8 +209,11 @@ def read_run(folder: Path) -> RecordedRun:
 
 
 def _parent_of(folder: Path) -> RecordedRun | None:
-    """The stage-1 run in the folder above, or for one of several seeds that of its seed, or the
-    one that they all started from; None if there is none that can be read."""
+    """Returns the stage-1 run of a stage-2 folder, or None if it cannot be read.
+
+    It is in the folder above. For one of several seeds it may also be the stage 1 of the same seed,
+    or the one from which all seeds started.
+    """
     above = folder.absolute().parent
     places = [above]
     if is_seed_folder(folder.name):
@@ -217,8 +229,8 @@ def _parent_of(folder: Path) -> RecordedRun | None:
 
 
 def place_of(folder: Path, stage: int) -> Path:
-    """Returns a run's place below any root: its folder's name, below that of its stage 1, and
-    `seed0` below either where several seeds share that name."""
+    """Returns the path of a run's folder below its root: ``STAGE1`` or ``STAGE1/STAGE2``, where
+    either name may be followed by the folder of a seed, such as ``seed0``."""
     parts, depth, names = folder.absolute().parts, 0, 0
     while names < stage and depth < len(parts):
         depth += 1
@@ -237,7 +249,7 @@ def _read_object(path: Path) -> dict:
 
 
 def _check(run: RecordedRun) -> None:
-    """Whether the records hold what the page reads of them.
+    """Checks that the records have what the report page reads.
 
     Raises:
         UserError: they do not.
@@ -276,11 +288,15 @@ def _check_epoch(record: dict) -> None:
 
 
 def accuracies_of(results: dict) -> dict[str, float | None]:
-    """Returns the accuracies of an epoch in percent, as the table has them.
+    """Returns the accuracies of an epoch, in percent, as the table has them.
 
-    `top1`, `balanced` and those by group are of the network's own classifier on the test set, `ncm`
-    is the top-1 of the nearest class mean there, and `heldout` the balanced accuracy of the
-    network's own classifier on the held-out images.
+    - ``top1``, ``balanced``, ``many``, ``medium``, ``few``: the network's own classifier on the
+      test images;
+    - ``ncm``: top-1 of the nearest class mean on the test images;
+    - ``heldout``: balanced accuracy of the network's own classifier on the held-out images.
+
+    Args:
+        results: what `RecordedRun.results` returned.
     """
     linear, ncm, heldout = results["test"]["linear"], results["test"]["ncm"], results["heldout"]
     found = {"top1": linear["top1"], "balanced": balanced_accuracy(linear)}

@@ -1,4 +1,4 @@
-"""What to do with a run's folder: begin, go on, replace, or leave as it is."""
+"""Whether a run begins in its folder, continues there, replaces an earlier run, or is finished."""
 
 import json
 
@@ -10,11 +10,11 @@ from utils.runs.run_folder import RunFolder, check_writable, recorded_options
 
 
 def prepare(options: Options, folder: RunFolder) -> str:
-    """What to do with the run's folder: `start`, `continue`, `finished` or `replace`.
+    """Returns what to do with the run's folder: `start`, `continue`, `finished` or `replace`.
 
     Raises:
-        UserError: it cannot be written into, or holds a run that is neither to be resumed nor to
-            be overwritten, or one that these options do not continue.
+        UserError: the folder is not writable, or it holds a run and neither `--resume` nor
+            `--overwrite` is given, or the run in it has other options.
     """
     check_writable(folder.models)
     check_writable(folder.records)
@@ -46,8 +46,8 @@ def prepare(options: Options, folder: RunFolder) -> str:
 
 
 def _is_finished(options: Options, folder: RunFolder) -> bool:
-    """Whether the folder has the summary of a run of this length: that of a shorter one may be left
-    where a longer one was killed at its very start."""
+    """Returns True if the folder has the summary of a run of this length. A shorter run's summary
+    may still be there if the longer run was killed at its start."""
     try:
         return json.loads(folder.summary.read_text())["epochs"] == options.epochs
     except (OSError, ValueError, KeyError, TypeError):
@@ -55,30 +55,33 @@ def _is_finished(options: Options, folder: RunFolder) -> bool:
 
 
 def _check_length(options: Options, before: int, folder: RunFolder) -> None:
-    """Whether a stage 1 may go on to another number of epochs.
+    """Checks that stage 1 may continue to another number of epochs.
 
     Raises:
-        UserError: it has more epochs already, or their rates would have been others.
+        UserError: it already has more epochs, or its rates would have been different.
     """
     epochs = read_epochs(folder.records)
     done = epochs[-1]["epoch"] if epochs else 0
     if options.epochs < done:
         raise UserError(
-            f"--epochs {options.epochs}: the run in {folder.records} has {done} epochs already"
+            f"--epochs {options.epochs}: the run in {folder.records} already has {done} epochs"
         )
     if done and options.schedule != "absolute":
         raise UserError(
             f"--epochs {options.epochs} (recorded: {before}): with --schedule {options.schedule} "
             f"the {done} finished epochs of the run in {folder.records} would have been different "
-            "at the new length; --exp_str gives the longer run a folder of its own"
+            "at the new length; another --exp_str gives the longer run its own folder"
         )
 
 
 def check_holds_no_run(folder: RunFolder) -> None:
-    """Whether the folder is free for the sub-folders of several seeds.
+    """Checks that the folder may have the sub-folders of several seeds.
 
     Raises:
-        UserError: it is that of a single run.
+        UserError: it holds a run with a single seed.
     """
     if folder.arguments.exists() or folder.last_checkpoint.exists():
-        raise UserError(f"--seeds: {folder.records} holds a run of a single seed")
+        raise UserError(
+            f"--seeds: {folder.records} holds a run with a single seed; choose another --root_log "
+            "and --root_model, or move that run away"
+        )

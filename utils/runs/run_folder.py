@@ -1,4 +1,4 @@
-"""The folder of a run: its files, its lock, and what it records of the options."""
+"""The folder of a run: its files, its lock, and its recorded options."""
 
 import json
 import os
@@ -11,17 +11,17 @@ from utils.errors import RunError, UserError
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks: two runs in one folder are not told apart there
+except ImportError:  # Windows has no such locks, so nothing keeps two runs out of one folder there
     fcntl = None
 
 LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
 LONGEST_NAME = 255
-"""Bytes that most file systems allow in a name."""
+"""Bytes that most file systems allow in the name of a file or folder."""
 
 
 def best_by(protocol: str) -> str:
-    """File of the checkpoint that is best by a protocol other than the run's own."""
+    """Returns the file name of the best checkpoint by a protocol that is not the run's own."""
     return f"ckpt.best_{protocol}.pth.tar"
 
 
@@ -33,8 +33,8 @@ RECORD_FILES = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The two folders of a run: checkpoints below `--root_model`, everything else below
-    `--root_log`; one and the same by default."""
+    """The two folders of a run: `models` with checkpoints, below `--root_model`, and `records` with
+    everything else, below `--root_log`. By default they are the same folder."""
 
     models: Path
     records: Path
@@ -49,7 +49,7 @@ class RunFolder:
 
     @property
     def features_checkpoint(self) -> Path:
-        """Stage 2's best features, from which its classifier phase starts."""
+        """The checkpoint of stage 2's best features, from which the classifier phase starts."""
         return self.models / "ckpt.best_features.pth.tar"
 
     @property
@@ -61,7 +61,7 @@ class RunFolder:
         return self.records / "summary.json"
 
     def own_files(self) -> list[Path]:
-        """What a run has written here; never its sub-folders."""
+        """Returns the files that a run has written here, without those in sub-folders."""
         patterns = [
             *((self.models, name) for name in ("ckpt*.pth.tar", ".ckpt*.tmp")),
             *((self.records, name) for name in RECORD_FILES),
@@ -70,17 +70,18 @@ class RunFolder:
         return sorted({path for path in found if path.is_file()})
 
     def holds_a_run(self) -> bool:
-        """Whether a run has begun here; an evaluation of a checkpoint from elsewhere is none."""
+        """Returns True if a run has begun here. Files of an evaluation alone do not count, because
+        its checkpoint may be elsewhere."""
         begun = ("args.", "ckpt", "log.", "summary.")
         return any(path.name.startswith(begun) for path in self.own_files())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folders, and keeps a second run out while this one lasts.
+        """Makes the folders, and locks them until the run ends.
 
         Raises:
-            UserError: the folders cannot be made or another process is at work in them.
-            RunError: while this one is at work, a file cannot be written.
+            UserError: the folders cannot be made, or another process has locked them.
+            RunError: a file cannot be written inside the `with`.
         """
         try:
             self.models.mkdir(parents=True, exist_ok=True)
@@ -90,14 +91,14 @@ class RunFolder:
             raise UserError(f"cannot write into {self.records}: {error.strerror}") from error
         with lock:
             try:
-                # The kernel drops the lock with the process, however that ends.
+                # The kernel releases the lock when the process ends, in whatever way.
                 if fcntl is not None:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(f"another run is at work in {self.records}") from None
             try:
                 yield
-            except BrokenPipeError:  # the reader of standard output has gone, no file is at fault
+            except BrokenPipeError:  # the reader of standard output has gone; the files are right
                 raise
             except OSError as error:
                 raise RunError(
@@ -107,26 +108,26 @@ class RunFolder:
 
 
 def seed_folder(seed: int) -> str:
-    """The sub-folder of one of several seeds."""
+    """Returns the name of the sub-folder of one of several seeds."""
     return f"seed{seed}"
 
 
 def is_seed_folder(name: str) -> bool:
-    """Whether it is the name of such a sub-folder."""
+    """Returns True if a folder's name is one of `seed_folder`."""
     return name.startswith("seed") and name[4:].isdigit()
 
 
 def recorded_options(folder: RunFolder) -> dict:
-    """The content of the run's `args.json`.
+    """Returns the content of the run's `args.json`.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it is missing, unreadable or without a seed.
     """
     try:
         recorded = json.loads(folder.arguments.read_text())
     except FileNotFoundError:
         raise UserError(
-            f"{folder.models} holds checkpoints but no args.json: not a run that can be resumed"
+            f"{folder.models} holds checkpoints but no args.json, so this run cannot be resumed"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder.arguments}: unreadable ({error})") from error
@@ -136,14 +137,17 @@ def recorded_options(folder: RunFolder) -> dict:
 
 
 def check_writable(path: Path) -> None:
-    """Whether the folder is there, or can be made, and takes files.
+    """Checks that files can be written into a folder, which may have to be made.
 
     Raises:
-        UserError: it does not.
+        UserError: they cannot, or a name in the path is too long.
     """
     longest = max((len(part.encode()) for part in path.parts), default=0)
     if longest > LONGEST_NAME:
-        raise UserError(f"cannot write into {path}: a name of {longest} bytes, over {LONGEST_NAME}")
+        raise UserError(
+            f"cannot write into {path}: it has a name of {longest} bytes, and a name may have "
+            f"{LONGEST_NAME}"
+        )
     nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"cannot write into {path}: {nearest} is not a writable folder")

@@ -1,10 +1,10 @@
-"""TensorBoard events through tensorboardX, written when they are added.
+"""TensorBoard events through tensorboardX. Each event is written when it is added.
 
-tensorboardX's `SummaryWriter` writes from a thread of its own, which dies on a full disk; closing
-it then waits for ever. Here such an error is raised where it happens.
+tensorboardX's `SummaryWriter` writes in a thread. On a full disk the thread ends, and closing the
+writer waits for ever. Here the error is raised where it happens.
 
-tensorboardX is imported when the first file is opened. A machine without it trains all the same:
-one warning, and no events.
+tensorboardX is imported when the first file is opened. Without it, training prints one warning and
+writes no events.
 """
 
 import sys
@@ -21,13 +21,13 @@ from PIL import Image
 
 @cache
 def _has_tensorboard() -> bool:
-    """Returns whether tensorboardX is installed; says so once where it is not."""
+    """Returns True if tensorboardX is installed; if not, prints a warning, once."""
     try:
         import_module("tensorboardX")
     except ImportError as error:
         print(
-            f"main.py: warning: no TensorBoard events are written ({error}); "
-            "pip install tensorboardX for them",
+            f"main.py: warning: no TensorBoard events are written ({error}); to have them, install "
+            "tensorboardX: python -m pip install tensorboardX",
             file=sys.stderr,
         )
         return False
@@ -35,13 +35,13 @@ def _has_tensorboard() -> bool:
 
 
 class EventFile:
-    """A new file of events in a folder; without tensorboardX, nothing.
+    """A new file of events in a folder. Without tensorboardX all methods do nothing.
 
     Args:
-        folder: it exists.
-        suffix: of the file's name; what keeps apart files made within one second.
-        purge_step: TensorBoard hides earlier files' events from this step on, those of epochs that
-            an interrupted run goes through again.
+        folder: an existing folder.
+        suffix: end of the file's name; files made within one second need different ones.
+        purge_step: TensorBoard ignores events of earlier files from this step on. A resumed run
+            repeats these epochs.
     """
 
     def __init__(self, folder: Path, suffix: str, purge_step: int | None = None) -> None:
@@ -73,7 +73,7 @@ class EventFile:
             self.writer.close()
 
     def _add(self, kind: str, step: int, *arguments: Any, **settings: Any) -> None:
-        """Writes what a function of `tensorboardX.summary` makes of the arguments."""
+        """Writes the event that the function `kind` of `tensorboardX.summary` returns."""
         if self.writer is None:
             return
         from tensorboardX import summary
@@ -98,7 +98,7 @@ class EventFile:
         self._add("image", step, name, pixels, dataformats="HWC")
 
     def add_hyperparameters(self, options: dict, metrics: dict[str, float], step: int) -> None:
-        """Adds options, and the accuracies that they led to."""
+        """Adds options, and the accuracies of the run with these options."""
         plain = {
             name: float(value) if type(value) in (int, float) else str(value)
             for name, value in options.items()

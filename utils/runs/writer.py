@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on."""
+"""Writes checkpoints in a thread while training goes on."""
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,37 +9,37 @@ from utils.runs import checkpoint
 
 
 class BackgroundWriter:
-    """Writes checkpoints in a thread, one set of files after another.
-
-    An error of the thread is raised by the next call of any method.
-    """
+    """Writes checkpoints in a thread, one set of files after another. If that fails, the next call
+    of any method raises the error."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._writing: Future[None] | None = None
 
     def write(self, files: Mapping[Path, dict[str, Any]]) -> None:
-        """Begins to write the files, in this order, when those before them are written. Their
-        content must not change any more (`checkpoint.on_host`).
+        """Waits until earlier files are written, then begins to write these, in their order.
+
+        Args:
+            files: content of each file; it must not change any more (`checkpoint.on_host`).
 
         Raises:
-            OSError: one of the files before them could not be written.
+            OSError: an earlier file could not be written.
         """
         self.wait()
         self._writing = self._pool.submit(_write, dict(files))
 
     def wait(self) -> None:
-        """Returns when every file is on the disk.
+        """Waits until all files are on the disk.
 
         Raises:
-            OSError: one could not be written; those before it are whole.
+            OSError: a file could not be written; the files before it are whole.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """As `wait`, and ends the thread."""
+        """Waits as `wait` does, then ends the thread."""
         try:
             self.wait()
         finally:

@@ -48,7 +48,7 @@ def a_resume_with_more_epochs_under_a_schedule_that_is_scaled_to_them(scene):
     return scene.stage_1("--resume", "True", "--epochs", 4)
 
 
-@case("--epochs 1", "2 epochs already")
+@case("--epochs 1", "already has 2 epochs")
 def a_resume_with_fewer_epochs_than_are_finished(scene):
     scene.copy_pretrained()
     return scene.stage_1("--resume", "True", "--epochs", 1)

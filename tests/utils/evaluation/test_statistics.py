@@ -149,7 +149,7 @@ def test_a_published_number_has_no_error_of_its_own():
 
 
 def test_predictions_of_different_images_are_not_paired():
-    with pytest.raises(ValueError, match="shapes"):
+    with pytest.raises(ValueError, match="same shape"):
         paired_difference(np.ones((2, 5)), np.ones((2, 4)))
 
 

@@ -93,7 +93,7 @@ def test_a_teacher_that_is_not_there_is_an_error(says, run):
 
 def test_a_teacher_of_other_classes_is_an_error(run, tmp_path):
     save(tmp_path / "t.pth.tar", classes=7)
-    with pytest.raises(UserError, match="7 classes, the data have 5"):
+    with pytest.raises(UserError, match="7 classes, but the data have 5"):
         load_teacher(run(tmp_path / "t.pth.tar"))
 
 
