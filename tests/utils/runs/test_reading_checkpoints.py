@@ -80,7 +80,7 @@ def test_a_whole_network_is_refused_in_plain_words(tmp_path):
     with pytest.raises(UserError) as error:
         checkpoint.load(path)
     text = str(error.value)
-    assert "a Python object, models.resnet_cifar." in text
+    assert "the Python object models.resnet_cifar." in text
     assert "\x1b" not in text and "\n" not in text and "weights_only" not in text
 
 
