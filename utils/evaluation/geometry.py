@@ -1,5 +1,5 @@
-"""How a network's features lie: their length, how close a class is gathered, how far its training
-centroid is from its true one."""
+"""The geometry of a network's features: their length, their distance to the centroids, and how far
+the training centroids are from the true ones."""
 
 from collections.abc import Sequence
 
@@ -16,29 +16,31 @@ from utils.evaluation.shot_groups import GROUPS, group_of_counts
 def feature_geometry(
     features: Tensor, targets: Tensor, centroids: Tensor, class_counts: Sequence[int]
 ) -> dict:
-    r"""Returns what the features of a split say about the assumption of the robust loss, that the
-    true centroid of a class is up to a margin :math:`\varepsilon_c` away from
-    :math:`\mu_c`, the mean of its training features (Samuel and Chechik, ICCV 2021, section 4).
+    r"""Returns lengths and distances of a split's features. They tell how far the assumption of the
+    robust loss holds: the true centroid of class c is at most a margin :math:`\varepsilon_c` away
+    from :math:`\mu_c`, the mean of its training features (Samuel and Chechik, ICCV 2021, section
+    4).
 
-    With :math:`z_i` the features of the split, :math:`m_c` the mean of those of class c, and means
-    over the classes (c, b) that the split has:
+    :math:`z_i` are the features of the split, and :math:`m_c` is the mean of those of class c.
+    Means over classes c are over the classes that the split has.
 
     - ``length``: :math:`\operatorname{mean}_i \lVert z_i \rVert`;
     - ``within``: :math:`\operatorname{mean}_c \operatorname{mean}_{i: y_i = c}
-      \lVert z_i - \mu_c \rVert`, the distance to the own centroid;
+      \lVert z_i - \mu_c \rVert`, the distance to the centroid of the class;
     - ``between``: :math:`\operatorname{mean}_c \min_{b \neq c} \lVert \mu_b - \mu_c \rVert`, the
       distance from a centroid to the nearest other one, over all K classes;
-    - ``centroid_error``: :math:`\lVert m_c - \mu_c \rVert`, of all classes as ``mean`` and by
-      ``many``, ``medium``, ``few``. It estimates the distance of the true centroid from above:
-      the mean of n features of the split is itself off by about ``within`` / √n.
+    - ``centroid_error``: :math:`\lVert m_c - \mu_c \rVert`, as the ``mean`` over all classes and
+      over the ``many``, ``medium`` and ``few`` classes. It is larger than the distance to the true
+      centroid, because the mean of n features of the split is itself off by about ``within`` / √n.
 
-    All are in the unit of the features, rounded to four decimals, and None for a mean of nothing.
+    All values are in the unit of the features, rounded to four decimals. A mean over no class is
+    None.
 
     Args:
-        features: of the split, ``[N, D]``.
-        targets: ``[N]``.
-        centroids: μ of the training set, ``[K, D]``.
-        class_counts: training images per class ``[K]``.
+        features: features of the split ``[N, D]``.
+        targets: their labels ``[N]``.
+        centroids: μ of the training images, ``[K, D]``.
+        class_counts: training images of each class ``[K]``.
     """
     num_classes = len(centroids)
     to_own = torch.linalg.vector_norm(features - centroids[targets], dim=1)
@@ -58,7 +60,7 @@ def feature_geometry(
 
 
 def geometry_line(split: str, geometry: dict) -> str:
-    """Returns the record of `feature_geometry` as a line of text."""
+    """Returns a record of `feature_geometry` as one line of text."""
     error = geometry["centroid_error"]
     by_group = " / ".join(_shown(error[group]) for group in GROUPS)
     return (

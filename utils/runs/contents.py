@@ -26,12 +26,9 @@ def named_files(options: Options) -> dict[str, str]:
 
 
 def contents_of(options: Options) -> dict[str, str]:
-    """Returns the sha256 of each of the `named_files`, without those that are not there.
+    """Returns the SHA-256 of each of the `named_files`, without those that are not there.
 
-    With `--seeds`, a teacher may be another file for each seed; the digest is then one of all.
-
-    Raises:
-        UserError: a name may mean several runs.
+    With `--seeds`, each seed may have another teacher; then there is one digest of all.
     """
     found = {name: _content(options, name) for name in named_files(options)}
     return {name: digest for name, digest in found.items() if digest is not None}
@@ -53,17 +50,18 @@ def _file(options: Options, name: str) -> Path | None:
         return Path(getattr(options, name)).expanduser()
     try:
         return find_checkpoint(options, name)
-    except UserError:  # the run that needs it says so
+    except UserError:  # the run that needs the file reports it
         return None
 
 
 def is_same_file(options: Options, name: str, recorded: Mapping[str, Any]) -> bool:
-    """Returns True if an option names the file that a run's record names: one of the same content,
-    wherever it is. If the file is gone, or if the record is from before contents were recorded,
-    one at the same path.
+    """Returns True if an option names the same file as a run's record.
+
+    Files are the same if they have the same content, wherever they are. If the file is gone, or the
+    record has no content (earlier versions), they are the same if they have the same path.
 
     Args:
-        options: of a run.
+        options: the options of the run.
         name: one of the `named_files`.
         recorded: the content of an `args.json`.
     """
@@ -74,7 +72,7 @@ def is_same_file(options: Options, name: str, recorded: Mapping[str, Any]) -> bo
 
 
 def is_same_path(given: object, recorded: object) -> bool:
-    """Returns True if two paths, or None, are the same however they are spelt."""
+    """Returns True if two paths lead to the same place, or if both are None."""
     if given is None or recorded is None:
         return given == recorded
     paths = (os.path.realpath(os.path.expanduser(str(path))) for path in (given, recorded))

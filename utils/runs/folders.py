@@ -1,4 +1,4 @@
-"""Where runs are: the folder of the run that options name, and the checkpoints that it reads."""
+"""Where runs are: the folder of the run that options name, and the checkpoint of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -38,13 +38,15 @@ from utils.runs.run_folder import (
 
 
 def run_folder(options: Options) -> RunFolder:
-    """The folder of the run that the options name; of the runs with `--seeds`, the one above
-    theirs, or that of one of them if the options have its seed. A run that an earlier version made
-    keeps the folder that it has, and so does a run whose `--backbone` or `--teacher` is gone.
+    """Returns the folder of the run that the options name.
+
+    With `--seeds` it is the folder above the folders of the seeds, or, if the options have one
+    seed, the folder of this seed. If an earlier version has begun the run, or if the file of
+    `--backbone` or `--teacher` is gone, it is the folder in which the run is.
 
     Raises:
-        UserError: `--pretrained` may mean several runs; or such a file is gone, and several runs
-            were made with one at its place.
+        UserError: `--pretrained` may mean several runs; or the file of `--backbone` or `--teacher`
+            is gone, and several runs were made with a file at its place.
     """
     if options.seeds is not None and options.seed is None:
         of_seed = run_folder(options.by_seed()[0])
@@ -70,8 +72,8 @@ def run_folder(options: Options) -> RunFolder:
 
 
 def run_names(options: Options, parent: Path | None) -> list[str]:
-    """Returns the name of the run's folder, of a stage 2 inside `parent`, and behind it the names
-    that earlier versions gave it."""
+    """Returns the name of the run's folder, and then the names that earlier versions gave it.
+    `parent` is the stage-1 folder of a stage 2, or None."""
     contents = contents_of(options)
     above = None if parent is None else parent.parts[0]
     if parent is None:
@@ -82,11 +84,11 @@ def run_names(options: Options, parent: Path | None) -> list[str]:
 
 
 def linked(stages: Sequence[Options]) -> list[Options]:
-    """Returns the stages of one command, with a stage 2 that starts from the folder which its stage
-    1 has or will have.
+    """Returns the options of a command's stages. A stage 2 among them gets the folder of its stage
+    1 as `--pretrained`, whether that folder is there yet or not.
 
     Raises:
-        UserError: as `run_folder`.
+        UserError: what `run_folder` raises.
     """
     if len(stages) == 1:
         return list(stages)
@@ -95,7 +97,8 @@ def linked(stages: Sequence[Options]) -> list[Options]:
 
 
 def digest_of(options: Options, folder: RunFolder) -> str:
-    """What the digest in the folder's name stands for, as flags; empty where it has none."""
+    """Returns the flags that the digest in the folder's name stands for, as text; empty if the name
+    has no digest."""
     parent = None if options.stage == 1 else place_of_pretrained(options).parts[0]
     contents = contents_of(options)
     counted = digested(options, parent, contents)
@@ -114,7 +117,7 @@ def digest_of(options: Options, folder: RunFolder) -> str:
 
 
 def _below(options: Options, parent: Path | None, name: str) -> RunFolder:
-    """The folders of a name below the roots."""
+    """Returns the run folder of this name below `--root_model` and `--root_log`."""
     parts = [parent or "", name]
     if options.seeds is not None and options.seed is not None:
         parts.append(seed_folder(options.seed))
@@ -122,7 +125,7 @@ def _below(options: Options, parent: Path | None, name: str) -> RunFolder:
 
 
 def _named_alike(options: Options, parent: Path | None) -> list[RunFolder]:
-    """The folders with the run's released name, and those with a digest behind it."""
+    """Returns the folders with the run's released name, with and without a digest."""
     released = _below(options, parent, released_name(options))
     is_of_seeds = options.seeds is not None and options.seed is not None
     named = released.models.parent if is_of_seeds else released.models
@@ -135,13 +138,14 @@ def _named_alike(options: Options, parent: Path | None) -> list[RunFolder]:
 
 
 def _is_run_of(options: Options, folder: RunFolder) -> bool:
-    """Whether the folder's record is of the same run; a stage 1 may go on with more epochs."""
+    """Returns True if the folder's record is that of the same run. A stage 1 may have another
+    number of epochs, because it can be continued with more."""
     differing = _differing(options, folder)
     return differing is not None and not differing - ({"epochs"} if options.stage == 1 else set())
 
 
 def _differing(options: Options, folder: RunFolder) -> set[str] | None:
-    """The names of the `differences` from the folder's record; None where it has none."""
+    """Returns the names of the `differences` from the folder's record; None if it has no record."""
     try:
         return set(differences(options, recorded_options(folder)))
     except UserError:
@@ -151,9 +155,9 @@ def _differing(options: Options, folder: RunFolder) -> set[str] | None:
 def differences(options: Options, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the recorded values of the options that decide the result and differ from them.
 
-    A flag that the record lacks did not exist when the run was made, which counts as its default.
-    The seed, and the size of the images, are the recorded ones where they are not given. Of files
-    that options name, the content counts.
+    If the record lacks a flag, the flag did not exist when the run was made, and its default
+    counts. Seed and image size are only compared if they are given. Files are compared by their
+    content.
     """
     taken = {name for name in ("seed", "image_size") if getattr(options, name) is None}
     before = {
@@ -172,11 +176,11 @@ def differences(options: Options, recorded: Mapping[str, Any]) -> dict[str, Any]
 
 
 def check_files_unchanged(options: Options) -> None:
-    """Refuses to resume a run with another content of a file than it began with.
+    """Checks that no run would be resumed with a file that has changed since the run began.
 
     Raises:
-        UserError: there is a run that differs from the options in the content of `--backbone` or
-            `--teacher` alone, at the same path.
+        UserError: there is a run that differs from the options only in the content of `--backbone`
+            or `--teacher`, at the same path.
     """
     files = named_files(options)
     parent = None if options.stage == 1 else place_of_pretrained(options)
@@ -187,13 +191,13 @@ def check_files_unchanged(options: Options) -> None:
         if is_changed and len(is_changed) == len(differing) and all(is_changed):
             named = ", ".join(f"{flag_of(name)} {files[name]}" for name in sorted(differing))
             raise UserError(
-                f"--resume True: {named} has another content than when the run in {run.records} "
-                "began; without --resume True a new run begins"
+                f"--resume True: {named} has changed since the run in {run.records} began; without "
+                "--resume True a new run begins"
             )
 
 
 def _missing(options: Options) -> str:
-    """The flags whose files are not there."""
+    """Returns the flags whose files are not there, as text."""
     contents = contents_of(options)
     gone = {name: path for name, path in named_files(options).items() if name not in contents}
     return ", ".join(f"{flag_of(name)} {path}" for name, path in gone.items())
@@ -202,18 +206,22 @@ def _missing(options: Options) -> str:
 def find_evaluated(options: Options) -> tuple[Path, RunFolder]:
     """Returns the checkpoint file that `--evaluation` reads, and the folder of its run.
 
-    It is the best one of the run that the options name (of a stage 1 by `--select_on`), or where
-    this machine has not made the run, the one that comes with the code; or else one of the same run
-    in another precision of training, as weights have none; or else that of the only run with the
-    released name which has every flag that was given, those of the data aside if need be.
+    It is the first of these that exists:
+
+    1. the best checkpoint of the run that the options name (of a stage 1 by `--select_on`);
+    2. the checkpoint of this run that comes with the code;
+    3. those two for the same run with another `--precision`, because weights are float32 in any
+       case, and for a stage 1 also with `--select_on test`;
+    4. the checkpoint of the only run with the released name that has all flags that were given; if
+       there is none, flags of the data may differ.
 
     Raises:
-        UserError: there is none, or several; it names the runs that there are.
+        UserError: there is none, or several runs fit; the message names the runs.
     """
     parent = None if options.stage == 1 else place_of_pretrained(options)
     files = [BEST_CHECKPOINT] if options.stage == 2 else chosen_by(options.select_on)
     folders = []
-    # A stage 1 keeps the checkpoints of every protocol, whichever is the run's own.
+    # Stage 1 keeps the best checkpoint of every protocol.
     protocols = [options.select_on, "test"] if options.stage == 1 else [options.select_on]
     variants = product(dict.fromkeys(protocols), dict.fromkeys([options.precision, *PRECISIONS]))
     for select_on, precision in variants:
@@ -236,11 +244,12 @@ def find_evaluated(options: Options) -> tuple[Path, RunFolder]:
 
 
 def _runs_like(options: Options, parent: Path | None) -> list[RunFolder]:
-    """The only run with the released name whose record agrees with every flag that is not at its
-    default, or else with those that are not of the data; none where there is no such run.
+    """Returns the only run with the released name whose record has all flags that are not at their
+    defaults; if there is none, the only run that differs in flags of the data alone; else an empty
+    list.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several such runs.
     """
     runs = _named_alike(options, parent)
     for asides in ((), with_role(Role.DATA)):
@@ -256,7 +265,8 @@ def _runs_like(options: Options, parent: Path | None) -> list[RunFolder]:
 
 
 def _has_given_flags(options: Options, run: RunFolder, asides: set[str]) -> bool:
-    """Whether a run's record agrees with every flag that is not at its default, some aside."""
+    """Returns True if a run's record has all flags that are not at their defaults, except for
+    `asides`."""
     if not exists(run.best_checkpoint):
         return False
     differing = _differing(options, run)

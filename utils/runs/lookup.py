@@ -1,5 +1,5 @@
-"""Which run or file a flag means: `--pretrained` and `--teacher` take a path, a name, or the
-beginning of a name."""
+"""Which run or file a flag means: `--pretrained` and `--teacher` take a path, a run's name, or its
+name without the digest."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,44 +19,48 @@ from utils.runs.run_folder import (
 )
 
 PRETRAINED = Path("pretrained")
-"""Where checkpoints come with the code, below the names of their runs' folders."""
+"""The folder of the checkpoints that come with the code; each has the name of its run's folder."""
 
 
 def place_of_pretrained(options: Options) -> Path:
-    """The stage-1 folder's name, below that of its run where it is one of several seeds: of the
-    folder that `--pretrained` names, or of the folder that the file is in; a file that is not named
-    as a run names its checkpoints goes by its own name."""
+    """Returns the place of stage 2's folder below the roots: the name of the stage-1 folder that
+    `--pretrained` names, or that the named checkpoint file is in.
+
+    If stage 1 is one of several seeds, it is two names, such as ``NAME/seed0``. A file that is not
+    named like a run's checkpoint gives its own name.
+    """
     path = _find_place(options, "pretrained") or Path(str(options.pretrained))
     folder = path.resolve()
     if path.name.endswith(".pth.tar") or path.is_file():
         if not (path.name.startswith("ckpt") and path.name.endswith(".pth.tar")):
             name = path.name.removesuffix(".tar")
-            # A file without a suffix may lie where the folder would be made.
+            # Without a suffix, the file itself could lie where the folder must be made.
             return Path(Path(name).stem if Path(name).suffix else f"{name}_run")
         folder = folder.parent
     return Path(*folder.parts[-2 if is_seed_folder(folder.name) else -1 :])
 
 
 def find_pretrained(options: Options) -> Path:
-    """The stage-1 checkpoint file that `--pretrained` names, best by `--select_on`.
+    """Returns the stage-1 checkpoint file that `--pretrained` names, the best by `--select_on`.
 
     Raises:
-        UserError: nothing by that name, several runs whose names begin with it, or no checkpoint
-            in the folder.
+        UserError: there is nothing by that name, several runs have that name with a digest, or the
+            folder has no checkpoint.
     """
     return find_checkpoint(options, "pretrained")
 
 
 def find_checkpoint(options: Options, flag: str) -> Path:
-    """The checkpoint file that `--pretrained` or `--teacher` names; of a run's folder the one that
-    is best by `--select_on`.
+    """Returns the checkpoint file that `--pretrained` or `--teacher` names. In a run folder it is
+    the best by `--select_on`.
 
     Args:
-        options: of a run.
-        flag: the name of the option.
+        options: the options of the run.
+        flag: `pretrained` or `teacher`.
 
     Raises:
-        UserError: as `find_pretrained`.
+        UserError: there is nothing by that name, several runs have that name with a digest, or the
+            folder has no checkpoint.
     """
     place = _find_place(options, flag)
     name = getattr(options, flag)
@@ -77,12 +81,13 @@ def _places(options: Options, flag: str) -> list[Path]:
 
 
 def _find_place(options: Options, flag: str) -> Path | None:
-    """The file or folder that the flag names: in the first place that has any, the one of that
-    name, or else the only one with a digest behind it. A folder without a checkpoint only where
-    there is nothing else; None where there is nothing at all.
+    """Returns the file or folder that the flag names, or None if there is none.
+
+    Each place is searched in turn: first for this name, then for the only folder with this name and
+    a digest. A folder without a checkpoint is only returned if no place has a checkpoint.
 
     Raises:
-        UserError: there are several with a digest.
+        UserError: a place has several folders with this name and a digest.
     """
     empty = None
     for place in _places(options, flag):
@@ -101,8 +106,8 @@ def _find_place(options: Options, flag: str) -> Path | None:
 
 
 def _checkpoint_in(folder: Path, options: Options) -> Path | None:
-    """The folder's checkpoint that is best by `--select_on`; where the options have several seeds
-    and the folder too, that of the options' seed, or of the first."""
+    """Returns the folder's checkpoint that is best by `--select_on`, or None. If options and folder
+    have several seeds, it is that of the options' seed, or of the first seed."""
     seed = options.by_seed()[0].seed if options.seed is None else options.seed
     if options.seeds is not None and seed is not None and exists(folder / seed_folder(seed)):
         folder = folder / seed_folder(seed)
@@ -111,13 +116,14 @@ def _checkpoint_in(folder: Path, options: Options) -> Path | None:
 
 
 def chosen_by(protocol: str) -> list[str]:
-    """Names of a stage 1's checkpoint that is best by the protocol, the likeliest first."""
+    """Returns the names that stage 1's best checkpoint by the protocol may have, in the order to
+    try them."""
     chosen = LAST_CHECKPOINT if protocol == "last" else best_by(protocol)
     return [chosen, BEST_CHECKPOINT]
 
 
 def with_digest(place: Path) -> list[Path]:
-    """The folders whose names are that of `place` and a digest."""
+    """Returns the folders beside `place` that have its name and a digest."""
     start = f"{place.name[: LONGEST_NAME - DIGITS - 1]}-"
     try:
         paths = sorted(path for path in place.parent.iterdir() if path.name.startswith(start))
@@ -127,11 +133,12 @@ def with_digest(place: Path) -> list[Path]:
 
 
 def is_digest(text: str) -> bool:
+    """Returns True if a text has the form of a digest in a run's name."""
     return len(text) == DIGITS and set(text) <= set("0123456789abcdef")
 
 
 def set_apart(folders: Sequence[Path]) -> str:
-    """The folders, and what sets their runs apart: the recorded flags in which they differ."""
+    """Returns the folders as text, each with the recorded flags in which the runs differ."""
     records = []
     for path in folders:
         try:
@@ -152,6 +159,7 @@ def set_apart(folders: Sequence[Path]) -> str:
 
 
 def exists(path: Path) -> bool:
+    """Returns True if a path is a file or a folder; False also if no path could be like this."""
     try:
         return path.is_file() or path.is_dir()
     except OSError:  # such as a name that is too long for the file system
