@@ -3,12 +3,13 @@
 import subprocess
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
+"""The folder of `main.py`."""
 
 
 def commit() -> str | None:
-    """The commit of the working tree, with `+changes` where files that git knows differ from it;
-    None outside a repository of this project's own."""
+    """Returns the commit of the working tree, ten hexadecimal digits, with `+changes` if a file
+    that git tracks differs from it. None if the program's folder is not a git repository."""
     try:
         if not (REPOSITORY / ".git").exists():
             return None

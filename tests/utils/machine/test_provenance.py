@@ -1,0 +1,30 @@
+"""The commit that a run records."""
+
+import subprocess
+
+from utils.machine import provenance
+
+
+def git(folder, *arguments):
+    settings = ("-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    command = ["git", *settings, "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_repository_is_the_folder_of_the_program():
+    assert (provenance.REPOSITORY / "main.py").is_file()
+
+
+def test_the_commit_is_named_and_changed_files_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
+    assert provenance.commit() is None
+    git(tmp_path, "init", "-q")
+    (tmp_path / "file").write_text("one")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    name = git(tmp_path, "rev-parse", "HEAD")[:10]
+    assert provenance.commit() == name
+    (tmp_path / "untracked").write_text("")
+    assert provenance.commit() == name
+    (tmp_path / "file").write_text("two")
+    assert provenance.commit() == f"{name}+changes"
