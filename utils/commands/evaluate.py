@@ -15,7 +15,7 @@ from utils.evaluation.classifier_files import save_classifiers, write_readings
 from utils.evaluation.classifiers import TRAINED, Classifier, FeatureBank, fit, has_confidence, read
 from utils.evaluation.evaluator import Evaluator, extract_features
 from utils.evaluation.geometry import geometry_line
-from utils.files import atomic_write
+from utils.files import atomic_write, write_json
 from utils.machine import collectives
 from utils.machine.processes import World
 from utils.options.flags import Options
@@ -31,7 +31,8 @@ from utils.training.summary import accuracy_table, per_class_table, reading_tabl
 def evaluate(options: Options) -> None:
     """Prints the accuracies of a run's best checkpoint, or of the runs of several seeds with mean
     and deviation, and writes `outputs_train.npz` and `outputs_test.npz` about the un-augmented
-    images; with `--readings` also `readings.json`, `readings.csv` and `classifiers.pth`.
+    images, and `geometry.json` about their features. With `--readings` it also writes
+    `readings.json`, `readings.csv` and `classifiers.pth`.
 
     Raises:
         UserError: no such checkpoint, or one of another network or of other classes.
@@ -92,6 +93,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
         print(reading_table(records, data.class_counts))
         _print_notes(names, records)
     with folder.locked():
+        write_json(folder.records / "geometry.json", geometry)
         if records:
             epoch = int(chosen.get("epoch", 0))
             _save_readings(folder, classifiers, records, model, epoch, data.class_names)

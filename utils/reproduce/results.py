@@ -22,7 +22,14 @@ Line = Any
 """A pandas data frame, and a line or column of one: pandas' own annotations are unions too wide to
 check by."""
 
-KEPT = ("args.json", "log.jsonl", "predictions.npz", "readings.json", "summary.json")
+KEPT = (
+    "args.json",
+    "log.jsonl",
+    "predictions.npz",
+    "summary.json",
+    "readings.json",
+    "geometry.json",
+)
 """`summary.json` comes last: its presence says that a run is finished."""
 
 LARGEST_FILE = 2**20

@@ -27,7 +27,8 @@ def best_by(protocol: str) -> str:
 
 RECORD_FILES = (
     *("args.json", "log.csv", "log.jsonl", "summary.json", "report.png", "predictions.npz"),
-    *("outputs_*.npz", "readings.*", "classifiers.pth", "events.out.tfevents.*", ".*.tmp"),
+    *("outputs_*.npz", "geometry.json", "readings.*", "classifiers.pth"),
+    *("events.out.tfevents.*", ".*.tmp"),
 )
 
 

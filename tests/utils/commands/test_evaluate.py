@@ -45,7 +45,8 @@ def test_evaluation_writes_outputs_that_give_the_accuracies_of_the_summary(stage
 
     outcome = succeed(make(tree, both, "--evaluation", "True"))
 
-    written = {f"{folder.relative_to(both)}/outputs_{split}.npz" for split in ("train", "test")}
+    names = ("outputs_train.npz", "outputs_test.npz", "geometry.json")
+    written = {f"{folder.relative_to(both)}/{name}" for name in names}
     after = snapshot(both)
     assert set(after) - set(before) == written
     assert {path: after[path] for path in before} == before
@@ -94,6 +95,27 @@ def test_outputs_name_every_image_and_the_classes(tree, both):
             files, labels = outputs["files"], outputs["labels"]
             assert len(set(files.tolist())) == len(labels) == count
             assert outputs["class_names"].tolist() == CLASSES
+
+
+def test_the_geometry_is_that_of_the_outputs(skewed):
+    """Some test classes have two images, so class means and image means differ."""
+    said = succeed([*skewed, "--evaluation", "True"])
+    folder = run_folder(parse_options(skewed)).records
+    (found,) = json.loads((folder / "geometry.json").read_text()).values()
+    by_class = {}
+    for split in ("train", "test"):
+        with np.load(folder / f"outputs_{split}.npz") as outputs:
+            feats, labels = outputs["feats"], outputs["labels"]
+            by_class[split] = [feats[labels == c] for c in range(3)]
+    own = list(zip(by_class["test"], by_class["train"], strict=True))
+    norms = [np.linalg.norm(test - train.mean(axis=0), axis=1).mean() for test, train in own]
+    errors = [np.linalg.norm(test.mean(axis=0) - train.mean(axis=0)) for test, train in own]
+    lengths = np.linalg.norm(np.concatenate(by_class["test"]), axis=1)
+    assert found["length"] == pytest.approx(lengths.mean(), abs=1e-3)
+    assert found["within"] == pytest.approx(np.mean(norms), abs=1e-3)
+    assert found["centroid_error"]["few"] == pytest.approx(np.mean(errors), abs=1e-3)
+    assert found["centroid_error"]["many"] is None
+    assert f"test features: length {found['length']:.2f}" in said.out
 
 
 @pytest.fixture(scope="module")
