@@ -8,7 +8,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision import transforms
 
-from datasets.loading.autoaugment import GREY, MAGNITUDES, POLICIES
+from datasets.loading.autoaugment import POLICIES
+from datasets.loading.operations import GREY, MAGNITUDES
 
 _FILL = (GREY,) * 3
 

@@ -1,5 +1,5 @@
-"""The public name of `datasets.loading.autoaugment`, which other people's scripts import."""
+"""The public name of `datasets.loading.operations`, which other people's scripts import."""
 
-from datasets.loading.autoaugment import apply_operation
+from datasets.loading.operations import apply_operation
 
 __all__ = ["apply_operation"]

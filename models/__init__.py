@@ -12,14 +12,6 @@ from models.resnet_cifar import (
     resnet110,
     resnet1202,
 )
-from models.resnet_imagenet import (
-    ResNetImageNet,
-    resnet10,
-    resnet18,
-    resnet34,
-    resnet50,
-    resnext50,
-)
 
 __all__ = [
     "ARCHITECTURES",
@@ -27,17 +19,11 @@ __all__ = [
     "Network",
     "NormedLinear",
     "ResNetCifar",
-    "ResNetImageNet",
     "build_model",
-    "resnet10",
-    "resnet18",
     "resnet20",
     "resnet32",
-    "resnet34",
     "resnet44",
-    "resnet50",
     "resnet56",
     "resnet110",
     "resnet1202",
-    "resnext50",
 ]

@@ -1,7 +1,12 @@
 """Networks by their names."""
 
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
 from torch import nn
 
+from models.heads import NormedLinear
 from models.resnet_cifar import (
     resnet20,
     resnet32,
@@ -10,20 +15,30 @@ from models.resnet_cifar import (
     resnet110,
     resnet1202,
 )
-from models.resnet_imagenet import resnet10, resnet18, resnet34, resnet50, resnext50
 
-ARCHITECTURES = {
+
+def _large(name: str) -> Callable[..., nn.Module]:
+    """Returns the function of that name in `models.resnet_imagenet`, which is imported when a
+    network is built: it needs torchvision, which takes two seconds."""
+
+    def build(*arguments, **settings) -> nn.Module:
+        return getattr(import_module("models.resnet_imagenet"), name)(*arguments, **settings)
+
+    return build
+
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
     "resnet32": resnet32,
     "resnet44": resnet44,
     "resnet56": resnet56,
     "resnet110": resnet110,
     "resnet1202": resnet1202,
-    "resnet10": resnet10,
-    "resnet18": resnet18,
-    "resnet34": resnet34,
-    "resnet50": resnet50,
-    "resnext50": resnext50,
+    "resnet10": _large("resnet10"),
+    "resnet18": _large("resnet18"),
+    "resnet34": _large("resnet34"),
+    "resnet50": _large("resnet50"),
+    "resnext50": _large("resnext50"),
 }
 
 
@@ -43,5 +58,5 @@ def build_model(arch: str, num_classes: int, head_scale: float | None = None) ->
         raise ValueError(f"the network must be one of {', '.join(ARCHITECTURES)}, not {arch!r}")
     model = ARCHITECTURES[arch](num_classes, normed_head=head_scale is not None)
     if head_scale is not None:
-        model.linear.scale = head_scale
+        cast(NormedLinear, model.linear).scale = head_scale
     return model

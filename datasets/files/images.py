@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
-from torchvision.transforms import functional
 
 # A file with one of these endings that Pillow cannot open is a broken image. Any other file is
 # opened to see whether it is one.
@@ -90,6 +89,8 @@ def fit(image: Image.Image, side: int) -> Image.Image:
     """
     if image.size == (side, side):
         return image
+    from torchvision.transforms import functional  # two seconds to import, so only where needed
+
     shorter = round(side * 256 / 224) if side >= LARGE_SIDE else side
     # torchvision's type hints allow only tensors.
     resized: Any = functional.resize(_shortened(image), shorter)  # pyright: ignore[reportArgumentType]

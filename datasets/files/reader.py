@@ -4,7 +4,8 @@ import multiprocessing
 import os
 import signal
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from datasets.files.images import LARGE_SIDE, fault_of, fit, listed, to_rgb
 from datasets.loading.augmentation import cutout
@@ -72,7 +72,9 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def _large(side: int, augment: str) -> transforms.Compose:
+def _large(side: int, augment: str) -> Callable[[Image.Image], Image.Image]:
+    from torchvision import transforms  # two seconds to import, so only where needed
+
     last = {
         "crop_flip": transforms.ColorJitter(JITTER, JITTER, JITTER),
         "autoaugment": transforms.AutoAugment(transforms.AutoAugmentPolicy.IMAGENET),
@@ -81,7 +83,9 @@ def _large(side: int, augment: str) -> transforms.Compose:
     return transforms.Compose([*crop_flip, last[augment]])
 
 
-def _small(side: int, augment: str) -> transforms.Compose:
+def _small(side: int, augment: str) -> Callable[[Image.Image], Image.Image]:
+    from torchvision import transforms
+
     steps = [transforms.RandomCrop(side, padding=PADDING), transforms.RandomHorizontalFlip()]
     if augment == "autoaugment":
         policy = transforms.AutoAugmentPolicy.CIFAR10
@@ -165,6 +169,7 @@ class ImageReader:
 
     def __init__(self, workers: int) -> None:
         self.workers = min(workers, usable_cores())
+        import_module("torchvision.transforms")  # once, and not by each worker
         self._queue = _Queue()
         loader = DataLoader(
             _Files(),

@@ -10,13 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets.loading.autoaugment import (
-    PolicyDraws,
-    apply_policies,
-    check_images,
-    chunk_length,
-    draw_policies,
-)
+from datasets.loading.operations import check_images, chunk_length
 from datasets.loading.transfer import to_device
 
 Draws = tuple[Tensor, ...]
@@ -155,11 +149,16 @@ class Augmentation:
 
 
 def _draw_autoaugment(n: int, height: int, width: int, generator: torch.Generator) -> Draws:
+    # It imports torchvision, which takes two seconds.
+    from datasets.loading.autoaugment import draw_policies
+
     crops = draw_crops(n, generator)
     return *crops, *draw_policies(n, generator), *draw_squares(n, height, width, generator)
 
 
 def _apply_autoaugment(images: Tensor, indices: Tensor, draws: Draws) -> Tensor:
+    from datasets.loading.autoaugment import PolicyDraws, apply_policies
+
     images = crop_flip(images, indices, draws[:3])
     # Cutout's zeros are zeros before normalisation, so they are set in the uint8 image.
     return cut_squares(apply_policies(images, PolicyDraws(*draws[3:6])), draws[6:])

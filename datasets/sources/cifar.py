@@ -15,6 +15,11 @@ from datasets.splits import BalancedData, Split
 from utils.errors import UserError
 
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
+OFFICIAL = {
+    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
+    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz"),
+}
+"""Folder and archive, by torchvision's names for them."""
 HELDOUT_IMAGES_PER_CLASS = 20
 CONNECT_SECONDS = 10
 SIDE = 32
@@ -29,8 +34,7 @@ def load_cifar(name: str, root: Path) -> BalancedData:
     Raises:
         UserError: the files are missing and cannot be downloaded, or they are damaged.
     """
-    source = _torchvision_source(name)
-    unpacked, archive = root / source.base_folder, root / source.filename
+    unpacked, archive = (root / official for official in OFFICIAL[name])
     tree = root / name
     if (tree / "train").is_dir() and not (unpacked.is_dir() or archive.is_file()):
         return _load_tree(name, tree)
@@ -38,7 +42,7 @@ def load_cifar(name: str, root: Path) -> BalancedData:
 
 
 def _torchvision_source(name: str):
-    import torchvision  # half a second to import, so only where needed
+    import torchvision  # two seconds to import, so only where needed
 
     return {
         "cifar10": torchvision.datasets.CIFAR10,

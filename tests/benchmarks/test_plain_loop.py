@@ -24,7 +24,7 @@ from benchmarks.plain_loop import (
     robust_loss,
 )
 from benchmarks.settings import Settings
-from datasets.loading import autoaugment
+from datasets.loading import operations
 from datasets.loading.autoaugment import POLICIES, VARIANTS
 from datasets.loading.resident import Normalise
 from datasets.splits import CIFAR_MEAN, CIFAR_STD
@@ -171,7 +171,7 @@ def test_centroids_and_accuracies_are_those_of_our_evaluator(loop):
 def test_drawn_operations_give_our_pixels(variant):
     batch = images(12)
     batch[1], batch[2] = 77, batch[2] // 8 + 100
-    ours = autoaugment.apply_operation(batch, *variant)
+    ours = operations.apply_operation(batch, *variant)
     for image, expected in zip(batch, ours, strict=True):
         found = np.array(apply_operation(to_pillow(image), *variant))
         assert np.array_equal(found, expected.permute(1, 2, 0).numpy())

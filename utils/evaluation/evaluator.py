@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,8 +12,8 @@ from datasets.loading.streamed import make_loader
 from datasets.splits import AnySplit, LongTailedData
 from models.folding import fold_batch_norm
 from models.network import Network
-from utils.evaluation.geometry import feature_geometry
-from utils.evaluation.metrics import accuracy_record, cosine_similarities
+from utils.evaluation.geometry import geometry_record, measure_geometry
+from utils.evaluation.metrics import cosine_similarities, record_of, tally
 from utils.machine import collectives, signals
 from utils.machine.device import Machine
 
@@ -87,6 +88,11 @@ def class_centroids(
         counts = counts + ones.new_zeros(num_classes).index_add_(0, targets, ones)
         signals.check()
     return (collectives.add_up(sums, world) / counts.unsqueeze(1)).float()
+
+
+def on_host(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Returns the values, vectors of one length, as arrays: the host waits for the device once."""
+    return dict(zip(values, torch.stack(list(values.values())).cpu().numpy(), strict=True))
 
 
 def equal_size(count: int, largest: int) -> int:
@@ -188,13 +194,15 @@ class Evaluator:
         network = cast(Network, model)
 
         def read() -> dict[str, dict]:
-            records = {}
+            found = {}
             for name, (features, targets) in self._seen.items():
                 logits = network.classify(features)
-                loss = nn.functional.cross_entropy(logits, targets).item()
-                record = accuracy_record(logits, targets, self.class_counts)
-                records[name] = record | {"loss": loss}
-            return records
+                loss = nn.functional.cross_entropy(logits, targets).double()
+                found[name] = torch.cat([tally(logits, targets), loss.view(1)])
+            return {
+                name: record_of(counts[:-1], self.class_counts) | {"loss": float(counts[-1])}
+                for name, counts in on_host(found).items()
+            }
 
         return collectives.from_main(read, self.machine.world)
 
@@ -210,13 +218,13 @@ class Evaluator:
         centroids = self.centroids()
 
         def read() -> dict[str, dict]:
-            return {
-                name: accuracy_record(
-                    cosine_similarities(features, centroids),
-                    targets,
-                    self.class_counts,
-                )
+            found = {
+                name: tally(cosine_similarities(features, centroids), targets)
                 for name, (features, targets) in self._seen.items()
+            }
+            return {
+                name: record_of(counts, self.class_counts)
+                for name, counts in on_host(found).items()
             }
 
         return collectives.from_main(read, self.machine.world)
@@ -231,9 +239,10 @@ class Evaluator:
         centroids = self.centroids()
 
         def read() -> dict[str, dict]:
+            found = {name: measure_geometry(*seen, centroids) for name, seen in self._seen.items()}
             return {
-                name: feature_geometry(*seen, centroids, self.class_counts)
-                for name, seen in self._seen.items()
+                name: geometry_record(values, self.class_counts)
+                for name, values in on_host(found).items()
             }
 
         return collectives.from_main(read, self.machine.world)

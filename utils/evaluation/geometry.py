@@ -3,6 +3,7 @@ the training centroids are from the true ones."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,19 +43,42 @@ def feature_geometry(
         centroids: μ of the training images, ``[K, D]``.
         class_counts: training images of each class ``[K]``.
     """
+    values = measure_geometry(features, targets, centroids).cpu().numpy()
+    return geometry_record(values, class_counts)
+
+
+@torch.no_grad()
+def measure_geometry(features: Tensor, targets: Tensor, centroids: Tensor) -> Tensor:
+    """Returns the values from which `geometry_record` makes its record, float64 ``[2 + 2 K]``,
+    without waiting for the device: length and between, then of each class the distance of its
+    features to the centroid and the error of the centroid. Arguments as for `feature_geometry`."""
     num_classes = len(centroids)
     to_own = torch.linalg.vector_norm(features - centroids[targets], dim=1)
     within = class_means(to_own.unsqueeze(1), targets, num_classes)
     apart = euclidean_distances(centroids, centroids)
     apart.fill_diagonal_(float("inf"))
     own_means = class_means(features, targets, num_classes)
-    error = torch.linalg.vector_norm(own_means - centroids, dim=1).double().cpu().numpy()
+    error = torch.linalg.vector_norm(own_means - centroids, dim=1)
+    length = torch.linalg.vector_norm(features, dim=1).mean()
+    between = apart.amin(dim=1).mean()
+    return torch.cat([torch.stack([length, between]), within[:, 0], error]).double()
+
+
+def geometry_record(values: np.ndarray, class_counts: Sequence[int]) -> dict:
+    """Returns the record that `feature_geometry` describes.
+
+    Args:
+        values: those of `measure_geometry` ``[2 + 2 K]``.
+        class_counts: training images of each class ``[K]``.
+    """
+    length, between = values[:2].tolist()
+    within, error = values[2:].reshape(2, -1)
     groups = group_of_counts(class_counts)
     of_group = {group: _rounded(mean_over_classes(error[groups == group])) for group in GROUPS}
     return {
-        "length": _rounded(torch.linalg.vector_norm(features, dim=1).mean().item()),
-        "within": _rounded(mean_over_classes(within[:, 0].double().cpu().numpy())),
-        "between": _rounded(apart.amin(dim=1).mean().item()),
+        "length": _rounded(length),
+        "within": _rounded(mean_over_classes(within)),
+        "between": _rounded(between),
         "centroid_error": {"mean": _rounded(mean_over_classes(error)), **of_group},
     }
 

@@ -21,6 +21,7 @@ from utils.machine.device import Machine
 from utils.options.flags import Options
 from utils.runs.run_folder import RunFolder
 from utils.training.phase import RATE_FACTOR, Phase
+from utils.training.sgd import Sgd
 from utils.training.smallest_batch import smallest_batch
 
 
@@ -124,8 +125,8 @@ class Run:
         }
         device = self.machine.device
         if device.type != "cuda":
-            return torch.optim.SGD(parameters, lr, **settings)
-        optimizer = torch.optim.SGD(parameters, lr, fused=True, **settings)
+            return Sgd(parameters, lr, **settings)
+        optimizer = Sgd(parameters, lr, fused=True, **settings)
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(lr, device=device)
         return optimizer

@@ -7,10 +7,11 @@ from scipy import stats
 from torchvision.transforms import functional as F
 
 from datasets.loading.augmentation import AUGMENTATIONS, cutout, random_crop_flip
-from datasets.loading.autoaugment import CHUNK_VALUES, POLICIES, draw_policies
-from tests.datasets.loading.test_autoaugment import (
+from datasets.loading.autoaugment import POLICIES, draw_policies
+from datasets.loading.operations import CHUNK_VALUES
+from tests.datasets.loading.test_autoaugment import SIGNIFICANCE
+from tests.datasets.loading.test_operations import (
     DEVICES,
-    SIGNIFICANCE,
     from_pillow,
     pillow_operation,
     to_pillow,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from datasets.loading import augmentation, autoaugment
+from datasets.loading import augmentation, autoaugment, operations
 from datasets.loading.augmentation import AUGMENTATIONS
 from tests.support.fake_cuda import CUDA
 from tests.support.helpers import seeded
@@ -29,7 +29,7 @@ def fake_images(fake_mode, monkeypatch):
     for module in (augmentation, autoaugment):
         monkeypatch.setattr(module, "to_device", to_device)
     for name in ("_source_positions", "_shear_taps"):
-        monkeypatch.setattr(autoaugment, name, arriving(getattr(autoaugment, name)))
+        monkeypatch.setattr(operations, name, arriving(getattr(operations, name)))
 
     def in_mode(operation):
         def run(*arguments):
@@ -38,8 +38,8 @@ def fake_images(fake_mode, monkeypatch):
 
         return run
 
-    for name, operation in autoaugment.OPERATIONS.items():
-        monkeypatch.setitem(autoaugment.OPERATIONS, name, in_mode(operation))
+    for name, operation in operations.OPERATIONS.items():
+        monkeypatch.setitem(operations.OPERATIONS, name, in_mode(operation))
     with fake_mode:
         return torch.empty(50, 3, 32, 32, dtype=torch.uint8, device=CUDA)
 
