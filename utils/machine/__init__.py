@@ -1,1 +1,1 @@
-"""Devices, processes, signals: what the program runs on."""
+"""What the program runs on: devices, cores, processes and signals."""

@@ -1,8 +1,8 @@
-"""What the processes of a run tell each other. With one process nothing here does anything.
+"""Communication between the processes of a run. With one process, nothing here communicates.
 
-Tensors on a GPU go over NCCL; tensors on the CPU, and decisions, over gloo. Everything that a
-process could do differently from the others (files, clocks, signals, roundings) is decided by
-process 0 or agreed upon, so that all of them take the same steps.
+Tensors on a GPU go over NCCL. Tensors on the CPU, and decisions, go over gloo. Processes could
+differ in files, clocks, signals and rounding. So process 0 decides about these, or all agree on
+them, and all processes take the same steps.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """The world of torchrun's environment; inside, its processes can communicate.
+    """Gives the processes that torchrun started; inside, they can communicate.
 
     Raises:
         LostContact: another process ended while this one waited for it.
@@ -34,7 +34,7 @@ def joined() -> Iterator[World]:
     try:
         yield world
     except RuntimeError as error:
-        # Gloo's errors are of no type of their own, but name the source file that they come from.
+        # Gloo's errors have no type of their own, but their text names a source file of gloo.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise LostContact(world.rank) from error
         raise
@@ -42,10 +42,11 @@ def joined() -> Iterator[World]:
 
 
 def from_main(function: Callable[[], Result], world: World) -> Result:
-    """What the function gives in process 0, where alone it is called; picklable.
+    """Calls the function only in process 0, and returns its result, which must be picklable, in all
+    processes.
 
     Raises:
-        UserError, RunError, OSError: as the function, in all processes.
+        UserError, RunError, OSError: the function raised it in process 0; all processes raise it.
     """
     if world.size == 1:
         return function()
@@ -63,11 +64,11 @@ def from_main(function: Callable[[], Result], world: World) -> Result:
 
 
 def together(function: Callable[[], Result], world: World) -> Result:
-    """What the function gives in this process. It is called in all of them, must not communicate,
-    and where it fails in one, all fail.
+    """Calls the function, which must not communicate, in all processes, and returns this process's
+    result. If it fails in one process, all fail.
 
     Raises:
-        UserError, RunError, OSError: as the function in the first process that it fails in.
+        UserError, RunError, OSError: the error of the first process in which the function failed.
     """
     if world.size == 1:
         return function()
@@ -85,22 +86,27 @@ def together(function: Callable[[], Result], world: World) -> Result:
 
 
 def main_first(function: Callable[[], Result], world: World) -> Result:
-    """As `together`, process 0 before the others, which find the files that it has written."""
+    """Does what `together` does, but in process 0 first, so that the others find the files that it
+    has written."""
     on_main = together(lambda: function() if world.is_main else None, world)
     on_others = together(lambda: None if world.is_main else function(), world)
     return cast(Result, on_main if world.is_main else on_others)
 
 
 def _shared(error: Exception) -> Exception:
-    """The error, known to have been raised in all processes, so that one of them reports it."""
+    """Returns the error, marked as raised in all processes, so that only one of them reports it."""
     vars(error)["is_shared"] = True
     return error
 
 
 def gather(rows: Tensor, count: int, world: World) -> Tensor:
-    """All rows ``[count, ...]`` of a batch of which each process has its share, in order.
+    """Returns all rows of a batch ``[count, ...]``, in order, from the share of each process. The
+    result is not differentiable. Nothing waits for a device, because shapes follow from `count`.
 
-    Not differentiable; shapes follow from `count`, so that nothing waits for a device.
+    Args:
+        rows: the rows of this process, ``[len(world.share(count)), ...]``.
+        count: size of the whole batch.
+        world: the processes.
     """
     if not world.divides(count):
         return rows
@@ -116,14 +122,14 @@ def gather(rows: Tensor, count: int, world: World) -> Tensor:
 
 
 def add_up(tensor: Tensor, world: World) -> Tensor:
-    """The sum of the processes' tensors, in place."""
+    """Adds up the processes' tensors in place, and returns the sum."""
     if world.size > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def copy_from_main(tensors: Iterable[Tensor | None], world: World) -> None:
-    """Gives the tensors the values that they have in process 0, in place; None is passed over."""
+    """Gives the tensors the values that they have in process 0, in place. None is skipped."""
     if world.size == 1:
         return
     for tensor in tensors:
@@ -134,7 +140,7 @@ def copy_from_main(tensors: Iterable[Tensor | None], world: World) -> None:
 
 
 def largest(number: int, world: World) -> int:
-    """The largest of the processes' numbers; it does not wait for a GPU."""
+    """Returns the largest of the processes' numbers, without waiting for a GPU."""
     if world.size == 1:
         return number
     told = torch.tensor(number)

@@ -1,4 +1,4 @@
-"""How much of the processor is this process's to use."""
+"""How many cores this process may use."""
 
 import math
 import os
@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: of its affinity, and no more than a container's quota (which
-    torch does not look at)."""
+    """Returns the number of cores that this process may use: those of its affinity, but not more
+    than a container's quota, which torch ignores."""
     affine = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
     try:

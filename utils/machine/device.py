@@ -18,9 +18,15 @@ from utils.machine.provenance import commit
 
 @dataclass(frozen=True)
 class Machine:
-    """The device, the precision of convolutions on it (`float32`, `tf32` or `bf16`), how it takes
-    a step (`eager`, `graph` or `compile`, in how many micro-batches), and the processes that share
-    the work, each on a device of its own."""
+    """What a run computes on and how.
+
+    Args:
+        device: the device of this process.
+        precision: of convolutions and matrix products, `float32`, `tf32` or `bf16`.
+        step: `eager`, `graph` or `compile`.
+        micro_batches: number of parts in which a step takes a batch.
+        world: the processes that share the work; each has its own device.
+    """
 
     device: torch.device
     precision: str
@@ -29,11 +35,12 @@ class Machine:
     world: World = ALONE
 
     def autocast(self) -> AbstractContextManager:
-        """bfloat16 for convolutions and matrix products where the precision asks for it."""
+        """Returns the context in which convolutions and matrix products are in bfloat16, if the
+        precision is `bf16`."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def description(self) -> dict:
-        """What `args.json` records of it."""
+        """Returns what `args.json` records about the machine."""
         is_cuda = self.device.type == "cuda"
         return {
             "device": str(self.device),
@@ -52,7 +59,8 @@ class Machine:
 
 
 class Stopwatch:
-    """Seconds of the device's work from here on; nothing waits for the device to begin."""
+    """Measures the seconds of the device's work from its construction on. The construction does not
+    wait for the device."""
 
     def __init__(self, device: torch.device) -> None:
         is_cuda = device.type == "cuda"
@@ -65,7 +73,7 @@ class Stopwatch:
         return event
 
     def stop(self) -> float:
-        """Seconds until what the device has been asked to do is done."""
+        """Waits until the device has finished its work, and returns the seconds."""
         if not isinstance(self.began, torch.cuda.Event):
             return time.perf_counter() - self.began
         ended = self._event()
@@ -74,7 +82,7 @@ class Stopwatch:
 
 
 def cpu_name() -> str:
-    """The processor's name and the number of its cores that this process may use."""
+    """Returns the processor's name and the number of cores that this process may use."""
     try:
         with open("/proc/cpuinfo") as file:
             lines = [
@@ -93,34 +101,46 @@ def choose_machine(
     micro_batches: int = 1,
     world: World = ALONE,
 ) -> Machine:
-    """The device that `--gpu` names, or the first CUDA device, or the CPU; of several processes
-    each has the CUDA device of its local rank. It is made ready for the precision. `auto` takes the
-    fastest step that computes the eager one's numbers: the graph on CUDA, where one process takes
-    the batch as a whole, else the eager one.
+    """Returns the machine of this process, and sets torch up for its device and precision.
+
+    Args:
+        gpu: the value of `--gpu`. None is the first CUDA device, or the CPU if there is none. With
+            several processes, each has the CUDA device of its local rank.
+        precision: `float32`, `tf32` or `bf16`.
+        step: `eager`, `graph`, `compile` or `auto`. `auto` is `graph` if one process takes whole
+            batches on CUDA, else `eager`; both compute the same numbers.
+        micro_batches: number of parts in which a step takes a batch.
+        world: the processes that share the work.
 
     Raises:
-        UserError: no such device among several, or a precision or step that the device does not
-            have.
+        UserError: there is no such device, or it does not have the precision or the step.
     """
     device = _choose_device(gpu) if world.size == 1 else _device_of(world, gpu)
     is_cuda = device.type == "cuda"
     if precision == "bf16" and not has_native_bf16(device):
         raise UserError(
-            f"--precision bf16: {device} has no native bfloat16, float32 is faster there"
+            f"--precision bf16: {device} has no native bfloat16; float32 is faster there"
         )
     if precision == "tf32" and not (is_cuda and _capability(device) >= (8, 0)):
-        raise UserError(f"--precision tf32: {device} has no TF32, which NVIDIA GPUs have from 8.0")
+        raise UserError(
+            f"--precision tf32: {device} has no TF32, which needs an NVIDIA GPU of compute "
+            "capability 8.0 or more; use float32"
+        )
     if step == "graph" and not is_cuda:
-        raise UserError(f"--step graph: {device} has no CUDA graphs (auto, eager or compile)")
+        raise UserError(
+            f"--step graph: {device} has no CUDA graphs; use --step auto, eager or compile"
+        )
     is_split = micro_batches > 1 or world.size > 1
     if step == "graph" and is_split:
-        raise UserError("--step graph: only for one process and --accumulate 1 (auto or eager)")
+        raise UserError(
+            "--step graph works with one process and --accumulate 1; use --step auto or eager"
+        )
     if is_cuda:
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        # The CPU draws random numbers and launches kernels; threads that wait for each other on
-        # cores that others use would hold the device up.
+        # The CPU draws random numbers and launches kernels. If its threads waited for each other on
+        # busy cores, the device would wait too.
         torch.set_num_threads(1)
     else:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
@@ -149,13 +169,13 @@ def _choose_device(gpu: int | str | None) -> torch.device:
 
 
 def _device_of(world: World, gpu: int | str | None) -> torch.device:
-    """The device of one of several processes."""
+    """Returns the device of one of several processes."""
     if isinstance(gpu, str):
         return torch.device(gpu)
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu is not None:
         print(
-            f"main.py: warning: --gpu {gpu}: not used, of {world.size} processes each takes the "
+            f"main.py: warning: --gpu {gpu} is ignored: each of {world.size} processes takes the "
             "device of its local rank",
             file=sys.stderr,
         )
@@ -164,13 +184,13 @@ def _device_of(world: World, gpu: int | str | None) -> torch.device:
     if world.local_rank < available:
         return torch.device("cuda", world.local_rank)
     raise UserError(
-        f"process {world.rank} is number {world.local_rank} (from 0) of its machine, which has "
-        f"{available} CUDA devices: torchrun's --nproc_per_node is at most that"
+        f"process {world.rank} has the local rank {world.local_rank} (from 0) on a machine with "
+        f"{available} CUDA devices; torchrun's --nproc_per_node must not be larger than that"
     )
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether the processor or GPU computes in bfloat16 itself, by its features."""
+    """Returns True if the processor or GPU has instructions for bfloat16."""
     if device.type == "cuda":
         return _capability(device) >= (8, 0)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -181,7 +201,7 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 
 def seed_everything(seed: int) -> torch.Generator:
-    """Seeds Python, NumPy and torch, and gives the generator of orders and augmentation."""
+    """Seeds Python, NumPy and torch, and returns the CPU generator of orders and augmentation."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The processes that torchrun starts for one run, and which part of a batch is whose."""
+"""The processes that torchrun starts for one run, and the share of a batch that each computes."""
 
 import os
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class World:
-    """A run's processes, seen from one of them.
+    """The processes of a run, seen from one of them.
 
     Args:
-        rank: this process, from 0; rank 0 alone writes.
-        size: processes of the run.
-        local_rank: this process among those of its machine.
+        rank: the number of this process, from 0. Only rank 0 writes files.
+        size: the number of processes.
+        local_rank: the number of this process on its machine, from 0.
 
     Example:
         >>> [World(rank, size=3).share(8) for rank in range(3)]
@@ -33,13 +33,13 @@ class World:
         return self.rank == 0
 
     def divides(self, count: int) -> bool:
-        """Whether a batch of this size is divided: one of fewer images than processes is not, each
-        of them computes all of it."""
+        """Returns True if a batch of `count` images is divided among the processes. A batch with
+        fewer images than processes is not: each process computes all of it."""
         return self.size > 1 and count >= self.size
 
     def share(self, count: int, rank: int | None = None) -> slice:
-        """The rows of a batch of `count` that this process computes (or `rank`, if given): parts
-        in order, of sizes that differ by at most one."""
+        """Returns the rows of a batch of `count` that this process (or process `rank`) computes.
+        The shares follow each other in the order of ranks; their sizes differ by at most one."""
         if not self.divides(count):
             return slice(0, count)
         rank = self.rank if rank is None else rank
@@ -52,8 +52,8 @@ ALONE = World()
 
 
 def world_of_environment() -> World:
-    """Returns the processes that torchrun's variables describe; one alone where one of them is
-    missing or empty.
+    """Returns the processes that torchrun's environment variables describe. If a variable is
+    missing or empty, there is only this process.
 
     Raises:
         UserError: a variable is not a number.

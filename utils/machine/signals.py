@@ -1,5 +1,5 @@
-"""SIGINT, SIGTERM and SIGHUP: the step in hand is finished, then the run stops where it can go
-on."""
+"""SIGINT, SIGTERM and SIGHUP: the run finishes its step and then stops, so that it can be
+resumed."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -27,19 +27,18 @@ def _remember(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def deferred(agree: Callable[[int], int] = _alone) -> Iterator[None]:
-    """Inside, the signals are only noted; `check` acts on them.
-
-    Outside the main thread, where Python allows no handlers, nothing changes.
+    """Inside, signals are only remembered, and `check` acts on them. In other threads than the main
+    one, Python allows no handlers, so nothing changes.
 
     Args:
-        agree: from the number of the signal that this process has received, or 0, to that which
-            all processes of the run act on.
+        agree: takes the number of the signal that this process has received, or 0, and returns the
+            number that all processes of the run act on.
     """
     global _agree
     _received.clear()
     _agree = agree
     try:
-        # A signal that is ignored already stays so: nohup makes a run outlive its terminal.
+        # nohup ignores SIGHUP so that a run outlives its terminal; such a signal stays ignored.
         heard = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
         before = {number: signal.signal(number, _remember) for number in heard}
     except ValueError:
@@ -53,7 +52,8 @@ def deferred(agree: Callable[[int], int] = _alone) -> Iterator[None]:
 
 
 def check() -> None:
-    """Raises `Interrupted` if a signal has come since; of several processes, in all at once."""
+    """Raises `Interrupted` if a signal has come. With several processes, all raise it at the same
+    step."""
     number = _agree(_received[0] if _received else 0)
     if number:
         raise Interrupted(number)

@@ -1,1 +1,1 @@
-"""The command line, checked without importing torch."""
+"""The command line. It is checked without importing torch."""

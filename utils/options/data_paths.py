@@ -65,7 +65,7 @@ def expanded(path: str) -> Path:
         UserError: the path has a zero byte, which no path can have.
     """
     if "\0" in path:
-        raise UserError(f"--data_root {path!r} is not a path")
+        raise UserError(f"{path!r} is not a path: it has a zero byte")
     return Path(os.path.expanduser(path))
 
 

@@ -1,4 +1,4 @@
-"""Digests of files, and of own data by the names and sizes of their files. No image is opened."""
+"""Digests of files, and of a user's own data. They read names, sizes and tables, but no image."""
 
 import csv
 import hashlib
@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+from utils.options.data_paths import split_called
+
 DIGITS = 8
-SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 
 @cache
 def file_digest(path: str) -> str | None:
-    """Returns the sha256 of a file's content, 64 hexadecimal digits; None if it is no file, or it
-    cannot be read."""
+    """Returns the SHA-256 of a file's content, 64 hexadecimal digits; None if there is no such file
+    or it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -23,7 +24,7 @@ def file_digest(path: str) -> str | None:
 
 
 def forget_digests() -> None:
-    """Forgets what files contained: a command takes them as they are when it is given."""
+    """Forgets all digests, so that each command reads the files as they are then."""
     file_digest.cache_clear()
     content_digest.cache_clear()
 
@@ -79,7 +80,7 @@ def _listed_sizes(table: Path) -> Iterator[bytes]:
 def _listing(root: Path, without: Sequence[str]) -> Iterator[bytes]:
     """Yields a line for each file: its name below `root`, and its size in bytes."""
     folders = [entry for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."]
-    splits = [entry for entry in folders if entry.name.lower() in SPLITS]
+    splits = [entry for entry in folders if split_called(entry.name) is not None]
     below = [entry.path for entry in splits or folders]
     while below:
         folder = below.pop()

@@ -1,4 +1,4 @@
-"""The command line, checked without importing torch."""
+"""From a command line to checked options, without importing torch."""
 
 import argparse
 import sys
@@ -30,7 +30,7 @@ With --evaluation:    evaluate the run that the other flags name.
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports what is wrong in one line, without the usage."""
+    """A parser that raises `UserError` with one line, instead of printing the usage."""
 
     def error(self, message: str) -> None:
         raise UserError(message)
@@ -91,7 +91,7 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
     if options.start_epoch:
         raise UserError(
             "--start-epoch counts the epochs of one stage, and --pretrain_epochs trains both; "
-            "train the stages by two commands"
+            "train the stages in two commands"
         )
     of_stage_2 = with_role(Role.FEATURES, Role.CLASSIFIER, Role.ROBUST_LOSS)
     of_stage_1 = {name: value for name, value in first.items() if name not in of_stage_2}
@@ -260,8 +260,8 @@ def _check_stage_2(options: Options) -> None:
                 raise UserError(f"--{flag} belongs to stage 1; --pretrained starts stage 2")
     elif options.robust_from > 1:
         raise UserError(
-            "--robust_from and --pretrain_epochs cannot be combined; train stage 1 by a command of "
-            "its own"
+            "--robust_from and --pretrain_epochs cannot be combined; train stage 1 in a separate "
+            "command"
         )
     _check_margins(options)
     has_robust_loss = options.has_robust_loss

@@ -1,4 +1,4 @@
-"""Recipes: names for the flags of whole methods, as the table's rows and `--recipe` use them."""
+"""Recipes: a name for the flags of a whole method. `--recipe` and the table's rows use them."""
 
 from dataclasses import dataclass
 

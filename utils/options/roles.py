@@ -11,7 +11,7 @@ class Role(Enum):
     DATA = "data"
     """The training images, and how they look before augmentation."""
     STAGE_1 = "stage 1"
-    """Stage 1 alone: no value changes a stage 2."""
+    """Only stage 1. Stage 2 does not change with it."""
     FEATURES = "features"
     """Stage 2's feature phase, and so the classifier phase after it."""
     CLASSIFIER = "classifier"
@@ -21,9 +21,9 @@ class Role(Enum):
     BOTH_STAGES = "both stages"
     """Training in either stage."""
     PLACE = "place of the data"
-    """The place of the data. It does not tell runs apart: their images do."""
+    """The place of the data. Runs are told apart by their images, not by this place."""
     FREE = "free"
-    """No result. The flag may change when a run goes on."""
+    """No result. The flag may change when a run is resumed."""
 
 
 def flag(
@@ -43,8 +43,8 @@ def flag(
         role: what the flag affects.
         help: the text that `--help` shows.
         default: the value if the flag is not given; None if it depends on other flags.
-        content: what the flag's value names, if the content decides and not the path: `file`, or
-            `checkpoint` of a run or by its file.
+        content: what the flag names, if its content counts instead of its path: a `file`, or a
+            `checkpoint` (a file or a run folder); None otherwise.
         settings: other arguments of argparse: `type`, `choices`, `metavar`, ...
     """
     metadata = {"group": group, "names": names, "role": role, "help": help, "settings": settings}

@@ -35,7 +35,7 @@ def stage_1_name(options: Options, contents: Mapping[str, str] = NOTHING) -> str
     """Returns the name of the run folder of a stage 1.
 
     Args:
-        options: of the stage 1.
+        options: the options of the stage 1.
         contents: as in `digested`.
     """
     return _with_digest(released_name(options), digested(options, contents=contents))
@@ -47,7 +47,7 @@ def stage_2_name(
     """Returns the name of the run folder of a stage 2, inside the folder of its stage 1.
 
     Args:
-        options: of the stage 2.
+        options: the options of the stage 2.
         parent: the name of the stage-1 folder; by default the one that `--pretrained` names.
         contents: as in `digested`.
     """
@@ -55,8 +55,9 @@ def stage_2_name(
 
 
 def name_by_paths(options: Options, parent: str | None = None) -> str:
-    """Returns the name that the run folder had when the paths of `--backbone` and `--teacher`
-    counted and not their contents, and of a table of images the text alone."""
+    """Returns the name that an earlier version gave the run folder. That version took the paths of
+    `--backbone` and `--teacher` instead of their contents, and only the text of a table of
+    images."""
     counted = digested(options, parent)
     if "data" in counted:
         counted["data"] = content_digest(options.data_root, (options.root_log, options.root_model))
@@ -75,16 +76,18 @@ def earlier_name(options: Options) -> str:
 def digested(
     options: Options, parent: str | None = None, contents: Mapping[str, str] = NOTHING
 ) -> dict[str, Any]:
-    """Returns the options that the digest in a run's name stands for, with their values: those that
-    decide the result, are not in the released name, and are not at their defaults. Own data, and
-    files that options name, have a digest of their content there. Empty if the released name needs
-    no digest.
+    """Returns the options that the digest in a run's name stands for, with their values. They
+    decide the result, are not in the released name, and are not at their defaults. Empty if the
+    released name needs no digest.
+
+    Instead of a path, own data have a digest of their content, under ``data``, and a file has its
+    digest from `contents`.
 
     Args:
-        options: of the run.
+        options: the options of the run.
         parent: for a stage 2, the name of the stage-1 folder.
-        contents: digests of the files that options name, by the options' names; the path stands for
-            a file that is not there.
+        contents: digests of files that options name, by the options' names. A file without a digest
+            counts by its path.
     """
     named = set(IN_STAGE_1) | {"epochs"}  # a stage 1 may go on with more epochs
     if options.stage == 2:
@@ -93,7 +96,7 @@ def digested(
         if _is_of_same_data(options, parent):
             named |= {"dataset", "arch", "imb_type", "imb_factor"}
     if options.seeds is not None:
-        named.add("seed")  # each seed has a folder of its own
+        named.add("seed")  # each seed has its own folder
     counted = {
         name: contents.get(name, getattr(options, name))
         for name in options.decisive()

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sampler:
-    """The value of a sampler flag. With `samples_per_class` None the images are shuffled; else the
-    order is class-aware, with that many consecutive images of a class at each visit."""
+    """The value of a sampler flag. If `samples_per_class` is None, the images are shuffled.
+    Otherwise sampling is class-aware, with this many consecutive images at each visit of a
+    class."""
 
     samples_per_class: int | None = None
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One loss of stage 2: `kind` is `ce`, `bs` or `robust_loss`; `weighting` of the classes is
-    empty, `lt` or `bal`."""
+    """One loss of stage 2. `kind` is `ce`, `bs` or `robust_loss`; `weighting`, the kind of class
+    weights, is empty, `lt` or `bal`."""
 
     kind: str
     weighting: str = ""
@@ -33,7 +34,7 @@ class LossTerm:
 
 
 LARGEST = 3.4e38
-"""Numbers below it are finite in float32 too."""
+"""Smaller numbers are finite in float32."""
 
 
 def parse_sampler(text: str | None) -> Sampler:
@@ -91,6 +92,7 @@ def split_names(text: str | None) -> tuple[str, ...]:
 
 
 def boolean(text: str) -> bool:
+    """Returns the truth value that the text stands for."""
     values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
@@ -98,6 +100,7 @@ def boolean(text: str) -> bool:
 
 
 def boolean_or_auto(text: str) -> bool | str:
+    """Returns `auto`, or the truth value that the text stands for."""
     return text if text == "auto" else boolean(text)
 
 
@@ -160,7 +163,8 @@ def seeds(text: str) -> str:
 
 
 def sampler(text: str) -> str:
-    """Returns the text of a sampler flag as it is, after a check: the run folder's name has it."""
+    """Returns the text of a sampler flag unchanged, after a check. It stays text because the name
+    of the run folder has it."""
     try:
         parse_sampler(text)
     except ValueError as error:
@@ -185,7 +189,7 @@ def names(kind: str, known: Sequence[str], everything: str | None = None) -> Cal
 
 
 def folder_part(text: str) -> str:
-    """Returns the text as it is, after a check that it can be part of a folder's name."""
+    """Returns the text unchanged, after a check that it can be part of a folder's name."""
     if not text or "/" in text or "\0" in text or len(text) > 100:
         raise argparse.ArgumentTypeError(
             f"{text[:120]!r} cannot be part of a folder's name (1 to 100 characters, no '/')"
