@@ -36,11 +36,14 @@ from utils.runs.folders import linked
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv` (`sys.argv` if None).
+    """Runs a command line and returns the exit status.
+
+    Args:
+        argv: the command line without the program's name; `sys.argv[1:]` if None.
 
     Returns:
-        The exit status: 0 done, 1 the run failed, 2 bad input; 129, 130 or 143 interrupted, 141
-        where nobody reads the output any more.
+        0: done; 1: the run failed; 2: bad input; 129, 130 or 143: a signal interrupted the run;
+        141: nobody reads the output any more.
     """
     world = ALONE
     try:
@@ -63,7 +66,7 @@ def _run(argv: Sequence[str] | None) -> None:
     if not stages[-1].resume:  # a finished run needs no data
         check_data(stages[-1])
     stages = linked(stages)
-    # Torch is imported only once the options are known to be right.
+    # Torch is imported only after the options have been checked, so that errors come at once.
     from utils.commands.evaluate import evaluate
     from utils.commands.train import train
 
@@ -74,8 +77,8 @@ def _run(argv: Sequence[str] | None) -> None:
 
 
 def _take_surroundings_as_they_are() -> None:
-    """Prints what a stream can show of a text, and draws without the window that a notebook's
-    environment asks for."""
+    """Makes output streams replace characters that they cannot show, and matplotlib ignore the
+    window that a notebook's environment asks for."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -85,7 +88,7 @@ def _take_surroundings_as_they_are() -> None:
 
 @contextmanager
 def _heard_once(world: World) -> Iterator[None]:
-    """Of the processes of a run only one prints, warns and shows its progress."""
+    """Inside, only the main process of a run prints anything."""
     if world.is_main:
         yield
         return
@@ -94,11 +97,11 @@ def _heard_once(world: World) -> Iterator[None]:
 
 
 def _end(error: BaseException, world: World) -> int:
-    """Returns the exit status. Reports the error, unless all processes have it and another one
-    reports it."""
+    """Prints the error and returns the exit status. If all processes have the error, only the main
+    process prints it."""
     status, message = ending(error)
     if is_out_of_memory(error):
-        message += ": a smaller -b, or --accumulate, needs less"
+        message += ": use a smaller -b or a larger --accumulate"
     is_shared = isinstance(error, UserError) or getattr(error, "is_shared", False)
     if message and (world.is_main or not is_shared):
         print(f"main.py: error: {message}", file=sys.stderr)

@@ -1,5 +1,5 @@
-"""`make demo`: both stages, the control and the evaluation on long-tailed handwritten digits, in a
-minute or two on two cores and without a download, and a table of what fine-tuning changed.
+"""`make demo`: both stages, the control and an evaluation on long-tailed handwritten digits, with a
+table of the accuracies. It takes a minute or two on two cores and downloads nothing.
 
     python -m utils.demo [--seed N] [--folder DIR]
 """
@@ -14,7 +14,7 @@ from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
 from utils.training.summary import accuracy_table
 
-# `last` loads no features back, so that nothing in the table rests on a choice by test images.
+# With `last`, test images choose nothing, so they may be reported.
 DATA = "--dataset digits --arch resnet20 --imb_factor 0.02 --augment none --select_on last"
 STAGE_1 = f"{DATA} --epochs 40 --schedule scaled --wd 5e-4"
 STAGE_2 = (
@@ -26,8 +26,8 @@ CROSS_ENTROPY, CONTROL, DRO_LT = "cross-entropy", "without the robust loss", "DR
 
 
 def commands(seed: int, folder: Path) -> dict[str, list[str]]:
-    """Returns the flags of the three runs by their names: stage 1, and from it a stage 2 with the
-    robust loss and one without it, which tells what the robust loss alone has done."""
+    """Returns the flags of three runs, by the name of the run: stage 1, and from it one stage 2
+    with and one without the robust loss. The difference of the two is the effect of the loss."""
     common = f"--seed {seed} --root_log {folder} --root_model {folder} --exp_str demo{seed}"
     stage_1 = f"{STAGE_1} {common}".split()
     pretrained = run_folder(parse_options(stage_1)).models.name
@@ -41,7 +41,7 @@ def commands(seed: int, folder: Path) -> dict[str, list[str]]:
 
 def demo(seed: int, folder: Path) -> int:
     """Runs both stages, the control and the evaluation, prints the table, and returns the exit
-    status."""
+    status of the first run that fails, or 0."""
     runs = commands(seed, folder)
     for title, command in (
         ("Stage 1: cross-entropy", [*runs[CROSS_ENTROPY], "--overwrite", "True"]),
@@ -56,9 +56,9 @@ def demo(seed: int, folder: Path) -> int:
     folders = {name: run_folder(parse_options(flags)).records for name, flags in runs.items()}
     summaries = {name: json.loads((f / "summary.json").read_text()) for name, f in folders.items()}
     rows = {
-        f"{name}, {text}": summary["test"]["last"][reading]
+        f"{name}, {text}": summary["test"]["last"][classifier]
         for name, summary in summaries.items()
-        for reading, text in (("linear", "linear"), ("ncm", "NCM"))
+        for classifier, text in (("linear", "linear"), ("ncm", "NCM"))
     }
     print("\nLong-tailed digits, test accuracy (%) at the last epoch, one seed")
     print(accuracy_table(rows, summaries[DRO_LT]["class_counts"]))

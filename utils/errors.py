@@ -1,4 +1,4 @@
-"""What can go wrong, and how a program ends then: one line on standard error, and a status."""
+"""Errors of the program, and how it ends with them: one line on standard error, and a status."""
 
 import importlib
 import os
@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import ModuleType
 
 SIGINT, SIGPIPE = 2, 13
-"""As POSIX numbers them; Windows has no SIGPIPE."""
+"""The signals' numbers in POSIX; Windows has no SIGPIPE."""
 
 
 class UserError(Exception):
@@ -20,9 +20,9 @@ class RunError(Exception):
 
 
 class LostContact(RunError):
-    """Another process of the run has ended; it, or torchrun, says why.
+    """Another process of the run has ended; that process, or torchrun, reports why.
 
-    `is_shared`: of the processes that this happens to, one reports it.
+    `is_shared` is True because several processes raise this and only one of them reports it.
     """
 
     is_shared = True
@@ -32,7 +32,8 @@ class LostContact(RunError):
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM: the run can be resumed. Exit status 128 + the signal's number."""
+    """SIGINT, SIGTERM or SIGHUP came: the run can be resumed. Exit status 128 + the signal's
+    number."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
@@ -40,10 +41,15 @@ class Interrupted(Exception):
 
 
 def optional_module(name: str, package: str, purpose: str) -> ModuleType:
-    """Returns the module of a package that only few need, and so is not among the requirements.
+    """Returns a module of a package that is not among the requirements, because few need it.
+
+    Args:
+        name: the module.
+        package: the package that pip installs.
+        purpose: what needs it, for the message.
 
     Raises:
-        UserError: the package is not installed; it says for what it is needed.
+        UserError: the package is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -57,27 +63,27 @@ _SIGNS_OF_SHORTAGE = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_A
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns True for an error of Python or torch that says that memory ran out, on the device or
-    on the host. Torch has a type of its own for some of them alone."""
+    """Returns True for an error of Python or torch which means that memory ran out, on the device
+    or on the host. Only some of torch's errors have a special type; the others are told by their
+    text."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(s in str(error) for s in _SIGNS_OF_SHORTAGE)
 
 
 ENDINGS = (UserError, RunError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
-"""What `ending` knows; of `RuntimeError` only those that say that memory ran out."""
+"""The errors that `ending` takes. A `RuntimeError` counts only if it means that memory ran out."""
 
 
 def ending(error: BaseException) -> tuple[int, str]:
-    """Returns the exit status of a program that one of `ENDINGS` ends, and the line that says why.
+    """Returns the exit status for one of `ENDINGS`, and the message to print.
 
-    There is nothing to say after Ctrl-C (130), nor where nobody reads standard output any more
-    (141). In the latter case standard output gets another place to go, so that Python's own last
-    write to it is no error.
+    The message is empty after Ctrl-C (status 130), and if nobody reads standard output any more
+    (status 141). In the second case standard output is sent nowhere, because Python writes to it
+    once more at its end.
 
     Raises:
-        BaseException: the error itself, where it is a fault of the program: its traceback is
-            wanted.
+        BaseException: the error itself, if it is a fault of the program, whose traceback is needed.
     """
     if isinstance(error, KeyboardInterrupt):
         return 128 + SIGINT, ""
@@ -94,8 +100,13 @@ def ending(error: BaseException) -> tuple[int, str]:
 
 
 def run_program(name: str, program: Callable[[], int | None]) -> int:
-    """Runs a program and returns its exit status: what it returns (None is 0), or that of `ending`
-    after one line on standard error."""
+    """Runs a program and returns its exit status.
+
+    Args:
+        name: the program's name, for the message. program: returns the exit status, or None for 0.
+        If it raises one of `ENDINGS`, one line goes
+            to standard error, and the status is that of `ending`.
+    """
     try:
         status = program()
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Writes files so that they are never incomplete."""
 
 import json
 import math
@@ -12,8 +12,12 @@ from typing import IO, Any
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Gives a binary file that replaces `path` when it is complete and on disk; until then, and if
-    anything fails, the previous one stays. Several threads may write at once."""
+    """Gives a binary file. At the end it replaces `path`, after it is on the disk. Until then, and
+    if anything fails, the previous file stays. Several threads may write at once.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -29,7 +33,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Indented JSON, NaN as null."""
+    """Writes indented JSON, with null for NaN.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: a number is infinite.
+    """
     text = json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n"
     with atomic_write(path) as file:
         file.write(text.encode())

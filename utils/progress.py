@@ -6,7 +6,13 @@ from tqdm import tqdm
 
 
 class Progress:
-    """A bar over the batches of an epoch, which shows the loss without waiting for the device."""
+    """A bar over the batches of an epoch. It shows the loss without waiting for the device.
+
+    Args:
+        title: text in front of the bar.
+        steps: number of batches.
+        every: number of batches from one update of the bar to the next.
+    """
 
     def __init__(self, title: str, steps: int, every: int) -> None:
         self.bar = tqdm(total=steps, desc=title, unit="batch", leave=False, disable=None)
@@ -21,7 +27,7 @@ class Progress:
         self.bar.close()
 
     def advance(self, loss: Tensor) -> None:
-        """Counts a batch, and now and then shows its loss."""
+        """Counts a batch. After every so many batches, updates the bar and its loss."""
         self.count += 1
         if self.bar.disable or self.count % self.every:
             return
@@ -32,7 +38,7 @@ class Progress:
             self.on_host = torch.empty((), pin_memory=True)
             self.on_host.copy_(loss)
         else:
-            # What has arrived since the last time, so that nothing waits for the device.
+            # The copy of the last update has arrived by now; the new copy is shown next time.
             self._show(self.on_host)
             self.on_host.copy_(loss, non_blocking=True)
 

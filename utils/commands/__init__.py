@@ -1,1 +1,1 @@
-"""What main.py does once its options are checked."""
+"""What main.py does with checked options: train or evaluate."""

@@ -1,4 +1,4 @@
-"""The evaluation command: accuracies and outputs of a run's best checkpoint."""
+"""The evaluation command: accuracies and outputs of the best checkpoint of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,13 +29,14 @@ from utils.training.summary import accuracy_table, per_class_table, reading_tabl
 
 
 def evaluate(options: Options) -> None:
-    """Prints the accuracies of a run's best checkpoint, or of the runs of several seeds with mean
-    and deviation, and writes `outputs_train.npz` and `outputs_test.npz` about the un-augmented
-    images, and `geometry.json` about their features. With `--readings` it also writes
-    `readings.json`, `readings.csv` and `classifiers.pth`.
+    """Evaluates the best checkpoint of a run on images without augmentation.
+
+    It prints the accuracies and writes `outputs_train.npz`, `outputs_test.npz` and `geometry.json`.
+    With `--readings` it also writes `readings.json`, `readings.csv` and `classifiers.pth`. With
+    several seeds it does this for each and then prints mean and standard deviation.
 
     Raises:
-        UserError: no such checkpoint, or one of another network or of other classes.
+        UserError: there is no such checkpoint, or it is one of another network or other classes.
     """
     with collectives.joined() as world:
         evaluated = [_evaluate(of_seed, world) for of_seed in options.by_seed()]
@@ -46,8 +47,8 @@ def evaluate(options: Options) -> None:
 
 
 def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int]] | None:
-    """Evaluates one run. Returns in process 0 the accuracies, by split and classifier, and the
-    class counts; None in others."""
+    """Evaluates one run. Returns the accuracies, by split and classifier, and the class counts; in
+    other processes than process 0, None."""
 
     def read_chosen() -> tuple[dict, Path, RunFolder]:
         path, folder = find_evaluated(options)
@@ -63,7 +64,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     def build() -> nn.Module:
         warn_of_other_data(chosen, path, data)
         model = checkpoint.build_from(chosen, path, options.arch, data.num_classes)
-        # The types of torch do not know that a module takes a memory format.
+        # torch's type hints lack the memory format of a module.
         layout = torch.channels_last
         return model.to(machine.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
 
@@ -104,7 +105,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
 
 
 def _print_notes(names: Sequence[str], records: dict[str, dict]) -> None:
-    """Says what a reader of the table of classifiers has to know."""
+    """Prints notes on the table of classifiers: which are left out, and how they were fitted."""
     for name in names:
         if name not in records:
             print(f"{name} is left out: it needs held-out images")
@@ -114,7 +115,7 @@ def _print_notes(names: Sequence[str], records: dict[str, dict]) -> None:
             "augmentation; their authors train on augmented ones"
         )
     if not all(map(has_confidence, records)):
-        print("NCM has no calibration error: its scores are cosines or distances, no confidences")
+        print("NCM has no calibration error: its scores are cosines or distances, not confidences")
 
 
 def _save_readings(
@@ -125,7 +126,8 @@ def _save_readings(
     epoch: int,
     class_names: Sequence[str],
 ) -> None:
-    """Writes the classifiers and their accuracies, and adds these to the TensorBoard events."""
+    """Writes the classifiers and their accuracies, and adds the accuracies to the TensorBoard
+    events."""
     write_readings(folder.records, records)
     save_classifiers(folder.records / "classifiers.pth", classifiers, model, epoch, class_names)
     with EventFile(folder.records, ".readings") as events:
@@ -144,8 +146,9 @@ def _save_outputs(
     features: Tensor,
     labels: Tensor,
 ) -> None:
-    """Writes `outputs_{which}.npz`, a row an image: `feats` ``[N, D]``, `labels`, `preds`, `confs`
-    (the largest softmax probability) and `files` ``[N]``; and `class_names` ``[K]``."""
+    """Writes `outputs_{which}.npz`: for each image `feats` ``[N, D]``, and `labels`, `preds`,
+    `confs` (the largest softmax probability) and `files`, each ``[N]``; and `class_names` ``[K]``.
+    """
     logits = cast(Network, model).classify(features)
     confs, preds = torch.softmax(logits, dim=1).max(dim=1)
     tensors = {"feats": features, "labels": labels, "preds": preds, "confs": confs}
@@ -157,8 +160,8 @@ def _save_outputs(
 
 
 def _names_of_images(data: LongTailedData, which: str) -> list[str]:
-    """Returns the images' files, relative to the data root, or made-up names of images that are
-    in an array."""
+    """Returns the images' files, relative to the data root; for images that are not files, names
+    made of the data set, the split and the position."""
     split = data.train if which == "train" else data.test
     files = getattr(split, "files", None)
     if files is not None:

@@ -1,5 +1,4 @@
-"""Training commands, from checked options to files in the runs' folders: stage 1, stage 2, or both,
-for one seed or several."""
+"""The training command: stage 1, stage 2, or both, for one seed or several."""
 
 import os
 import secrets
@@ -32,13 +31,16 @@ from utils.training.trainer import Trainer
 
 
 def train(stages: Sequence[Options]) -> None:
-    """Stage 1 (classification from random weights), stage 2 (DRO-LT from a stage-1 checkpoint), or
-    one after the other; each for one seed or several.
+    """Trains stage 1 (classification from random weights), stage 2 (DRO-LT from a stage-1
+    checkpoint), or both, one after the other.
+
+    Args:
+        stages: the options of each stage, from `parse_stages`.
 
     Raises:
         UserError: bad input; nothing has been written.
         RunError: the run failed.
-        Interrupted: SIGINT or SIGTERM.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came.
     """
     with collectives.joined() as world:
         jobs, remembered = collectives.from_main(lambda: _plan(stages), world)
@@ -59,14 +61,20 @@ def train(stages: Sequence[Options]) -> None:
 
 
 def machine_of(options: Options, world: World) -> Machine:
-    """The machine that the options ask for, made ready."""
+    """Returns the machine that the options name, and sets torch up for it."""
     return choose_machine(options.gpu, options.precision, options.step, options.accumulate, world)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """The run of one stage and seed, what is to be done about it (`resuming.prepare`), and what the
-    digest in its name stands for."""
+    """The run of one stage and seed.
+
+    Args:
+        options: its options, with a seed.
+        folder: its folder.
+        action: what to do, from `resuming.prepare`.
+        digested: the flags that the digest in its name stands for, as text.
+    """
 
     options: Options
     folder: RunFolder
@@ -75,6 +83,7 @@ class _Job:
 
     @classmethod
     def of(cls, options: Options) -> "_Job":
+        """Returns the job of these options; draws a seed if a new run has none."""
         if options.stage == 2 and options.pretrain_epochs is None:
             find_pretrained(options)
         folder = run_folder(options)
@@ -89,7 +98,7 @@ class _Job:
 
     @property
     def has_data_elsewhere(self) -> bool:
-        """Whether the run began with data from another place, which may be other data."""
+        """True if the run began with another `--data_root`, where other images may be."""
         if self.action not in ("continue", "finished"):
             return False
         before = recorded_options(self.folder).get("data_root")
@@ -97,7 +106,7 @@ class _Job:
         return before is not None and os.path.realpath(before) != os.path.realpath(given)
 
     def check_images(self, data: LongTailedData) -> None:
-        """Whether a run that has begun did so with the same training images.
+        """Checks that a run which is resumed or finished began with the same training images.
 
         Raises:
             UserError: it did not.
@@ -112,8 +121,8 @@ class _Job:
             )
 
     def record(self, machine: Machine, data: LongTailedData) -> None:
-        """Writes the options of a new run; of one that goes on to more epochs, their number, once
-        the summary of the shorter run is gone."""
+        """Writes the options of a new run. For a run that is resumed with another number of epochs,
+        removes the summary of the other length first and then writes the new number."""
         if not self.folder.arguments.exists():
             of_run = {
                 "class_counts": data.class_counts,
@@ -132,8 +141,8 @@ class _Job:
 
 
 def _plan(stages: Sequence[Options]) -> tuple[list[list[_Job]], dict | None]:
-    """The jobs of each stage, all looked at before the first, which may take hours, begins; and
-    what a run to go on from, or the stage before, remembers of the data."""
+    """Returns the jobs of each stage, and the record of the data of the run that is resumed or of
+    the stage before. All jobs are checked before the first begins, which may take hours."""
     for stage in stages:
         if stage.seeds is not None:
             check_holds_no_run(run_folder(stage))
@@ -148,15 +157,15 @@ def _plan(stages: Sequence[Options]) -> tuple[list[list[_Job]], dict | None]:
 
 
 def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData | None) -> bool:
-    """Trains what is not finished yet: side by side on a GPU, else one after another; whether it
-    was side by side."""
+    """Trains the jobs that are not finished: side by side on a GPU, else one after the other.
+    Returns True if they trained side by side."""
     for job in jobs:
         if not job.is_open:
-            print(f"{job.folder.records} holds this run, finished: see summary.json")
+            print(f"{job.folder.records}: this run is finished, see summary.json")
     jobs = [job for job in jobs if job.is_open]
     if not jobs:
         return False
-    assert machine is not None and data is not None  # as they are where a run is open
+    assert machine is not None and data is not None  # `train` loads both if a job is open
     world = machine.world
     runs = [_build(job, machine, data) for job in jobs]
     with ExitStack() as stack:
@@ -178,17 +187,17 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
 
 
 def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trainer]:
-    """The run and its trainer, ready to begin or to go on.
+    """Returns the run and its trainer, ready to begin or to continue.
 
     Raises:
-        UserError: a checkpoint that it starts from is missing or not what it should be.
+        UserError: a checkpoint that it starts from is missing or does not fit.
     """
     options, folder, world = job.options, job.folder, machine.world
     start = collectives.from_main(lambda: _read_start(options), world)
     state = collectives.from_main(lambda: _read_state(job), world)
 
     def build() -> tuple[Run, Trainer]:
-        assert options.seed is not None  # drawn where it is not given
+        assert options.seed is not None  # `_Job.of` drew one if it was not given
         run = Run(options, folder, machine, data, generator=seed_everything(options.seed))
         trainer = Trainer(run, pretraining(run) if start is None else finetuning(run, *start))
         if state is not None:
@@ -199,7 +208,7 @@ def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trai
 
 
 def _read_start(options: Options) -> tuple[dict, Path] | None:
-    """The checkpoint that a stage 2 starts from, and its place."""
+    """Returns the checkpoint that a stage 2 starts from, and its file; None for a stage 1."""
     if options.stage == 1:
         return None
     path = find_pretrained(options)
@@ -207,16 +216,17 @@ def _read_start(options: Options) -> tuple[dict, Path] | None:
 
 
 def _read_state(job: _Job) -> dict | None:
-    """The last checkpoint of a run to go on with."""
+    """Returns the last checkpoint of a run that is resumed; None for a new run."""
     path = job.folder.last_checkpoint
     return checkpoint.load(path) if job.action == "continue" and path.exists() else None
 
 
 def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
-    """Continues from the state in a run's last checkpoint, read from `path`.
+    """Loads the state of a run's last checkpoint, which was read from `path`, into the trainer.
 
     Raises:
-        UserError: it holds the weights of another network, or no state to go on from.
+        UserError: the checkpoint has weights of another network, other training images, or not all
+            that a resumed run needs.
     """
     if not trainer.data.has_fingerprint(state.get("fingerprint")):
         raise UserError(f"--resume True: {path} was trained on other training images")
@@ -225,7 +235,7 @@ def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
         trainer.load_state_dict(state)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"{path}: no state that this run could go on from ({type(error).__name__}: {error})"
+            f"{path}: this run cannot be resumed from it ({type(error).__name__}: {error})"
         ) from error
     print(f"resumes after epoch {trainer.epoch} of {trainer.last_epoch}, from {path}")
 
@@ -233,8 +243,8 @@ def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
 def _open_folders(
     stack: ExitStack, jobs: Sequence[_Job], machine: Machine, data: LongTailedData
 ) -> None:
-    """Locks the runs' folders while the stack lasts, clears those of runs that are replaced, and
-    records the options of new ones."""
+    """Locks the runs' folders until the stack closes, deletes the files of runs that are replaced,
+    and writes the options of new runs."""
     for job in jobs:
         stack.enter_context(job.folder.locked())
     for job in jobs:
@@ -247,7 +257,7 @@ def _open_folders(
             f"seed {job.options.seed}; records in {job.folder.records}"
         )
         if job.digested:
-            print(f"its name's digest stands for {job.digested}")
+            print(f"the digest in its name stands for {job.digested}")
         if job.options.stage == 2:
             print(f"starts from {find_pretrained(job.options)}")
 

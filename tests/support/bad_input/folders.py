@@ -100,7 +100,7 @@ def a_resume_from_a_truncated_checkpoint(scene):
     return scene.stage_1("--resume", "True")
 
 
-@case("ckpt.pth.tar", "no state")
+@case("ckpt.pth.tar", "cannot be resumed from it")
 def a_resume_from_a_checkpoint_of_the_released_form(scene):
     path = scene.unfinished() / "ckpt.pth.tar"
     content = torch.load(path, weights_only=True)

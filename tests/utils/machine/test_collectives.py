@@ -122,7 +122,7 @@ def test_sync_bn_is_refused_without_a_gpu(tree, tmp_path):
 def test_a_finished_run_and_bad_input_are_said_once(both, tree):
     before = snapshot(both)
     status, out, err = torchrun(2, ["main.py", *stage_1(tree, both, "--resume", "True")])
-    assert status == 0 and out.count("holds this run") == 1
+    assert status == 0 and out.count("this run is finished") == 1
     status, out, err = torchrun(2, ["main.py", *stage_1(tree, both)])
     assert status != 0 and err.count("main.py: error: ") == 1 and "already holds a run" in err
     assert snapshot(both) == before

@@ -126,7 +126,7 @@ def test_what_the_records_hold_is_not_run_without_checkpoints(made, tree, tmp_pa
 
 def test_runs_that_are_there_but_not_filed_are_filed(made, tree, tmp_path):
     outcome = reproduce(copy_of(made, tmp_path, "checkpoint"), tree)
-    assert outcome.status == 0 and outcome.out.count("finished: see summary.json") == 3
+    assert outcome.status == 0 and outcome.out.count("this run is finished, see summary.json") == 3
     assert table_of(tmp_path) == table_of(made)
 
 
