@@ -1,1 +1,1 @@
-"""A finished run as files for others: `python -m utils.export`."""
+"""Writes a finished run as files for other programs: `python -m utils.export`."""

@@ -1,15 +1,15 @@
-"""A finished run as files for others.
+"""Writes a finished run as files for other programs.
 
     python -m utils.export RUN [--format checkpoint] [--output DIR] [--last]
     python -m utils.export RUN --format {onnx,pt2,safetensors} [--output DIR]
 
-checkpoint: the run's best checkpoints, without the state that only going on needs, in a folder of
-the run's name below DIR (`pretrained`); a stage 2 goes into the folder of its stage 1, as
-`--pretrained` and `--evaluation` look for it.
+checkpoint: the run's best checkpoints, without the state that only a resumed run needs. They go to
+a folder with the run's name below DIR (default: pretrained), and a stage 2 goes inside the folder
+of its stage 1. There --pretrained and --evaluation find them.
 
 onnx, pt2, safetensors: DIR/model.onnx, an ONNX model; DIR/model.pt2, a program of torch.export; or
-DIR/model.safetensors, the weights. They carry the names of the classes, the images' size and the
-normalisation. RUN may be a checkpoint file too; DIR is by default the folder of the checkpoint.
+DIR/model.safetensors, the weights. Each has the class names, the image size and the normalisation
+in it. RUN may also be a checkpoint file. DIR is the folder of the checkpoint by default.
 """
 
 import argparse
@@ -31,13 +31,17 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or its name")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or its name")
     parser.add_argument(
-        "--format", choices=FORMATS, default="checkpoint", help="(default: checkpoint)"
+        "--format", choices=FORMATS, default="checkpoint", help="see above (default: checkpoint)"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="(default: see above)")
     parser.add_argument(
-        "--last", action="store_true", help="the last epoch's checkpoint too (format checkpoint)"
+        "--output", type=Path, metavar="DIR", help="the folder to write into (default: see above)"
+    )
+    parser.add_argument(
+        "--last",
+        action="store_true",
+        help="also write the checkpoint of the last epoch (only with --format checkpoint)",
     )
     return parser
 
@@ -46,14 +50,14 @@ def export(arguments: argparse.Namespace) -> list[Path]:
     """Writes the files and returns their paths.
 
     Raises:
-        UserError: no such run, or a package that the format needs is missing.
+        UserError: there is no such run, or a package that the format needs is missing.
     """
     if arguments.format == "checkpoint":
         from utils.export.checkpoints import export_checkpoints
 
         return export_checkpoints(arguments.run, arguments.output or PRETRAINED, arguments.last)
     if arguments.last:
-        raise UserError(f"--last is for --format checkpoint, not for {arguments.format}")
+        raise UserError(f"--last works with --format checkpoint, not with {arguments.format}")
     from utils.export.programs import WRITERS, check_packages
     from utils.predict.network import load_network
 

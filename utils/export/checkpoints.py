@@ -1,5 +1,5 @@
-"""Small checkpoints of a finished run, to be published: weights and what they are, without the
-state that only going on needs."""
+"""Small checkpoints of a finished run, for publication. They lack the state that only a resumed run
+needs."""
 
 from pathlib import Path
 
@@ -15,16 +15,16 @@ KEPT = (
 
 
 def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path]:
-    """Writes the slim checkpoints and returns their paths.
+    """Writes the small checkpoints and returns their paths.
 
     Args:
-        folder: of a finished run.
-        output: below which they go, at the run's place (`place_of`), where `--pretrained` and
-            `--evaluation` look for them.
-        with_last: the last epoch's too, from which `--select_on last` starts.
+        folder: the folder of a finished run.
+        output: the root folder; they go to `output / place_of(folder, stage)`.
+        with_last: True to write the last epoch's checkpoint too, from which `--select_on last`
+            starts.
 
     Raises:
-        UserError: no finished run, or a damaged checkpoint.
+        UserError: the run is not finished, or a checkpoint is damaged.
     """
     run = read_run(folder)
     if not run.is_finished:
@@ -33,7 +33,7 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
 
     chosen_by = {BEST_CHECKPOINT: run.arguments.get("select_on", "test")}
     if run.stage == 1:
-        # A stage 2's would be of a chain whose start another protocol has chosen.
+        # In stage 2, other protocols' checkpoints would belong to a chain that begins differently.
         chosen_by |= {best_by(protocol): protocol for protocol in ("test", "heldout")}
     if with_last:
         chosen_by[LAST_CHECKPOINT] = "last"
@@ -42,7 +42,7 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
     for name in found:
         content = checkpoint.load(folder / name)
         slim[name] = {key: content[key] for key in KEPT if key in content}
-        # Earlier versions said of the last epoch too what the run was selected on.
+        # Earlier versions wrote the run's protocol into the last epoch's checkpoint too.
         slim[name]["selected_on"] = chosen_by[name]
     target = output / place_of(folder, run.stage)
     target.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""A trained network as a file that other programs run or read.
+"""Writes a trained network as a file that other programs run or read.
 
-All three carry the names of the classes, the images' size and the normalisation. `onnx` and `pt2`
-are programs that normalise images themselves: they take `images`, float32 ``[B, 3, S, S]`` in
-[0, 1] for any B, and give `features` ``[B, D]`` and `logits` ``[B, K]``. `safetensors` holds the
-weights alone, under the network's own names.
+All three formats include the class names, the image size and the normalisation. `onnx` and `pt2`
+are programs, which normalise images themselves: they take `images`, float32 ``[B, 3, S, S]`` in
+[0, 1] for any B, and return `features` ``[B, D]`` and `logits` ``[B, K]``. `safetensors` has only
+the weights, under the network's own names.
 """
 
 import importlib
@@ -22,24 +22,25 @@ from utils.predict.network import TrainedNetwork
 
 INPUT, OUTPUTS = "images", ["features", "logits"]
 EXAMPLES = 2
-"""Images of the traced batch; a batch of one would be taken for a constant."""
+"""Number of images in the traced batch. The size 1 would be taken for a constant."""
 
 
 PACKAGES = {"onnx": ("onnx", "onnxscript"), "pt2": (), "safetensors": ("safetensors",)}
-"""What a format needs beyond the requirements."""
+"""The packages beyond the requirements that each format needs."""
 
 
 def check_packages(format: str) -> None:
-    """
+    """Checks that the packages of a format are installed.
+
     Raises:
-        UserError: a package that the format needs is not installed.
+        UserError: a package is not installed.
     """
     for package in PACKAGES[format]:
         optional_module(package, package, f"--format {format}")
 
 
 def description(trained: TrainedNetwork) -> dict:
-    """What a file says of the network beside its numbers, as JSON holds it."""
+    """Returns what a file says about the network beside its weights, as values for JSON."""
     return {
         "arch": trained.arch,
         "dataset": trained.dataset,
@@ -50,8 +51,9 @@ def description(trained: TrainedNetwork) -> dict:
 
 
 def write_onnx(trained: TrainedNetwork, path: Path) -> None:
-    """An ONNX model; the description's entries are among its `metadata_props`, each as JSON."""
-    # The exporter tells its progress, of which nothing has to be known.
+    """Writes an ONNX model. The entries of `description` are in its `metadata_props`, each as
+    JSON."""
+    # The exporter prints its progress, which nobody needs.
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -71,7 +73,7 @@ def write_onnx(trained: TrainedNetwork, path: Path) -> None:
 
 
 def write_pt2(trained: TrainedNetwork, path: Path) -> None:
-    """A program of `torch.export`; the description is its extra file `description.json`."""
+    """Writes a program of `torch.export`. The description is its extra file `description.json`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(
@@ -85,7 +87,7 @@ def write_pt2(trained: TrainedNetwork, path: Path) -> None:
 
 
 def write_safetensors(trained: TrainedNetwork, path: Path) -> None:
-    """The weights, and the description's entries as metadata, each as JSON."""
+    """Writes the weights. The entries of `description` are its metadata, each as JSON."""
     safetensors = importlib.import_module("safetensors.torch")
     weights = {name: w.contiguous() for name, w in trained.network.state_dict().items()}
     metadata = {key: json.dumps(value) for key, value in description(trained).items()}

@@ -1,1 +1,1 @@
-"""What a trained network says about new images: `python -m utils.predict`."""
+"""Predictions of a trained network for new images: `python -m utils.predict`."""

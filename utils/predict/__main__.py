@@ -1,11 +1,11 @@
-"""Classifies images by a trained network and writes a CSV file, one row an image: the file, the
-likeliest class and its confidence, and the five likeliest classes with their probabilities.
+"""Classifies images with a trained network. Writes a CSV file with one row for each image: the
+file, the likeliest class, its confidence, and the five likeliest classes with their probabilities.
 
     python -m utils.predict RUN_OR_CHECKPOINT IMAGE_OR_FOLDER... [--output predictions.csv]
         [--classifier NAME] [--html page.html] [--gpu N]
 
-The names of the classes, the images' size and their normalisation come from the checkpoint. Files
-that are no images are listed and skipped. Memory does not grow with the number of files.
+Class names, image size and normalisation come from the checkpoint. Files that are not images are
+listed and skipped. Memory use does not grow with the number of files.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def build_parser() -> Parser:
         "run",
         type=Path,
         metavar="RUN_OR_CHECKPOINT",
-        help="a run's folder, or its name below checkpoint or pretrained, or a .pth.tar file",
+        help="a run folder, its name below checkpoint or pretrained, or a .pth.tar file",
     )
     parser.add_argument(
         "images",
@@ -55,8 +55,8 @@ def build_parser() -> Parser:
         choices=READINGS,
         default="linear",
         metavar="NAME",
-        help="the network's own, or one that its evaluation with --readings has fitted: "
-        f"{', '.join(READINGS)} (default: linear)",
+        help="the network's own classifier (linear), or one that an evaluation with --readings "
+        f"has fitted: {', '.join(READINGS)} (default: linear)",
     )
     parser.add_argument(
         "--html", type=Path, metavar="PAGE", help="also write a page with the least certain images"
@@ -65,19 +65,19 @@ def build_parser() -> Parser:
         "--gpu",
         type=values.device,
         metavar="N",
-        help="CUDA device, or cpu (default: the first, or the CPU where there is none)",
+        help="number of a CUDA device, or cpu (default: the first CUDA device, or else the CPU)",
     )
     return parser
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Writes the CSV file and the page.
+    """Writes the CSV file and, if it is asked for, the page.
 
     Raises:
-        UserError: no such network, images or folder to write into.
+        UserError: there is no such network, image or folder, or the network cannot be used.
     """
     _check_paths(arguments)
-    # Torch is imported only once the arguments are known to be right.
+    # Torch is imported only after the arguments have been checked.
     from tqdm import tqdm
 
     from utils.evaluation.classifiers import has_confidence
@@ -117,8 +117,8 @@ def predict(arguments: argparse.Namespace) -> None:
     print(f"{arguments.output}: {kept.count} images, by {trained.path}{by}")
     if not has_confidence(arguments.classifier):
         print(
-            f"{arguments.classifier}: its scores are cosines or distances; their softmax orders "
-            "images and is no probability"
+            f"{arguments.classifier}: its scores are cosines or distances; their softmax ranks "
+            "classes but is not a probability"
         )
     if arguments.html is not None:
         title = f"Predictions by {trained.path.parent.name}{by}"
@@ -127,15 +127,16 @@ def predict(arguments: argparse.Namespace) -> None:
 
 
 def header(number: int) -> list[str]:
-    """Names of the CSV file's columns for so many likeliest classes."""
+    """Returns the columns of the CSV file with `number` likeliest classes."""
     pairs = ((f"class_{i}", f"probability_{i}") for i in range(1, number + 1))
     return ["file", "class", "confidence", *(name for pair in pairs for name in pair)]
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
-    """
+    """Checks that images and folders are there.
+
     Raises:
-        UserError: an image or folder is missing, or a file cannot be written where it should be.
+        UserError: an image or folder is missing, or a file cannot be written at its path.
     """
     for path in arguments.images:
         if not path.exists():
@@ -149,8 +150,8 @@ def _check_paths(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _csv_rows(path: Path) -> Iterator:
-    """A CSV writer; the file is there once all rows are. Names of files that are not UTF-8 keep
-    their bytes."""
+    """Gives a CSV writer; the file appears after its last row. Names that are not UTF-8 keep their
+    bytes."""
     with atomic_write(path) as binary:
         text = io.TextIOWrapper(binary, "utf-8", errors="surrogateescape", newline="")
         yield csv.writer(text, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Image files of any number, one after another: nothing here grows with their number."""
+"""Reads any number of image files one after the other. Memory use does not grow with the number."""
 
 import os
 from collections import deque
@@ -14,15 +14,15 @@ from utils.machine.cores import usable_cores
 
 
 def image_paths(places: Iterable[Path], without: Iterable[Path] = ()) -> Iterator[str]:
-    """The files among the places and in the folders among them, at any depth.
+    """Yields the given files, and the files in the given folders at any depth.
 
-    As in training, names that begin with a dot are passed over and linked folders are entered; a
-    link back to a folder above is not. Files come in the order in which the file system lists them,
-    because sorting would hold all names at once.
+    As in training, hidden files and folders are skipped, and links to folders are followed, except
+    for links to a folder above. Files come in the order of the file system, because sorting would
+    need all names in memory.
 
     Args:
         places: files and folders.
-        without: files that are left out, such as those that are being written.
+        without: files to leave out, such as those that are being written.
     """
     left_out = {os.path.abspath(path) for path in without}
     for place in places:
@@ -37,7 +37,7 @@ def _below(folder: str, above: frozenset[str], left_out: set[str]) -> Iterator[s
     try:
         entries = os.scandir(folder)
     except OSError:
-        yield folder  # reading it as an image fails too, and says why
+        yield folder  # reading it as an image fails too, with the reason
         return
     with entries:
         for entry in entries:
@@ -51,19 +51,19 @@ def _below(folder: str, above: frozenset[str], left_out: set[str]) -> Iterator[s
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file or a link that leads nowhere, which is listed as unreadable; reading a
-    pipe or a device might never end."""
+    """Returns True for a file, and for a link to nothing, so that it is listed as unreadable. Pipes
+    and devices do not count, because reading them might never end."""
     return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 def decoded(paths: Iterable[str], side: int, ahead: int) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Each file with its image as training reads it, uint8 ``[side, side, 3]``, or with the line
-    that says why it is none.
+    """Yields each file with its image, uint8 ``[side, side, 3]``, read as in training, or with a
+    message on why it could not be read.
 
     Args:
-        paths: files.
-        side: of the images, in pixels.
-        ahead: files that are decoded at once before they are asked for, on all cores.
+        paths: the files.
+        side: width and height of the images in pixels.
+        ahead: how many files are decoded before they are asked for; all cores decode.
     """
     read = partial(read_pixels, prepare=partial(fit, side=side))
     waiting: deque[tuple[str, Future]] = deque()

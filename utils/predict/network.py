@@ -1,5 +1,5 @@
-"""A trained network with all that it needs to read new images: their size, their normalisation and
-the names of the classes."""
+"""A trained network with everything that new images need: their size, their normalisation and the
+names of the classes."""
 
 import glob
 import json
@@ -27,16 +27,16 @@ DIGEST = 8 * "[0-9a-f]"
 CLASSIFIERS = "classifiers.pth"
 RUNS = Path("checkpoint")
 ROOTS = (Path(), RUNS, PRETRAINED)
-"""Where a run is looked up by its name."""
+"""The folders in which a run is looked up by its name."""
 
 MAX_SIDE = 1024
 
 
 class NormalisedNetwork(nn.Module):
-    """A network in eval mode with its normalisation in front.
+    """A network in eval mode that first normalises its images: (images − mean) / std.
 
-    `forward` takes float images ``[B, 3, S, S]`` in [0, 1] and gives ``(features, logits)`` of
-    shapes ``[B, D]`` and ``[B, K]`` of (images − mean) / std.
+    Shapes: float images ``[B, 3, S, S]`` in [0, 1]; returns features ``[B, D]`` and logits
+    ``[B, K]``.
     """
 
     mean: Tensor
@@ -51,7 +51,7 @@ class NormalisedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.network.features((images - self.mean) / self.std)
-        # Not by `classify`, whose autocast region an exported program would carry along.
+        # `classify` has an autocast region, which an exported program would keep.
         return features, self.network.linear(features)
 
 
@@ -60,13 +60,13 @@ class TrainedNetwork:
     """A network and what it was trained on.
 
     Args:
-        path: of the checkpoint that it comes from.
-        arch: its name among `models.ARCHITECTURES`.
-        dataset: the name of the data set, None where the checkpoint does not say.
-        network: on the CPU, in eval mode.
+        path: its checkpoint.
+        arch: its name in `models.ARCHITECTURES`.
+        dataset: the name of the data set; None if the checkpoint has none.
+        network: the network on the CPU, in eval mode.
         normalisation: mean and standard deviation of the channels.
-        image_size: the side of its images in pixels.
-        class_names: names of the K classes.
+        image_size: width and height of its images in pixels.
+        class_names: names of the classes ``[K]``.
     """
 
     path: Path
@@ -78,20 +78,22 @@ class TrainedNetwork:
     class_names: list[str]
 
     def with_normalisation(self) -> NormalisedNetwork:
-        """The network for images in [0, 1]."""
+        """Returns the network for images in [0, 1]."""
         return NormalisedNetwork(self.network, self.normalisation)
 
 
 def find_checkpoint(name: Path) -> Path:
-    """Returns the checkpoint file of a run, by the file, the run's folder, or the name of the
-    folder below `checkpoint` or `pretrained`, with or without the digest at its end; of a folder
-    the best one.
+    """Returns the checkpoint file of a run; in a folder it is the best one.
 
-    A folder above a single run stands for this run; a stage 1 with a stage 2 in its folder does not
-    count.
+    If a folder has no checkpoint, but only one run below it, it stands for that run. A stage 1 that
+    has a stage 2 in its folder does not count then.
+
+    Args:
+        name: a checkpoint file, a run folder, or the name of a run folder below `checkpoint` or
+            `pretrained`, with or without its digest.
 
     Raises:
-        UserError: there is none, or there are several.
+        UserError: there is no such run, or there are several.
     """
     places = [root / name for root in ROOTS]
     place = next((place for place in places if place.exists()), None) or _digested(places)
@@ -112,7 +114,8 @@ def find_checkpoint(name: Path) -> Path:
 
 
 def _digested(places: Sequence[Path]) -> Path | None:
-    """Returns the only folder that is named as one of the places with a digest behind the name.
+    """Returns the only folder with the name of one of the places and a digest; None if there is
+    none.
 
     Raises:
         UserError: there are several.
@@ -120,28 +123,36 @@ def _digested(places: Sequence[Path]) -> Path | None:
     for place in places:
         found = sorted(place.parent.glob(f"{glob.escape(place.name)}-{DIGEST}"))
         if len(found) > 1:
-            raise UserError(f"{place}: several runs begin so: {', '.join(map(str, found))}")
+            raise UserError(
+                f"{place}: several runs have this name and a digest: {', '.join(map(str, found))}; "
+                "name one of them"
+            )
         if found:
             return found[0]
     return None
 
 
 def load_network(name: Path) -> TrainedNetwork:
-    """The network of a run or checkpoint (`find_checkpoint`).
+    """Returns the network of a run or checkpoint.
 
-    What a checkpoint of earlier versions or of the released code does not say is taken from the
-    run's `args.json`, or else is what its network is usually trained with; classes without names
-    are called by their numbers.
+    Checkpoints of earlier versions and of the released code lack some entries. An image size is
+    then taken from the run's `args.json`, or else is the usual one of the network (224 for ImageNet
+    networks, 32 for CIFAR networks). The normalisation is that of the data set's kind, and classes
+    are named by their numbers.
+
+    Args:
+        name: as for `find_checkpoint`.
 
     Raises:
-        UserError: no such checkpoint, or one that cannot be used.
+        UserError: there is no such checkpoint, or it cannot be used.
     """
     path = find_checkpoint(name)
     content = checkpoint.load(path)
     arch = content.get("arch")
     if arch not in ARCHITECTURES:
         raise UserError(
-            f"{path}: a checkpoint of the network {arch!r}, not of {', '.join(ARCHITECTURES)}"
+            f"{path}: a checkpoint of the unknown network {arch!r}; known are "
+            f"{', '.join(ARCHITECTURES)}"
         )
     weights = content["state_dict"]
     head = weights.get("linear.weight")
@@ -162,11 +173,11 @@ def load_network(name: Path) -> TrainedNetwork:
 
 
 def find_classifier(trained: TrainedNetwork, name: str) -> Callable[[Tensor], Tensor] | None:
-    """Returns the scores ``[B, K]`` of features ``[B, D]`` by a classifier that an evaluation of
-    the run with `--readings` has saved; None for the network's own, `linear`.
+    """Returns the function from features ``[B, D]`` to scores ``[B, K]`` of a classifier that an
+    evaluation of the run with `--readings` has saved; None for `linear`, the network's own.
 
     Raises:
-        UserError: no such classifier, or one of other weights.
+        UserError: there is no such classifier, or it was fitted on other weights.
     """
     if name == "linear":
         return None
@@ -189,12 +200,15 @@ def _image_size(recorded: Mapping, path: Path, arch: str) -> int:
     usual = 224 if arch in IMAGENET_NETWORKS else 32
     found = recorded.get("image_size") or _arguments(path.parent).get("image_size") or usual
     if not isinstance(found, int) or not 1 <= found <= MAX_SIDE:
-        raise UserError(f"{path}: the recorded image_size is {found!r}")
+        raise UserError(
+            f"{path}: the recorded image_size must be a whole number from 1 to {MAX_SIDE}, not "
+            f"{found!r}"
+        )
     return found
 
 
 def _arguments(folder: Path) -> dict:
-    """The content of the folder's `args.json`; empty where there is none."""
+    """Returns the content of the folder's `args.json`; empty if there is none."""
     try:
         content = json.loads((folder / "args.json").read_text())
     except (OSError, ValueError):
@@ -207,5 +221,5 @@ def _class_names(recorded: Mapping, num_classes: int, path: Path) -> list[str]:
     if names is None:
         return [str(label) for label in range(num_classes)]
     if not isinstance(names, list) or len(names) != num_classes:
-        raise UserError(f"{path}: its class_names are no list of {num_classes} names")
+        raise UserError(f"{path}: its class_names must be a list of {num_classes} names")
     return [str(name) for name in names]

@@ -1,4 +1,4 @@
-"""A page of pictures with what the network says about them, the least certain first."""
+"""The page of predictions: pictures with their likeliest classes, the least certain first."""
 
 import base64
 import heapq
@@ -20,8 +20,8 @@ LARGEST_ENLARGEMENT = 4
 
 @dataclass(frozen=True)
 class Card:
-    """A picture on the page: the file's name, the picture as a data URI (empty where the file has
-    gone meanwhile), and the classes with their confidences in percent."""
+    """An image on the page: the name of its file, its picture as a data URI (empty if the file is
+    gone), and the likeliest classes with their confidences in percent."""
 
     file: str
     picture: str
@@ -29,7 +29,7 @@ class Card:
 
 
 class LeastCertain:
-    """Keeps the predictions of the lowest confidence, at most `number` of them."""
+    """Keeps the `number` predictions with the lowest confidence, and counts all predictions."""
 
     def __init__(self, number: int = SHOWN) -> None:
         self.number = number
@@ -37,25 +37,26 @@ class LeastCertain:
         self._heap: list[tuple[float, int, Prediction]] = []
 
     def add(self, prediction: Prediction) -> None:
+        """Adds a prediction, and drops the most certain one if there are too many."""
         self.count += 1
-        # The smallest entry is the surest one; of equally sure ones the later goes first.
+        # The smallest entry is the most certain one; of equally certain ones the latest.
         heapq.heappush(self._heap, (-prediction.confidences[0], -self.count, prediction))
         if len(self._heap) > self.number:
             heapq.heappop(self._heap)
 
     def predictions(self) -> list[Prediction]:
-        """Those that were kept, the least certain first."""
+        """Returns the kept predictions, the least certain first."""
         return [prediction for _, _, prediction in sorted(self._heap, reverse=True)]
 
 
 def write_page(path: Path, kept: LeastCertain, skipped: int, title: str) -> None:
-    """Writes the page, which is whole in itself: one file without scripts.
+    """Writes the page as one self-contained file without scripts.
 
     Args:
-        path: of the page.
-        kept: what it shows.
+        path: the file.
+        kept: the predictions to show.
         skipped: the number of files that could not be read.
-        title: which network and classifier predicted.
+        title: the heading, with the network and the classifier.
 
     Raises:
         OSError: the page cannot be written.
@@ -77,7 +78,7 @@ def write_page(path: Path, kept: LeastCertain, skipped: int, title: str) -> None
 def _card(prediction: Prediction) -> Card:
     shares = [f"{100 * confidence:.1f}" for confidence in prediction.confidences]
     return Card(
-        # Names that are not UTF-8 have no character for some of their bytes.
+        # In names that are not UTF-8, some bytes stand for no character.
         file=prediction.file.encode(errors="surrogateescape").decode(errors="replace"),
         picture=thumbnail(prediction.file),
         classes=list(zip(prediction.classes, shares, strict=True)),
@@ -85,16 +86,16 @@ def _card(prediction: Prediction) -> Card:
 
 
 def thumbnail(file: str) -> str:
-    """The picture as a data URI, upright and within 160 × 160 pixels; empty where the file cannot
-    be read any more."""
+    """Returns the picture as a data URI, upright and within 160 × 160 pixels; empty if the file
+    cannot be read any more."""
     try:
         with Image.open(file) as image:
             small = to_rgb(image)
-    except Exception:  # whatever has become of the file since it was classified
+    except Exception:  # the file may have changed since it was classified
         return ""
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     times = min(LARGEST_ENLARGEMENT, THUMBNAIL // max(small.size))
-    if times > 1:  # a few pixels are seen better as squares than blurred
+    if times > 1:  # few pixels can be seen better as squares than blurred
         size = (times * small.width, times * small.height)
         small = small.resize(size, Image.Resampling.NEAREST)
     buffer = io.BytesIO()

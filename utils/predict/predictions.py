@@ -19,8 +19,7 @@ LARGEST_BATCH = {"cpu": 64, "cuda": 512}
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says about an image: the likeliest classes and their probabilities in
-    [0, 1], both in falling order."""
+    """The likeliest classes of an image and their probabilities in [0, 1], the likeliest first."""
 
     file: str
     classes: list[str]
@@ -29,23 +28,21 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that could not be read as an image, and the line that says why."""
+    """A file that could not be read as an image, and the reason."""
 
     file: str
     reason: str
 
 
 class Predictor:
-    """Classifies images by a trained network.
+    """Classifies images with a trained network. Confidences are the softmax of the scores. As in
+    evaluation, batch-norm is folded into the convolutions.
 
     Args:
         trained: the network.
-        machine: where it runs.
-        scores: from features ``[B, D]`` to scores ``[B, K]`` of another classifier than the
-            network's own, if given.
-
-    A confidence is the softmax of the scores. The network is the one that evaluation uses, with
-    batch-norm folded into the convolutions.
+        machine: the device.
+        scores: another classifier than the network's own, from features ``[B, D]`` to scores
+            ``[B, K]``; None for the network's own.
     """
 
     def __init__(
@@ -64,7 +61,8 @@ class Predictor:
         self.scores = scores
 
     def __call__(self, paths: Iterable[str]) -> Iterator[Prediction | Skipped]:
-        """One result a file, batch by batch; those of unreadable files come as they are met."""
+        """Yields one result for each file. Predictions come batch by batch; an unreadable file is
+        reported at once."""
         files, images = [], []
         for file, image in decoded(paths, self.side, 2 * self.batch_size):
             if isinstance(image, str):
@@ -89,8 +87,9 @@ class Predictor:
 
     @torch.no_grad()
     def likeliest(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities and labels ``[B, min(5, K)]`` of uint8 images ``[B, S, S, 3]``."""
-        # Rows of pixels with their channels last are already in the layout of the convolutions.
+        """Returns the probabilities and labels ``[B, min(5, K)]`` of the likeliest classes of uint8
+        images ``[B, S, S, 3]``."""
+        # These images already have the memory layout of the convolutions, channels-last.
         pixels = images.to(self.device).permute(0, 3, 1, 2).float().div_(255)
         features, logits = self.network(pixels)
         scores = logits if self.scores is None else self.scores(features)

@@ -1,1 +1,1 @@
-"""Figures and pages, drawn from record files alone."""
+"""Figures and pages about runs, from their record files."""

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def program() -> None:
         arguments = _parser().parse_args(argv)
-        # The libraries of the page are imported only once the arguments are known to be right.
+        # The libraries are imported only after the arguments have been checked.
         from utils.report.page import write_page
 
         print(write_page(arguments.runs, arguments.output))

@@ -1,4 +1,4 @@
-"""Drawings of a run's records, each on given axes: for `report.png` and for the comparison page."""
+"""Draws a run's records on given axes, for `report.png` and for the comparison page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from utils.evaluation.calibration import expected_calibration_error, reliability_bins
 from utils.evaluation.shot_groups import FEW_BELOW, GROUPS, MANY_ABOVE, group_of_counts
 
-# Okabe and Ito's palette, told apart by colour-blind readers too; lines and markers differ as well,
+# Okabe and Ito's palette can be told apart by colour-blind readers. Lines and markers differ too,
 # for print without colour.
 COLOURS = {"many": "#0072B2", "medium": "#009E73", "few": "#D55E00", "all": "#000000"}
 LINES = {"many": "--", "medium": "-.", "few": ":", "all": "-"}
@@ -31,7 +31,12 @@ MAX_TICKS = 12
 
 
 def losses(axes: Axes, records: Sequence[dict]) -> None:
-    """A run's training losses by name, and its cross-entropy on the test set."""
+    """Draws a run's training losses, and its cross-entropy on the test images, over epochs.
+
+    Args:
+        axes: where to draw.
+        records: the entries of `log.jsonl`.
+    """
     names = dict.fromkeys(name for record in records for name in record["losses"])
     for i, name in enumerate(names):
         having = [record for record in records if name in record["losses"]]
@@ -47,7 +52,13 @@ def losses(axes: Axes, records: Sequence[dict]) -> None:
 
 
 def accuracies(axes: Axes, records: Sequence[dict]) -> None:
-    """A run's accuracies on the test set: linear, overall and by group, and NCM."""
+    """Draws a run's accuracies on the test images over epochs: of the network's own classifier, for
+    all images and by group, and of NCM.
+
+    Args:
+        axes: where to draw.
+        records: the entries of `log.jsonl`.
+    """
     epochs = epochs_of(records)
     for name in ("top1", *GROUPS):
         values = [record["results"]["test"]["linear"][name] for record in records]
@@ -71,16 +82,28 @@ def accuracies(axes: Axes, records: Sequence[dict]) -> None:
 
 
 def accuracy_by_size(axes: Axes, per_class: Sequence[float | None], counts: np.ndarray) -> None:
-    """Accuracy of each class in percent against its training images."""
+    """Draws the accuracy of each class against its number of training images.
+
+    Args:
+        axes: where to draw.
+        per_class: accuracies in percent ``[K]``; None for a class without images.
+        counts: training images of each class ``[K]``.
+    """
     _scatter_by_size(axes, _known(per_class), counts)
     axes.set(title="Accuracy of each class against its size", ylabel="linear top-1 (%)")
-    # One scale for all runs, with room for the legend above 100 %, where no point can be.
+    # All runs have one scale; the legend has room above 100 %, where no point can be.
     axes.set(ylim=(-4, 119), yticks=range(0, 101, 20))
     axes.legend(loc="upper center", ncols=3, columnspacing=1, handletextpad=0.2)
 
 
 def margins_over_time(axes: Axes, records: Sequence[dict], counts: np.ndarray) -> None:
-    """Mean and range of the margins of each group; all records have margins."""
+    """Draws the mean and the range of each group's margins over epochs.
+
+    Args:
+        axes: where to draw.
+        records: entries of `log.jsonl` that have margins.
+        counts: training images of each class ``[K]``.
+    """
     margins = np.array([record["margins"] for record in records])
     groups = group_of_counts(counts)
     epochs = epochs_of(records)
@@ -99,21 +122,26 @@ def margins_over_time(axes: Axes, records: Sequence[dict], counts: np.ndarray) -
 
 
 def margins_by_size(axes: Axes, record: dict, counts: np.ndarray) -> None:
-    """The margins of an epoch against the classes' training images."""
+    """Draws the margins of one epoch against the classes' numbers of training images."""
     _scatter_by_size(axes, np.array(record["margins"]), counts)
     axes.axhline(0, color="0.8", linewidth=1, zorder=0)
     axes.set(title=f"Margins against class size, epoch {record['epoch']}", ylabel="ε")
 
 
 def confusion(axes: Axes, labels: np.ndarray, preds: np.ndarray, counts: np.ndarray) -> None:
-    """Confusion matrix, each true class adding up to 100, from the largest class to the
-    smallest."""
-    # Scikit-learn takes most of a second to load, and most of training needs none of it.
+    """Draws the confusion matrix, largest class first. Each row, a true class, adds up to 100 %.
+
+    Args:
+        axes: where to draw.
+        labels, preds: true and predicted labels ``[N]``.
+        counts: training images of each class ``[K]``.
+    """
+    # Scikit-learn takes most of a second to import, and training does not need it.
     from sklearn.metrics import confusion_matrix
 
     by_size = np.argsort(-counts, kind="stable")
     shares = confusion_matrix(labels, preds, labels=by_size, normalize="true")
-    # By its square root, so that among a hundred classes a few percent can be seen too.
+    # The scale is a square root, so that a few percent can be seen among a hundred classes.
     scale = PowerNorm(0.5, vmin=0, vmax=100)
     image = axes.imshow(100 * shares, cmap="cividis", norm=scale, interpolation="nearest")
     if len(counts) <= MAX_TICKS:
@@ -133,9 +161,10 @@ class Curve:
     """One run's values over epochs.
 
     Args:
-        label: for the legend; None for a further run of the same settings.
-        style: number of the settings, which decides colour, line and markers.
-        is_finished: where not, the curve ends in a cross.
+        label: the text in the legend; None if another run of the same settings has it.
+        style: number of the settings; it decides colour, line and marker.
+        epochs, values: the points of the curve.
+        is_finished: False if the run is unfinished; then the curve ends in a cross.
     """
 
     label: str | None
@@ -146,12 +175,12 @@ class Curve:
 
 
 def compare(axes: Axes, curves: Sequence[Curve], title: str, ylabel: str) -> None:
-    """Curves of several runs, with one legend entry for all runs of the same settings."""
+    """Draws the curves of several runs. Runs of the same settings share one entry of the legend."""
     for curve in curves:
         style = _style(curve.style)
         every = max(1, len(curve.values) // 8)
-        # Curves that lie on each other show their markers at different epochs; steps of the golden
-        # ratio keep any number of them apart.
+        # Curves that lie on each other have their markers at different epochs. Steps of the golden
+        # ratio keep any number of markers apart.
         start = int(every * (0.618 * curve.style % 1))
         axes.plot(
             curve.epochs,
@@ -174,11 +203,12 @@ def compare(axes: Axes, curves: Sequence[Curve], title: str, ylabel: str) -> Non
 
 
 def reliability(axes: Axes, confs: np.ndarray, correct: np.ndarray) -> None:
-    """Accuracy of the images in each bin of confidence, and the share of images in it.
+    """Draws for each bin of confidence the accuracy of its images, and the share of images in it.
 
     Args:
-        confs: largest softmax probabilities ``[N]``.
-        correct: whether the prediction is right ``[N]``.
+        axes: where to draw.
+        confs: largest softmax probability of each image ``[N]``.
+        correct: True for each image whose prediction is right, bool ``[N]``.
     """
     shares, confidence, accuracy = reliability_bins(confs, correct)
     centres = (np.arange(len(shares)) + 0.5) / len(shares)
@@ -209,9 +239,9 @@ class ClassCloud:
     """A class in the map of features.
 
     Args:
-        name: for the legend.
-        features: of its test images ``[N, D]``.
-        centroid: of its training features ``[D]``, or None.
+        name: the text in the legend.
+        features: features of its test images ``[N, D]``.
+        centroid: mean of its training features ``[D]``, or None.
         margin: radius ε of the circle around the centroid, or None.
     """
 
@@ -222,7 +252,7 @@ class ClassCloud:
 
 
 def feature_map(axes: Axes, clouds: Sequence[ClassCloud], title: str) -> None:
-    """The classes' features in the plane of their two largest principal components."""
+    """Draws the classes' features in the plane of their two largest principal components."""
     from sklearn.decomposition import PCA
 
     pca = PCA(n_components=2).fit(np.concatenate([cloud.features for cloud in clouds]))
@@ -270,7 +300,8 @@ def _known(values: Sequence[float | None]) -> np.ndarray:
 
 
 def _style(number: int) -> dict:
-    """Colour, line and marker; seven and four and eight have no common cycle below 56."""
+    """Returns colour, line and marker of the settings with this number. The combination repeats
+    after 56 numbers, the least common multiple of 7, 4 and 8."""
     return {
         "color": PALETTE[number % len(PALETTE)],
         "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
@@ -280,7 +311,7 @@ def _style(number: int) -> dict:
 
 def _epoch_axis(axes: Axes) -> None:
     axes.set_xlabel("epoch")
-    # Of an axis without a scale of its own, matplotlib's `AutoLocator`.
+    # The default locator of a linear axis is `AutoLocator`, a `MaxNLocator`.
     cast(MaxNLocator, axes.xaxis.get_major_locator()).set_params(integer=True)
 
 

@@ -1,4 +1,4 @@
-"""What the comparison page shows of predictions and features, which evaluation leaves in npz files:
+"""The sections of the comparison page about predictions and features, which are in npz files:
 reliability, confusion, and maps of the features."""
 
 from collections.abc import Callable, Sequence
@@ -14,12 +14,13 @@ from utils.runs.records import MissingRecord, RecordedRun
 
 EVALUATE = "run its command (listed under Runs) with --evaluation True added"
 MAP_CLASSES = 3
-"""So many of the largest and of the smallest classes."""
+"""The number of largest classes, and of smallest classes, in a map."""
 MAP_POINTS = 100
+"""The largest number of images of one class in a map."""
 
 
 def reliability(groups: Sequence[SettingsGroup]) -> Section:
-    """Confidence against accuracy, of one evaluated run per group."""
+    """Returns the section on confidence and accuracy, with one evaluated run of each group."""
     section = Section(
         "reliability",
         "Reliability",
@@ -50,7 +51,7 @@ def reliability(groups: Sequence[SettingsGroup]) -> Section:
 
 
 def _errors(group: SettingsGroup, attempt: Callable) -> str:
-    """The calibration error of every evaluated run of the group."""
+    """Returns the calibration error of each evaluated run of a group, as text."""
     found = []
     for run in group.runs:
         try:
@@ -62,13 +63,14 @@ def _errors(group: SettingsGroup, attempt: Callable) -> str:
 
 
 def confusion(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
-    """Confusion matrix of the selected checkpoint, of one run per group."""
+    """Returns the section of confusion matrices, with the selected checkpoint of one run of each
+    group."""
     section = Section(
         "confusion",
         "Confusion between classes",
-        "The share of the test images of each class (row) that is given to each class (column), "
-        "by the selected checkpoint. Classes go from the largest to the smallest; colours go by "
-        "the square root, so that small shares are seen too.",
+        "Each row is a true class: the colour says which share of its test images the selected "
+        "checkpoint gives to each class (column). The largest class is first. Colours follow the "
+        "square root of the share, so that small shares can be seen.",
     )
 
     def attempt(run: RecordedRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,7 +97,8 @@ def confusion(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> S
 
 
 def _predictions(run: RecordedRun) -> dict[str, np.ndarray]:
-    """Of the selected checkpoint: the end of training leaves them, and so does evaluation."""
+    """Returns the predictions of the selected checkpoint, which training writes at its end, and
+    evaluation too."""
     try:
         return run.arrays("predictions.npz", ["labels", "preds"])
     except MissingRecord as reason:
@@ -112,17 +115,20 @@ def _check_labels(arrays: dict[str, np.ndarray], counts: np.ndarray) -> None:
 
 
 def feature_maps(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
-    """Test features of a few head and tail classes: before and after stage 2, of one evaluated run
-    per group; of a stage 1 that is not the "before" of any, alone."""
+    """Returns the section of maps: the test features of a few largest and smallest classes, with
+    one evaluated run of each group.
+
+    A stage 2 has two maps, before (its stage 1) and after. A stage 1 that is not shown as "before"
+    has one.
+    """
     section = Section(
         "features",
         "Map of the features",
-        "Test images of the largest and of the smallest classes (in brackets, their training "
-        "images) in the plane of the two largest principal components of their features, which is "
-        "another plane in each figure. Large marks with a black edge are class centroids of the "
-        "training images. A circle of stage 2 has the radius of the margin ε around its centroid; "
-        "it is only indicative, because the projection shortens distances: an image inside a "
-        "circle may be further than ε from the centroid.",
+        "Test images of the largest and the smallest classes (in brackets: training images of the "
+        "class) in the plane of the two largest principal components of their features. Each "
+        "figure has its own plane. Large marks with a black edge are centroids of training images. "
+        "In stage 2, a circle around a centroid has the margin ε as its radius. The projection "
+        "shortens distances, so an image inside a circle may be further than ε from the centroid.",
     )
     befores: set = set()
     for group in sorted(groups, key=lambda group: -group.stage):
@@ -142,7 +148,8 @@ def feature_maps(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -
 def _add_before(
     section: Section, group: SettingsGroup, run: RecordedRun, runs: Sequence[RecordedRun]
 ) -> set:
-    """The features from which a stage 2 started; the folder that they are from, if any."""
+    """Adds the map of the features from which a stage 2 started. Returns the folder of its stage 1
+    as a set, which is empty if there is no map."""
     if run.parent is None:
         reason = "the features before stage 2, because the folder above holds no stage-1 run"
         section.leave_out(group, reason, "train both stages below one --root_log")
@@ -174,8 +181,13 @@ def _map(
 def _clouds(
     run: RecordedRun, runs: Sequence[RecordedRun], like: RecordedRun | None = None
 ) -> list[figures.ClassCloud]:
-    """The largest and the smallest classes in the run's outputs; their sizes are those of `like`
-    where it is given, so that before and after show the same classes.
+    """Returns the largest and the smallest classes with their features from the run's outputs.
+
+    Args:
+        run: the run.
+        runs: all runs of the page.
+        like: the run whose class sizes choose the classes, so that the maps before and after stage
+            2 show the same classes; `run` if None.
 
     Raises:
         MissingRecord: the run has not been evaluated, or its features cannot be drawn.

@@ -1,5 +1,5 @@
-"""The comparison page: one HTML file with everything in it, and its figures as PNGs beside it. How
-it looks is in `templates/page.html.jinja`."""
+"""Writes the comparison page: one self-contained HTML file, with its figures also as PNG files. Its
+layout is in `templates/page.html.jinja`."""
 
 import base64
 import io
@@ -32,24 +32,22 @@ COLUMNS = {
     "heldout": "Held-out",
 }
 
-# Readable at the width of a telephone, where a point of these figures is about a pixel.
+# Readable at the width of a telephone, where one point of these sizes is about one pixel.
 FIGURE_STYLE: dict[Any, Any] = {"font.size": 11.5, "axes.titlesize": 12, "legend.fontsize": 10.5}
 FIGURE_SIZE = (5.0, 4.2)
 FIGURE_DPI = 170
 
 
 def write_page(folders: Sequence[Path], output: Path) -> Path:
-    """Compares runs on one HTML page, with the figures in `<output>_figures/` too.
+    """Compares runs on one HTML page, with the figures also in `<output>_figures/`, and returns the
+    page's path.
 
     Args:
-        folders: of the runs' records; one that is named twice counts once.
+        folders: folders of the runs' records; a folder that is given twice counts once.
         output: the page's path, ending in `.html`.
 
-    Returns:
-        The page's path.
-
     Raises:
-        UserError: a folder that holds no run, or a path that cannot be written.
+        UserError: a folder holds no run, or a path cannot be written.
     """
     pictures = output.with_name(f"{output.stem}_figures")
     _check_output(output, pictures)
@@ -75,7 +73,7 @@ def write_page(folders: Sequence[Path], output: Path) -> Path:
 
 def _check_output(output: Path, pictures: Path) -> None:
     if output.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--output {output}: the name of the page has to end in .html")
+        raise UserError(f"--output {output}: the name of the page must end in .html")
     if output.is_dir():
         raise UserError(f"cannot write {output}: it is a folder")
     check_writable(output.parent)
@@ -105,7 +103,8 @@ def _page(groups: Sequence[SettingsGroup], sections: Sequence[Section], pictures
 
 @dataclass(frozen=True)
 class _Body:
-    """A part of the table: a heading of a group's runs, and a row for each epoch that is shown."""
+    """A part of the table: a heading about a group's runs, and a row for each epoch that is
+    shown."""
 
     group: SettingsGroup
     head: str
@@ -114,8 +113,9 @@ class _Body:
 
 
 def _table(groups: Sequence[SettingsGroup]) -> list[_Body]:
-    """The selected and the last epoch of a group's finished runs, and each unfinished run by
-    itself, because a mean over runs that are differently far says nothing."""
+    """Returns the parts of the table. The finished runs of a group share a part, with the selected
+    and the last epoch. Each unfinished run has its own part, because a mean over runs of different
+    lengths would mean nothing."""
     bodies = []
     for group in groups:
         if group.finished:
@@ -163,7 +163,8 @@ def _row(which: str, runs: Sequence[RecordedRun], title: str, seconds: str) -> d
 
 
 def _statistic(values: Sequence[float | None], decimals: int) -> str:
-    """Mean ± sample standard deviation, the mean alone of a single run, n/a of none."""
+    """Returns mean ± sample standard deviation as text; only the mean for one value, n/a for
+    none."""
     known = [value for value in values if value is not None]
     average, spread = mean(known), deviation(known)
     if average is None:
@@ -173,7 +174,7 @@ def _statistic(values: Sequence[float | None], decimals: int) -> str:
 
 
 def _picture(figure: Figure, pictures: Path) -> str:
-    """Draws the figure and writes its PNG; returns it as a `data:` address."""
+    """Draws a figure, writes its PNG file, and returns it as a `data:` address."""
     with plt.rc_context(FIGURE_STYLE):
         canvas, axes = plt.subplots(figsize=FIGURE_SIZE, layout="constrained")
         try:

@@ -1,5 +1,4 @@
-"""Figures from record files alone: `report.png` of one run, and (`utils.report.page`) a page that
-compares runs."""
+"""Draws `report.png`, the figure of one run."""
 
 from pathlib import Path
 
@@ -15,16 +14,16 @@ from utils.runs.records import read_epochs
 
 
 def write_report(folder: Path, class_counts: list[int], selected: dict | None) -> Path:
-    """Draws `report.png` from the run's `log.jsonl` and `predictions.npz`.
+    """Draws `report.png` from the run's `log.jsonl` and `predictions.npz`, and returns its path.
 
     Args:
-        folder: of the run's records.
-        class_counts: training images per class ``[K]``.
-        selected: the selected epoch's entry of `summary.json`, or None for an unfinished run, of
-            which the last epoch is shown.
+        folder: folder of the run's records.
+        class_counts: training images of each class ``[K]``.
+        selected: the selected epoch's entry of `summary.json`; None for an unfinished run, whose
+            last epoch is shown instead.
 
-    Returns:
-        The figure's path.
+    Raises:
+        OSError: the figure cannot be written.
     """
     records = read_epochs(folder)
     counts = np.asarray(class_counts)

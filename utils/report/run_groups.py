@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone, and what is said of them together."""
+"""Groups of runs that differ only in their seed."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ class SettingsGroup:
     """Runs of the same settings.
 
     Args:
-        number: from 0, in the order of the command line.
-        runs: one or more.
-        differing: the settings in which the groups of this stage are not all alike.
+        number: number of the group, from 0, in the order of the command line.
+        runs: one run or more.
+        differing: those settings that are not the same in all groups of this stage.
     """
 
     number: int
@@ -28,7 +28,7 @@ class SettingsGroup:
 
     @property
     def letter(self) -> str:
-        """A, B, ..., Z, AA, AB, ..."""
+        """The name of the group: A, B, ..., Z, AA, AB, ..."""
         letters, rest = "", self.number + 1
         while rest:
             rest, digit = divmod(rest - 1, 26)
@@ -49,17 +49,19 @@ class SettingsGroup:
 
     @property
     def by_rank(self) -> list[RecordedRun]:
-        """Finished runs first: figures of one run per group show the first that can be shown."""
+        """All runs, finished ones first. A figure with one run per group shows the first of them
+        that has what the figure needs."""
         return self.finished + self.unfinished
 
     @property
     def description(self) -> str:
+        """The stage and the differing settings, as text."""
         parts = [f"{name.replace('_', ' ')} {value}" for name, value in self.differing.items()]
         return ", ".join([f"stage {self.stage}", *parts])
 
 
 def group_runs(runs: Sequence[RecordedRun]) -> list[SettingsGroup]:
-    """Runs by their settings, in the order in which they are given."""
+    """Returns the groups of runs with the same settings, in the order of their first runs."""
     by_settings: dict[str, list[RecordedRun]] = {}
     for run in runs:
         by_settings.setdefault(json.dumps(run.settings(), sort_keys=True), []).append(run)
@@ -71,8 +73,8 @@ def group_runs(runs: Sequence[RecordedRun]) -> list[SettingsGroup]:
 
 
 def _differing(run: RecordedRun, firsts: Sequence[RecordedRun]) -> dict:
-    """The run's settings that not all groups of its stage share; data and network are compared over
-    all groups."""
+    """Returns the run's settings that are not the same in all groups of its stage. Data and network
+    are compared over the groups of both stages."""
 
     def peers(name: str) -> list[RecordedRun]:
         is_common = name in (*SUBSET_FLAGS, "data_root", "arch")
@@ -86,8 +88,9 @@ def _differing(run: RecordedRun, firsts: Sequence[RecordedRun]) -> dict:
 
 
 def class_counts(run: RecordedRun, others: Sequence[RecordedRun]) -> np.ndarray:
-    """Training images per class ``[K]``: from the run's arguments or summary, from those of a run
-    on the same subset, or from its training outputs.
+    """Returns the number of training images of each class ``[K]``. It is read from the run's
+    `args.json` or `summary.json`, from those of a run on the same subset, or from the run's
+    `outputs_train.npz`.
 
     Raises:
         MissingRecord: none of these is there.
@@ -113,10 +116,11 @@ def class_counts(run: RecordedRun, others: Sequence[RecordedRun]) -> np.ndarray:
 def first_that_can(
     group: SettingsGroup, attempt: Callable[[RecordedRun], Found]
 ) -> tuple[RecordedRun, Found]:
-    """The first run of the group for which `attempt` finds what it needs, and what it found.
+    """Returns the first run of the group for which `attempt` finds what it needs, and the result of
+    `attempt`.
 
     Raises:
-        MissingRecord: there is none; the reason is the first run's.
+        MissingRecord: there is no such run; the reason is that of the first run.
     """
     reasons = []
     for run in group.by_rank:

@@ -1,4 +1,5 @@
-"""What the comparison page shows of the runs' logs, by topic, and why a figure is left out."""
+"""The sections of the comparison page that are drawn from logs: curves, accuracy of each class, and
+margins."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from utils.report.run_groups import SettingsGroup, class_counts, first_that_can
 from utils.runs.records import MissingRecord, RecordedRun
 
 MAX_LABELLED = 6
-"""Up to so many groups the legends describe them; of more, their letters have to do."""
+"""Legends describe the groups if there are no more than this; otherwise they have only letters."""
 MAX_LABEL = 44
+"""The largest number of characters of a label in a legend."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,10 @@ class Figure:
     """One picture of the page.
 
     Args:
-        name: of its PNG, without the suffix.
-        caption, alt: plain text.
-        draw: draws it on given axes.
+        name: name of its PNG file, without the suffix.
+        caption, alt: the text below the picture, and its description for screen readers; plain
+            text.
+        draw: draws the picture on given axes.
     """
 
     name: str
@@ -35,8 +38,8 @@ class Figure:
 
 @dataclass
 class Section:
-    """A heading, what its figures have in common, the figures, and a sentence for each one that is
-    left out; all plain text."""
+    """A section of the page: its anchor, its heading, a text about its figures, the figures, and a
+    sentence for each figure that is left out. All texts are plain text."""
 
     identifier: str
     title: str
@@ -45,18 +48,18 @@ class Section:
     missing: list[str] = field(default_factory=list)
 
     def leave_out(self, group: SettingsGroup, reason: object, remedy: str) -> None:
-        """Says what is missing, why, and what to run."""
+        """Adds a sentence on which group is left out, why, and what to do about it."""
         self.missing.append(f"Left out for {name_of(group)}: {reason}; {remedy}.")
 
 
 def name_of(group: SettingsGroup, run: RecordedRun | None = None) -> str:
-    """The group, or one run of it, as captions call it."""
+    """Returns the name of a group, or of one of its runs, for captions."""
     seed = f", seed {run.seed}" if run else ""
     return f"{group.letter} ({group.description}{seed})"
 
 
 def training_curves(groups: Sequence[SettingsGroup]) -> Section:
-    """Accuracies and losses of all runs on common axes."""
+    """Returns the section of accuracies and losses over epochs, with all runs on common axes."""
     intro = "One line per run; runs of the same settings share colour, line and marker."
     runs = [run for group in groups for run in group.runs]
     if any(run.epochs and not run.is_finished for run in runs):
@@ -84,7 +87,7 @@ def training_curves(groups: Sequence[SettingsGroup]) -> Section:
         "ncm",
         "NCM accuracy on the test set",
         "top-1 (%)",
-        "Accuracy of the nearest class mean on the test set, at the epochs where it was read.",
+        "Top-1 accuracy of the nearest class mean on the test set, at epochs that have it.",
         lambda record: (record["results"]["test"]["ncm"] or {}).get("top1"),
     )
     add(
@@ -133,17 +136,18 @@ def _label(group: SettingsGroup, count: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text on one line in which matplotlib sees no formula."""
+    """Returns the text on one line, with `$` escaped, which would begin a formula in matplotlib."""
     return " ".join(text.split()).replace("$", r"\$")
 
 
 def accuracy_by_class(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
-    """Per-class accuracy against class size, the mean over the runs of a group."""
+    """Returns the section of per-class accuracies against class size, as means over each group's
+    runs."""
     section = Section(
         "classes",
         "Accuracy of each class against its size",
         f"The vertical lines at {FEW_BELOW} and {MANY_ABOVE} training images separate few-, "
-        "medium- and many-shot classes; in brackets, how many classes a group has.",
+        "medium- and many-shot classes. In brackets: number of classes.",
     )
     for group in groups:
         shown = [run for run in group.finished or group.unfinished if run.shown]
@@ -176,12 +180,14 @@ def _mean_per_class(runs: Sequence[RecordedRun]) -> list[float | None]:
 
 
 def margins(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
-    """Margins over time and against class size, of one run per group."""
+    """Returns the section of margins over epochs and against class size, with one run of each
+    group."""
     section = Section(
         "margins",
         "Margins",
-        "Left, the mean (line) and the range (band) of the margins ε of the many-, medium- and "
-        "few-shot classes, with a dotted line between the phases; then the margin of each class.",
+        "First figure: mean (line) and range (band) of the margins ε of the many-, medium- and "
+        "few-shot classes, with a dotted line between the phases. Second figure: the margin of "
+        "each class.",
     )
 
     def attempt(run: RecordedRun) -> np.ndarray:
@@ -201,7 +207,7 @@ def margins(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Sec
             continue
         records = [record for record in run.epochs if record["margins"]]
         shown, name = run.margin_record, name_of(group, run)
-        assert shown is not None  # `attempt` has seen to it
+        assert shown is not None  # `attempt` has checked it
         section.figures += [
             Figure(
                 f"{group.letter}_margins_over_time",

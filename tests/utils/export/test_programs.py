@@ -112,7 +112,7 @@ def test_a_missing_package_is_one_line(format, package, tmp_path, capsys, monkey
     ("argv", "says"),
     [
         (["nothing", "--format", "pt2"], "no such run or checkpoint"),
-        (["run", "--format", "pt2", "--last"], "--last is for --format checkpoint"),
+        (["run", "--format", "pt2", "--last"], "--last works with --format checkpoint"),
         (["run", "--format", "gguf"], "invalid choice: 'gguf'"),
         (["run"], "no args.json"),
     ],

@@ -106,7 +106,7 @@ def test_a_classifier_that_an_evaluation_fitted_predicts(name, run, tmp_path):
     output = tmp_path / "p.csv"
     status, out, err = predict(run, folder, "--output", output, "--classifier", name)
     assert (status, err) == (0, "") and f"classifier {name}" in out
-    assert ("no probability" in out) == (name == "ncm_euclidean")
+    assert ("not a probability" in out) == (name == "ncm_euclidean")
     images = torch.tensor(np.stack([noise(8, 8, 3, seed=i) for i in range(9)]) / 255)
     with torch.no_grad():
         network = trained.with_normalisation()

@@ -250,7 +250,7 @@ def test_an_output_that_cannot_be_written_is_an_error(tmp_path):
     check_error([folder, "--output", tmp_path / "file" / "out.html"], "cannot write")
     check_error([folder, "--output", tmp_path / "folder.html"], "it is a folder")
     check_error([folder, "--output", tmp_path / "taken.html"], "cannot write")
-    check_error([folder, "--output", folder / "log.jsonl"], "has to end in .html")
+    check_error([folder, "--output", folder / "log.jsonl"], "must end in .html")
     assert not list(tmp_path.glob("**/*.png"))
 
 
