@@ -48,7 +48,9 @@ def test_a_name_without_its_digest_is_enough_where_it_tells_one_run(tmp_path, mo
     write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-other")
     assert find_checkpoint("my_run[1]").resolve() == path
     write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-4567abcd")
-    with pytest.raises(UserError, match=r"several runs have this name and a digest: .*-0123abcd, .*-4567abcd"):
+    with pytest.raises(
+        UserError, match=r"several runs have this name and a digest: .*-0123abcd, .*-4567abcd"
+    ):
         find_checkpoint("my_run[1]")
 
 
@@ -96,7 +98,7 @@ def test_the_released_codes_checkpoints_are_read(tmp_path):
         ({"arch": None}, "network None"),
         ({"arch": "resnet32"}, "missing (layer1.3"),
         ({"data": {"class_names": ["ant"]}}, "must be a list of 6 names"),
-        ({"data": {"image_size": "8"}}, "image_size is '8'"),
+        ({"data": {"image_size": "8"}}, "image_size must be a whole number from 1 to 1024, not '8'"),
         ({"data": {"normalisation": {"mean": [0.0]}}}, "three numbers"),
         ({"state_dict": {"conv1.weight": torch.ones(1)}}, "no linear.weight"),
         ({"state_dict": None}, "no 'state_dict'"),
