@@ -98,7 +98,7 @@ def test_the_released_codes_checkpoints_are_read(tmp_path):
         ({"arch": None}, "network None"),
         ({"arch": "resnet32"}, "missing (layer1.3"),
         ({"data": {"class_names": ["ant"]}}, "must be a list of 6 names"),
-        ({"data": {"image_size": "8"}}, "image_size must be a whole number from 1 to 1024, not '8'"),
+        ({"data": {"image_size": "8"}}, "image_size must be a whole number from 1 to 1024"),
         ({"data": {"normalisation": {"mean": [0.0]}}}, "three numbers"),
         ({"state_dict": {"conv1.weight": torch.ones(1)}}, "no linear.weight"),
         ({"state_dict": None}, "no 'state_dict'"),
