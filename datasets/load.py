@@ -32,7 +32,7 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
 
     Args:
         options: only the options of the data are used.
-        recorded: `args.json` of the run that goes on, or the checkpoint of the stage before. Its
+        recorded: `args.json` of a resumed run, or the checkpoint of the stage before. Its
             entry `data` decides image size, normalisation, class names, test images and whether
             `--stream auto` streams.
 

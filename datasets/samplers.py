@@ -2,7 +2,7 @@
 
 `ClassAwareSampler` is the released sampler, draw for draw. Training uses the orders below it. An
 order draws a whole epoch at once as a tensor. It draws from a CPU generator, so it is the same on
-every device. Its `state_dict` lets an interrupted run go on exactly.
+every device. Its `state_dict` lets a resumed run draw exactly what it would have drawn.
 """
 
 import math
@@ -176,6 +176,7 @@ class _ShuffledCycle:
         self.left = items[:0]
 
     def take(self, count: int) -> Tensor:
+        """Returns the next `count` items, ``[count]``."""
         missing = count - len(self.left)
         passes = max(0, -(-missing // len(self.items)))
         order = torch.rand(passes, len(self.items), generator=self.generator).argsort(dim=1)

@@ -80,30 +80,30 @@ class ResNetCifar(Network):
 
 
 def resnet20(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """ResNet-20 for CIFAR."""
+    """Returns ResNet-20 for CIFAR."""
     return ResNetCifar(3, num_classes, normed_head)
 
 
 def resnet32(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """ResNet-32 for CIFAR, the paper's backbone: 464,154 parameters at 10 classes."""
+    """Returns ResNet-32 for CIFAR, the paper's backbone: 464,154 parameters at 10 classes."""
     return ResNetCifar(5, num_classes, normed_head)
 
 
 def resnet44(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """ResNet-44 for CIFAR."""
+    """Returns ResNet-44 for CIFAR."""
     return ResNetCifar(7, num_classes, normed_head)
 
 
 def resnet56(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """ResNet-56 for CIFAR."""
+    """Returns ResNet-56 for CIFAR."""
     return ResNetCifar(9, num_classes, normed_head)
 
 
 def resnet110(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """ResNet-110 for CIFAR."""
+    """Returns ResNet-110 for CIFAR."""
     return ResNetCifar(18, num_classes, normed_head)
 
 
 def resnet1202(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """ResNet-1202 for CIFAR."""
+    """Returns ResNet-1202 for CIFAR."""
     return ResNetCifar(200, num_classes, normed_head)

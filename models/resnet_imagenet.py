@@ -48,27 +48,28 @@ class ResNetImageNet(Network, resnet.ResNet):
 
 
 def resnet10(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
-    """ResNet-10, one basic block a group: the small network of ImageNet-LT's papers."""
+    """Returns ResNet-10, one basic block in each group: the small network of ImageNet-LT's
+    papers."""
     return ResNetImageNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes, normed_head)
 
 
 def resnet18(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
-    """ResNet-18."""
+    """Returns ResNet-18."""
     return ResNetImageNet(resnet.BasicBlock, [2, 2, 2, 2], num_classes, normed_head)
 
 
 def resnet34(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
-    """ResNet-34."""
+    """Returns ResNet-34."""
     return ResNetImageNet(resnet.BasicBlock, [3, 4, 6, 3], num_classes, normed_head)
 
 
 def resnet50(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
-    """ResNet-50."""
+    """Returns ResNet-50."""
     return ResNetImageNet(resnet.Bottleneck, [3, 4, 6, 3], num_classes, normed_head)
 
 
 def resnext50(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
-    """ResNeXt-50 (32×4d)."""
+    """Returns ResNeXt-50 (32×4d)."""
     return ResNetImageNet(
         resnet.Bottleneck, [3, 4, 6, 3], num_classes, normed_head, groups=32, width_per_group=4
     )

@@ -35,6 +35,7 @@ class FileList:
         return [self.prefix + name for name in self.names]
 
     def path(self, name: str) -> str:
+        """Returns the path of one of the files."""
         return os.path.join(self.root, name)
 
     def part(self, positions: np.ndarray) -> "FileList":

@@ -188,7 +188,7 @@ def _equalize(images: Tensor, op: str, level: int, sign: int) -> Tensor:
     last_filled = histogram.gather(1, pixels.amax(1, keepdim=True))
     step = (pixels.shape[1] - last_filled) // 255
     below = histogram.cumsum(1, dtype=torch.int32) - histogram
-    # Pillow clips its table to 255 and leaves a channel alone whose step is 0.
+    # Pillow clips its table to 255, and does not change a channel whose step is 0.
     table = ((below + step // 2) // step.clamp(min=1)).clamp_(max=255)
     identity = torch.arange(256, dtype=torch.int32, device=images.device)
     table = torch.where(step > 0, table, identity).to(torch.uint8)

@@ -17,8 +17,8 @@ class StreamedLoader(Loader):
     augment them.
 
     The epoch's order and one seed per image are drawn before the first batch. So the augmentation
-    does not depend on the number of workers or on which worker reads an image, and an interrupted
-    run goes on exactly.
+    does not depend on the number of workers or on which worker reads an image, and a resumed run
+    has the same batches.
     """
 
     split: StreamedSplit

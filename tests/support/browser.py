@@ -1,4 +1,4 @@
-"""A real browser, where there is one."""
+"""A real browser, if there is one."""
 
 import shutil
 import subprocess
@@ -15,6 +15,6 @@ HEADLESS = (
 
 
 def browse(profile: Path, page: Path, *flags: str) -> str:
-    """What the browser prints when it opens the page."""
+    """Returns what the browser prints when it opens the page."""
     command = [CHROMIUM, *HEADLESS, f"--user-data-dir={profile}", *flags, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout

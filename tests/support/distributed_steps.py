@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node=N -m tests.support.distributed_steps OUTPUT MICRO_BATCHES
 
-Process 0 writes what it found to OUTPUT; the others check that they found the same.
+Process 0 writes its results to OUTPUT. The other processes check that theirs are the same.
 """
 
 import sys
@@ -37,7 +37,8 @@ NORMALISE = Normalise(CIFAR_MEAN, CIFAR_STD, CPU)
 
 
 def digits() -> LongTailedData:
-    """150 training images, of 38 to 2 a class, and 101 for the test: both odd in all ways."""
+    """Returns 150 training images, 38 to 2 per class, and 101 test images. Batches of 32 leave a
+    partial batch of both."""
     balanced = load_digits()
     labels = balanced.train.labels
     counts = [38, 30, 23, 18, 13, 10, 8, 5, 3, 2]
@@ -48,7 +49,8 @@ def digits() -> LongTailedData:
 
 @cache
 def warm_weights() -> dict[str, torch.Tensor]:
-    """Of a network after a few steps: untrained ones amplify roundings a hundredfold a step."""
+    """Returns the weights of a network after some training. In an untrained network, each step
+    would amplify rounding errors a hundredfold."""
     torch.manual_seed(0)
     data, model = digits(), build_model("resnet20", CLASSES)
     optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
@@ -64,14 +66,15 @@ def warm_weights() -> dict[str, torch.Tensor]:
 
 
 def frozen_model() -> nn.Module:
-    """A network in eval mode, so that batch-norm does not depend on the batch."""
+    """Returns a network in eval mode, in which batch-norm does not depend on the batch."""
     model = build_model("resnet20", CLASSES)
     model.load_state_dict(warm_weights())
     return model.eval()
 
 
 def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.Tensor]:
-    """The weights after 20 steps (the last of each epoch a partial one) and what they reported."""
+    """Returns the weights after 20 steps, and the statistics of these steps. The last batch of each
+    epoch is a partial one."""
     model = frozen_model()
     generator = torch.Generator().manual_seed(1)
     order = ShuffledOrder(len(data.train), generator)
@@ -120,7 +123,7 @@ def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.
 
 
 def readings(data: LongTailedData, machine: Machine) -> dict:
-    """Features, centroids' reading and metrics of one network."""
+    """Returns features, centroids and metrics of one network."""
     model = frozen_model()
     evaluator = Evaluator(data, machine)
     evaluator.look(model)
@@ -134,7 +137,7 @@ def readings(data: LongTailedData, machine: Machine) -> dict:
 
 
 def assert_same_steps(one: dict, others: dict, kind: str) -> None:
-    """Asserts that the steps of others lead to the weights, losses and centroids of one process."""
+    """Asserts that several processes end with the weights, losses and centroids of one process."""
     expected, found = one[kind], others[kind]
     begun = warm_weights()
     moved = max((expected[name] - begun[name]).abs().max().item() for name in begun)
@@ -150,7 +153,7 @@ def assert_same_steps(one: dict, others: dict, kind: str) -> None:
 
 
 def assert_same_readings(one: dict, others: dict) -> None:
-    """Asserts that others find the features, centroids and metrics of one process."""
+    """Asserts that several processes have the features, centroids and metrics of one process."""
     expected, found = one["readings"], others["readings"]
     assert len(found["features"]) == 101  # each test image once, with any number of processes
     assert torch.equal(found["targets"], expected["targets"])

@@ -7,10 +7,10 @@ import torch
 
 
 def margin_of_sample(targets, epsilons, released):
-    """The margin that each sample receives, in batch order."""
+    """Returns the margin of each sample, in batch order."""
     if not released:
         return [epsilons[y] for y in targets]
-    # As the released code writes them: through a boolean mask over (class, sample).
+    # The released code writes margins through a boolean mask over (class, sample).
     margins = np.zeros((len(epsilons), len(targets)))
     mask = np.arange(len(epsilons))[:, None] == np.asarray(targets)
     margins[mask] = np.asarray(epsilons)[targets]
@@ -71,7 +71,8 @@ BATCHES = {
 
 
 def random_problem(batch="every class", seed=0, dtype=torch.float64, dimension=6):
-    """Features, targets, bank features, bank targets, and margins of mixed sign, for 5 classes."""
+    """Returns features, targets, bank features, bank targets and margins of both signs, for five
+    classes."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.tensor(BATCHES[batch])
     bank_targets = torch.arange(20) % 5

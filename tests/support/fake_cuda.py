@@ -1,8 +1,8 @@
-"""CUDA tensors that have a shape and no memory, for machines without a GPU.
+"""CUDA tensors that have a shape but no memory, for machines without a GPU.
 
-A tensor of the CPU that meets one raises "found two different devices", and reading its values
-raises `DataDependentOutputException`. What needs a real driver is left out: the backward pass, the
-fused update, and bf16 convolutions.
+An operation on such a tensor and a CPU tensor raises "found two different devices". Reading its
+values raises `DataDependentOutputException`. The backward pass, the fused update and bf16
+convolutions need a real driver, so they cannot be tested in this way.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,8 @@ CUDA = torch.device("cuda", 0)
 
 
 def _apply(module: nn.Module, function, recurse: bool = True) -> nn.Module:
-    """`nn.Module._apply` by plain assignment: torch would swap the memory of fake tensors."""
+    """Does what `nn.Module._apply` does, but by assignment, because torch would swap the memory of
+    fake tensors."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None and parameter.device != CUDA:
@@ -41,7 +42,7 @@ def _sgd_without_kernel(run: Run, *arguments) -> torch.optim.SGD:
 
 @pytest.fixture
 def fake_mode(monkeypatch) -> Iterator[FakeTensorMode]:
-    """The mode in which tensors are made fake; not entered."""
+    """Gives the mode in which new tensors are fake, before it is entered."""
     if torch.version.cuda is None:
         pytest.skip("this torch has no CUDA build, whose fake tensors know their device")
     monkeypatch.setattr(nn.Module, "_apply", _apply)
@@ -54,6 +55,6 @@ def fake_mode(monkeypatch) -> Iterator[FakeTensorMode]:
 
 @pytest.fixture
 def fake_cuda(fake_mode) -> Iterator[torch.device]:
-    """A device all of whose tensors are fake, as are those of the CPU meanwhile."""
+    """Gives a CUDA device. Until the test ends, all tensors are fake, those of the CPU too."""
     with fake_mode, torch.no_grad():
         yield CUDA

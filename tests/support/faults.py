@@ -11,7 +11,7 @@ import pytest
 
 @contextlib.contextmanager
 def interrupted_at_check(number: int, signal_number: int = signal.SIGTERM):
-    """Delivers the signal before the n-th time that training looks for one."""
+    """Delivers the signal before training looks for signals the n-th time."""
     from utils.machine import signals
 
     original, count = signals.check, 0
@@ -30,7 +30,7 @@ def interrupted_at_check(number: int, signal_number: int = signal.SIGTERM):
 
 @contextlib.contextmanager
 def disk_full_for(name: str, nth: int = 1):
-    """The n-th time that a file of this name is to be made durable, the disk is full."""
+    """Makes the disk full when a file of this name is synchronised to it the n-th time."""
     original, count = os.fsync, 0
 
     def fsync(descriptor: int) -> None:
@@ -47,7 +47,7 @@ def disk_full_for(name: str, nth: int = 1):
 
 
 class FullDisk:
-    """A file on which half of what is written arrives before the disk is full."""
+    """A file that takes half of what is written to it; then the disk is full."""
 
     def __init__(self, file) -> None:
         self.file = file
@@ -66,7 +66,7 @@ class FullDisk:
 
 @contextlib.contextmanager
 def disk_full_for_appending(name: str, nth: int):
-    """The n-th time that a line is appended to the file of this name, the disk is full."""
+    """Makes the disk full when a line is appended to a file of this name the n-th time."""
     count = 0
 
     def opening(path, mode="r", *arguments, **settings):

@@ -1,4 +1,4 @@
-"""What the tests of whole runs share: tiny data, commands, and comparisons to the last bit."""
+"""Helpers for tests of whole runs: tiny data, commands, and comparisons to the last bit."""
 
 import contextlib
 import csv
@@ -23,15 +23,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN_IMAGES_PER_CLASS = 24
 TEST_IMAGES_PER_CLASS = 4
 CLASS_COUNTS = [24, 20, 16, 14, 11, 9, 8, 6, 5, 4]
-"""Of ten classes of 24 images at --imb_factor 0.2."""
+"""Training images of each of ten classes with 24 images, at --imb_factor 0.2."""
 
 VOLATILE = {"seconds", "images_per_second", "machine"}
-"""What may differ between two runs of one seed: the clock."""
+"""Keys that may differ between two runs of one seed, because they depend on the clock."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended."""
+    """The result of a command: its status and what it printed."""
 
     status: int
     out: str
@@ -39,7 +39,7 @@ class Outcome:
 
     @property
     def errors(self) -> list[str]:
-        """Lines of standard error that are not warnings of the program's own."""
+        """Lines of standard error that are not warnings of the program."""
         return [line for line in self.err.splitlines() if not line.startswith("main.py: warning: ")]
 
     @property
@@ -49,7 +49,7 @@ class Outcome:
 
 @contextlib.contextmanager
 def without_gpus() -> Iterator[None]:
-    """Inside, this process and those that it starts find no GPU, on which runs of one seed do not
+    """Inside, this process and its children find no GPU. On a GPU, two runs of one seed would not
     end with equal bits."""
     with (
         patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""),
@@ -60,7 +60,7 @@ def without_gpus() -> Iterator[None]:
 
 
 def call(argv: Sequence[object], on_gpu: bool = False) -> Outcome:
-    """`main.main` in this process."""
+    """Runs `main.main` in this process and returns the outcome."""
     import main
 
     out, err = io.StringIO(), io.StringIO()
@@ -71,7 +71,7 @@ def call(argv: Sequence[object], on_gpu: bool = False) -> Outcome:
 
 
 def succeed(argv: Sequence[object], on_gpu: bool = False) -> Outcome:
-    """As `call`, for a run that must end well."""
+    """Does what `call` does, and asserts that the run ended well."""
     outcome = call(argv, on_gpu)
     assert outcome.status == 0, outcome.err
     return outcome
@@ -80,8 +80,8 @@ def succeed(argv: Sequence[object], on_gpu: bool = False) -> Outcome:
 def fork(
     argv: Sequence[object], output: Path | None = None, before: Callable[[], None] | None = None
 ) -> multiprocessing.Process:
-    """Starts the command in a process of its own, without the seconds that importing takes; there
-    `before` is called first."""
+    """Starts the command in a forked process, which need not spend seconds on imports. The process
+    calls `before` first."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
@@ -99,7 +99,7 @@ def fork(
 
 
 def _run_child(argv: list[str], output: Path | None, before: Callable[[], None] | None) -> None:
-    # Before anything looks for a device.
+    # This must come before anything looks for a device.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import main
 
@@ -112,7 +112,7 @@ def _run_child(argv: list[str], output: Path | None, before: Callable[[], None] 
 
 
 def fill_disk_of_events() -> None:
-    """From the fifth TensorBoard record on, the disk is full."""
+    """Makes the disk full from the fifth TensorBoard record on."""
     from tensorboardX.record_writer import RecordWriter
 
     original, count = RecordWriter.write, 0
@@ -128,8 +128,8 @@ def fill_disk_of_events() -> None:
 
 
 def write_tree(folder: Path, train: int, test: int, classes: int = 10, side: int = 32) -> Path:
-    """A PNG tree `folder/cifar10/{train,test}/<class>/*.png` in which a class is a colour, under
-    noise that differs from image to image."""
+    """Writes a PNG tree `folder/cifar10/{train,test}/<class>/*.png`. A class is a colour with noise
+    that differs between images."""
     generator = np.random.default_rng(0)
     for split, count in (("train", train), ("test", test)):
         for label in range(classes):
@@ -145,8 +145,8 @@ def write_tree(folder: Path, train: int, test: int, classes: int = 10, side: int
 
 
 def make_data(folder: Path) -> Path:
-    """A data root with a learnable CIFAR-10 of 24 training and 4 test images per class, decoded
-    into its cache."""
+    """Returns a data root with a learnable CIFAR-10 of 24 training and 4 test images per class,
+    which is already decoded into its cache."""
     from datasets.sources.cifar import load_cifar
 
     write_tree(folder, TRAIN_IMAGES_PER_CLASS, TEST_IMAGES_PER_CLASS)
@@ -155,7 +155,7 @@ def make_data(folder: Path) -> Path:
 
 
 def common(tree: Path, root: Path) -> list[object]:
-    """Flags of both stages."""
+    """Returns flags for both stages."""
     return [
         *("--dataset", "cifar10", "--data_root", tree, "--imb_factor", 0.2, "-a", "resnet20"),
         *("-b", 32, "--seed", 3, "--root_log", root, "--root_model", root),
@@ -163,17 +163,19 @@ def common(tree: Path, root: Path) -> list[object]:
 
 
 def stage_1(tree: Path, root: Path, *extra: object) -> list[object]:
-    """Stage 1 of two epochs; of flags given twice the later holds."""
+    """Returns the command of a stage 1 of two epochs. If a flag is there twice, the later one
+    counts."""
     return [*common(tree, root), "--epochs", 2, "--schedule", "scaled", *extra]
 
 
 STAGE_1_NAME = stage_1_name(parse_options([str(word) for word in stage_1(Path(), Path())]))
 RELEASED_NAME = STAGE_1_NAME[:-9]
-"""Its folder, and the same without the digest: the digest in it stands for these flags."""
+"""The folder of that stage 1, and its name without the digest, which stands for these flags."""
 
 
 def stage_2(tree: Path, root: Path, *extra: object) -> list[object]:
-    """Stage 2 of two feature epochs and a classifier epoch, from the stage 1 in `root`."""
+    """Returns the command of a stage 2 of two feature epochs and one classifier epoch, from the
+    stage 1 in `root`."""
     return [
         *common(tree, root),
         *("--pretrained", STAGE_1_NAME, "--epochs", 3, "--balanced_clf_nepochs", 1),
@@ -185,26 +187,26 @@ def stage_2(tree: Path, root: Path, *extra: object) -> list[object]:
 
 
 def stage_1_folder(root: Path) -> Path:
-    """The only stage-1 folder below `root`."""
+    """Returns the only stage-1 folder below `root`."""
     (folder,) = root.glob("cifar10_*")
     return folder
 
 
 def stage_2_folder(root: Path) -> Path:
-    """The only stage-2 folder below `root`."""
+    """Returns the only stage-2 folder below `root`."""
     (folder,) = root.glob("*/robust_*")
     return folder
 
 
 def stage_2_folder_with(root: Path, **options: object) -> Path:
-    """The only stage-2 folder below `root` whose run has these options."""
+    """Returns the only stage-2 folder below `root` whose run has these options."""
     records = {path.parent: json.loads(path.read_text()) for path in root.glob("*/*/args.json")}
     (folder,) = (f for f, found in records.items() if options.items() <= found.items())
     return folder
 
 
 def snapshot(folder: Path) -> dict[str, tuple]:
-    """Kind, mode, and hash of the content of everything below the folder."""
+    """Returns kind, mode and hash of everything below the folder."""
     found = {}
     for path in sorted(folder.rglob("*")):
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
@@ -213,14 +215,14 @@ def snapshot(folder: Path) -> dict[str, tuple]:
 
 
 def load(path: Path) -> dict:
-    """A checkpoint, read without running anything in it."""
+    """Returns a checkpoint, which is read without running code from it."""
     import torch
 
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def differences(a: object, b: object, where: str = "") -> list[str]:
-    """Where two nested structures differ, to the last bit; `VOLATILE` keys are left out."""
+    """Returns where two nested structures differ, to the last bit. `VOLATILE` keys are left out."""
     import torch
 
     if type(a) is not type(b):
@@ -256,7 +258,7 @@ def read_records(folder: Path) -> list[dict]:
 
 
 def differences_of_runs(a: Path, b: Path) -> list[str]:
-    """Where what two runs left differs: checkpoints, summary and logs, apart from the clock."""
+    """Returns where checkpoints, summary and logs of two runs differ, apart from the clock."""
     found = []
     names = [{p.name for p in folder.glob("ckpt*.pth.tar")} for folder in (a, b)]
     if names[0] != names[1]:
@@ -272,7 +274,7 @@ def differences_of_runs(a: Path, b: Path) -> list[str]:
 CLASSIFIER_ONLY = ("--epochs", 1, "--balanced_clf_nepochs", 1)
 FEATURES_ONLY = ("--epochs", 1, "--balanced_clf_nepochs", 0)
 NOTHING = ("--epochs", 0, "--balanced_clf_nepochs", 0)
-"""Flags of a stage 2 of one phase, or none."""
+"""Flags of a stage 2 with only one phase, or with none."""
 
 
 def features_of(weights: dict) -> dict:
@@ -288,14 +290,14 @@ def weights_of(folder: Path, name: str = "ckpt.pth.tar") -> dict:
 
 
 def seeded(seed: int = 0):
-    """A generator."""
+    """Returns a generator with this seed."""
     import torch
 
     return torch.Generator().manual_seed(seed)
 
 
 def noise(n: int, side: int = 32, seed: int = 0):
-    """Images of independent pixels, uint8 ``[n, 3, side, side]``."""
+    """Returns images of independent pixels, uint8 ``[n, 3, side, side]``."""
     import torch
 
     return torch.randint(256, (n, 3, side, side), generator=seeded(seed), dtype=torch.uint8)

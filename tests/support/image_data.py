@@ -22,13 +22,14 @@ def splits_of(balanced):
 
 
 def arrays(name, labels, seed):
-    """What an official file holds: rows of 1024 red, 1024 green and 1024 blue values."""
+    """Returns the content of an official file: rows of 1024 red, 1024 green and 1024 blue
+    values."""
     key = "labels" if name == "cifar10" else "fine_labels"
     return {"data": noise(len(labels), 3072, seed=seed), key: [int(label) for label in labels]}
 
 
 def write_official(name, root, monkeypatch, labels=None):
-    """Small files in the official layout, whose checksums torchvision is made to expect."""
+    """Writes small files in the official layout, and makes torchvision expect their checksums."""
     source = SOURCES[name]
     num_classes = datasets.sources.cifar.NUM_CLASSES[name]
     folder = root / source.base_folder

@@ -10,7 +10,7 @@ EMPTY_GROUP_COUNTS = [150, 120, 60, 25, 24, 20]
 
 
 def reading(base, counts=COUNTS):
-    """Accuracies as `accuracy_record` gives them, a group without classes as None."""
+    """Returns accuracies in the form of `accuracy_record`; a group without classes has None."""
     has_few = min(counts) < 20
     return {
         "top1": base,
@@ -32,7 +32,8 @@ def geometry(base, counts=COUNTS):
 
 
 def record(epoch, margins=True, heldout=True, ncm=True, counts=COUNTS, phase=None):
-    """An epoch as the trainer records it: features up to epoch 3, then the classifier."""
+    """Returns the record of an epoch in the trainer's form: the feature phase up to epoch 3, then
+    the classifier phase."""
     phase = phase or ("features" if epoch <= 3 else "classifier")
     splits = ("test", "heldout") if heldout else ("test",)
     names = ["ce_lt", "robust_loss"] if phase == "features" else ["ce"]

@@ -1,4 +1,4 @@
-"""The files of runs that nobody trained."""
+"""Writes the files of runs that were never trained."""
 
 import json
 
@@ -24,8 +24,8 @@ def splits(base, ncm=True, heldout=False):
 
 
 def write_run(folder, seed=0, stage=1, epochs=4, finished=True, heldout=False, base=40.0, **args):
-    """A run whose accuracy is `base` at the selected epoch, one before the last, and one percent
-    lower at the last."""
+    """Writes a run whose accuracy is `base` at the selected epoch, which is the last but one, and
+    one percent lower at the last."""
     folder.mkdir(parents=True, exist_ok=True)
     arguments = {
         "dataset": "digits",
@@ -90,7 +90,8 @@ def write_summary(folder, arguments, stage, base, heldout):
 
 
 def write_outputs(folder, with_confs=True):
-    """What training and evaluation leave in npz files: every class around a corner of its own."""
+    """Writes the npz files of training and evaluation. The features of each class lie around
+    another corner."""
     generator = np.random.default_rng(0)
     for split, counts in (("train", COUNTS), ("test", [12] * len(COUNTS))):
         labels = np.repeat(np.arange(len(COUNTS)), counts)

@@ -1,4 +1,4 @@
-"""Small data sets of one's own, as a tree and in an npz file."""
+"""Small data sets like a user's own, as a tree and in an npz file."""
 
 import numpy as np
 
@@ -9,7 +9,8 @@ CLASSES = ("ant", "bee", "cat")
 
 
 def write_folder(root, counts=(6, 3, 2), splits=("train", "test"), side=32):
-    """A tree of noise with these numbers of training images, and two of each class elsewhere."""
+    """Writes a tree of noise with these numbers of training images, and two images of each class in
+    the other splits."""
     for seed, split in enumerate(splits):
         for label, (name, count) in enumerate(zip(CLASSES, counts, strict=True)):
             for i in range(count if split == "train" else 2):

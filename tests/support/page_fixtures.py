@@ -40,7 +40,7 @@ class Reader(HTMLParser):
 
 
 def call(*argv):
-    """Status, standard output and standard error of the command, in this process."""
+    """Runs the command in this process and returns status, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = command.main([str(argument) for argument in argv])
@@ -49,7 +49,8 @@ def call(*argv):
 
 @pytest.fixture
 def compare(tmp_path, monkeypatch):
-    """The page of some runs, read; its figures are coarse, which is quicker."""
+    """Gives a function that writes the page of some runs and reads it. Its figures are coarse, so
+    that it is quick."""
     monkeypatch.setattr(page, "FIGURE_DPI", 20)
 
     def write(*folders):
@@ -63,14 +64,14 @@ def compare(tmp_path, monkeypatch):
 
 @pytest.fixture
 def compare_numbers(compare, monkeypatch):
-    """As `compare`, without pictures."""
+    """Gives the same as `compare`, but the page has no pictures."""
     monkeypatch.setattr(page, "_picture", lambda figure, pictures: "")
     return compare
 
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory):
-    """The page of two evaluated seeds of both stages and of an unfinished stage 2."""
+    """Gives the page of two evaluated seeds of both stages and of an unfinished stage 2."""
     root = tmp_path_factory.mktemp("complete")
     folders = []
     for seed in (0, 1):

@@ -15,7 +15,7 @@ def noise(*shape, seed=0):
 
 
 def pixels_of(split):
-    """uint8 [N, H, W, 3], as files hold them."""
+    """Returns the images of a split as uint8 [N, H, W, 3]."""
     return split.images.permute(0, 2, 3, 1).numpy()
 
 

@@ -1,4 +1,4 @@
-"""Runs that several test files share, made once."""
+"""Runs that several test files share; each is made only once."""
 
 import shutil
 from pathlib import Path
@@ -22,8 +22,8 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tree, tmp_path_factory) -> Path:
-    """A root with a finished stage 1 of two epochs and in it a finished stage 2 of three; for
-    reading."""
+    """Gives a root with a finished stage 1 of two epochs and in it a finished stage 2 of three.
+    Tests must not change it."""
     root = tmp_path_factory.mktemp("finished")
     succeed(stage_1(tree, root))
     succeed(stage_2(tree, root))
@@ -32,7 +32,7 @@ def finished(tree, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def six_epochs(tree, tmp_path_factory) -> Path:
-    """The folder of an uninterrupted stage 1 of six epochs."""
+    """Gives the folder of an uninterrupted stage 1 of six epochs."""
     root = tmp_path_factory.mktemp("six")
     succeed(stage_1(tree, root, "--epochs", 6))
     return root / STAGE_1_NAME
@@ -40,7 +40,8 @@ def six_epochs(tree, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def no_figures(monkeypatch) -> None:
-    """Drawing takes as long as training here; the shared runs are drawn for real."""
+    """Makes matplotlib save nothing, because drawing takes as long as training here. Only the
+    shared runs are drawn."""
 
     def savefig(self, file, **_: object) -> None:
         Image.new("RGB", (1, 1)).save(file, "png")
@@ -50,7 +51,7 @@ def no_figures(monkeypatch) -> None:
 
 @pytest.fixture
 def pretrained(finished, tmp_path) -> Path:
-    """A root of the test's own with the finished stage 1 alone."""
+    """Gives a root with a copy of only the finished stage 1."""
     root = tmp_path / "root"
     ignored = shutil.ignore_patterns("robust_*", "report.png", "events.*")
     shutil.copytree(finished, root, ignore=ignored)
@@ -59,7 +60,7 @@ def pretrained(finished, tmp_path) -> Path:
 
 @pytest.fixture
 def both(finished, tmp_path) -> Path:
-    """A root of the test's own with both finished stages."""
+    """Gives a root with a copy of both finished stages."""
     root = tmp_path / "root"
     shutil.copytree(finished, root)
     return root

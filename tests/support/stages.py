@@ -1,4 +1,5 @@
-"""Stages as the commands make them, from flags, on made-up data; and torch operations, logged."""
+"""Stages on made-up data, made from flags as the commands make them; and a log of torch's
+operations."""
 
 from collections import Counter
 from pathlib import Path
@@ -58,7 +59,7 @@ CLASSES, BATCH = 5, 16
 
 
 def small_data() -> LongTailedData:
-    """29 training images of five classes, 10 for the test, 5 held out."""
+    """Returns 29 training images of five classes, 10 test images and 5 held-out images."""
     labels = torch.arange(CLASSES).repeat_interleave(torch.tensor([9, 7, 5, 4, 4]))
 
     def split(labels: Tensor) -> Split:
@@ -80,8 +81,8 @@ def make_stage(
     arch: str = "resnet20",
     head_scale: float | None = None,
 ) -> tuple[Run, Stage]:
-    """Returns a stage 1 or, with `--pretrained`, a stage 2, as the flags describe it; the latter
-    starts from a cosine head if it has a scale."""
+    """Returns the stage that the flags describe: stage 2 with `--pretrained`, else stage 1. If a
+    scale is given, stage 2 starts from a cosine head."""
     argv = ["--dataset", "digits", "-a", arch, "-b", str(BATCH), *flags.split()]
     options = parse_options(argv)
     run = Run(options, run_folder(options), machine, data, torch.Generator().manual_seed(0))
@@ -93,7 +94,7 @@ def make_stage(
 
 
 def make_eager_step(run: Run, stage: Stage, phase: Phase) -> EagerStep:
-    """The eager step of the phase's first epoch, its momenta made."""
+    """Returns the eager step of the phase's first epoch, with momenta of zero."""
     network = stage.model if phase.features_are_frozen else stage.network
     stage.model.train(not phase.features_are_frozen)
     phase.free(stage.model)
@@ -103,7 +104,7 @@ def make_eager_step(run: Run, stage: Stage, phase: Phase) -> EagerStep:
 
 
 def step_batch(stage: Stage, phase: Phase, device: torch.device) -> tuple:
-    """Inputs, targets and, where the phase needs them, centroids, of constant values."""
+    """Returns inputs, targets and, if the phase needs them, centroids, with constant values."""
     width = stage.model.num_features
     if phase.features_are_frozen:
         inputs = torch.ones(BATCH, width, device=device)
@@ -136,8 +137,8 @@ class OperationLog(TorchDispatchMode):
 
 
 class NoHostReads(TorchDispatchMode):
-    """Raises AssertionError at an operation that would wait for the device on CUDA: one that reads
-    a value, or whose result's shape depends on values."""
+    """Raises AssertionError at an operation that would wait for a CUDA device: it reads a value, or
+    the shape of its result depends on values."""
 
     FORBIDDEN = (
         *("_local_scalar_dense", "nonzero", "masked_select", "bincount"),
@@ -157,7 +158,8 @@ class NoHostReads(TorchDispatchMode):
 
 
 def one_hot_as_on_cuda() -> patch:
-    """`F.one_hot` without its checks of the targets, which read values on a CPU alone."""
+    """Replaces `F.one_hot` by one without checks of the targets; only on a CPU the checks read
+    values."""
 
     def one_hot(targets: Tensor, num_classes: int) -> Tensor:
         zeros = targets.new_zeros(*targets.shape, num_classes)
@@ -167,7 +169,7 @@ def one_hot_as_on_cuda() -> patch:
 
 
 def fused_sgd(run: Run, parameters, lr: float) -> torch.optim.SGD:
-    """`Run.sgd` as it is on CUDA."""
+    """Returns the optimiser that `Run.sgd` returns on CUDA."""
     settings = {"momentum": run.options.momentum, "weight_decay": run.options.weight_decay}
     rate = torch.tensor(lr, device=run.machine.device)
     return torch.optim.SGD(parameters, rate, fused=True, **settings)

@@ -1,4 +1,4 @@
-"""Made-up sets of JPEG files of various sizes, with lists in the community's format."""
+"""Made-up sets of JPEG files of various sizes, with lists in the field's format."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ CLASSES = 24
 
 
 def write_jpeg(path: Path, label: int, seed: int) -> None:
-    """A picture whose class is a colour, of 40 to 110 pixels a side."""
+    """Writes a picture with sides of 40 to 110 pixels; its class is its colour."""
     generator = np.random.default_rng(seed)
     height, width = generator.integers(40, 110, 2)
     colour = np.random.default_rng(1000 + label).integers(40, 216, 3)
@@ -19,12 +19,12 @@ def write_jpeg(path: Path, label: int, seed: int) -> None:
 
 
 def training_counts(classes: int) -> list[int]:
-    """From 12 images down to 2."""
+    """Returns class counts that fall from 12 images to 2."""
     return [max(2, round(12 * 0.9**label)) for label in range(classes)]
 
 
 def write_imagenet_lt(root: Path, classes: int = CLASSES) -> Path:
-    """ImageNet-LT's layout: `train/<synset>/*.JPEG`, `val/*.JPEG`, and three lists."""
+    """Writes ImageNet-LT's layout: `train/<synset>/*.JPEG`, `val/*.JPEG`, and three lists."""
     seed = 0
     for split, counts in (
         ("train", training_counts(classes)),
@@ -43,7 +43,7 @@ def write_imagenet_lt(root: Path, classes: int = CLASSES) -> Path:
 
 
 def write_inaturalist(root: Path, lists: Path, classes: int = 5) -> Path:
-    """iNaturalist's layout, with its two lists in a folder of their own."""
+    """Writes iNaturalist's layout, with its two lists in a separate folder."""
     lists.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", 4), ("val", 2)):
         lines = []

@@ -1,4 +1,4 @@
-"""Starting the program, or a test's module, in several processes."""
+"""Starts the program, or a module of the tests, in several processes."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from tests.support.helpers import REPOSITORY
 
 
 def start(processes: int, words: Sequence[object]) -> subprocess.Popen:
-    """`torchrun` of these words on CPUs, on a port that is free."""
+    """Starts `torchrun` with these arguments on CPUs, on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -28,14 +28,15 @@ def start(processes: int, words: Sequence[object]) -> subprocess.Popen:
 
 
 def torchrun(processes: int, words: Sequence[object]) -> tuple[int, str, str]:
-    """As `start`, to its end: status, standard output, standard error."""
+    """Does what `start` does, waits for the end, and returns status, standard output and standard
+    error."""
     process = start(processes, words)
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
 
 
 def children(process: subprocess.Popen) -> list[int]:
-    """The processes that it has started, by their ids."""
+    """Returns the ids of the processes that a process has started."""
     found = []
     for status in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):  # it has ended meanwhile

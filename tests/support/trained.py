@@ -1,4 +1,4 @@
-"""A small network with random weights in a checkpoint, as a run leaves it, without a run."""
+"""Writes a small network with random weights as a checkpoint in the form of a run's."""
 
 import torch
 
@@ -11,7 +11,7 @@ NAMES = ["ant", "bee", "cat", "dog", "elk", "fox"]
 def write_checkpoint(
     folder, names=NAMES, side=8, network="resnet20", head_scale=None, seed=0, **changes
 ):
-    """Writes `ckpt.best.pth.tar`, with these changes, into the folder and returns its path."""
+    """Writes `ckpt.best.pth.tar` with these changes into the folder, and returns its path."""
     torch.manual_seed(seed)
     model = build_model(network, len(names), head_scale=head_scale)
     for name, buffer in model.named_buffers():

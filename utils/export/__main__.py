@@ -25,6 +25,7 @@ FORMATS = ("checkpoint", "onnx", "pt2", "safetensors")
 
 
 def build_parser() -> Parser:
+    """Returns the parser of the command line."""
     parser = Parser(
         prog="python -m utils.export",
         description=__doc__,

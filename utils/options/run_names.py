@@ -89,7 +89,7 @@ def digested(
         contents: digests of files that options name, by the options' names. A file without a digest
             counts by its path.
     """
-    named = set(IN_STAGE_1) | {"epochs"}  # a stage 1 may go on with more epochs
+    named = set(IN_STAGE_1) | {"epochs"}  # a stage 1 may be resumed with more epochs
     if options.stage == 2:
         named = set(IN_STAGE_2)
         parent = str(options.pretrained).rstrip("/").split("/")[-1] if parent is None else parent

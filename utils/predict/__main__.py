@@ -24,6 +24,7 @@ from utils.options.parse import Parser
 
 
 def build_parser() -> Parser:
+    """Returns the parser of the command line."""
     parser = Parser(
         prog="python -m utils.predict",
         description=__doc__,

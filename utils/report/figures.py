@@ -292,6 +292,7 @@ def _frame(axes: Axes, points: np.ndarray, margin: float) -> None:
 
 
 def epochs_of(records: Sequence[dict]) -> list[int]:
+    """Returns the epochs of these entries of `log.jsonl`."""
     return [record["epoch"] for record in records]
 
 

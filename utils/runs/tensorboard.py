@@ -86,9 +86,11 @@ class EventFile:
             self.writer.write_event(event)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Adds a number."""
         self._add("scalar", step, name, value)
 
     def add_histogram(self, name: str, values: list[float], step: int) -> None:
+        """Adds a histogram of numbers, with 30 bins."""
         self._add("histogram", step, name, np.asarray(values), bins=30)
 
     def add_figure(self, name: str, path: Path, step: int) -> None:

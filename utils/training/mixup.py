@@ -12,7 +12,7 @@ class Mixup:
     """Mixes each image of a batch with another one: λ · x_i + (1 − λ) · x_j. Each batch has one λ,
     drawn from Beta(α, α), and one permutation i → j.
 
-    The draws of an epoch depend only on the seed and the epoch, so a run that goes on has the same.
+    The draws of an epoch depend only on the seed and the epoch, so a resumed run has the same.
     Before each batch its draws are copied to a fixed place in memory, where a captured step reads
     them.
 

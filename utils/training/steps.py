@@ -323,6 +323,8 @@ class _Captured:
             self.statistics = step(inputs, targets, centroids)
 
     def replay(self, batch: Sequence[Tensor]) -> Tensor:
+        """Runs the graph on a batch and returns its statistics, which the next replay
+        overwrites."""
         for own, given in zip(self.batch[:2], batch[:2], strict=True):
             own.copy_(given)
         # The centroids are the same tensor in the whole epoch, so they are copied once.

@@ -1,4 +1,4 @@
-"""Every bad command: importing this package collects them in `cases.CASES`."""
+"""All bad commands. Importing this package collects them in `cases.CASES`."""
 
 from tests.support.bad_input import checkpoints, data, flags, folders
 

@@ -1,4 +1,4 @@
-"""Bad commands by name, and the scene in which each is given."""
+"""Bad commands by name, and the scene of each: data, folders and flags that would be right."""
 
 import shutil
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.support.helpers import (
 
 @dataclass
 class Scene:
-    """A test's own folder, with the flags of a run that would be right."""
+    """The folder of one test, with the flags of a run that would be right."""
 
     tmp: Path
     tree: Path
@@ -35,12 +35,13 @@ class Scene:
         return stage_1(self.tree, self.root, *extra)
 
     def stage_2(self, *extra: object) -> list[object]:
-        """From a finished stage 1."""
+        """Returns the command of a stage 2 from a finished stage 1."""
         self.copy_pretrained()
         return stage_2(self.tree, self.root, *extra)
 
     def stage_2_from(self, content: object) -> list[object]:
-        """From a checkpoint of the given content (bytes, or what `torch.save` takes)."""
+        """Returns the command of a stage 2 from a checkpoint with this content: bytes, or anything
+        that `torch.save` takes."""
         path = self.tmp / "strange.pth.tar"
         if isinstance(content, bytes):
             path.write_bytes(content)
@@ -53,7 +54,7 @@ class Scene:
             shutil.copytree(self.pretrained_root, self.root)
 
     def unfinished(self) -> Path:
-        """The folder of a stage 1 that was killed after its last epoch."""
+        """Returns the folder of a stage 1 that was killed after its last epoch."""
         self.copy_pretrained()
         (self.run_folder / "summary.json").unlink()
         return self.run_folder
@@ -73,7 +74,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Case:
-    """A bad command: its name, its arguments, and what the message must say."""
+    """A bad command: its name, its arguments, and texts that its message must have."""
 
     id: str
     argv: Callable[[Scene], list[object]]
@@ -84,7 +85,8 @@ CASES: list[Case] = []
 
 
 def flag(name: str, value: str | None, *says: str, stage: int = 1, id: str | None = None) -> None:
-    """A case of one bad flag; its message names the flag, the value and what is allowed."""
+    """Adds a case of one bad flag. Its message must name the flag, the value and what is
+    allowed."""
     arguments = [name] if value is None else [f"{name}={value}" if name[:2] == "--" else name]
     if value is not None and name[:2] != "--":
         arguments.append(value)
@@ -96,7 +98,7 @@ def flag(name: str, value: str | None, *says: str, stage: int = 1, id: str | Non
 
 
 def case(*says: str) -> Callable:
-    """Makes a case of a function that prepares the scene and gives the command."""
+    """Adds a case from a function that prepares the scene and returns the command."""
 
     def add(function: Callable[[Scene], list[object]]) -> Callable:
         CASES.append(Case(function.__name__.replace("_", " "), function, says))

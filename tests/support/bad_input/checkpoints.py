@@ -76,7 +76,7 @@ def a_json_file_as_a_checkpoint(scene):
 
 
 class Hostile:
-    """A pickle that makes the folder `ran` where it is loaded without care."""
+    """An object whose pickle makes the folder `ran` if it is loaded without care."""
 
     def __reduce__(self):
         return os.mkdir, ("ran",)

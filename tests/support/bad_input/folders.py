@@ -1,4 +1,4 @@
-"""Folders that hold runs already, do not fit the command, or cannot be written."""
+"""Folders that already hold runs, do not fit the command, or cannot be written."""
 
 import json
 import os
