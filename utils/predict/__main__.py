@@ -118,8 +118,8 @@ def predict(arguments: argparse.Namespace) -> None:
     print(f"{arguments.output}: {kept.count} images, by {trained.path}{by}")
     if not has_confidence(arguments.classifier):
         print(
-            f"{arguments.classifier}: its scores are cosines or distances; their softmax ranks "
-            "classes but is not a probability"
+            f"{arguments.classifier}: its scores are cosines or distances; their softmax puts "
+            "images in an order but is not a probability"
         )
     if arguments.html is not None:
         title = f"Predictions by {trained.path.parent.name}{by}"
