@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from utils.options.data_paths import split_called
+from utils.options.data_paths import is_hidden, split_called
 
 DIGITS = 8
 
@@ -78,17 +78,23 @@ def _listed_sizes(table: Path) -> Iterator[bytes]:
 
 
 def _listing(root: Path, without: Sequence[str]) -> Iterator[bytes]:
-    """Yields a line for each file: its name below `root`, and its size in bytes."""
-    folders = [entry for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."]
+    """Yields a line for each file: its name below `root`, and its size in bytes. Hidden files and
+    folders are left out, as when the images are loaded."""
+    folders = [entry for entry in _entries(root) if entry.is_dir()]
     splits = [entry for entry in folders if split_called(entry.name) is not None]
     below = [entry.path for entry in splits or folders]
     while below:
         folder = below.pop()
         if os.path.realpath(folder) in without:
             continue
-        for entry in os.scandir(folder):
+        for entry in _entries(folder):
             if entry.is_dir():
                 below.append(entry.path)
-            elif entry.is_file() and entry.name[0] != ".":
+            elif entry.is_file():
                 name = os.path.relpath(entry.path, root)
                 yield f"{name}\0{entry.stat().st_size}\n".encode(errors="surrogateescape")
+
+
+def _entries(folder: str | Path) -> Iterator[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        yield from (entry for entry in entries if not is_hidden(entry.name))

@@ -11,6 +11,7 @@ import numpy as np
 
 from datasets.files.images import fit, read_pixels
 from utils.machine.cores import usable_cores
+from utils.options.data_paths import is_hidden
 
 
 def image_paths(places: Iterable[Path], without: Iterable[Path] = ()) -> Iterator[str]:
@@ -41,7 +42,7 @@ def _below(folder: str, above: frozenset[str], left_out: set[str]) -> Iterator[s
         return
     with entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 if os.path.realpath(entry.path) not in above:

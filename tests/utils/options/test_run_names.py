@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from utils.options.own_data import content_digest
 from utils.options.parse import parse_options
 from utils.options.run_names import digested, earlier_name, stage_1_name, stage_2_name
 
@@ -170,7 +171,16 @@ def test_what_runs_leave_among_own_data_does_not_change_them(tmp_path):
     (data / "checkpoint" / "run").mkdir(parents=True)
     (data / "checkpoint" / "run" / "args.json").write_text("{}")
     (data / "decoded.npz").write_bytes(b"cache")
-    from utils.options.own_data import content_digest
-
     content_digest.cache_clear()
     assert own_name(data, *flags) == name
+
+
+@pytest.mark.parametrize("name", [".thumbnails", "@eaDir", "__MACOSX"])
+def test_what_systems_put_beside_own_data_does_not_change_them(name, tmp_path):
+    data = own_data(tmp_path, "data")
+    before = content_digest(str(data))
+    for folder in (data, *(entry for entry in data.iterdir() if entry.is_dir())):
+        (folder / name).mkdir()
+        (folder / name / "thumbnail.png").write_bytes(b"not loaded")
+    content_digest.cache_clear()
+    assert content_digest(str(data)) == before

@@ -189,7 +189,16 @@ def test_where_no_file_is_an_image_the_table_is_empty(run, tmp_path):
 
 def test_files_and_folders_are_gone_through_once_at_any_depth(tmp_path):
     folder = tmp_path / "images"
-    for name in ("a.png", "deep/er/b.png", ".hidden.png", ".cache/c.png", "deep/d.txt", "p.csv"):
+    for name in (
+        "a.png",
+        "deep/er/b.png",
+        ".hidden.png",
+        ".cache/c.png",
+        "deep/d.txt",
+        "p.csv",
+        "__MACOSX/f.png",
+        "deep/@eaDir/g.png",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"")
     (folder / "deep" / "loop").symlink_to(folder)
