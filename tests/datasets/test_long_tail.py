@@ -143,7 +143,7 @@ def test_a_smaller_subset_is_the_start_of_a_larger_one():
     np.testing.assert_array_equal(small, np.concatenate(expected))
 
 
-def test_the_seed_alone_decides_and_the_global_generator_is_left_alone():
+def test_only_the_seed_decides_and_the_global_generator_is_unchanged():
     labels, counts = balanced_labels(6, 40), [40, 20, 10, 5, 2, 1]
     np.random.seed(7)
     expected_next = np.random.random()
@@ -163,7 +163,7 @@ def test_uneven_classes_are_capped_by_what_they_have():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_kept_and_left_out_images_are_disjoint_and_together_everything(seed):
+def test_each_image_is_either_kept_or_left_out(seed):
     labels, counts = balanced_labels(6, 40), [40, 20, 10, 5, 2, 1]
     kept = long_tail_indices(labels, counts, seed)
     left = left_out_indices(labels, counts, seed)

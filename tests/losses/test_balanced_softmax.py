@@ -94,7 +94,7 @@ def test_objectives_take_the_weight_of_the_prior():
         assert_close(objective(torch.zeros(16, 8), logits, targets)[0], expected)
 
 
-def test_bs_lt_of_classes_shown_alike_is_balanced_softmax_of_all_images():
+def test_bs_lt_on_balanced_samples_is_balanced_softmax_on_all_images():
     """Weights n_c / n_max give a class-aware sampler's images their natural proportions back."""
     generator = torch.Generator().manual_seed(1)
     per_class = torch.randn(3, 4, 3, generator=generator)

@@ -64,7 +64,7 @@ def test_a_student_that_is_its_teacher_has_no_loss(device):
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_a_sure_teacher_gives_cross_entropy():
+def test_a_certain_teacher_gives_cross_entropy():
     logits, targets = random_logits(0), torch.arange(12) % 5
     teacher = 1000.0 * F.one_hot(targets, 5).double()
     loss = DistillationLoss(temperature=1.0, power=1.0)(logits, teacher)

@@ -52,7 +52,7 @@ def test_gradcheck_in_float64(distance, device):
     assert torch.autograd.gradcheck(loss, (features.requires_grad_(), epsilons.requires_grad_()))
 
 
-def test_normalised_distances_do_not_see_lengths():
+def test_normalised_distances_do_not_depend_on_lengths():
     features, targets, bank, bank_targets, epsilons = random_problem()
     centroids = centroids_of(bank, bank_targets)
     lengths = torch.rand(len(features) + 5, 1, generator=torch.Generator().manual_seed(0)) + 0.5

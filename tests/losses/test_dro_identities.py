@@ -127,7 +127,7 @@ def test_scaling_space_margins_and_temperature_together_changes_nothing(device):
     assert_close(scaled, loss)
 
 
-def test_an_endless_temperature_gives_the_logarithm_of_the_batch_size():
+def test_an_infinite_temperature_gives_the_logarithm_of_the_batch_size():
     features, targets, bank, bank_targets, epsilons = random_problem()
     loss = DROLoss(1e9, epsilons=epsilons)(features, targets, bank, bank_targets)
     assert loss.item() == pytest.approx(math.log(len(targets)), rel=1e-7)

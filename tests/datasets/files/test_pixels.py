@@ -45,7 +45,7 @@ def test_damaged_exif_leaves_the_picture_as_it_is(tmp_path):
     np.testing.assert_array_equal(read, pixels)
 
 
-def test_what_is_transparent_shows_white(tmp_path):
+def test_transparent_pixels_are_white(tmp_path):
     colour, alpha = noise(8, 8, 3), noise(8, 8, seed=1)
     alpha[:2], alpha[2:4] = 0, 255
     image = Image.fromarray(np.dstack([colour, alpha]))
@@ -59,7 +59,7 @@ def test_what_is_transparent_shows_white(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB"])
-def test_a_transparent_colour_shows_white(tmp_path, mode):
+def test_a_transparent_colour_is_white(tmp_path, mode):
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[2:] = 90
     image = Image.fromarray(pixels).convert(mode)
@@ -71,7 +71,7 @@ def test_a_transparent_colour_shows_white(tmp_path, mode):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
-def test_of_16_bits_the_upper_8_are_taken(tmp_path, suffix):
+def test_the_upper_8_of_16_bits_are_kept(tmp_path, suffix):
     grey = noise(5, 7)
     Image.fromarray(grey.astype(np.uint16) * 256 + 77).save(tmp_path / f"x.{suffix}")
     read = read_pixels(str(tmp_path / f"x.{suffix}"), lambda image: image)
@@ -79,7 +79,7 @@ def test_of_16_bits_the_upper_8_are_taken(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("size", [(1, 30000), (30000, 1), (3, 9001)])
-def test_of_a_very_long_image_only_the_centre_is_enlarged(size):
+def test_only_the_centre_of_a_very_long_image_is_enlarged(size):
     image = Image.new("RGB", size)
     length = max(size)
     rows = np.arange(length) // 8 % 2 * 200

@@ -113,7 +113,7 @@ def test_a_class_is_the_same_class_composed_and_decomposed(tmp_path):
 @pytest.mark.parametrize(
     "names", [("Training", "TESTING", "Valid"), ("TRAIN", "test", "validation")]
 )
-def test_splits_go_by_other_names_too_in_any_case(tmp_path, names):
+def test_splits_may_have_other_names_in_any_case(tmp_path, names):
     write_folder(tmp_path, splits=names)
     for folder in (tmp_path / names[0]).iterdir():  # of which only two images were written
         save(folder / "more.png", noise(32, 32, 3, seed=5))

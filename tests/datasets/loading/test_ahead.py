@@ -63,7 +63,7 @@ def test_a_run_goes_on_from_the_state_between_two_epochs(kind, monkeypatch):
     assert equal([epoch(resumed) for _ in range(2)], expected)
 
 
-def test_numbers_that_others_drew_meanwhile_are_respected(monkeypatch):
+def test_an_epoch_is_drawn_again_if_the_generator_has_moved(monkeypatch):
     epochs = []
     for is_ahead in (True, False):
         loader, _ = make_loader("shuffled", is_ahead, monkeypatch)

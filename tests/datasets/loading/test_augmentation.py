@@ -87,7 +87,7 @@ def test_crop_flip_equals_torchvision(height, width, padding, device):
         assert torch.equal(output, expected)
 
 
-def test_crop_flip_law():
+def test_crops_and_flips_have_their_distribution():
     """Offsets uniform over 0..8 in each direction, flips a fair coin, all independent."""
     rows, columns, flips = crop_draws(50_000, 16, 16, generator())
     assert rows.min() == columns.min() == 0 and rows.max() == columns.max() == 8
@@ -118,7 +118,7 @@ def test_cutout_equals_the_released_mask(height, width, size, device):
         assert torch.equal(output, reference_cutout(image, int(y), int(x), size))
 
 
-def test_cutout_law():
+def test_cutout_has_its_distribution():
     """Centres uniform over all pixels, the border's included."""
     y, x = cutout_centres(60_000, 20, 24, generator())
     assert stats.chisquare((24 * y + x).bincount(minlength=20 * 24)).pvalue > SIGNIFICANCE

@@ -124,7 +124,7 @@ def test_the_number_of_workers_changes_nothing(folder, two_workers, augment, sid
         assert_same_batches(epoch_of(here), epoch_of(there))
 
 
-def test_an_epoch_that_was_left_early_does_not_show_in_the_next(folder, two_workers):
+def test_leaving_an_epoch_early_does_not_change_the_next(folder, two_workers):
     split = split_of(folder, reader=two_workers)
     for _ in loader_of(split):
         break

@@ -32,7 +32,7 @@ def test_a_table_without_a_split_is_split_by_fraction(tmp_path, mark, stream):
     assert all(name.startswith("images/") for name in data.train.files + data.test.files)
 
 
-def test_a_table_with_a_split_is_taken_at_its_word(tmp_path):
+def test_the_splits_of_a_table_are_kept(tmp_path):
     table = write_table(tmp_path, header="Label, Path ,SPLIT", row="{label}, {path} ,{split}")
     data = csv_data(table, "--select_on", "heldout")
     assert data.class_counts == [4, 2] and len(data.test) == 5 and len(data.heldout) == 4

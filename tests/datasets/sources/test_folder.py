@@ -29,7 +29,7 @@ def test_a_tree_keeps_its_own_imbalance_and_its_pixels(tmp_path):
     ("splits", "test_seed", "heldout_seed"),
     [(("train", "test"), 1, None), (("train", "val"), 1, None), (("train", "test", "val"), 1, 2)],
 )
-def test_val_is_held_out_beside_test_and_else_the_test_set(
+def test_val_is_held_out_beside_test_and_is_the_test_set_without_it(
     tmp_path, splits, test_seed, heldout_seed
 ):
     data = folder_data(write_folder(tmp_path, splits=splits))

@@ -95,7 +95,7 @@ def test_an_npz_file_that_cannot_be_read_is_named_and_nothing_in_it_runs(tmp_pat
         (b"images: 3", "a text that begins with 'images: 3'"),
     ],
 )
-def test_a_file_that_is_no_archive_is_told_for_what_it_is(tmp_path, content, says):
+def test_the_error_says_what_a_file_is_that_is_not_an_archive(tmp_path, content, says):
     (tmp_path / "own.npz").write_bytes(content)
     with pytest.raises(UserError) as raised:
         npz_data(tmp_path / "own.npz")
@@ -103,14 +103,14 @@ def test_a_file_that_is_no_archive_is_told_for_what_it_is(tmp_path, content, say
     assert "allow_pickle" not in str(raised.value)
 
 
-def test_one_array_is_told_from_an_archive(tmp_path):
+def test_a_file_with_one_array_is_not_taken_for_an_archive(tmp_path):
     with open(tmp_path / "own.npz", "wb") as file:
         np.save(file, noise(3, 28, 28))
     with pytest.raises(UserError, match=r"one array \(npy\), not an npz file"):
         npz_data(tmp_path / "own.npz")
 
 
-def test_the_names_of_other_arrays_are_told(tmp_path):
+def test_the_error_names_the_arrays_that_are_there(tmp_path):
     names = ("x_train", "y_train", "x_test", "y_test")
     np.savez(tmp_path / "own.npz", **{name: noise(3) for name in names})
     with pytest.raises(UserError, match=r"holds x_test, x_train, y_test, y_train \(Keras' names"):

@@ -97,7 +97,7 @@ def test_a_checkpoint_is_no_file_of_classifiers(bank, tmp_path):
         load_classifier(tmp_path / "classifiers.pth", "crt", bank.head)
 
 
-def test_the_digest_tells_weights_and_statistics_and_not_how_they_lie_in_memory():
+def test_the_digest_depends_on_weights_and_statistics_but_not_on_memory_layout():
     model = resnet20(10)
     digest = weights_digest(model)
     model.to(memory_format=torch.channels_last)

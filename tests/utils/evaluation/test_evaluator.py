@@ -108,7 +108,7 @@ def test_centroids_do_not_lose_precision_far_from_the_origin():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("what", ["features", "centroids", "evaluator"])
-def test_reading_leaves_mode_statistics_and_gradients_as_found(training, what):
+def test_an_evaluation_changes_no_mode_statistics_or_gradients(training, what):
     model, data = trained_a_little(), tiny_data()
     model.train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -245,7 +245,7 @@ def test_a_classifier_is_read_again_without_another_pass(monkeypatch):
     ],
     ids=["it chooses", "it costs nothing", "the epoch is kept", "otherwise not"],
 )
-def test_the_nearest_class_mean_is_read_where(monitor, frozen, kept, reads):
+def test_the_nearest_class_mean_is_evaluated_if(monitor, frozen, kept, reads):
     model, data = trained_a_little(), tiny_data()
     evaluator, asked = Evaluator(data, CPU), []
 
@@ -275,7 +275,7 @@ def test_geometry_is_that_of_single_images_and_the_training_sets_centroids():
     assert found == pytest.approx(expected, abs=2e-4)
 
 
-def test_frozen_features_are_looked_at_once(monkeypatch):
+def test_frozen_features_are_computed_once(monkeypatch):
     model, data = trained_a_little(), tiny_data()
     evaluator, looks = Evaluator(data, CPU), []
     look = Evaluator.look
@@ -287,7 +287,7 @@ def test_frozen_features_are_looked_at_once(monkeypatch):
     assert len(looks) == 2
 
 
-def test_a_new_look_reads_new_centroids():
+def test_a_new_look_computes_new_centroids():
     model, data = trained_a_little(), tiny_data()
     evaluator = Evaluator(data, CPU)
     for seed in (0, 1):
@@ -300,7 +300,7 @@ def test_a_new_look_reads_new_centroids():
 
 
 @pytest.mark.parametrize(("side", "expected"), [(32, 500), (64, 125), (2000, 1)])
-def test_passes_take_as_many_images_as_have_the_pixels_of_500_of_cifars(side, expected):
+def test_a_pass_takes_the_pixels_of_500_cifar_images(side, expected):
     split = Split(
         torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
     )
@@ -309,7 +309,7 @@ def test_passes_take_as_many_images_as_have_the_pixels_of_500_of_cifars(side, ex
 
 
 @pytest.mark.parametrize("count", [1, 2, 499, 500, 501, 1980, 10_000, 10_847, 50_000])
-def test_equal_parts_are_as_few_and_as_equal_as_may_be(count):
+def test_equal_parts_are_as_few_as_possible_and_nearly_equal(count):
     size = equal_size(count, 500)
     parts = [len(part) for part in torch.arange(count).split(size)]
     assert sum(parts) == count and len(parts) == -(-count // 500) and size <= 500

@@ -243,7 +243,7 @@ def test_on_a_balanced_set_top_1_is_the_balanced_accuracy(num_classes, per_class
         assert record["top1"] == record["balanced"]
 
 
-def test_a_record_made_before_there_was_one_has_its_balanced_accuracy_from_its_classes():
+def test_an_earlier_record_gets_its_balanced_accuracy_from_its_classes():
     assert balanced_accuracy({"top1": 40.0, "per_class": [50.0, 100.0, None]}) == 75.0
     assert balanced_accuracy({"balanced": 61.0, "per_class": [50.0, 100.0, None]}) == 61.0
     assert balanced_accuracy({"per_class": [None]}) is None

@@ -130,7 +130,7 @@ def test_nothing_known_gives_no_interval():
     assert (found.points, found.error, found.interval, found.covers) == (10.0, None, None, "")
 
 
-def test_independent_images_leave_more_than_the_same_ones():
+def test_independent_images_have_a_larger_error_than_the_same_ones():
     ours, theirs = predictions(seeds=1)
     paired = paired_difference(ours, theirs)
     unpaired = unpaired_difference([100 * ours.mean()], [100 * theirs.mean()], images=500)

@@ -118,7 +118,7 @@ def test_fine_tuning_starts_right_after_cloning(tree, finished, clone):
     assert not differences(weights_of(ours), weights_of(theirs))
 
 
-def test_the_last_epoch_is_started_from_where_the_last_chooses(tree, clone):
+def test_select_on_last_starts_from_the_last_epoch(tree, clone):
     outcome = succeed(stage_2(tree, clone / "checkpoint", "--select_on", "last"))
     assert not outcome.warnings
 
@@ -135,7 +135,7 @@ def test_evaluation_works_right_after_cloning(make, tree, finished, clone):
     assert snapshot(clone / "pretrained") == before
 
 
-def test_what_a_network_was_trained_on_goes_with_it(finished, clone):
+def test_an_exported_checkpoint_says_what_it_was_trained_on(finished, clone):
     """Own data are normalised as in training, and streamed or not."""
     slim = load(clone / "pretrained" / STAGE_1_NAME / "ckpt.best.pth.tar")
     assert {"mean", "std"} <= set(slim["data"]["normalisation"]) and "streamed" in slim["data"]
@@ -149,7 +149,7 @@ def test_a_run_is_evaluated_in_another_precision_than_it_was_trained_in(tree, fi
     assert "_precision=bf16/ckpt.best.pth.tar" in outcome.out
 
 
-def test_evaluating_what_came_with_the_code_leaves_its_run_to_be_made(tree, clone):
+def test_evaluating_a_shipped_checkpoint_does_not_count_as_its_run(tree, clone):
     argv = stage_1(tree, clone / "checkpoint")
     succeed([*argv, "--evaluation", "True", "--readings", "linear"])
     assert list((clone / "checkpoint" / STAGE_1_NAME).glob("events.*"))
@@ -170,13 +170,13 @@ def test_a_stage_1_is_evaluated_as_the_protocol_chooses(protocol, name, tree, fi
     assert f"pretrained/{STAGE_1_NAME}/{name}, epoch" in outcome.out
 
 
-def test_a_run_of_ones_own_is_evaluated_rather_than_what_came_with_the_code(tree, finished, clone):
+def test_a_users_own_run_is_evaluated_before_a_shipped_checkpoint(tree, finished, clone):
     shutil.copytree(finished, clone / "checkpoint")
     outcome = succeed(stage_1(tree, clone / "checkpoint", "--evaluation", "True"))
     assert "pretrained/" not in outcome.out
 
 
-def test_without_either_the_runs_own_checkpoint_is_missed(tree, tmp_path, monkeypatch):
+def test_without_any_checkpoint_the_error_names_the_runs_own(tree, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outcome = call(stage_1(tree, tmp_path / "checkpoint", "--evaluation", "True"))
     assert outcome.status == 2 and f"no checkpoint {tmp_path / 'checkpoint'}" in outcome.err

@@ -65,7 +65,7 @@ def test_the_first_pass_leaves_running_statistics_alone():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 20])
-def test_shares_cover_a_batch_once_or_are_all_of_a_small_one(size, count):
+def test_shares_divide_a_batch_and_each_is_all_of_a_small_one(size, count):
     world = World(size=size)
     shares = [range(count)[world.share(count, rank)] for rank in range(size)]
     if count < size:
@@ -76,7 +76,7 @@ def test_shares_cover_a_batch_once_or_are_all_of_a_small_one(size, count):
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
-def test_the_processes_images_are_those_of_one(augment):
+def test_several_processes_make_the_images_of_one(augment):
     train = distributed_steps.digits().train
     normalise: Normalise = distributed_steps.NORMALISE
 
@@ -119,7 +119,7 @@ def test_sync_bn_is_refused_without_a_gpu(tree, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_finished_run_and_bad_input_are_said_once(both, tree):
+def test_a_finished_run_and_bad_input_are_reported_once(both, tree):
     before = snapshot(both)
     status, out, err = torchrun(2, ["main.py", *stage_1(tree, both, "--resume", "True")])
     assert status == 0 and out.count("this run is finished") == 1

@@ -19,7 +19,7 @@ def refused(root, dataset="folder"):
 
 
 @pytest.mark.parametrize("dataset", ["folder", "npz", "csv", "imagenet_lt"])
-def test_a_path_that_is_not_there_is_told_with_what_is(tmp_path, dataset):
+def test_the_error_for_a_missing_path_says_what_is_there(tmp_path, dataset):
     (tmp_path / "flowers").mkdir()
     message = refused(tmp_path / "flower" / "x", dataset)
     assert f"{tmp_path}/flower/x: no such" in message and f"{tmp_path} holds flowers" in message
@@ -32,7 +32,7 @@ def test_a_home_folder_is_filled_in(tmp_path, monkeypatch):
     assert f"{tmp_path}/other: no such folder" in refused("~/other")
 
 
-def test_a_path_one_level_too_deep_or_too_high_is_told_which_is_meant(tmp_path):
+def test_a_path_one_level_too_deep_or_too_high_is_corrected_in_the_error(tmp_path):
     write_folder(tmp_path / "own")
     assert f"did you mean --data_root {tmp_path}/own?" in refused(tmp_path / "own" / "train")
     assert f"did you mean --data_root {tmp_path}/own?" in refused(tmp_path)
@@ -41,7 +41,7 @@ def test_a_path_one_level_too_deep_or_too_high_is_told_which_is_meant(tmp_path):
     assert f"did you mean --data_root {tmp_path}/flat/images?" in refused(tmp_path / "flat")
 
 
-def test_a_file_for_a_folder_and_a_folder_for_a_file_are_told(tmp_path):
+def test_a_file_for_a_folder_and_a_folder_for_a_file_are_refused(tmp_path):
     (tmp_path / "a.npz").touch()
     assert "a.npz is a file; give a folder that holds train and test" in refused(tmp_path / "a.npz")
     assert "needs a file, not a folder, which holds a.npz" in refused(tmp_path, "npz")

@@ -42,7 +42,7 @@ def test_a_run_is_found_by_its_name(root, tmp_path, monkeypatch):
     assert find_checkpoint("my_run").resolve() == path
 
 
-def test_a_name_without_its_digest_is_enough_where_it_tells_one_run(tmp_path, monkeypatch):
+def test_a_name_without_its_digest_is_enough_if_it_fits_one_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-0123abcd")
     write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-other")
@@ -68,7 +68,7 @@ def test_a_file_is_taken_as_it_is_and_a_folder_gives_its_best(tmp_path):
     ("dataset", "arch", "expected", "side"),
     [("cifar100", "resnet20", CIFAR, 32), ("imagenet_lt", "resnet10", IMAGENET, 224)],
 )
-def test_what_an_earlier_checkpoint_does_not_say_is_what_its_network_is_usually_given(
+def test_an_earlier_checkpoint_gets_the_usual_size_and_normalisation(
     dataset, arch, expected, side, tmp_path
 ):
     write_checkpoint(tmp_path, network=arch, data=None, dataset=dataset)
@@ -111,7 +111,7 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(changes, says, tmp_path):
     assert says in str(refused.value)
 
 
-def test_what_is_missing_is_said_with_where_it_was_looked_for(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_run_says_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"looked for nothing, checkpoint/nothing, pretrained/"):
         find_checkpoint("nothing")

@@ -72,7 +72,7 @@ def test_the_page_shows_pictures_classes_and_confidences(page):
     assert f"{page.parent}/1 & <b>.png" in shown.text
 
 
-def test_names_are_text_and_the_page_is_whole_in_itself(page):
+def test_names_are_escaped_and_the_page_is_self_contained(page):
     shown = Reader(page.read_text())
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in shown.tags}
     assert SCRIPT in shown.text

@@ -149,7 +149,7 @@ def test_images_are_read_as_training_reads_them(run, tmp_path):
     assert {Path(row["file"]).name for row in rows} == set(os.listdir(folder))
 
 
-def test_images_are_upright_and_what_is_transparent_is_white(run, tmp_path):
+def test_images_are_upright_and_transparent_pixels_are_white(run, tmp_path):
     pixels = noise(12, 8, 3)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: shown, the picture is a quarter turn clockwise
@@ -187,7 +187,7 @@ def test_where_no_file_is_an_image_the_table_is_empty(run, tmp_path):
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 1
 
 
-def test_files_and_folders_are_gone_through_once_at_any_depth(tmp_path):
+def test_each_file_is_found_once_at_any_depth(tmp_path):
     folder = tmp_path / "images"
     for name in (
         "a.png",

@@ -22,7 +22,7 @@ from utils.report.run_groups import class_counts
 from utils.runs.records import MissingRecord, read_run
 
 
-def test_the_complete_page_has_every_figure_in_itself_and_beside_it(complete):
+def test_the_complete_page_has_every_figure_inside_and_as_a_file(complete):
     shown = Reader(complete.read_text())
     pictures = complete.with_name("page_figures")
     curves = {"linear", "ncm", "test_loss", "train_loss_1", "train_loss_2", "train_loss_3"}
@@ -50,7 +50,7 @@ def test_the_complete_page_has_every_figure_in_itself_and_beside_it(complete):
         assert len(image["alt"]) > 20
 
 
-def test_the_page_is_whole_in_itself(complete):
+def test_the_page_is_self_contained(complete):
     text = complete.read_text()
     shown = Reader(text)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in shown.tags}

@@ -131,7 +131,7 @@ def test_the_report_of_a_class_without_test_images_leaves_it_out(tmp_path, drawn
     assert np.isnan(np.ma.filled(points, np.nan)[0, 1]) and points[1, 1] == 41
 
 
-def test_the_report_of_a_run_without_epochs_is_a_page_still(tmp_path, drawn):
+def test_the_report_of_a_run_without_epochs_is_still_a_page(tmp_path, drawn):
     path = write_report(tmp_path, COUNTS, None)
     assert drawn == {}
     with Image.open(path) as image:

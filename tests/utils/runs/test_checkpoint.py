@@ -83,7 +83,7 @@ def test_a_copy_on_the_host_stays_as_it_is_while_training_goes_on():
     assert not differences(before, copied)
 
 
-def test_what_is_written_is_read_without_running_anything_and_goes_on_alike(tmp_path):
+def test_a_written_checkpoint_is_read_without_running_code_and_continues_equally(tmp_path):
     model = network()
     content = content_of(model)
     checkpoint.save(tmp_path / "plain", content)

@@ -68,7 +68,7 @@ def test_a_row_holds_the_epochs_values_and_nothing_where_there_is_none(tmp_path)
     assert float(second["train_ce"]) == 0.25
 
 
-def test_a_log_made_before_balanced_was_recorded_is_gone_on_with(tmp_path):
+def test_an_earlier_log_without_balanced_accuracies_is_continued(tmp_path):
     """Its rows have the mean of the per-class accuracies, which is what it would have been, and
     nothing about how features lie."""
     earlier = record(1)
@@ -85,7 +85,7 @@ def test_a_log_made_before_balanced_was_recorded_is_gone_on_with(tmp_path):
     assert float(second["test_ncm_balanced"]) == record(2)["results"]["test"]["ncm"]["balanced"]
 
 
-def test_precision_and_recall_stand_in_summaries_alone(tmp_path):
+def test_precision_and_recall_are_only_in_summaries(tmp_path):
     entry = record(1)
     lists = {"precision": [1.0, None], "recall": [2.0, 3.0]}
     entry["results"]["test"]["linear"] |= lists
@@ -126,7 +126,7 @@ def test_records_are_on_disk_after_each_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("done_epochs", [0, 2, 4])
-def test_going_on_drops_the_rows_beyond_the_finished_epochs(tmp_path, done_epochs):
+def test_resuming_drops_the_rows_beyond_the_finished_epochs(tmp_path, done_epochs):
     interrupted, uninterrupted = tmp_path / "interrupted", tmp_path / "uninterrupted"
     for folder in (interrupted, uninterrupted):
         folder.mkdir()

@@ -113,7 +113,7 @@ def test_a_folder_without_a_run_does_not_count(tmp_path, monkeypatch):
     assert find_pretrained(options).parent == folder
 
 
-def test_of_several_runs_the_error_says_what_sets_each_apart(tmp_path, monkeypatch):
+def test_the_error_for_several_runs_says_how_they_differ(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = [made(f"{FLAGS} --lr {lr} --gpu {i}") for i, lr in enumerate((0.2, 0.3))]
     with pytest.raises(UserError) as error:

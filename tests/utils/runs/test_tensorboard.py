@@ -64,7 +64,7 @@ def test_tensorboard_gets_the_distribution_of_the_margins(tmp_path):
     assert histograms[2].min == pytest.approx(min(record(2)["margins"]))
 
 
-def test_tensorboard_hides_the_epochs_that_are_done_again(tmp_path):
+def test_tensorboard_hides_the_epochs_that_are_repeated(tmp_path):
     write_log(tmp_path, [record(1), record(2)])
     write_log(tmp_path, [record(3)], done_epochs=2)
     starts = [
@@ -75,7 +75,7 @@ def test_tensorboard_hides_the_epochs_that_are_done_again(tmp_path):
     assert sorted(starts) == [1, 3]
 
 
-def test_going_on_within_a_second_keeps_the_earlier_events(tmp_path, monkeypatch):
+def test_resuming_within_a_second_keeps_the_earlier_events(tmp_path, monkeypatch):
     """tensorboardX names its files by the second, and replaces one of the same name."""
     stopped_clock = SimpleNamespace(time=lambda: 1.7e9)
     monkeypatch.setattr(tensorboardX.event_file_writer, "time", stopped_clock)

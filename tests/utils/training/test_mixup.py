@@ -23,7 +23,7 @@ def test_an_epochs_numbers_depend_on_seed_and_epoch_alone():
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_shares_follow_the_beta_law(alpha):
+def test_shares_follow_the_beta_distribution(alpha):
     shares, _ = Mixup(alpha, 0, 1, CPU).draw(1, [1] * 4000)
     assert shares.min() >= 0 and shares.max() <= 1
     # Mean 1/2 and variance 1 / (4 (2α + 1)), to five standard errors and ten percent.

@@ -134,7 +134,7 @@ def test_counts_are_given_back_when_an_epoch_is_interrupted_and_left_alone_in_ev
         assert list(model.state_dict()) == names
 
 
-def test_a_step_on_uint8_images_is_one_on_normalised_ones_to_the_last_bit():
+def test_a_step_on_uint8_images_has_the_bits_of_one_on_normalised_images():
     results = []
     for is_raw in (True, False):
         ((_, step, (_, targets, _)),) = steps_of("")

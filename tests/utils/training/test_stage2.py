@@ -108,7 +108,7 @@ def test_released_margins_go_to_other_samples_than_ours(tree, pretrained):
     assert len(set(losses)) == 2
 
 
-def test_no_classifier_sampler_means_the_samplers_of_the_features(tree, pretrained):
+def test_without_a_classifier_sampler_the_feature_phases_one_counts(tree, pretrained):
     found = {}
     for name in ("none", "resample,4", "resample,2", "instance"):
         succeed(stage_2(tree, pretrained, *CLASSIFIER_ONLY, "--cls_sampler", name))

@@ -94,7 +94,7 @@ def test_the_last_epoch_of_chosen_features_is_called_so_and_the_last_features_ar
     [summary_of("last"), summary_of("test", with_classifier_phase=False)],
     ids=["nothing chosen", "no classifier phase"],
 )
-def test_a_last_epoch_that_rests_on_no_choice_is_just_that(summary):
+def test_a_last_epoch_that_depends_on_no_choice_has_no_note(summary):
     names = [line.split("  ")[0] for line in final_table(summary).splitlines()[1:]]
     epoch = summary["test"]["last"]["epoch"]
     assert names[2:] == [f"last epoch ({epoch}), linear", f"last epoch ({epoch}), NCM"]

@@ -126,7 +126,7 @@ def test_stage_2_follows_the_released_trajectory(golden, device, released_margin
         assert error < BOUNDS[name], name
 
 
-def test_the_batches_are_sorted_so_that_both_readings_of_the_margins_agree(golden):
+def test_the_batches_are_sorted_so_that_released_and_aligned_margins_agree(golden):
     targets = golden("finetune_trajectory")["targets"]
     assert len(targets) == FEATURE_STEPS + CLASSIFIER_STEPS
     assert (np.diff(targets, axis=1) >= 0).all()
