@@ -237,8 +237,9 @@ def epochs_in_log(folder: Path) -> int:
 def test_sigterm_ends_a_real_process_with_143_and_resume_goes_on(tree, six_epochs, tmp_path):
     argv = stage_1(tree, tmp_path, "--epochs", 6, "--resume", "True")
     folder = tmp_path / STAGE_1_NAME
-    command = [sys.executable, REPOSITORY / "main.py", *map(str, argv)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tests.support.small_images", "main", *map(str, argv)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes)
     with process:
         wait_for(lambda: epochs_in_log(folder) >= 1)
         second = call(argv)

@@ -19,7 +19,7 @@ from tests.support.helpers import (
     stage_2_folder,
     succeed,
 )
-from tests.support.torchrun import children, start, torchrun
+from tests.support.torchrun import MAIN, children, start, torchrun
 from utils.machine.processes import ALONE
 
 
@@ -45,7 +45,7 @@ def test_several_processes_compute_what_one_does(
 def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):
     """Stage 1 stopped by a signal to torchrun, continued in two processes; stage 2 begun by two."""
     flags = ("--epochs", 30, "--checkpoint_every", 1)
-    process = start(2, ["main.py", *stage_1(tree, tmp_path, *flags)])
+    process = start(2, [*MAIN, *stage_1(tree, tmp_path, *flags)])
     log = tmp_path / STAGE_1_NAME / "log.csv"
     deadline = time.monotonic() + 120
     while not (log.exists() and len(log.read_text().splitlines()) > 2):
@@ -66,7 +66,7 @@ def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):
     assert [int(row["epoch"]) for row in read_csv(log.parent)] == list(range(1, epochs + 1))
 
     command = stage_2(tree, tmp_path, "--feat_layers", "layer2,layer3", "--accumulate", 2)
-    status, out, err = torchrun(2, ["main.py", *command])
+    status, out, err = torchrun(2, [*MAIN, *command])
     assert status == 0, err
     assert out.count("summary: ") == 1 and len(re.findall("features 1/3", out)) == 1
     folder = stage_2_folder(tmp_path)
@@ -80,7 +80,7 @@ def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):
     assert load(folder / "ckpt.pth.tar")["epsilons"].shape == (2, 10)
 
     # Metrics of a checkpoint do not depend on the number of processes.
-    status, out, err = torchrun(2, ["main.py", *command, "--evaluation", "True"])
+    status, out, err = torchrun(2, [*MAIN, *command, "--evaluation", "True"])
     assert status == 0, err
     alone = succeed([*command, "--evaluation", "True"])
     assert out.strip() == alone.out.strip()
@@ -88,7 +88,7 @@ def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):
 
 
 def test_a_killed_process_ends_the_others(tree, tmp_path):
-    process = start(2, ["main.py", *stage_1(tree, tmp_path, "--epochs", 200)])
+    process = start(2, [*MAIN, *stage_1(tree, tmp_path, "--epochs", 200)])
     log = tmp_path / STAGE_1_NAME / "log.csv"
     deadline = time.monotonic() + 120
     while not (log.exists() and len(log.read_text().splitlines()) > 1):

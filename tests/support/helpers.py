@@ -16,6 +16,8 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
+from tests.support import small_images
+from tests.support.small_images import images_of_any_side
 from utils.options.parse import parse_options
 from utils.options.run_names import stage_1_name
 
@@ -65,7 +67,8 @@ def call(argv: Sequence[object], on_gpu: bool = False) -> Outcome:
 
     out, err = io.StringIO(), io.StringIO()
     devices = contextlib.nullcontext() if on_gpu else without_gpus()
-    with devices, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with devices, images_of_any_side(), streams[0], streams[1]:
         status = main.main([str(argument) for argument in argv])
     return Outcome(status, out.getvalue(), err.getvalue())
 
@@ -108,7 +111,8 @@ def _run_child(argv: list[str], output: Path | None, before: Callable[[], None] 
     os.dup2(target, 2)
     if before is not None:
         before()
-    os._exit(main.main(argv))
+    with images_of_any_side():
+        os._exit(main.main(argv))
 
 
 def fill_disk_of_events() -> None:
@@ -127,7 +131,9 @@ def fill_disk_of_events() -> None:
     RecordWriter.write = write
 
 
-def write_tree(folder: Path, train: int, test: int, classes: int = 10, side: int = 32) -> Path:
+def write_tree(
+    folder: Path, train: int, test: int, classes: int = 10, side: int = small_images.SIDE
+) -> Path:
     """Writes a PNG tree `folder/cifar10/{train,test}/<class>/*.png`. A class is a colour with noise
     that differs between images."""
     generator = np.random.default_rng(0)
@@ -150,7 +156,8 @@ def make_data(folder: Path) -> Path:
     from datasets.sources.cifar import load_cifar
 
     write_tree(folder, TRAIN_IMAGES_PER_CLASS, TEST_IMAGES_PER_CLASS)
-    load_cifar("cifar10", folder)
+    with images_of_any_side():
+        load_cifar("cifar10", folder)
     return folder
 
 

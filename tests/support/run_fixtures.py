@@ -1,9 +1,12 @@
 """Runs that several test files share; each is made only once."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.support.helpers import (
@@ -13,6 +16,14 @@ from tests.support.helpers import (
     stage_2,
     succeed,
 )
+from tests.support.small_images import images_of_any_side
+
+
+@pytest.fixture(scope="module")
+def small_cifar() -> Iterator[None]:
+    """For tests that load `tree` themselves; whole runs need no fixture."""
+    with images_of_any_side():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +51,17 @@ def six_epochs(tree, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def no_figures(monkeypatch) -> None:
-    """Makes matplotlib save nothing, because drawing takes as long as training here. Only the
-    shared runs are drawn."""
+    """Makes runs draw no panels and save an empty picture, because drawing takes longer than
+    training here. Only the shared runs are drawn."""
 
     def savefig(self, file, **_: object) -> None:
         Image.new("RGB", (1, 1)).save(file, "png")
 
+    def without_panels(*_: object, **__: object) -> tuple[Figure, np.ndarray]:
+        return Figure(), np.array([])
+
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    monkeypatch.setattr("matplotlib.pyplot.subplots", without_panels)
 
 
 @pytest.fixture

@@ -11,6 +11,10 @@ from pathlib import Path
 from tests.support.helpers import REPOSITORY
 
 
+MAIN = ("-m", "tests.support.small_images", "main")
+"""Words that start `main.py` on images of a few pixels."""
+
+
 def start(processes: int, words: Sequence[object]) -> subprocess.Popen:
     """Starts `torchrun` with these arguments on CPUs, on a free port."""
     with socket.socket() as free:

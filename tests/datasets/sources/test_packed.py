@@ -21,11 +21,12 @@ from tests.support.helpers import (
 from utils.errors import UserError
 from utils.options.parse import parse_options
 
+pytestmark = pytest.mark.usefixtures("small_cifar", "no_figures")
 SUBSET = ["--dataset", "cifar10", "--imb_factor", "0.2"]
 
 
 @pytest.fixture(scope="module")
-def packed(tree, tmp_path_factory) -> Path:
+def packed(tree, small_cifar, tmp_path_factory) -> Path:
     return pack([*SUBSET, "--data_root", str(tree), "--output", str(tmp_path_factory.mktemp("p"))])
 
 

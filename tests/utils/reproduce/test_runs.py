@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.faults import disk_full_for, interrupted_at_check
 from tests.support.helpers import REPOSITORY, Outcome, snapshot, without_gpus, write_tree
+from tests.support.small_images import images_of_any_side
 from utils.export.__main__ import main as export
 from utils.options.parse import parse_stages
 from utils.reproduce.__main__ import main
@@ -34,7 +35,8 @@ def reproduce(folder: Path, tree: Path, *extra: object, rows: str = ROWS) -> Out
 
 def called(argv) -> Outcome:
     out, err = io.StringIO(), io.StringIO()
-    with without_gpus(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with without_gpus(), images_of_any_side(), streams[0], streams[1]:
         status = main([str(argument) for argument in argv])
     return Outcome(status, out.getvalue(), err.getvalue())
 
@@ -176,8 +178,9 @@ def test_an_interrupted_table_goes_on_to_the_same_numbers(number, tree, made, tm
 
 
 def test_a_killed_table_goes_on_to_the_same_numbers(tree, made, tmp_path):
-    argv = ["-m", "utils.reproduce", "--rows", ROWS, "--stage1", "1", "--stage2", "1+1"]
-    argv += ["--protocols", "last", "--root", tmp_path / "checkpoint"]
+    argv = ["-m", "tests.support.small_images", "utils.reproduce", "--rows", ROWS]
+    argv += ["--stage1", "1", "--stage2", "1+1", "--protocols", "last"]
+    argv += ["--root", tmp_path / "checkpoint"]
     argv += ["--results", tmp_path / "results", "--data_root", tree]
     process = subprocess.Popen(
         [sys.executable, *map(str, argv)],
