@@ -247,18 +247,6 @@ def test_help_names_every_choice(help_text):
             assert choice in help_text
 
 
-def test_options_are_checked_before_torch_is_imported():
-    command = (
-        "import sys, main; status = main.main(['--epochs', '-1']); "
-        "sys.exit(10 if 'torch' in sys.modules else status)"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert ran.returncode == 2 and ran.stdout == ""
-    assert re.fullmatch(r"main\.py: error: [^\n]*--epochs[^\n]*\n", ran.stderr)
-
-
 @pytest.mark.parametrize("flag", ["--epoch", "--imb_fac", "--eval", "--temp"])
 def test_abbreviated_flags_are_refused(flag, capsys):
     assert main([flag, "1"]) == 2

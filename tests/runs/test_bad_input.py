@@ -1,6 +1,7 @@
 """Bad input of every kind ends with status 2 and one clear line, and leaves the disk as it was."""
 
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,22 +11,14 @@ import pytest
 
 from tests.support.bad_input.cases import CASES, Scene
 from tests.support.bad_input.checkpoints import Hostile
-from tests.support.helpers import (
-    REPOSITORY,
-    call,
-    snapshot,
-    stage_1,
-    stage_2,
-    succeed,
-)
+from tests.support.helpers import REPOSITORY, call, snapshot, stage_2
 
 
 @pytest.fixture(scope="module")
-def pretrained_root(tree, tmp_path_factory) -> Path:
+def pretrained_root(finished, tmp_path_factory) -> Path:
     """A root that holds a finished stage 1, to be copied."""
-    root = tmp_path_factory.mktemp("pretrained")
-    succeed(stage_1(tree, root))
-    return root
+    root = tmp_path_factory.mktemp("pretrained") / "root"
+    return shutil.copytree(finished, root, ignore=shutil.ignore_patterns("robust_*"))
 
 
 @pytest.fixture

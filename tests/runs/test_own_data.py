@@ -22,6 +22,7 @@ from tests.support.helpers import (
 )
 from tests.support.own_images import folder_data, write_folder, write_npz
 from tests.support.pictures import noise, options
+from tests.support.small_images import SIDE
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
 
@@ -103,10 +104,10 @@ def test_a_run_goes_on_with_a_copy_of_its_images_and_never_with_others(tmp_path,
 def test_another_data_root_with_other_images_is_an_error_that_names_it(
     state, tree, finished, tmp_path, no_figures
 ):
-    root, other = tmp_path / "root", write_tree(tmp_path / "other", 24, 4, side=32)
+    root, other = tmp_path / "root", write_tree(tmp_path / "other", 24, 4)
     shutil.copytree(finished, root, ignore=shutil.ignore_patterns("robust_*"))
     first = other / "cifar10" / "train" / "class_0" / "000.png"
-    Image.new("RGB", (32, 32)).save(first)
+    Image.new("RGB", (SIDE, SIDE)).save(first)
     if state == "unfinished":
         (root / STAGE_1_NAME / "summary.json").unlink()
     before = snapshot(root)
@@ -116,9 +117,18 @@ def test_another_data_root_with_other_images_is_an_error_that_names_it(
     assert snapshot(root) == before
 
 
-def equal_to_cifar(cifar, tree):
+def equal_to_cifar(cifar, tree, side=32):
     """The same subset, held-out and test images by both data sets."""
-    flags = ("--imb_type", "exp", "--normalisation", "cifar", "--data_root", tree)
+    flags = (
+        "--image_size",
+        side,
+        "--imb_type",
+        "exp",
+        "--normalisation",
+        "cifar",
+        "--data_root",
+        tree,
+    )
     own = load_data(options("--dataset", "folder", *flags, "--imb_factor", cifar[1]))
     theirs = load_data(
         options("--dataset", cifar[0], "--data_root", tree.parent, "--imb_factor", cifar[1])
@@ -131,19 +141,11 @@ def equal_to_cifar(cifar, tree):
         assert torch.equal(ours.labels, expected.labels), split
 
 
-def test_a_tree_of_cifar_gives_cifars_subset_and_results(tmp_path, no_figures):
+def test_a_tree_of_cifar_gives_cifars_subset_and_results(tmp_path, no_figures, small_cifar):
     tree = write_tree(tmp_path / "data", 15, 2) / "cifar10"
-    equal_to_cifar(("cifar10", 0.1), tree)
-    own = [
-        "--dataset",
-        "folder",
-        "--data_root",
-        tree,
-        "--imb_type",
-        "exp",
-        "--normalisation",
-        "cifar",
-    ]
+    equal_to_cifar(("cifar10", 0.1), tree, SIDE)
+    own = ["--dataset", "folder", "--data_root", tree, "--image_size", SIDE]
+    own += ["--imb_type", "exp", "--normalisation", "cifar"]
     theirs = ["--dataset", "cifar10", "--data_root", tree.parent]
     results = []
     for data in (own, theirs):

@@ -5,14 +5,16 @@ import json
 import pytest
 
 from benchmarks import throughput
+from tests.support.helpers import write_tree
 
 
-def test_end_to_end_on_a_few_images(tree, tmp_path, capsys):
+def test_end_to_end_on_a_few_images(tmp_path, capsys):
+    tree = write_tree(tmp_path / "data", train=24, test=4, side=32)
     argv = f"--end_to_end --dataset cifar10 --data_root {tree} --imb_factor 0.2 -a resnet20 -b 64"
-    argv += f" -j 0 --lengths 1,1,1 --plain_epochs 1 --output {tmp_path}"
+    argv += f" -j 0 --lengths 1,1,1 --plain_epochs 1 --output {tmp_path / 'found'}"
     assert throughput.main([*argv.split(), "--precision", "float32"]) == 0
     ours, plain, last = capsys.readouterr().out.splitlines()
-    record = json.loads((tmp_path / "end_to_end.json").read_text())
+    record = json.loads((tmp_path / "found" / "end_to_end.json").read_text())
     assert last == f"end-to-end ratio: {record['ratio']:.2f}"
     assert ours.startswith("ours, float32: ") and "PROJECTED from 1 epochs" in plain
     found = record["plain"]

@@ -3,9 +3,11 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -60,8 +62,9 @@ def no_figures(monkeypatch) -> None:
     def without_panels(*_: object, **__: object) -> tuple[Figure, np.ndarray]:
         return Figure(), np.array([])
 
+    plain = SimpleNamespace(**vars(pyplot) | {"subplots": without_panels})
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
-    monkeypatch.setattr("matplotlib.pyplot.subplots", without_panels)
+    monkeypatch.setattr("utils.report.run_figure.plt", plain)
 
 
 @pytest.fixture

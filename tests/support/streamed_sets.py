@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CLASSES = 24
+CLASSES = 12
 
 
 def write_jpeg(path: Path, label: int, seed: int) -> None:

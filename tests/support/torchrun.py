@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tests.support.helpers import REPOSITORY
 
-
 MAIN = ("-m", "tests.support.small_images", "main")
 """Words that start `main.py` on images of a few pixels."""
 

@@ -29,6 +29,9 @@ from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
 from utils.training.trainer import Trainer
 
+SIDE = 32
+"""Of the images that networks train on, in pixels; streamed by themselves are 64 and more."""
+
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
@@ -149,8 +152,21 @@ def test_a_missing_list_is_bad_input_and_nothing_is_written(own, tmp_path):
 def flags_of(data, root, arch="resnet10", workers=2):
     """Of both stages."""
     return [
-        *("--dataset", "imagenet_lt", "--data_root", data, "--image_size", 64, "-a", arch),
-        *("-b", 32, "--seed", 1, "-j", workers, "--root_log", root, "--root_model", root),
+        *("--dataset", "imagenet_lt", "--data_root", data, "--image_size", SIDE, "-a", arch),
+        *(
+            "-b",
+            32,
+            "--seed",
+            1,
+            "--stream",
+            True,
+            "-j",
+            workers,
+            "--root_log",
+            root,
+            "--root_model",
+            root,
+        ),
     ]
 
 
@@ -183,7 +199,7 @@ def test_both_stages_and_the_evaluation_of_a_listed_set(imagenet, tmp_path, no_f
     assert last["train_loss"] < first["train_loss"]
     records = records_of(second)
     assert records.parent.name.startswith("imagenet_lt_resnet10_CE_None_natural_0.01_0-")
-    assert json.loads((records / "args.json").read_text())["image_size"] == 64
+    assert json.loads((records / "args.json").read_text())["image_size"] == SIDE
     summary = read_summary(records)
     assert summary["class_counts"] == training_counts(CLASSES)
     assert summary["heldout"]["images"] == CLASSES
@@ -234,7 +250,7 @@ def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
     succeed(stage_1(own, tmp_path, "--epochs", 0))
     monkeypatch.setattr("utils.training.training_pass.extract_features", extract)
     monkeypatch.setattr(
-        "utils.evaluation.evaluator.PIXELS_A_PASS", {"cpu": 9 * 64**2, "cuda": 9 * 64**2}
+        "utils.evaluation.evaluator.PIXELS_A_PASS", {"cpu": 9 * SIDE**2, "cuda": 9 * SIDE**2}
     )
     monkeypatch.setattr("utils.training.training_pass.STREAMED_BATCHES_A_PASS", 1)
     succeed([*stage_2(own, tmp_path), *flags])

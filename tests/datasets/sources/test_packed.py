@@ -1,7 +1,5 @@
 """A long-tailed set packed into one file is the set itself."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import torch
 
 from datasets import load_data
-from datasets.pack import pack
+from datasets.pack import main, pack
 from tests.support.helpers import (
     REPOSITORY,
     STAGE_1_NAME,
@@ -18,7 +16,7 @@ from tests.support.helpers import (
     stage_1,
     succeed,
 )
-from utils.errors import UserError
+from utils.errors import UserError, run_program
 from utils.options.parse import parse_options
 
 pytestmark = pytest.mark.usefixtures("small_cifar", "no_figures")
@@ -110,16 +108,11 @@ def test_a_damaged_pack_is_bad_input(damage, packed, tmp_path):
     assert len(outcome.errors) == 1 and not (tmp_path / "r").exists()
 
 
-def test_the_command_names_what_it_cannot_do(tmp_path):
-    ran = subprocess.run(
-        [sys.executable, "-m", "datasets.pack", "--dataset", "digits", "--output", tmp_path],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert ran.returncode == 2 and not list(tmp_path.iterdir())
-    assert ran.stderr == (
+def test_the_command_names_what_it_cannot_do(tmp_path, monkeypatch, capsys):
+    argv = ["datasets.pack", "--dataset", "digits", "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", argv)
+    assert run_program("datasets.pack", main) == 2 and not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == (
         "datasets.pack: error: --dataset digits cannot be packed; cifar10 and cifar100 can\n"
     )
 

@@ -68,7 +68,7 @@ class Scene:
 
     def own_tree(self, **settings: int) -> Path:
         folder = self.tmp / "data"
-        write_tree(folder, **{"train": 3, "test": 1} | settings)
+        write_tree(folder, **{"train": 3, "test": 1, "side": 32} | settings)
         return folder
 
 
