@@ -1,5 +1,5 @@
-"""CIFAR of a few pixels: whole runs on 8×8 pixels take a fifth of the time, and all but the cost of
-a step is the same. For a process of its own:
+"""CIFAR of a few pixels, on which a whole run takes a fifth of the time. A process of its own is
+started so:
 
     python -m tests.support.small_images main FLAGS...
     python -m tests.support.small_images utils.reproduce FLAGS...
