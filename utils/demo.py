@@ -4,13 +4,16 @@ table of the accuracies. It takes a minute or two on two cores and downloads not
     python -m utils.demo [--seed N] [--folder DIR]
 """
 
-import argparse
 import json
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from main import main
-from utils.options.parse import parse_options
+from utils.errors import run_program
+from utils.options import values
+from utils.options.parse import Parser, parse_options
 from utils.runs.folders import run_folder
 from utils.training.summary import accuracy_table
 
@@ -19,7 +22,7 @@ DATA = "--dataset digits --arch resnet20 --imb_factor 0.02 --augment none --sele
 STAGE_1 = f"{DATA} --epochs 40 --schedule scaled --wd 5e-4"
 STAGE_2 = (
     f"{DATA} --epochs 10 --balanced_clf_nepochs 4 --feat_sampler resample,4 --feat_lr 0.005 "
-    "--feat_loss LOSSES --cls_sampler none --cls_lr 0.01 --cls_loss ce "
+    "--cls_sampler none --cls_lr 0.01 --cls_loss ce "
     "--temperature 1 --margin 1 --margin_type learned"
 )
 CROSS_ENTROPY, CONTROL, DRO_LT = "cross-entropy", "without the robust loss", "DRO-LT"
@@ -28,14 +31,15 @@ CROSS_ENTROPY, CONTROL, DRO_LT = "cross-entropy", "without the robust loss", "DR
 def commands(seed: int, folder: Path) -> dict[str, list[str]]:
     """Returns the flags of three runs, by the name of the run: stage 1, and from it one stage 2
     with and one without the robust loss. The difference of the two is the effect of the loss."""
-    common = f"--seed {seed} --root_log {folder} --root_model {folder} --exp_str demo{seed}"
-    stage_1 = f"{STAGE_1} {common}".split()
-    pretrained = run_folder(parse_options(stage_1)).models.name
-    stage_2 = f"{STAGE_2} {common} --pretrained {pretrained}"
+    roots = ["--root_log", str(folder), "--root_model", str(folder)]
+    common = ["--seed", str(seed), "--exp_str", f"demo{seed}", *roots]
+    stage_1 = [*STAGE_1.split(), *common]
+    start = ["--pretrained", run_folder(parse_options(stage_1)).models.name]
+    stage_2 = [*STAGE_2.split(), *common, *start, "--feat_loss"]
     return {
         CROSS_ENTROPY: stage_1,
-        CONTROL: stage_2.replace("LOSSES", "ce_lt").split(),
-        DRO_LT: stage_2.replace("LOSSES", "ce_lt,robust_loss").split(),
+        CONTROL: [*stage_2, "ce_lt"],
+        DRO_LT: [*stage_2, "ce_lt,robust_loss"],
     }
 
 
@@ -49,7 +53,7 @@ def demo(seed: int, folder: Path) -> int:
         ("Stage 2: DRO-LT", [*runs[DRO_LT], "--overwrite", "True"]),
         ("Evaluation of DRO-LT", [*runs[DRO_LT], "--evaluation", "True"]),
     ):
-        print(f"\n{title}\n$ python main.py {' '.join(command)}", flush=True)
+        print(f"\n{title}\n$ python main.py {shlex.join(command)}", flush=True)
         status = main(command)
         if status != 0:
             return status
@@ -66,9 +70,19 @@ def demo(seed: int, folder: Path) -> int:
     return 0
 
 
+def run(argv: Sequence[str] | None = None) -> int:
+    """Runs the demonstration that the command line `argv` (`sys.argv` if None) asks for, and
+    returns its exit status: 0 done, 1 a failure of a run, 2 bad input."""
+
+    def program() -> int:
+        parser = Parser(prog="python -m utils.demo", description=__doc__, allow_abbrev=False)
+        parser.add_argument("--seed", type=values.seed, default=0, help="(default: 0)")
+        parser.add_argument("--folder", type=Path, default=Path("demo"), help="(default: demo)")
+        arguments = parser.parse_args(argv)
+        return demo(arguments.seed, arguments.folder)
+
+    return run_program("demo", program)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m utils.demo", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path("demo"))
-    arguments = parser.parse_args()
-    sys.exit(demo(arguments.seed, arguments.folder))
+    sys.exit(run())

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from utils import demo
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
@@ -46,3 +48,18 @@ def test_the_table_has_every_run_by_both_classifiers(tmp_path, monkeypatch, caps
 def test_a_run_that_fails_ends_the_demonstration(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "main", lambda argv: 2)
     assert demo.demo(0, tmp_path) == 2
+
+
+def test_a_folder_may_have_a_space_in_its_name(tmp_path):
+    folder = tmp_path / "my demo"
+    options = [parse_options(flags) for flags in demo.commands(0, folder).values()]
+    assert {(run.root_log, run.root_model) for run in options} == {(str(folder), str(folder))}
+
+
+@pytest.mark.parametrize("flags", [["--seed", "-1"], ["--seed", "x"], ["--sed", "1"]])
+def test_bad_input_is_one_line(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert demo.run(flags) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("demo: error: ") and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
