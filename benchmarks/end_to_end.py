@@ -5,16 +5,16 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
+from operator import methodcaller
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 
-from benchmarks.arguments import settings_of
-from benchmarks.child import run_child
-from benchmarks.data import benchmark_data, has_images
-from benchmarks.measure import PHASES, Measurements
+from benchmarks.data import has_images
+from benchmarks.measurements import Measurements
 from benchmarks.settings import Settings
-from benchmarks.sides import PLAIN, Sides
+from benchmarks.sides import PLAIN, SideProcess
 from utils.errors import RunError, UserError
 from utils.files import write_json
 from utils.machine.device import choose_machine
@@ -25,30 +25,27 @@ from utils.runs.folders import run_folder
 MAIN = Path(__file__).parents[1] / "main.py"
 
 
-def end_to_end(arguments: argparse.Namespace) -> None:
+def end_to_end(arguments: argparse.Namespace, settings: Settings) -> None:
     """Runs ours, runs or projects the plain loop, and prints the ratio last.
 
     Raises:
         UserError: no images, which `main.py` needs.
         RunError: a command of ours failed.
     """
-    if arguments.quick:
-        raise UserError("--end_to_end --quick: short ones are --end_to_end --lengths 1,1,1")
-    settings = settings_of(arguments)
-    if not has_images(settings):
-        raise UserError(f"--end_to_end needs images in {settings.data_root or './data'}")
-    lengths: dict[str, int] = arguments.lengths
+    options, lengths = settings.options, arguments.lengths
+    if not has_images(options):
+        raise UserError(f"--end_to_end needs images in {options.data_root}")
     ours = run_ours(settings, lengths)
     text = ", ".join(f"{ours['seconds'][stage]:.1f} s in stage {stage}" for stage in ("1", "2"))
-    print(f"ours, {settings.precision}: {ours['wall_seconds']:.1f} s ({text})", flush=True)
-    epochs = max(lengths.values()) if arguments.plain_full else arguments.plain_epochs
-    plain = run_plain(settings, lengths, epochs, arguments.plain_full)
-    how = "measured in full" if arguments.plain_full else f"PROJECTED from {epochs} epochs a phase"
+    print(f"ours, {options.precision}: {ours['wall_seconds']:.1f} s ({text})", flush=True)
+    epochs = None if arguments.plain_full else arguments.plain_epochs
+    plain = run_plain(settings, lengths, epochs)
+    how = "measured in full" if epochs is None else f"PROJECTED from {epochs} epochs a phase"
     print(f"plain: {plain['wall_seconds']:.1f} s, {how}")
     ratio = plain["wall_seconds"] / ours["wall_seconds"]
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        machine = choose_machine(settings.gpu, settings.precision).description()
+        machine = choose_machine(options.gpu, options.precision).description()
         record = {"commit": commit(), "machine": machine, "lengths": lengths, "ours": ours}
         record |= {"plain": plain, "plain_is": how, "ratio": ratio}
         write_json(arguments.output / "end_to_end.json", record)
@@ -56,12 +53,18 @@ def end_to_end(arguments: argparse.Namespace) -> None:
 
 
 def run_ours(settings: Settings, lengths: dict[str, int]) -> dict:
-    """Wall clock of the one command that trains both stages, and what their summaries say."""
-    with tempfile.TemporaryDirectory() as name:
-        command = command_of(settings, lengths, name)
+    """Returns the wall clock of the one command that trains both stages, and what their summaries
+    say.
+
+    Raises:
+        RunError: the command failed.
+    """
+    with TemporaryDirectory() as root:
+        command = settings.command(lengths, root)
         began = time.time()
-        started = [sys.executable, MAIN, *command]
-        result = subprocess.run(started, stdout=subprocess.DEVNULL, check=False)
+        result = subprocess.run(
+            [sys.executable, MAIN, *command], stdout=subprocess.DEVNULL, check=False
+        )
         if result.returncode != 0:
             raise RunError(f"main.py {' '.join(command)}: exit status {result.returncode}")
         wall_seconds = time.time() - began
@@ -75,36 +78,26 @@ def run_ours(settings: Settings, lengths: dict[str, int]) -> dict:
     }
 
 
-def command_of(settings: Settings, lengths: dict[str, int], root: str) -> list[str]:
-    """Arguments of `main.py` for both stages, whose runs go below `root`."""
-    stage_2 = settings.stage_2_flags(lengths["features"], lengths["classifier"])
-    pretraining = ["--pretrain_epochs", str(lengths["pretraining"])]
-    return [*stage_2, *pretraining, "--root_log", root, "--root_model", root]
-
-
-def run_plain(settings: Settings, lengths: dict[str, int], epochs: int, in_full: bool) -> dict:
-    """Start-up and epochs of the plain loop, and what they add up to at full length: the median
-    epoch of each phase times their number, or the sum of them all."""
-    start_up = run_child(PLAIN, settings, memory=False, part=1.0)["start_up_seconds"]
-    data, _ = benchmark_data(settings)
+def run_plain(settings: Settings, lengths: dict[str, int], epochs: int | None) -> dict:
+    """Returns start-up and epochs of the plain loop, and what they add up to at full length: the
+    sum of all epochs or, of so many of each phase after one that warms up, the median times their
+    number."""
     found = Measurements()
-    with tempfile.TemporaryDirectory() as folder:
-        sides = Sides(settings, Path(folder))
-        for phase in PHASES:
-            if not in_full:
-                sides.plain_epoch(phase, data)  # warms up
-            for _ in range(min(epochs, lengths[phase])):
-                found.add(f"{phase} seconds", PLAIN, sides.plain_epoch(phase, data).seconds)
-        sides.close()
-    trained = [phase for phase in PHASES if lengths[phase]]
-    if in_full:
-        seconds = sum(sum(found.values(f"{phase} seconds", PLAIN)) for phase in trained)
-    else:
-        medians = {phase: found.median(f"{phase} seconds", PLAIN) for phase in trained}
-        seconds = sum(lengths[phase] * medians[phase] for phase in trained)
-    measurements = list(found.summary())
+    seconds = 0.0
+    with TemporaryDirectory() as folder:
+        side = SideProcess(PLAIN, settings, Path(folder))
+        start_up = side.start_up_seconds()
+        for phase, length in lengths.items():
+            if epochs is not None and length:
+                side.ask(methodcaller("epoch", phase))  # warms up
+            number = length if epochs is None else min(epochs, length)
+            times = [side.ask(methodcaller("epoch", phase)).seconds for _ in range(number)]
+            for value in times:
+                found.add(f"{phase} seconds", PLAIN, value)
+            seconds += sum(times) if epochs is None else length * median(times or [0.0])
+        side.close()
     return {
         "wall_seconds": start_up + seconds,
         "start_up_seconds": start_up,
-        "measurements": measurements,
+        "measurements": found.summary(),
     }

@@ -10,15 +10,16 @@ with status 2.
 
 import argparse
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from operator import methodcaller
 from pathlib import Path
+from statistics import median
 
+import pandas as pd
 import torch
 from torch.autograd import (  # torch's hints do not list it as exported
     DeviceType,  # pyright: ignore[reportPrivateImportUsage]
@@ -26,17 +27,16 @@ from torch.autograd import (  # torch's hints do not list it as exported
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
-from benchmarks.arguments import RECIPE
 from benchmarks.data import benchmark_data
-from benchmarks.our_side import OurSide, PreparedSide
-from benchmarks.report import as_text
-from benchmarks.settings import Settings, default_workers
-from benchmarks.sides import PLAIN, Sides
+from benchmarks.our_side import OurSide
+from benchmarks.settings import RECIPE, Settings, settings_of
+from benchmarks.sides import PLAIN, both_sides
 from datasets import LongTailedData
-from utils.errors import RunError, UserError
+from utils.errors import UserError, run_program
 from utils.files import write_json
 from utils.machine.device import choose_machine
 from utils.machine.provenance import commit
+from utils.options.parse import Parser
 
 ROOT = Path(__file__).parents[1]
 CUDA_TESTS = (
@@ -47,10 +47,10 @@ CUDA_TESTS = (
 KINDS = (("bf16", "graph"), ("float32", "graph"), ("tf32", "graph"), ("bf16", "eager"))
 SECONDS, TEST_SECONDS = 450, 150
 STEPS = 20  # under the profiler
-COLUMNS = (
-    *("precision, step", "phase", "kernels a step", "ms a step", "busy ms a step"),
-    *("s an epoch", "idle s an epoch", "epochs", "projected s"),
-)
+COLUMNS = {
+    **{"kernels": "kernels a step", "step_ms": "ms a step", "busy_ms": "busy ms a step"},
+    **{"epoch_seconds": "s an epoch", "idle_seconds": "idle s an epoch"},
+}
 
 
 def run_tests() -> dict:
@@ -72,7 +72,7 @@ def run_tests() -> dict:
     return found
 
 
-def profile_steps(side: PreparedSide, phase: str) -> dict:
+def profile_steps(side: OurSide, phase: str) -> dict:
     """Returns `kernels` (copies and fills included) and busy milliseconds of a step, by the
     profiler, and milliseconds of a step by the clock, on batches that are there already."""
     step, arguments = side.step_and_batches(phase, STEPS)
@@ -99,15 +99,13 @@ def profile_steps(side: PreparedSide, phase: str) -> dict:
 
 def measure_kind(settings: Settings, data: LongTailedData, folder: Path) -> dict:
     """Returns, by phase, what a precision and kind of step take: three epochs, of which the first
-    warms up, and profiled steps."""
-    side = OurSide(settings, data, folder, repetitions=3, dropped=1)
-    epochs = side.visit()
-    prepared = side.prepared()
+    warms up (on a GPU), and profiled steps."""
+    side = OurSide(settings, data, folder)
     found = {}
-    for phase, times in epochs.items():
-        seconds = statistics.median(t.seconds for t in times)
-        steps = profile_steps(prepared, phase)
-        number = prepared.steps_an_epoch(phase)
+    for phase, times in side.visit().items():
+        seconds = median(t.seconds for t in times)
+        steps = profile_steps(side, phase)
+        number = side.steps_an_epoch(phase)
         found[phase] = {
             **steps,
             "steps": number,
@@ -118,36 +116,36 @@ def measure_kind(settings: Settings, data: LongTailedData, folder: Path) -> dict
     return found
 
 
-def compare_with_plain(settings: Settings, data: LongTailedData, folder: Path) -> dict:
+def compare_with_plain(settings: Settings) -> dict:
     """Returns images a second of training, of both sides, by phase; the second of two passes."""
     found: dict[str, dict[str, float]] = {"pretraining": {}, "features": {}}
-    with Sides(settings, folder).passes(data) as passes:
-        for name, rates in passes.items():
-            for phase in found:
-                rates[phase]()
-                found[phase][name] = rates[phase]()
+    with both_sides(settings) as sides:
+        for phase, rates in found.items():
+            for side in (side.with_persistent_workers() for side in sides):
+                side.ask(methodcaller("rate", phase))
+                rates[side.name] = side.ask(methodcaller("rate", phase))
     return found
 
 
-def rows_of(kinds: dict[str, dict]) -> list[list[str]]:
+def table_of(kinds: dict[str, dict]) -> str:
     """Returns the table: a row for each kind and phase, and the recipe's projected time."""
-    rows = [list(COLUMNS)]
+    rows = []
     for kind, phases in kinds.items():
-        for phase, m in phases.items():
-            numbers = (m["kernels"], m["step_ms"], m["busy_ms"], m["epoch_seconds"])
-            cells = [f"{number:.3g}" for number in (*numbers, m["idle_seconds"])]
-            rows.append([kind, phase, *cells, str(RECIPE[phase]), f"{m['projected_seconds']:.1f}"])
-        total = sum(m["projected_seconds"] for m in phases.values())
-        rows.append([kind, "the recipe, projected", *[""] * 6, f"{total:.1f}"])
-    return rows
+        for phase, found in phases.items():
+            row = {title: f"{found[name]:.3g}" for name, title in COLUMNS.items()}
+            row |= {"epochs": RECIPE[phase], "projected s": f"{found['projected_seconds']:.1f}"}
+            rows.append({"precision, step": kind, "phase": phase} | row)
+        total = sum(found["projected_seconds"] for found in phases.values())
+        row = {"precision, step": kind, "phase": "the recipe, projected"}
+        rows.append(dict.fromkeys(rows[-1], "") | row | {"projected s": f"{total:.1f}"})
+    return pd.DataFrame(rows).to_string(index=False) if rows else "no kind was measured"
 
 
-def check(arguments: argparse.Namespace) -> dict:
+def check(settings: Settings) -> dict:
     """Measures what there is time for; returns the record, which names what was left out."""
     deadline = time.monotonic() + SECONDS
     record: dict = {"commit": commit(), "tests": run_tests(), "kinds": {}, "left_out": []}
     print(f"tests on CUDA: {record['tests']}", flush=True)
-    settings = Settings(data_root=arguments.data_root, gpu=0, workers=default_workers())
     data, record["images"] = benchmark_data(settings)
     record["machine"] = choose_machine(0, "float32").description()
     longest = 0.0
@@ -159,22 +157,22 @@ def check(arguments: argparse.Namespace) -> dict:
             if began + longest + 60 > deadline:
                 record["left_out"].append(title)
                 continue
-            of_kind = replace(settings, precision=precision, step=step)
+            of_kind = settings.with_flags("--precision", precision, "--step", step)
             try:
                 record["kinds"][title] = measure_kind(of_kind, data, Path(name))
             except UserError as error:  # a GPU without this precision
                 record["left_out"].append(f"{title}: {error}")
             longest = max(longest, time.monotonic() - began)
             print(f"{title}: {time.monotonic() - began:.0f} s", flush=True)
-        measured = next(iter(record["kinds"]), "float32, graph")
-        fast = replace(settings, precision=measured.split(",")[0])
-        record["images_per_second"] = compare_with_plain(fast, data, Path(name))
+    measured = next(iter(record["kinds"]), "float32, graph")
+    fast = settings.with_flags("--precision", measured.split(",")[0])
+    record["images_per_second"] = compare_with_plain(fast)
     return record
 
 
 def report(record: dict) -> str:
     """Returns the tables of a record."""
-    lines = [as_text(rows_of(record["kinds"])), ""]
+    lines = [table_of(record["kinds"]), ""]
     for phase, rates in record["images_per_second"].items():
         each = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
         ratio = list(rates.values())[-1] / rates[PLAIN]
@@ -185,22 +183,28 @@ def report(record: dict) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; 0 done, 1 it failed or not all tests passed, 2 no GPU or bad input."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check")
-    parser.add_argument("--data_root", help="with CIFAR-100 (default: ./data, else made-up images)")
+    """Runs the command line; returns 0 done, 1 it failed or not all tests passed, 2 no GPU or bad
+    input."""
+    parser = Parser(
+        prog="python -m benchmarks.gpu_check",
+        description=__doc__,
+        epilog="The other flags are main.py's: --data_root (default: ./data, else made-up images).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--output", type=Path, default=Path("gpu_check.json"))
-    arguments = parser.parse_args(argv)
-    if not torch.cuda.is_available():
-        print("gpu_check: error: no CUDA device here: nothing to check", file=sys.stderr)
-        return 2
-    try:
-        record = check(arguments)
+
+    def program() -> int:
+        arguments, flags = parser.parse_known_args(argv)
+        settings = settings_of([*flags, "--gpu", "0"])
+        if not torch.cuda.is_available():
+            raise UserError("no CUDA device here: nothing to check")
+        record = check(settings)
         write_json(arguments.output, record)
-    except (UserError, RunError, OSError) as error:
-        print(f"gpu_check: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    print(report(record))
-    return 0 if record["tests"].get("status") == 0 else 1
+        print(report(record))
+        return 0 if record["tests"].get("status") == 0 else 1
+
+    return run_program("gpu_check", program)
 
 
 if __name__ == "__main__":

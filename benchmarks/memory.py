@@ -1,7 +1,5 @@
 """The memory of a process and its workers."""
 
-import resource
-import sys
 import threading
 from contextlib import suppress
 
@@ -12,35 +10,35 @@ INTERVAL = 0.05  # seconds
 
 
 def memory_of_tree(process: int) -> int:
-    """Returns the bytes of a process and all that it has started, a page that several share counted
-    once (the sum of proportional set sizes); 0 where the system does not tell, outside Linux."""
+    """Returns the bytes of a process and all that it has started. A page that several share counts
+    once on Linux (the sum of proportional set sizes); elsewhere only unshared pages count."""
     total = 0
     with suppress(psutil.Error):
         root = psutil.Process(process)
         for part in (root, *root.children(recursive=True)):
             with suppress(psutil.Error):  # it may have ended
-                total += getattr(part.memory_full_info(), "pss", 0)
+                found = part.memory_full_info()
+                total += getattr(found, "pss", found.uss)
     return total
 
 
 class PeakMemory(threading.Thread):
-    """Looks at the memory of this process and its workers every now and then, and remembers the
-    most; where the system does not tell, the most of this process alone."""
+    """Inside a `with`, looks at the memory of a process and its workers every now and then;
+    `mebibytes` is the most that it saw."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: int) -> None:
         super().__init__(daemon=True)
-        self.most = 0
+        self.process, self.mebibytes = process, 0.0
         self.is_over = threading.Event()
 
     def run(self) -> None:
         while not self.is_over.wait(INTERVAL):
-            self.most = max(self.most, memory_of_tree(psutil.Process().pid))
+            self.mebibytes = max(self.mebibytes, memory_of_tree(self.process) / MEBIBYTE)
 
-    def stop(self) -> float:
-        """Ends the looking; returns the most, in MiB."""
+    def __enter__(self) -> "PeakMemory":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.is_over.set()
         self.join()
-        if self.most:
-            return self.most / MEBIBYTE
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEBIBYTE

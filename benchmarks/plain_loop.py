@@ -7,8 +7,9 @@ predictions appended one by one. So is what favours it: on CUDA, TF32 convolutio
 benchmark mode, pinned memory, and workers that persist if so wished.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import cast
 
@@ -19,8 +20,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.measure import TRAINING_BATCHES, EpochTime, clock
 from benchmarks.pillow_policy import make_transform
+from benchmarks.settings import PHASES, Settings
+from benchmarks.side import TRAINING_BATCHES, EpochTime, Side, clock
 from datasets import ClassAwareSampler, LongTailedData, Split
 from datasets.splits import AnySplit
 from models import build_model
@@ -70,38 +72,23 @@ def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     return torch.stack([features[targets == c].mean(dim=0) for c in range(num_classes)])
 
 
-def favour(device: torch.device) -> None:
-    """The settings of the process that the released code runs with: those that speed it up."""
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = True
-
-
-class PlainLoop:
+class PlainLoop(Side):
     """Both stages, an epoch at a time.
 
     Args:
+        settings: of both sides; the device by name (`on_this_machine`).
         data: training and test images.
-        arch: a name of `models.ARCHITECTURES`.
-        device: where the network is.
         folder: where each epoch's checkpoint goes.
-        batch_size: images a step.
-        workers: processes of each loader.
-        persistent_workers: whether a loader keeps its processes from one epoch to the next.
     """
 
-    def __init__(
-        self,
-        data: LongTailedData,
-        arch: str,
-        device: torch.device,
-        folder: Path,
-        batch_size: int = 128,
-        workers: int = 2,
-        persistent_workers: bool = False,
-    ) -> None:
+    def __init__(self, settings: Settings, data: LongTailedData, folder: Path) -> None:
+        options = settings.options
+        device = torch.device(options.gpu if options.gpu is not None else "cpu")
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.allow_tf32 = True
         self.data, self.device, self.folder = data, device, folder
-        self.model = build_model(arch, data.num_classes).to(device)
+        self.model = build_model(options.arch, data.num_classes).to(device)
         self.epsilons = nn.Parameter(torch.ones(data.num_classes, device=device))
         counts = torch.tensor(data.class_counts, dtype=torch.float32, device=device)
         self.class_weights = counts / counts.max()
@@ -121,14 +108,18 @@ class PlainLoop:
             assert isinstance(split, Split)  # 32 × 32 pixels: they are held in memory
             return split.images.permute(0, 2, 3, 1).contiguous().numpy(), split.labels.tolist()
 
+        # As the released code's workers: not started anew, though this process may have been.
+        context = "fork" if "fork" in get_all_start_methods() else None
+
         def loader(split: tuple[np.ndarray, list[int]], augment: str, **order) -> DataLoader:
             images = PillowImages(*split, make_transform(augment, data.mean, data.std))
             return DataLoader(
                 images,
-                batch_size,
-                num_workers=workers,
+                options.batch_size,
+                num_workers=options.workers,
+                multiprocessing_context=context if options.workers else None,
                 pin_memory=device.type == "cuda",
-                persistent_workers=persistent_workers and workers > 0,
+                persistent_workers=settings.persistent_workers and options.workers > 0,
                 **order,
             )
 
@@ -139,12 +130,12 @@ class PlainLoop:
         self.train_loader = loader(train, "none")
         self.test_loader = loader(arrays(data.test), "none")
 
-    def close(self) -> None:
-        """Ends the workers that persist."""
-        del self.pretraining_loader, self.feature_loader, self.train_loader, self.test_loader
+    def visit(self) -> dict[str, list[EpochTime]]:
+        """Trains an epoch of each phase; returns their times."""
+        return {phase: [self.epoch(phase)] for phase in PHASES}
 
     def epoch(self, phase: str) -> EpochTime:
-        """One epoch of `pretraining`, `features` or `classifier`, with all that belongs to it."""
+        """Trains one epoch of a phase, with all that belongs to it, and returns its time."""
         is_pretraining = phase == "pretraining"
         loader = self.pretraining_loader if is_pretraining else self.feature_loader
         began = clock(self.device)
@@ -157,15 +148,14 @@ class PlainLoop:
         return EpochTime(clock(self.device) - began, training_seconds)
 
     def first_step(self) -> None:
-        """Stage 1's first."""
-        self.model.train()
-        inputs, targets = (t.to(self.device) for t in next(iter(self.pretraining_loader)))
-        self.step("pretraining", inputs, targets, None)
+        """Trains the first step of stage 1."""
+        self.train("pretraining", islice(self.pretraining_loader, 1), None)
+        clock(self.device)
 
     def train(
         self, phase: str, batches: Iterable[tuple[Tensor, Tensor]], centroids: Tensor | None
     ) -> int:
-        """Steps over all batches; the number of images."""
+        """Takes a step for each batch; returns the number of images."""
         self.model.train(phase != "classifier")
         for name, parameter in self.model.named_parameters():
             other_phase = "classifier" if "linear" not in name else "features"
@@ -181,7 +171,7 @@ class PlainLoop:
     def step(
         self, phase: str, inputs: Tensor, targets: Tensor, centroids: Tensor | None
     ) -> dict[str, float]:
-        """Forward, losses, backward, update; the losses and accuracies of the batch."""
+        """Forward, losses, backward, update; returns the losses and accuracies of the batch."""
         features, logits = self.model(inputs)
         losses = self.losses(phase, features, logits, targets, centroids)
         loss = cast(Tensor, sum(losses.values()))
@@ -210,7 +200,7 @@ class PlainLoop:
 
     @torch.no_grad()
     def centroids(self, loader: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """Class means of the features of all images, gathered batch by batch."""
+        """Returns the class means of the features of all images, gathered batch by batch."""
         self.model.eval()
         features, labels = (torch.empty(0, device=self.device) for _ in range(2))
         for inputs, targets in loader:
@@ -221,7 +211,8 @@ class PlainLoop:
 
     @torch.no_grad()
     def validate(self, centroids: Tensor | None) -> dict[str, float]:
-        """Accuracies on the test set: of the classifier and, with centroids, of the nearest."""
+        """Returns accuracies on the test set: of the classifier and, with centroids, of the nearest
+        one."""
         self.model.eval()
         losses, top1s, predictions, nearest, labels = [], [], [], [], []
         for inputs, targets in self.test_loader:
@@ -244,24 +235,16 @@ class PlainLoop:
     def save(self) -> None:
         torch.save({"state_dict": self.model.state_dict()}, self.folder / "plain.pth.tar")
 
-    def training_rate(self, phase: str) -> float:
-        """Images a second of the first steps of an epoch, from asking for the first batch on."""
+    def training(self, phase: str) -> Callable[[], int]:
         is_pretraining = phase == "pretraining"
         loader = self.pretraining_loader if is_pretraining else self.feature_loader
         centroids = None if is_pretraining else self.centroids(islice(self.train_loader, 1))
-        began = clock(self.device)
-        images = self.train(phase, islice(loader, TRAINING_BATCHES), centroids)
-        return images / (clock(self.device) - began)
+        return lambda: self.train(phase, islice(loader, TRAINING_BATCHES), centroids)
 
-    def evaluation_rate(self) -> float:
-        """Images a second of the pass over the test set."""
-        began = clock(self.device)
+    def evaluate(self) -> int:
         self.validate(None)
-        return len(self.data.test) / (clock(self.device) - began)
+        return len(self.data.test)
 
-    def augmentation_rate(self) -> float:
-        """Images a second that the feature phase's loader brings to the device."""
-        began, images = clock(self.device), 0
-        for inputs, _ in self.feature_loader:
-            images += len(inputs.to(self.device, non_blocking=True))
-        return images / (clock(self.device) - began)
+    def load(self, batches: int | None = None) -> int:
+        loaded = islice(self.feature_loader, batches)
+        return sum(len(inputs.to(self.device, non_blocking=True)) for inputs, _ in loaded)

@@ -2,19 +2,22 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
+import jinja2
+import pandas as pd
 
-from benchmarks.arguments import RECIPE
-from benchmarks.measure import PHASES, Measurements, line_through, short
-from benchmarks.settings import Settings
+from benchmarks.data import epoch_images, scaled
+from benchmarks.measurements import Measurements, line_through, short
+from benchmarks.settings import PHASES, RECIPE, SHARED, Settings
 from benchmarks.sides import PLAIN, side_names
 from datasets import LongTailedData
 from utils.files import write_json
-from utils.machine.device import Machine
+from utils.machine.device import choose_machine
 from utils.machine.provenance import commit
 
 TITLES = {
@@ -22,18 +25,26 @@ TITLES = {
     "features": "stage 2, features",
     "classifier": "stage 2, classifier",
 }
+QUANTITIES = {
+    **{f"{TITLES[p]}: training, images/s": f"{p} images/s" for p in ("pretraining", "features")},
+    "evaluation pass, images/s": "evaluation images/s",
+    "augmentation to batches, images/s": "augmentation images/s",
+    "start-up to the first step, s": "start-up seconds",
+    "peak memory of process and workers, MiB": "peak MiB of process and workers",
+    "peak memory of device, MiB": "peak MiB of device",
+}
+RATIOS = {"training": "features images/s", "augmentation": "augmentation images/s"}
 
 
 class Report:
-    """Of both sides, on a machine.
+    """Of both sides, on this machine.
 
     Args:
         settings: of both sides.
         images: what the images are.
         data: all of them.
-        parts: by size, those that were trained on.
+        parts: by size, the part of them that was trained on.
         found: the measurements, also those that are yet to be taken.
-        device: where the networks are.
     """
 
     def __init__(
@@ -41,19 +52,22 @@ class Report:
         settings: Settings,
         images: str,
         data: LongTailedData,
-        parts: dict[int, LongTailedData],
+        parts: Mapping[int, float],
         found: Measurements,
-        device: torch.device,
     ) -> None:
         self.settings, self.images, self.found = settings, images, found
-        self.names = side_names(settings.precision)
-        self.machine = Machine(device, settings.precision).description()
-        self.full_size = epoch_images(data)
-        self.sizes = {size: epoch_images(part) for size, part in parts.items()}
+        self.options = settings.options
+        self.names = side_names(self.options.precision)
+        self.ours = self.names[-1]
         self.class_counts = data.class_counts
+        self.full_size = epoch_images(data)
+        self.sizes = {size: epoch_images(scaled(data, part)) for size, part in parts.items()}
+        machine = choose_machine(self.options.gpu, self.options.precision, self.options.step)
+        self.machine = machine.description()
 
     def introduction(self) -> str:
-        m, s = self.machine, self.settings
+        """Returns where and on what it was measured."""
+        m, options = self.machine, self.options
         sizes = ", ".join(
             f"x{size}: {images['pretraining']} and {images['features']}"
             for size, images in self.sizes.items()
@@ -62,81 +76,65 @@ class Report:
             f"{m['processor']}, {m['device']}, {m['threads']} threads; Python {m['python']}, "
             f"torch {m['torch']}\n"
             f"data: {self.images}, {self.full_size['pretraining']} training images, "
-            f"{self.full_size['features']} in an epoch of stage 2; {s.arch}, batches of "
-            f"{s.batch_size}\n"
+            f"{self.full_size['features']} in an epoch of stage 2; {options.arch}, batches of "
+            f"{options.batch_size}\n"
             f"measured on (images in an epoch of stages 1 and 2): {sizes}\n"
-            f"plain: {s.workers} workers a loader, persistent: {s.persistent_workers}; "
-            f"ours: step {s.step or 'default'}"
+            f"plain: {options.workers} workers a loader, persistent: "
+            f"{self.settings.persistent_workers}; ours: step {m['step']}"
         )
 
-    def text(self) -> str:
-        """All tables."""
-        return "\n\n".join(f"{title}\n{as_text(rows)}" for title, rows in self._tables().items())
-
-    def _tables(self) -> dict[str, list[list[str]]]:
+    @cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All tables, by their titles."""
+        texts = self.found.texts()
         return {
-            "medians (lower to upper quartile)": self._rates(),
+            "medians (lower to upper quartile)": self._medians(texts),
             "seconds of an epoch's training, and their growth beside that of its images": (
-                self._growth()
+                self._growth(texts)
             ),
-            "seconds of all of an epoch, with its passes without gradients": self._epochs(),
+            "seconds of all of an epoch, with its passes without gradients": (
+                _labelled(self._of_epochs(texts, "seconds"))
+            ),
             "the recipe's full length, a PROJECTION from these epochs": self._projection(),
         }
 
-    def _rates(self) -> list[list[str]]:
-        quantities = {
-            **{f"{TITLES[p]}: training, images/s": f"{p} images/s" for p in PHASES[:2]},
-            "evaluation pass, images/s": "evaluation images/s",
-            "augmentation to batches, images/s": "augmentation images/s",
-            "start-up to the first step, s": "start-up seconds",
-            "peak memory of process and workers, MiB": "peak MiB of process and workers",
-            "peak memory of device, MiB": "peak MiB of device",
-        }
-        rows = [["", *self.names, f"{self.names[-1]} / plain"]]
-        for title, quantity in quantities.items():
-            cells = [self.found.text(quantity, name) for name in self.names]
-            if any(cells):
-                rows.append([title, *cells, short(self.ratio(quantity)) if all(cells) else ""])
-        return rows
+    def text(self) -> str:
+        """Returns all tables."""
+        return "\n\n".join(f"{title}\n{table.to_string()}" for title, table in self.tables.items())
+
+    def _medians(self, texts: pd.DataFrame) -> pd.DataFrame:
+        measured = {t: q for t, q in QUANTITIES.items() if (q, 0) in texts.index}
+        table = texts.loc[[(quantity, 0) for quantity in measured.values()], self.names]
+        table = table.set_axis(list(measured), axis="index").rename_axis(columns=None)
+        table[f"{self.ours} / plain"] = [short(self.ratio(q)) for q in measured.values()]
+        return table
+
+    def _of_epochs(self, frame: pd.DataFrame, what: str) -> pd.DataFrame:
+        """Returns the rows of a quantity of epochs, by phase and size."""
+        sizes = list(self.sizes)
+        return pd.concat({p: frame.loc[f"{p} {what}"].loc[sizes, self.names] for p in PHASES})
+
+    def _growth(self, texts: pd.DataFrame) -> pd.DataFrame:
+        def times_first(frame: Any) -> Any:
+            return (frame / frame.groupby(level=0).transform("first")).map("{:.2f}".format)
+
+        medians = self._of_epochs(self.found.medians(), "training seconds")
+        table = self._of_epochs(texts, "training seconds") + ", " + times_first(medians)
+        table.columns = [f"{name}: s, times x1" for name in self.names]
+        images = pd.concat({p: pd.Series({s: n[p] for s, n in self.sizes.items()}) for p in PHASES})
+        table.insert(0, "images", images)
+        table["images, times x1"] = times_first(images)
+        return _labelled(table)
 
     def ratio(self, quantity: str) -> float:
-        """Ours, in the precision asked for, over plain: of medians."""
-        ours, plain = (
-            self.found.median(quantity, name) for name in (self.names[-1], self.names[0])
-        )
-        return ours / plain if plain else float("nan")
-
-    def _growth(self) -> list[list[str]]:
-        rows = [["", "images", *(f"{n}: s, times x1" for n in self.names), "images, times x1"]]
-        for phase in PHASES:
-            first = self.sizes[min(self.sizes)][phase]
-            for size, images in self.sizes.items():
-                cells = [
-                    f"{self.found.text(f'{phase} training seconds', name, size)}, "
-                    f"{self.growth(phase, name, size):.2f}"
-                    for name in self.names
-                ]
-                times = f"{images[phase] / first:.2f}"
-                rows.append([f"{TITLES[phase]}, x{size}", str(images[phase]), *cells, times])
-        return rows
-
-    def growth(self, phase: str, name: str, size: int) -> float:
-        """Training seconds of an epoch at the size over those at the smallest: of medians."""
-        quantity = f"{phase} training seconds"
-        first = self.found.median(quantity, name, min(self.sizes))
-        return self.found.median(quantity, name, size) / first
-
-    def _epochs(self) -> list[list[str]]:
-        rows = [["", *self.names]]
-        for phase in PHASES:
-            for size in self.sizes:
-                cells = [self.found.text(f"{phase} seconds", name, size) for name in self.names]
-                rows.append([f"{TITLES[phase]}, x{size}", *cells])
-        return rows
+        """Returns ours, in the precision asked for, over plain: of medians."""
+        plain = self.found.median(quantity, PLAIN)
+        return self.found.median(quantity, self.ours) / plain if plain else float("nan")
 
     def full_epoch(self, phase: str, name: str) -> float:
-        """Seconds of an epoch of all the data: the median, where one was measured, else by the
-        line through the sizes that were (a part that every epoch costs, and a part per image)."""
+        """Returns seconds of an epoch of all the data: the median, where one was measured, else by
+        the line through the sizes that were (a part that every epoch costs, and a part per
+        image)."""
         quantity, wanted = f"{phase} seconds", self.full_size[phase]
         points = []
         for size, images in self.sizes.items():
@@ -147,78 +145,84 @@ class Report:
         fixed, slope = line_through(*map(list, zip(*points, strict=True)))
         return fixed + wanted * slope
 
-    def recipe_seconds(self, name: str) -> float:
-        return sum(epochs * self.full_epoch(phase, name) for phase, epochs in RECIPE.items())
+    @cached_property
+    def projected(self) -> pd.DataFrame:
+        """Seconds of an epoch of all the data: phases (rows) and sides (columns)."""
+        cells = {n: {p: self.full_epoch(p, n) for p in PHASES} for n in self.names}
+        return pd.DataFrame(cells)
 
-    def _projection(self) -> list[list[str]]:
-        rows = [["", *self.names, f"plain / {self.names[-1]}"]]
-        for phase, epochs in RECIPE.items():
-            seconds = [self.full_epoch(phase, name) for name in self.names]
-            title = f"{TITLES[phase]}: s an epoch of {self.full_size[phase]} images (x {epochs})"
-            rows.append([title, *map(short, seconds), short(seconds[0] / seconds[-1])])
-        totals = [self.recipe_seconds(name) for name in self.names]
-        minutes = [short(total / 60) for total in totals]
-        return [*rows, ["all, minutes", *minutes, short(totals[0] / totals[-1])]]
+    @property
+    def recipe_seconds(self) -> pd.Series:
+        """Seconds of the recipe's full length, by side."""
+        return self.projected.mul(pd.Series(RECIPE), axis="index").sum()
+
+    def _projection(self) -> pd.DataFrame:
+        table = self.projected.set_axis(
+            [
+                f"{TITLES[phase]}: s an epoch of {self.full_size[phase]} images (x {epochs})"
+                for phase, epochs in RECIPE.items()
+            ],
+            axis="index",
+        )
+        table.loc["all, minutes"] = self.recipe_seconds / 60
+        table[f"plain / {self.ours}"] = table[PLAIN] / table[self.ours]
+        return table.map(short)
 
     def ratio_lines(self) -> str:
-        training = self.ratio("features images/s")
-        augmentation = self.ratio("augmentation images/s")
-        return f"training ratio: {training:.2f}\naugmentation ratio: {augmentation:.2f}"
+        return "\n".join(f"{name} ratio: {self.ratio(q):.2f}" for name, q in RATIOS.items())
 
     def as_dict(self) -> dict:
-        names, phases = self.names, RECIPE
+        """Returns all values, for JSON."""
+        settings = {name: getattr(self.options, name) for name in SHARED}
+        settings |= {k: v for k, v in asdict(self.settings).items() if k != "flags"}
         return {
             "command": command(),
             "commit": commit(),
             "machine": {k: v for k, v in self.machine.items() if k != "command"},
-            "settings": asdict(self.settings),
+            "settings": settings,
             "images": self.images,
             "class_counts": self.class_counts,
             "images_per_epoch": {"full": self.full_size, **self.sizes},
-            "measurements": list(self.found.summary()),
+            "measurements": self.found.summary(),
             "projection": {
                 name: {
-                    "epoch_seconds": {phase: self.full_epoch(phase, name) for phase in phases},
+                    "epoch_seconds": self.projected[name].to_dict(),
                     "epochs": RECIPE,
-                    "recipe_seconds": self.recipe_seconds(name),
+                    "recipe_seconds": self.recipe_seconds[name],
                 }
-                for name in names
+                for name in self.names
             },
-            "training_ratio": self.ratio("features images/s"),
-            "augmentation_ratio": self.ratio("augmentation images/s"),
-            "compared": [names[-1], PLAIN],
+            **{f"{name}_ratio": self.ratio(quantity) for name, quantity in RATIOS.items()},
+            "compared": [self.ours, PLAIN],
         }
 
     def write(self, folder: Path) -> None:
         """`throughput.json` with all values, `throughput.md` with the tables."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "throughput.json", self.as_dict())
-        introduction = self.introduction().replace("\n", "  \n")
-        parts = ["# Throughput", f"`{command()}`, commit {commit()}", introduction]
-        for title, rows in self._tables().items():
-            parts += [f"## {title[0].upper()}{title[1:]}", as_markdown(rows)]
-        parts.append(self.ratio_lines().replace("\n", "  \n"))
-        (folder / "throughput.md").write_text("\n\n".join(parts) + "\n")
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+            autoescape=False,
+            trim_blocks=True,
+            keep_trailing_newline=True,
+            undefined=jinja2.StrictUndefined,
+        )
+        text = environment.get_template("throughput.md.jinja").render(
+            command=command(),
+            commit=commit(),
+            introduction=self.introduction(),
+            tables=self.tables,
+            ratio_lines=self.ratio_lines(),
+        )
+        (folder / "throughput.md").write_text(text)
 
 
-def epoch_images(data: LongTailedData) -> dict[str, int]:
-    """Images in an epoch of each phase."""
-    balanced = max(data.class_counts) * data.num_classes
-    return {"pretraining": len(data.train), "features": balanced, "classifier": balanced}
-
-
-def as_text(rows: list[list[str]]) -> str:
-    widths = np.array([[len(cell) for cell in row] for row in rows]).max(axis=0)
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    )
-
-
-def as_markdown(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+def _labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table with the titles of its phases and sizes."""
+    labels = [f"{TITLES[phase]}, x{size}" for phase, size in table.index]
+    return table.set_axis(labels, axis="index").rename_axis(columns=None)
 
 
 def command() -> str:
-    """The command line that started this program."""
+    """Returns the command line that started this program."""
     return shlex.join(["python", "-m", "benchmarks.throughput", *sys.argv[1:]])

@@ -2,91 +2,96 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import methodcaller
 
-from benchmarks.child import run_child
-from benchmarks.data import scaled
-from benchmarks.measure import Measurements
-from benchmarks.settings import Settings
-from benchmarks.sides import Sides, side_names
-from datasets import LongTailedData
+from benchmarks.measurements import Measurements
+from benchmarks.memory import MEBIBYTE, PeakMemory
+from benchmarks.sides import SideProcess, both_sides, device_memory, process_of
 
 LARGEST, SMALLEST = 0.02, 0.008
 """Parts of the images to train on where all of them take too long: 10 to 4 of CIFAR-100's largest
 class, whose class-aware sampler needs 4."""
 
 
-def affordable(sides: Sides, data: LongTailedData, sizes: Sequence[int], deadline: float) -> float:
-    """The part of the images of which a warm-up and two rounds of all sizes end in time, as far as
-    a first visit of each side tells."""
-    began = time.perf_counter()
-    part = scaled(data, SMALLEST)
-    for name in side_names(sides.settings.precision):
-        sides.visit(name, part)
-    now = time.perf_counter()
-    affordable = SMALLEST * (deadline - now) / (3 * sum(sizes) * (now - began))
-    return min(LARGEST, max(SMALLEST, affordable))
-
-
 def measure_processes(
-    found: Measurements, settings: Settings, fraction: float, repetitions: int
+    found: Measurements, sides: Sequence[SideProcess], part: float, others: int
 ) -> None:
-    """`start-up seconds` of as many processes of each side, and the peak memory, in MiB, of the
-    last of them."""
-    for i in range(repetitions):
-        for side in side_names(settings.precision):
-            is_last = i == repetitions - 1
-            child = run_child(side, settings, is_last, fraction)
-            found.add("start-up seconds", side, child["start_up_seconds"])
-            for place, mebibytes in (child["peak_mib"] or {}).items():
-                if mebibytes is not None:
-                    found.add(f"peak MiB of {place}", side, mebibytes)
+    """`start-up seconds` of so many other processes of each side and of these, and the peak memory
+    of these, in MiB: of all phases on a part of the images, and of a first block of stage 2's
+    images in full."""
+    for _ in range(others):
+        with both_sides(sides[-1].settings) as again:
+            for side in again:
+                found.add("start-up seconds", side.name, side.start_up_seconds())
+                side.close()
+    for side in sides:
+        found.add("start-up seconds", side.name, side.start_up_seconds())
+        with PeakMemory(side.ask(process_of)) as peak:
+            side.ask(methodcaller("load", 1))
+            side.ask(methodcaller("visit"), part)
+        found.add("peak MiB of process and workers", side.name, peak.mebibytes)
+        if (of_device := side.ask(device_memory)) is not None:
+            found.add("peak MiB of device", side.name, of_device / MEBIBYTE)
     _say("start-up and memory measured")
 
 
-def measure_passes(
+def measure_rates(
     found: Measurements,
-    sides: Sides,
-    data: LongTailedData,
+    sides: Sequence[SideProcess],
+    part: float,
     quantities: Sequence[str],
     repetitions: int,
 ) -> None:
-    """`images/s` of these quantities: `evaluation`, `augmentation`, or training in `pretraining` or
-    `features`; a first round warms up."""
-    with sides.passes(data) as passes:
-        for i in range(repetitions + 1):
-            for quantity in quantities:
-                for name, rates in passes.items():
-                    rate = rates[quantity]()
-                    if i:
-                        found.add(f"{quantity} images/s", name, rate)
+    """`QUANTITY images/s` of these quantities on a part of the images; a first round warms up.
+    The start of the plain loop's workers is no part of these."""
+    sides = [side.with_persistent_workers() for side in sides]
+    for i in range(repetitions + 1):
+        for quantity in quantities:
+            for side in sides:
+                rate = side.ask(methodcaller("rate", quantity), part)
+                if i:
+                    found.add(f"{quantity} images/s", side.name, rate)
     _say(f"{', '.join(quantities)} measured")
 
 
+def affordable(sides: Sequence[SideProcess], sizes: Sequence[int], deadline: float) -> float:
+    """Returns the part of the images of which a warm-up and two rounds of all sizes end in time, as
+    far as a visit of each side tells, after a first one that makes the images."""
+    began = time.perf_counter()
+    for side in sides:
+        side.ask(methodcaller("visit"), SMALLEST)
+    now = time.perf_counter()
+    part = SMALLEST * (deadline - now) / (3 * sum(sizes) * (now - began))
+    return min(LARGEST, max(SMALLEST, part))
+
+
 def measure_epochs(
-    found: Measurements, sides: Sides, parts: dict[int, LongTailedData], deadline: float
+    found: Measurements, sides: Sequence[SideProcess], parts: Mapping[int, float], deadline: float
 ) -> None:
     """`PHASE training seconds` of an epoch's training and `PHASE seconds` of all of it, at each
     size, in rounds until there is no time for another; one at least."""
-    names = side_names(sides.settings.precision)
-    for data in parts.values():
-        for name in names:
-            sides.visit(name, data)  # warms up: each size has a last batch of a size of its own
+    for part in parts.values():
+        for side in sides:
+            side.ask(
+                methodcaller("visit"), part
+            )  # warms up: each size has a last batch of a size of its own
     began, rounds = time.perf_counter(), 0
     while not rounds or _time_left(began, rounds, deadline):
-        order = names if rounds % 2 == 0 else names[::-1]
-        for size, data in parts.items():
-            for name in order:
-                for phase, epochs in sides.visit(name, data).items():
+        order = sides if rounds % 2 == 0 else sides[::-1]
+        for size, part in parts.items():
+            for side in order:
+                for phase, epochs in side.ask(methodcaller("visit"), part).items():
                     for epoch in epochs:
-                        found.add(f"{phase} seconds", name, epoch.seconds, size)
-                        found.add(f"{phase} training seconds", name, epoch.training_seconds, size)
+                        found.add(f"{phase} seconds", side.name, epoch.seconds, size)
+                        training = epoch.training_seconds
+                        found.add(f"{phase} training seconds", side.name, training, size)
         rounds += 1
         _say(f"round {rounds} of epochs measured")
 
 
 def _time_left(began: float, rounds: int, deadline: float) -> bool:
-    """Whether another round, as long as those before in the mean, ends in time."""
+    """Returns True if another round, as long as those before in the mean, ends in time."""
     now = time.perf_counter()
     return now + (now - began) / rounds < deadline
 

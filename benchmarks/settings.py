@@ -1,68 +1,107 @@
-"""What a benchmark is told, in a form that child processes can be told too. Imports no torch."""
+"""What both sides of a benchmark are told: flags of `main.py`. Imports no torch."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 from utils.errors import UserError
 from utils.machine.cores import usable_cores
-from utils.options.flags import Options
+from utils.options.flags import FIELDS, Options, flag_of
+from utils.options.parse import parse_options
+from utils.options.recipes import FULL_STAGE_1, FULL_STAGE_2
 
-STAGE_2 = (
-    "--feat_sampler resample,4 --feat_lr 0.005 --feat_loss ce_lt,robust_loss --cls_sampler none "
-    "--cls_lr 0.01 --cls_loss ce --temperature 1 --margin 1 --margin_type learned"
+DATASETS = ("cifar10", "cifar100")
+SHARED = (
+    *("dataset", "data_root", "imb_factor", "arch", "batch_size"),
+    *("precision", "step", "gpu", "workers"),
 )
+"""Options that make sense for a benchmark; precision and step are of this project's side alone."""
+
+RELEASED_WORKERS = 20
+QUICK = ("--dataset", "cifar10", "--imb_factor", "0.5", "--arch", "resnet20", "--batch-size", "16")
+RECIPE = {
+    "pretraining": FULL_STAGE_1,
+    "features": FULL_STAGE_2[0],
+    "classifier": FULL_STAGE_2[1],
+}
+"""Epochs of each phase, as published."""
+
+PHASES = tuple(RECIPE)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of both sides of a benchmark; `precision` and `step` are of this project's side."""
+    """What the two sides of a benchmark have in common.
 
-    dataset: str = "cifar100"
-    data_root: str | None = None
-    imb_factor: float = 0.01
-    arch: str = "resnet32"
-    batch_size: int = 128
-    gpu: int | None = None
-    workers: int = 2
+    Args:
+        flags: of `main.py`.
+        persistent_workers: whether the plain loop's loaders keep their processes between epochs.
+        quick: whether the images are few and made up.
+    """
+
+    flags: tuple[str, ...]
     persistent_workers: bool = False
-    precision: str = "float32"
-    step: str | None = None
     quick: bool = False
 
-    def data_flags(self) -> list[str]:
-        """The command line's flags for these images."""
-        flags = ["--dataset", self.dataset, "--imb_factor", str(self.imb_factor)]
-        return flags if self.data_root is None else [*flags, "--data_root", self.data_root]
+    @cached_property
+    def options(self) -> Options:
+        """The flags, parsed."""
+        return parse_options(self.flags)
 
-    def training_flags(self) -> list[str]:
-        """The command line's flags of both stages."""
-        flags = [*self.data_flags(), "--arch", self.arch, "-b", str(self.batch_size)]
-        flags += ["--seed", "0", "--precision", self.precision]
-        if self.gpu is not None:
-            flags += ["--gpu", str(self.gpu)]
-        return flags if self.step is None else [*flags, "--step", self.step]
+    def with_flags(self, *flags: str) -> "Settings":
+        """Returns the same with flags that win over those that are there."""
+        return replace(self, flags=(*self.flags, *flags))
 
-    def stage_2_flags(self, features: int, classifier: int) -> list[str]:
-        """The paper's second command with that many epochs of its two phases."""
-        lengths = ["--epochs", str(features + classifier)]
-        lengths += ["--balanced_clf_nepochs", str(classifier)]
-        return [*self.training_flags(), *STAGE_2.split(), *lengths]
-
-
-def choices_of(flag: str) -> tuple[str, ...]:
-    """The values that a flag of the command line allows; none if there is no such flag."""
-    options = {field.name: field for field in fields(Options)}
-    if flag not in options:
-        return ()
-    return tuple(options[flag].metadata["settings"].get("choices") or ())
+    def command(self, lengths: dict[str, int], root: str | Path) -> list[str]:
+        """Returns the arguments of `main.py` for both stages of the paper with so many epochs of
+        each phase; their runs go below `root`."""
+        stage_2 = lengths["features"] + lengths["classifier"]
+        numbers = {
+            "--seed": 0,
+            "--pretrain_epochs": lengths["pretraining"],
+            "--epochs": stage_2,
+            "--balanced_clf_nepochs": lengths["classifier"],
+            "--root_log": root,
+            "--root_model": root,
+        }
+        rest = [str(word) for pair in numbers.items() for word in pair]
+        return [*self.flags, "--recipe", "dro_lt", "--schedule", "scaled", *rest]
 
 
-def default_workers() -> int:
-    """The released 20, or as many as there are cores."""
-    return min(20, usable_cores())
+def settings_of(flags: Sequence[str], persistent_workers: bool = False, quick: bool = False):
+    """Returns the settings that flags of `main.py` stand for, with a benchmark's own defaults:
+    CIFAR-100, and as many workers as the released code has or the machine has cores.
+
+    Raises:
+        UserError: a flag is unknown or not of a benchmark, or the machine lacks what it asks for.
+    """
+    workers = min(RELEASED_WORKERS, usable_cores())
+    flags = ["--dataset", "cifar100", "--workers", str(workers), *flags, *(QUICK if quick else ())]
+    options = parse_options(flags)
+    others = [n for n in FIELDS if n not in SHARED and not options.is_at_default(n)]
+    if others:
+        allowed = ", ".join(map(flag_of, SHARED))
+        raise UserError(f"{flag_of(others[0])}: not a flag of benchmarks, which take {allowed}")
+    if options.dataset not in DATASETS:
+        raise UserError(f"--dataset {options.dataset}: it is {' or '.join(DATASETS)}")
+    return Settings(tuple(flags), persistent_workers, quick)
 
 
-def check_choice(flag: str, value: str | None, allowed: tuple[str, ...]) -> None:
-    """Raises UserError unless the value is None or allowed."""
-    if value is not None and value not in allowed:
-        known = f"one of {', '.join(allowed)}" if allowed else "not known here"
-        raise UserError(f"--{flag} {value}: it is {known}")
+def on_this_machine(settings: Settings, precision: str | None) -> Settings:
+    """Returns the settings with the device that they mean by name, so that no later look at the
+    machine warns again, and with the precision; None is `bf16` where it is native, else `float32`.
+
+    Raises:
+        UserError: the machine lacks the device, the precision or the kind of step.
+    """
+    from utils.machine.device import choose_machine, has_native_bf16
+
+    options = settings.options
+    device = choose_machine(options.gpu, "float32", options.step).device
+    if precision is None:
+        precision = "bf16" if has_native_bf16(device) else "float32"
+    gpu = "cpu" if device.index is None else str(device.index)
+    settings = settings.with_flags("--gpu", gpu, "--precision", precision)
+    choose_machine(settings.options.gpu, precision)
+    return settings

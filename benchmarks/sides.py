@@ -1,135 +1,130 @@
-"""The two sides of a benchmark behind one face."""
+"""The two sides of a benchmark, each in a process of its own: neither's settings of torch reach the
+other, and start-up and memory are those of a side alone."""
 
-import contextlib
+import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import replace
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
-from benchmarks.measure import PHASES, EpochTime, clock, process_settings_kept
-from benchmarks.plain_loop import PlainLoop, favour
+from benchmarks.data import benchmark_data, scaled
 from benchmarks.settings import Settings
+from benchmarks.side import Side
 from datasets import LongTailedData
-from utils.machine.device import choose_machine
-
-if TYPE_CHECKING:
-    from benchmarks.our_side import OurSide, PreparedSide
+from utils.errors import RunError
 
 PLAIN = "plain float32"
 
 
 def side_names(precision: str) -> list[str]:
-    """The columns of a benchmark: the plain loop, this project in float32 and, if it is another,
-    in the precision asked for. The last is compared with the first."""
+    """Returns the columns of a benchmark: the plain loop, this project in float32 and, if it is
+    another, in the precision asked for. The last is compared with the first."""
     return list(dict.fromkeys([PLAIN, "ours float32", f"ours {precision}"]))
 
 
-Rate = Callable[[], float]
-
-
-class Sides:
-    """Visits either side on data of a size, each with torch's settings as the side sets them.
+class SideProcess:
+    """A process that does what one side does, on any part of the images; it begins with the first
+    thing asked of it.
 
     Args:
-        settings: of both.
+        name: one of `side_names`.
+        settings: of both sides.
         folder: for what runs leave.
     """
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.settings, self.folder = settings, folder
-        with process_settings_kept():
-            self.device = choose_machine(settings.gpu, "float32").device
-        self.plain_loops: dict[int, PlainLoop] = {}
-        # On a GPU an epoch is short, and its first one captures or compiles the step.
-        self.is_warmed_up = self.device.type == "cuda" or settings.step == "compile"
+    def __init__(self, name: str, settings: Settings, folder: Path) -> None:
+        self.name, self._is_plain, self._folder = name, name == PLAIN, folder
+        precision = "float32" if self._is_plain else name.split()[1]
+        self.settings = settings.with_flags("--precision", precision)
+        # Spawned, so that nothing comes from this process, whose memory and settings are others.
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"))
 
-    def ours(self, name: str, data: LongTailedData) -> "OurSide":
-        # Imported where it is used: the plain loop's start-up must not pay for it.
-        from benchmarks.our_side import OurSide
+    def ask(self, function: Callable[[Side], Any], part: float = 1.0) -> Any:
+        """Returns what the function, which is sent there, returns of this side on a part of the
+        images.
 
-        settings = replace(self.settings, precision=_precision(name))
-        repetitions = (3, 1) if self.is_warmed_up else (1, 0)
-        return OurSide(settings, data, self.folder, *repetitions)
+        Raises:
+            UserError, RunError: as the function, or the process has ended.
+        """
+        told = self._is_plain, self.settings, self._folder, part
+        try:
+            return self._pool.submit(_answer, told, function).result()
+        except BrokenProcessPool:
+            raise RunError(f"{self.name}: its process has ended") from None
 
-    def plain(self, data: LongTailedData) -> PlainLoop:
-        """The plain loop on these data; the same one each time, as its workers may persist."""
-        if id(data) not in self.plain_loops:
-            s = self.settings
-            workers = s.workers, s.persistent_workers
-            loop = PlainLoop(data, s.arch, self.device, self.folder, s.batch_size, *workers)
-            self.plain_loops[id(data)] = loop
-        return self.plain_loops[id(data)]
+    def start_up_seconds(self) -> float:
+        """Returns the seconds from the start of the process, which has not begun, to the end of its
+        first step."""
+        began = time.time()
+        return self.ask(_first_step) - began
 
-    def plain_epoch(self, phase: str, data: LongTailedData) -> EpochTime:
-        with self._process_of(PLAIN):
-            return self.plain(data).epoch(phase)
-
-    def visit(self, name: str, data: LongTailedData) -> dict[str, list[EpochTime]]:
-        """Epochs of each phase."""
-        if name == PLAIN:
-            return {phase: [self.plain_epoch(phase, data)] for phase in PHASES}
-        with self._process_of(name):
-            return self.ours(name, data).visit()
-
-    def first_step(self, name: str, data: LongTailedData) -> None:
-        """Trains until the first step of stage 1 is done."""
-        with self._process_of(name):
-            side = self.plain(data) if name == PLAIN else self.ours(name, data)
-            side.first_step()
-            clock(self.device)
-
-    @contextmanager
-    def _process_of(self, name: str) -> Iterator[None]:
-        """Inside, torch's settings are those of the side."""
-        with process_settings_kept():
-            if name == PLAIN:
-                favour(self.device)
-            else:
-                choose_machine(self.settings.gpu, _precision(name))
-            yield
-
-    @contextmanager
-    def passes(self, data: LongTailedData) -> Iterator[dict[str, dict[str, Rate]]]:
-        """By side, functions that measure images a second of training in `pretraining` and
-        `features`, of `evaluation` and of `augmentation`. The plain loop's workers persist here:
-        their start is no part of any."""
-        s = self.settings
-        loop = PlainLoop(data, s.arch, self.device, self.folder, s.batch_size, s.workers, True)
-        with contextlib.closing(loop):
-            sides: dict[str, PlainLoop | PreparedSide] = {PLAIN: loop}
-            for name in side_names(s.precision)[1:]:
-                with self._process_of(name):
-                    sides[name] = self.ours(name, data).prepared()
-            yield {name: self._rates(name, side) for name, side in sides.items()}
-
-    def _rates(self, name: str, side: "PlainLoop | PreparedSide") -> dict[str, Rate]:
-        def of(measure: Rate) -> Rate:
-            def rate() -> float:
-                with self._process_of(name):
-                    return measure()
-
-            return rate
-
-        return {
-            "pretraining": of(lambda: side.training_rate("pretraining")),
-            "features": of(lambda: side.training_rate("features")),
-            "evaluation": of(side.evaluation_rate),
-            "augmentation": of(side.augmentation_rate),
-        }
+    def with_persistent_workers(self) -> "SideProcess":
+        """Returns the same process, with other loaders: the plain loop's workers persist."""
+        same = copy(self)
+        same.settings = replace(self.settings, persistent_workers=True)
+        return same
 
     def close(self) -> None:
-        for loop in self.plain_loops.values():
-            loop.close()
+        self._pool.shutdown(cancel_futures=True)
 
 
-def _precision(name: str) -> str:
-    """Of a side of ours, by its name."""
-    return name.split()[1]
+@contextmanager
+def both_sides(settings: Settings) -> Iterator[list[SideProcess]]:
+    """Gives a process for each of the sides."""
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        names = side_names(settings.options.precision)
+        sides = [SideProcess(name, settings, Path(folder)) for name in names]
+        for side in sides:
+            stack.callback(side.close)
+        yield sides
 
 
-def peak_device_memory(device: torch.device) -> int | None:
-    """Bytes, since the process began; None on a CPU."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+def _answer(told: tuple[bool, Settings, Path, float], function: Callable[[Side], Any]) -> Any:
+    return function(_side(*told))
+
+
+@cache
+def _side(is_plain: bool, settings: Settings, folder: Path, part: float) -> Side:
+    """Returns a side, in its process. Each imports only what it needs itself."""
+    data = _data(settings, part)
+    if is_plain:
+        from benchmarks.plain_loop import PlainLoop
+
+        return PlainLoop(settings, data, folder)
+    from benchmarks.our_side import OurSide
+
+    return OurSide(settings, data, folder)
+
+
+@cache
+def _data(settings: Settings, part: float) -> LongTailedData:
+    return benchmark_data(settings)[0] if part == 1 else scaled(_data(settings, 1.0), part)
+
+
+def _first_step(side: Side) -> float:
+    side.first_step()
+    return time.time()
+
+
+# Functions to ask a side for. They stand here, because a process that imported pandas with them
+# would need more memory.
+
+
+def process_of(side: Side) -> int:
+    return os.getpid()
+
+
+def device_memory(side: Side) -> int | None:
+    """Returns the most bytes on the device since the process began; None on a CPU."""
+    is_cuda = side.device.type == "cuda"
+    return torch.cuda.max_memory_allocated(side.device) if is_cuda else None

@@ -34,11 +34,23 @@ def load_cifar(name: str, root: Path) -> BalancedData:
     Raises:
         UserError: the files are missing and cannot be downloaded, or they are damaged.
     """
-    unpacked, archive = (root / official for official in OFFICIAL[name])
-    tree = root / name
-    if (tree / "train").is_dir() and not (unpacked.is_dir() or archive.is_file()):
-        return _load_tree(name, tree)
+    if _has_tree(name, root) and not _has_official(name, root):
+        return _load_tree(name, root / name)
     return _load_official(name, root)
+
+
+def is_here(name: str, root: Path) -> bool:
+    """Returns True if the data set is below `root`, so that `load_cifar` need not download it."""
+    return _has_tree(name, root) or _has_official(name, root)
+
+
+def _has_tree(name: str, root: Path) -> bool:
+    return (root / name / "train").is_dir()
+
+
+def _has_official(name: str, root: Path) -> bool:
+    unpacked, archive = (root / official for official in OFFICIAL[name])
+    return unpacked.is_dir() or archive.is_file()
 
 
 def _torchvision_source(name: str):

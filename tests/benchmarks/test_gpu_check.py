@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from benchmarks import gpu_check
-from benchmarks.arguments import QUICK, RECIPE
 from benchmarks.data import benchmark_data
-from benchmarks.settings import Settings
+from benchmarks.settings import RECIPE, settings_of
 from tests.support.helpers import without_gpus
 from utils.machine.device import choose_machine
 
@@ -25,7 +24,7 @@ def test_without_a_gpu_it_says_so_in_one_line_and_writes_nothing(tmp_path, capsy
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """A kind of step measured on the CPU, where the profiler sees no kernels."""
-    settings = Settings(**QUICK, quick=True)
+    settings = settings_of(["--gpu", "cpu"], quick=True)
     data, _ = benchmark_data(settings)
     with without_gpus():
         return gpu_check.measure_kind(settings, data, tmp_path_factory.mktemp("kind"))
@@ -68,7 +67,7 @@ def test_the_table_adds_up_the_recipe_and_compares_with_the_plain_loop(measured)
 def test_its_status_is_0_only_if_all_tests_passed(tests, status, tmp_path, monkeypatch, capsys):
     record = {"tests": tests, "kinds": {}, "images_per_second": {}, "left_out": ["bf16, graph"]}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu_check, "check", lambda arguments: record)
+    monkeypatch.setattr(gpu_check, "check", lambda settings: record)
     path = tmp_path / "found.json"
     assert gpu_check.main(["--output", str(path)]) == status
     assert json.loads(path.read_text())["tests"] == tests
@@ -89,22 +88,20 @@ def test_where_no_kind_fits_it_still_compares_with_the_plain_loop(monkeypatch):
     def refused(settings, data, folder):
         raise gpu_check.UserError("no such precision")
 
-    compared = {}
+    compared = []
     monkeypatch.setattr(gpu_check, "run_tests", lambda: {"status": 0})
     monkeypatch.setattr(gpu_check, "benchmark_data", lambda settings: (None, "made-up"))
     monkeypatch.setattr(gpu_check, "measure_kind", refused)
-    monkeypatch.setattr(
-        gpu_check, "compare_with_plain", lambda s, d, f: compared.update(precision=s.precision)
-    )
+    monkeypatch.setattr(gpu_check, "compare_with_plain", compared.append)
     with without_gpus():
         monkeypatch.setattr(gpu_check, "choose_machine", lambda *a: choose_machine(None, "float32"))
-        record = gpu_check.check(gpu_check.argparse.Namespace(data_root=None))
+        record = gpu_check.check(settings_of([]))
     assert record["kinds"] == {} and len(record["left_out"]) == len(gpu_check.KINDS)
-    assert compared == {"precision": "float32"}
+    assert [settings.options.precision for settings in compared] == ["float32"]
 
 
 def test_on_a_gpu_kernels_are_counted(cuda, tmp_path):
-    settings = Settings(**QUICK, quick=True, gpu=0, step="graph")
+    settings = settings_of(["--gpu", "0", "--step", "graph"], quick=True)
     data, _ = benchmark_data(settings)
     found = gpu_check.measure_kind(settings, data, tmp_path)
     assert found["features"]["kernels"] > 100 and found["features"]["busy_ms"] > 0

@@ -13,7 +13,6 @@ from torchvision.transforms import functional as F
 
 from benchmarks import pillow_policy
 from benchmarks.data import benchmark_data
-from benchmarks.measure import PHASES
 from benchmarks.pillow_policy import ArrayCutout, PillowAutoAugment, apply_operation, make_transform
 from benchmarks.plain_loop import (
     FEATURE_LR,
@@ -23,7 +22,7 @@ from benchmarks.plain_loop import (
     accuracies,
     robust_loss,
 )
-from benchmarks.settings import Settings
+from benchmarks.settings import PHASES, settings_of
 from datasets.loading import operations
 from datasets.loading.autoaugment import POLICIES, VARIANTS
 from datasets.loading.resident import Normalise
@@ -32,7 +31,7 @@ from losses import DROLoss, stage_1_objective, stage_2_objective
 from utils.evaluation.evaluator import Evaluator, class_centroids
 from utils.machine.device import Machine
 
-QUICK = Settings(dataset="cifar10", imb_factor=0.5, arch="resnet20", batch_size=16, quick=True)
+QUICK = settings_of(["--gpu", "cpu", "--workers", "0"], quick=True)
 
 
 def images(n, seed=0):
@@ -48,7 +47,7 @@ def to_pillow(image):
 def loop(tmp_path):
     torch.manual_seed(0)
     data, _ = benchmark_data(QUICK)
-    return PlainLoop(data, "resnet20", torch.device("cpu"), tmp_path, batch_size=16, workers=0)
+    return PlainLoop(QUICK, data, tmp_path)
 
 
 def problem(seed, num_classes=7, batch=24):
@@ -146,7 +145,12 @@ def test_an_epoch_trains_its_own_part(loop, phase):
 @pytest.mark.parametrize("phase", PHASES[:2])
 def test_the_rate_of_training_is_of_its_first_batches(loop, phase, monkeypatch):
     monkeypatch.setattr("benchmarks.plain_loop.TRAINING_BATCHES", 2)
-    assert loop.training_rate(phase) > 0 and len(loop.statistics) == 2
+    assert loop.rate(phase) > 0 and len(loop.statistics) == 2
+
+
+@pytest.mark.parametrize("quantity", ["evaluation", "augmentation"])
+def test_the_rates_of_other_passes_train_nothing(loop, quantity):
+    assert loop.rate(quantity) > 0 and not loop.statistics
 
 
 def test_accuracies_of_a_batch():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import throughput
-from benchmarks.measure import PHASES
+from benchmarks.settings import PHASES
 from benchmarks.sides import PLAIN, side_names
 
 RATIO = r"training ratio: (\d+\.\d\d)\naugmentation ratio: (\d+\.\d\d)\n$"

@@ -59,7 +59,7 @@ class Trainer:
         for _ in self.steps():
             pass
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None, None, None]:
         """Trains as `run` does, but stops after each step (`yield`), so that several runs can take
         turns.
 
