@@ -3,8 +3,8 @@
 # make test   lint and tests, the tests 11 minutes on 2 slow cores
 # make slow   the tests that take longer: kills, several processes, compiling, benchmarks
 # make coverage  the tests again, with the lines that they reach; at least 90 %
-# make gpu-check  what a GPU is to be asked first, within 8 minutes: tests, kernels, times
-# make docs   writes docs/flags.md anew
+# make gpu-check  what to run first on a GPU, within 8 minutes: tests, kernels, times
+# make docs   writes docs/flags.md again
 # make lint   ruff and pyright
 # make clean  the environment and what the demo wrote
 

@@ -1,4 +1,4 @@
-"""What all networks have in common: features beside the logits."""
+"""The base of all networks: they return features beside logits."""
 
 import torch
 from torch import Tensor, nn
@@ -7,14 +7,14 @@ from models.heads import NormedLinear
 
 
 class Network(nn.Module):
-    """A network whose head is apart from the rest. Each network here is one, and adds `features`.
+    """A network with a separate head. Each network here is a subclass with its own `features`.
 
-    Code takes a network as `nn.Module`, since it may be wrapped, and writes
-    ``cast(Network, model)`` where it needs more.
+    Functions take a network as `nn.Module`, because it may be wrapped, and write
+    ``cast(Network, model)`` to use more of it.
 
     Attributes:
         linear: the head.
-        num_features: D.
+        num_features: D, the length of the features.
     """
 
     linear: nn.Linear | NormedLinear

@@ -23,7 +23,7 @@ GREY = 128  # fills what shear, translation and rotation uncover
 ENHANCEMENTS = ("color", "contrast", "sharpness", "brightness")
 SIGNED = {"shearX", "shearY", "translateX", "translateY", *ENHANCEMENTS}
 
-# Magnitude at level 0..9. linspace, because span * level / 9 differs from it in the last bit.
+# Magnitudes of the levels 0..9. `linspace`, because span * level / 9 differs in the last bit.
 MAGNITUDES = {
     **dict.fromkeys(("shearX", "shearY"), np.linspace(0, 0.3, 10).tolist()),  # slope
     **dict.fromkeys(("translateX", "translateY"), np.linspace(0, 150 / 331, 10).tolist()),  # sides

@@ -49,9 +49,15 @@ def feature_geometry(
 
 @torch.no_grad()
 def measure_geometry(features: Tensor, targets: Tensor, centroids: Tensor) -> Tensor:
-    """Returns the values from which `geometry_record` makes its record, float64 ``[2 + 2 K]``,
-    without waiting for the device: length and between, then of each class the distance of its
-    features to the centroid and the error of the centroid. Arguments as for `feature_geometry`."""
+    """Returns the values that `geometry_record` takes, float64 ``[2 + 2 K]``, without waiting for
+    the device.
+
+    They are ``length`` and ``between``, then for each class the mean distance of its features to
+    its centroid, then for each class the error of its centroid.
+
+    Args:
+        features, targets, centroids: as for `feature_geometry`.
+    """
     num_classes = len(centroids)
     to_own = torch.linalg.vector_norm(features - centroids[targets], dim=1)
     within = class_means(to_own.unsqueeze(1), targets, num_classes)
@@ -68,7 +74,7 @@ def geometry_record(values: np.ndarray, class_counts: Sequence[int]) -> dict:
     """Returns the record that `feature_geometry` describes.
 
     Args:
-        values: those of `measure_geometry` ``[2 + 2 K]``.
+        values: what `measure_geometry` returned, ``[2 + 2 K]``.
         class_counts: training images of each class ``[K]``.
     """
     length, between = values[:2].tolist()

@@ -120,19 +120,22 @@ def accuracy_record(scores: Tensor, targets: Tensor, class_counts: Sequence[int]
 
 
 def tally(scores: Tensor, targets: Tensor) -> Tensor:
-    """Returns the counts that `record_of` takes, float64 ``[3 K + 1]``, on the device and without
-    waiting for it: the images of each class that are predicted right, all images of each class, the
-    images that are predicted as each class, and the images whose class is among the best five.
+    """Returns the counts that `record_of` takes, float64 ``[3 K + 1]``, on the device of the scores
+    and without waiting for it.
+
+    The first three K numbers count for each class the images that are predicted right, all its
+    images, and the images that are predicted as this class. The last number counts the images whose
+    class is among the five with the best scores.
 
     Args:
         scores: logits or similarities ``[N, K]``.
-        targets: ``[N]``.
+        targets: true labels ``[N]``.
     """
     num_classes = scores.shape[1]
     ranked = scores.topk(min(5, num_classes), dim=1).indices
     hits = (ranked == targets.unsqueeze(1)).double()
     in_top1, ones = hits[:, 0], hits.new_ones(len(hits))
-    # `bincount` would wait for the device.
+    # `bincount` would make the host wait for the device.
     counts = hits.new_zeros(3, num_classes)
     counts[0].index_add_(0, targets, in_top1)
     counts[1].index_add_(0, targets, ones)
@@ -143,12 +146,12 @@ def tally(scores: Tensor, targets: Tensor) -> Tensor:
 def record_of(counts: np.ndarray, class_counts: Sequence[int]) -> dict:
     """Returns the record that `accuracy_record` describes.
 
-    The formulas are scikit-learn's, whose metrics take 1.5 seconds to import and several
-    milliseconds a call.
+    The formulas are those of scikit-learn. Its own functions are not used, because they take 1.5
+    seconds to import and several milliseconds for a call.
 
     Args:
-        counts: those of `tally` ``[3 K + 1]``.
-        class_counts: training images per class ``[K]``.
+        counts: what `tally` returned, ``[3 K + 1]``.
+        class_counts: training images of each class ``[K]``.
     """
     right, true, predicted = counts[:-1].reshape(3, -1)
     images, in_top5 = true.sum(), counts[-1]

@@ -6,10 +6,11 @@ import torch
 
 
 class Sgd(torch.optim.SGD):
-    """torch's SGD, to the last bit, without the import of `torch._dynamo`, which takes two seconds.
+    """torch's SGD with the same bits, but without the import of `torch._dynamo`, which takes two
+    seconds.
 
-    torch wraps these methods for torch.compile, and imports it at their first call. An update is
-    never compiled here, so they are taken as they are.
+    torch wraps these methods for torch.compile and imports `torch._dynamo` when one is first
+    called. Updates are never compiled here, so the methods are used without the wrapper.
     """
 
     step = torch.no_grad()(unwrap(torch.optim.SGD.step))

@@ -185,10 +185,10 @@ def _warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:
 
 
 def _warn_of_unfinished(path: Path, options: Options) -> None:
-    """Says so where the stage-1 checkpoint is of a run that is not finished, as far as records of
-    that run are there."""
+    """Warns if the stage-1 checkpoint is one of an unfinished run. Without records of that run
+    there is no warning."""
     folder = path.parent
-    with suppress(ValueError):  # the checkpoint lies elsewhere, and the records beside it
+    with suppress(ValueError):  # not below --root_model: then the records are beside the checkpoint
         folder = Path(options.root_log, folder.relative_to(options.root_model))
     try:
         run = read_run(folder)
@@ -197,4 +197,4 @@ def _warn_of_unfinished(path: Path, options: Options) -> None:
     if path.name.startswith("ckpt") and run.stage == 1 and not run.is_finished:
         done = run.epochs[-1]["epoch"] if run.epochs else 0
         wanted = run.arguments.get("epochs")
-        warn(f"{path} is of a stage 1 that is not finished: {done} of {wanted} epochs are done")
+        warn(f"{path} is from a stage 1 that is not finished: {done} of {wanted} epochs are done")

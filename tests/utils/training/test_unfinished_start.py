@@ -36,7 +36,7 @@ def test_an_unfinished_stage_1_is_told_with_its_epochs(tmp_path, warnings_of):
     path = write_run(tmp_path / "run", epochs=2, finished=False) / "ckpt.best.pth.tar"
     (warning,) = warnings_of(path)
     assert warning == (
-        f"main.py: warning: {path} is of a stage 1 that is not finished: 2 of 4 epochs are done"
+        f"main.py: warning: {path} is from a stage 1 that is not finished: 2 of 4 epochs are done"
     )
 
 
