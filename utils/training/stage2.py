@@ -1,6 +1,6 @@
-"""Stage 2, DRO-LT (Samuel and Chechik, ICCV 2021, section 4). The feature phase trains the network
-and the margins with the robust loss. The classifier phase trains the classifier on the best
-features, which are frozen."""
+"""Stage 2, DRO-LT (Samuel and Chechik, ICCV 2021, section 4). The feature phase trains the features
+and the margins with the robust loss, while the classifier is frozen. The classifier phase trains
+the classifier on the best features, which are frozen."""
 
 from collections.abc import Callable
 from contextlib import suppress
