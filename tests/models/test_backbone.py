@@ -40,7 +40,12 @@ def assert_taken(model, weights):
 
 @pytest.mark.parametrize(
     ("arch", "theirs"),
-    [("resnet18", "resnet18"), ("resnet50", "resnet50"), ("resnext50", "resnext50_32x4d")],
+    [
+        ("resnet18", "resnet18"),
+        ("resnet34", "resnet34"),
+        ("resnet50", "resnet50"),
+        ("resnext50", "resnext50_32x4d"),
+    ],
 )
 def test_torchvisions_weights_give_torchvisions_features(arch, theirs, tmp_path):
     torch.manual_seed(0)

@@ -89,7 +89,9 @@ def load_classifier(path: Path, name: str, model: nn.Module) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found, fitted_on = content["classifiers"], content["weights"]
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file ({how})") from None
+        raise UserError(
+            f"{path}: no such file ({how}, below its --root_log if that is given)"
+        ) from None
     except Exception:  # torch.load raises errors of many types for other files
         raise UserError(f"{path}: not a file of fitted classifiers ({how})") from None
     if name not in found:

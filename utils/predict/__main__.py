@@ -2,7 +2,7 @@
 file, the likeliest class, its confidence, and the five likeliest classes with their probabilities.
 
     python -m utils.predict RUN_OR_CHECKPOINT IMAGE_OR_FOLDER... [--output predictions.csv]
-        [--classifier NAME] [--html page.html] [--gpu N]
+        [--classifier NAME] [--root_log DIR] [--html page.html] [--gpu N]
 
 Class names, image size and normalisation come from the checkpoint. Files that are not images are
 listed and skipped. Memory use does not grow with the number of files.
@@ -60,6 +60,13 @@ def build_parser() -> Parser:
         f"has fitted: {', '.join(READINGS)} (default: linear)",
     )
     parser.add_argument(
+        "--root_log",
+        type=Path,
+        metavar="DIR",
+        help="with --classifier: the --root_log of the evaluation (default: the folder of the "
+        "checkpoints)",
+    )
+    parser.add_argument(
         "--html", type=Path, metavar="PAGE", help="also write a page with the least certain images"
     )
     parser.add_argument(
@@ -90,7 +97,9 @@ def predict(arguments: argparse.Namespace) -> None:
 
     trained = load_network(arguments.run)
     machine = choose_machine(arguments.gpu, "float32")
-    predictor = Predictor(trained, machine, find_classifier(trained, arguments.classifier))
+    predictor = Predictor(
+        trained, machine, find_classifier(trained, arguments.classifier, arguments.root_log)
+    )
     kept, skipped = LeastCertain(), 0
     written = [path for path in (arguments.output, arguments.html) if path is not None]
     results = predictor(image_paths(arguments.images, without=written))

@@ -21,6 +21,7 @@ from utils.evaluation.classifiers import apply_classifier
 from utils.options.flags import BENCHMARK_LISTS, IMAGENET_NETWORKS
 from utils.runs import checkpoint
 from utils.runs.lookup import PRETRAINED
+from utils.runs.records import place_of
 from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 
 DIGEST = 8 * "[0-9a-f]"
@@ -172,9 +173,16 @@ def load_network(name: Path) -> TrainedNetwork:
     )
 
 
-def find_classifier(trained: TrainedNetwork, name: str) -> Callable[[Tensor], Tensor] | None:
+def find_classifier(
+    trained: TrainedNetwork, name: str, root_log: Path | None = None
+) -> Callable[[Tensor], Tensor] | None:
     """Returns the function from features ``[B, D]`` to scores ``[B, K]`` of a classifier that an
     evaluation of the run with `--readings` has saved; None for `linear`, the network's own.
+
+    Args:
+        trained: the network.
+        name: of the classifier.
+        root_log: the folder of records, if the run was evaluated with one of its own.
 
     Raises:
         UserError: there is no such classifier, or it was fitted on other weights.
@@ -184,7 +192,12 @@ def find_classifier(trained: TrainedNetwork, name: str) -> Callable[[Tensor], Te
     folder = trained.path.parent
     # The evaluation of a checkpoint that comes with the code is below `checkpoint`.
     places = [folder / CLASSIFIERS]
-    if folder.is_relative_to(PRETRAINED):
+    if root_log is not None:
+        # A checkpoint does not say whether its run is one of stage 2, in the folder of its stage 1.
+        records = [root_log / place_of(folder, stage) for stage in (2, 1)]
+        found = [place for place in records if place.is_dir()] or records[1:]
+        places = [place / CLASSIFIERS for place in found]
+    elif folder.is_relative_to(PRETRAINED):
         places.append(RUNS / folder.relative_to(PRETRAINED) / CLASSIFIERS)
     path = next((place for place in places if place.exists()), places[-1])
     return partial(apply_classifier, load_classifier(path, name, trained.network))

@@ -69,7 +69,7 @@ def test_the_page_shows_pictures_classes_and_confidences(page):
     assert all(pixels_of(image["src"]).shape == (160, 160, 3) for image in shown.all("img"))
     shares = re.findall(r"([\d.]+) %", shown.text.replace("\xa0", " "))
     assert shares == ["41.0", "29.5", "60.0", "20.0", "95.0", "2.5"]
-    assert f"{page.parent}/1 & <b>.png" in shown.text
+    assert shown.all("img")[0]["alt"] == f"{page.parent}/1 & <b>.png"
 
 
 def test_names_are_escaped_and_the_page_is_self_contained(page):
@@ -79,6 +79,12 @@ def test_names_are_escaped_and_the_page_is_self_contained(page):
     for _, attributes in shown.tags:
         assert (attributes.get("src") or "data:").startswith("data:")
     assert "url(" not in page.read_text()
+
+
+def test_a_path_may_break_behind_its_folders_and_is_still_text(page):
+    text = page.read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    assert f"{page.parent.name}/<wbr>1 &amp; &lt;b&gt;.png</p>" in text
 
 
 def test_a_long_list_says_how_many_are_shown(tmp_path):

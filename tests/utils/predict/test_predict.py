@@ -14,7 +14,17 @@ import torch
 from PIL import Image
 
 from models import build_model
-from tests.support.helpers import REPOSITORY, STAGE_1_NAME, read_summary, snapshot
+from tests.support.helpers import (
+    REPOSITORY,
+    STAGE_1_NAME,
+    read_summary,
+    snapshot,
+    stage_1,
+    stage_1_folder,
+    stage_2,
+    stage_2_folder,
+    succeed,
+)
 from tests.support.pictures import noise, save
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
 from utils.evaluation.classifier_files import save_classifiers
@@ -119,6 +129,24 @@ def test_a_classifier_that_an_evaluation_fitted_predicts(name, run, tmp_path):
     with open(output, newline="") as file:
         found = {Path(row["file"]).name: row["class"] for row in csv.DictReader(file)}
     assert found == expected
+
+
+@pytest.mark.parametrize("make", [stage_1, stage_2])
+def test_a_classifier_is_found_below_a_root_of_records_of_its_own(make, tree, finished, tmp_path):
+    logs, output = tmp_path / "logs", tmp_path / "p.csv"
+    flags = ("--root_log", logs, "--evaluation", "True", "--readings", "ncm_cosine")
+    succeed(make(tree, finished, *flags))
+    [saved] = logs.rglob("classifiers.pth")
+    run = stage_1_folder(finished) if make is stage_1 else stage_2_folder(finished)
+    folder = write_images(tmp_path / "images", 2)
+    argv = (run, folder, "--output", output, "--classifier", "ncm_cosine")
+    status, _, err = predict(*argv)
+    assert status == 2 and "--root_log" in err
+    assert predict(*argv, "--root_log", logs)[0] == 0
+    assert len(output.read_text().splitlines()) == 3
+    saved.unlink()
+    status, _, err = predict(*argv, "--root_log", logs)
+    assert status == 2 and f"{saved}: no such file" in err
 
 
 def test_a_classifier_that_no_evaluation_fitted_is_refused(run, tmp_path):

@@ -8,12 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.support.faults import interrupted_at_check
 from tests.support.helpers import (
     CLASS_COUNTS,
     CLASSIFIER_ONLY,
     FEATURES_ONLY,
     NOTHING,
     STAGE_1_NAME,
+    call,
     common,
     differences,
     differences_of_runs,
@@ -39,6 +41,24 @@ def margins_expected(margin_type: str) -> list[float]:
     if margin_type == "sample_count":
         return [0.5 / math.sqrt(n) for n in CLASS_COUNTS]
     return [0.5] * 10
+
+
+def test_the_feature_rate_falls_along_a_cosine_and_a_resumed_run_has_the_same_bits(
+    tree, pretrained, tmp_path
+):
+    parts = tmp_path / "parts"
+    shutil.copytree(pretrained, parts)
+    flags = ("--epochs", 5, "--feat_schedule", "cosine", "--resume", "True")
+    succeed(stage_2(tree, pretrained, *flags))
+    with interrupted_at_check(20):  # in the second feature epoch
+        assert call(stage_2(tree, parts, *flags)).status == 143
+    assert len(read_csv(stage_2_folder(parts))) == 1
+    succeed(stage_2(tree, parts, *flags))
+    assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(parts))
+    rates = [record["lr"] for record in read_records(stage_2_folder(parts))]
+    # 0.05 (1 + cos(π t / 4)) / 2 for t = 0, 1, 2, 3, and the classifier's constant rate.
+    cosine = [0.05, 0.05 * (2 + 2**0.5) / 4, 0.025, 0.05 * (2 - 2**0.5) / 4]
+    assert rates == pytest.approx([*cosine, 0.01])
 
 
 @pytest.mark.parametrize("margin_type", ["learned", "shared", "sample_count"])
