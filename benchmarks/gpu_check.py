@@ -8,7 +8,6 @@ second beside the plain loop. Ends with a table and a JSON file. Without a GPU i
 with status 2.
 """
 
-import argparse
 import re
 import subprocess
 import sys
@@ -189,8 +188,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.gpu_check",
         description=__doc__,
         epilog="The other flags are main.py's: --data_root (default: ./data, else made-up images).",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--output", type=Path, default=Path("gpu_check.json"))
 

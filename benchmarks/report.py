@@ -34,6 +34,7 @@ QUANTITIES = {
     "peak memory of device, MiB": "peak MiB of device",
 }
 RATIOS = {"training": "features images/s", "augmentation": "augmentation images/s"}
+TEMPLATE = Path(__file__).parent / "templates" / "throughput.md.jinja"
 
 
 class Report:
@@ -200,14 +201,11 @@ class Report:
         """`throughput.json` with all values, `throughput.md` with the tables."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "throughput.json", self.as_dict())
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-            autoescape=False,
-            trim_blocks=True,
-            keep_trailing_newline=True,
-            undefined=jinja2.StrictUndefined,
+        strict = jinja2.StrictUndefined
+        template = jinja2.Template(
+            TEMPLATE.read_text(), trim_blocks=True, keep_trailing_newline=True, undefined=strict
         )
-        text = environment.get_template("throughput.md.jinja").render(
+        text = template.render(
             command=command(),
             commit=commit(),
             introduction=self.introduction(),

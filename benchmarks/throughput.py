@@ -42,8 +42,6 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Set
         epilog="The other flags are main.py's: --dataset (cifar10 or cifar100, the default), "
         "--imb_factor, -a, -b, --data_root (default: ./data, else made-up images), --gpu, --step "
         "(ours), -j (of plain loaders; default: one a core, at most 20).",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--budget", type=values.positive, default=500.0, metavar="S", help="seconds to spend")

@@ -6,13 +6,12 @@ command
 writes `packed/cifar100_exp_0.01_0.npz`. `main.py --data_root packed` with the same flags reads it.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_program
-from utils.options.parse import parse_options
+from utils.options.parse import Parser, parse_options
 
 
 def pack(argv: Sequence[str] | None = None) -> Path:
@@ -22,13 +21,11 @@ def pack(argv: Sequence[str] | None = None) -> Path:
         UserError: `main.py` would refuse the flags or the data too, the data set is not one of
             CIFAR, or the file cannot be written.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m datasets.pack",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="These flags of main.py choose the set: --dataset, --data_root, --imb_type, "
         "--imb_factor, --rand_number.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--output", type=Path, default=Path("."), help="folder for the file (default: .)"

@@ -75,7 +75,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     returns its exit status: 0 done, 1 a failure of a run, 2 bad input."""
 
     def program() -> int:
-        parser = Parser(prog="python -m utils.demo", description=__doc__, allow_abbrev=False)
+        parser = Parser(prog="python -m utils.demo", description=__doc__)
         parser.add_argument("--seed", type=values.seed, default=0, help="(default: 0)")
         parser.add_argument("--folder", type=Path, default=Path("demo"), help="(default: demo)")
         arguments = parser.parse_args(argv)

@@ -29,8 +29,6 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="python -m utils.export",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or its name")
     parser.add_argument(

@@ -30,7 +30,12 @@ With --evaluation:    evaluate the run that the other flags name.
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises `UserError` with one line, instead of printing the usage."""
+    """A parser that raises `UserError` with one line, instead of printing the usage. It takes no
+    abbreviated flags, and `--help` shows its description as it is."""
+
+    def __init__(self, **settings: Any) -> None:
+        usual = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(**usual | settings)
 
     def error(self, message: str) -> None:
         raise UserError(message)
@@ -43,8 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
         usage="python main.py [FLAGS]",
         description=DESCRIPTION,
         epilog=_list_of_recipes(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     groups = {}
     for name, option in FIELDS.items():

@@ -28,8 +28,6 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="python -m utils.predict",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "run",

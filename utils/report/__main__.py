@@ -16,7 +16,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m utils.report",
         description="Compares runs on one self-contained HTML page.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="folder of a run's records, either stage"

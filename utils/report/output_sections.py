@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.evaluation.calibration import BINS, expected_calibration_error
 from utils.report import figures
-from utils.report.run_groups import SettingsGroup, class_counts, first_that_can
+from utils.report.run_groups import SettingsGroup, class_counts
 from utils.report.sections import Figure, Section, name_of
 from utils.runs.records import MissingRecord, RecordedRun
 
@@ -32,12 +32,7 @@ def reliability(groups: Sequence[SettingsGroup]) -> Section:
         arrays = run.arrays("outputs_test.npz", ["labels", "preds", "confs"])
         return arrays["confs"], arrays["labels"] == arrays["preds"]
 
-    for group in groups:
-        try:
-            run, (confs, correct) = first_that_can(group, attempt)
-        except MissingRecord as reason:
-            section.leave_out(group, reason, EVALUATE)
-            continue
+    for group, run, (confs, correct) in section.first_runs(groups, attempt, EVALUATE):
         name = name_of(group, run)
         section.figures.append(
             Figure(
@@ -78,12 +73,8 @@ def confusion(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> S
         _check_labels(arrays, counts)
         return arrays["labels"], arrays["preds"], counts
 
-    for group in groups:
-        try:
-            run, (labels, preds, counts) = first_that_can(group, attempt)
-        except MissingRecord as reason:
-            section.leave_out(group, reason, "continue it to its end with --resume True")
-            continue
+    remedy = "continue it to its end with --resume True"
+    for group, run, (labels, preds, counts) in section.first_runs(groups, attempt, remedy):
         name = name_of(group, run)
         section.figures.append(
             Figure(
@@ -131,12 +122,9 @@ def feature_maps(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -
         "shortens distances, so an image inside a circle may be further than ε from the centroid.",
     )
     befores: set = set()
-    for group in sorted(groups, key=lambda group: -group.stage):
-        try:
-            run, clouds = first_that_can(group, partial(_clouds, runs=runs))
-        except MissingRecord as reason:
-            section.leave_out(group, reason, EVALUATE)
-            continue
+    attempt = partial(_clouds, runs=runs)
+    stage_2_first = sorted(groups, key=lambda group: -group.stage)
+    for group, run, clouds in section.first_runs(stage_2_first, attempt, EVALUATE):
         if group.stage == 2:
             befores |= _add_before(section, group, run, runs)
             section.figures.append(_map(group, run, clouds, "after stage 2"))

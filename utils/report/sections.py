@@ -1,7 +1,7 @@
 """The sections of the comparison page that are drawn from logs: curves, accuracy of each class, and
 margins."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from utils.evaluation.shot_groups import FEW_BELOW, MANY_ABOVE
 from utils.report import figures
-from utils.report.run_groups import SettingsGroup, class_counts, first_that_can
+from utils.report.run_groups import Found, SettingsGroup, class_counts, first_that_can
 from utils.runs.records import MissingRecord, RecordedRun
 
 MAX_LABELLED = 6
@@ -50,6 +50,22 @@ class Section:
     def leave_out(self, group: SettingsGroup, reason: object, remedy: str) -> None:
         """Adds a sentence on which group is left out, why, and what to do about it."""
         self.missing.append(f"Left out for {name_of(group)}: {reason}; {remedy}.")
+
+    def first_runs(
+        self,
+        groups: Iterable[SettingsGroup],
+        attempt: Callable[[RecordedRun], Found],
+        remedy: str,
+    ) -> Iterator[tuple[SettingsGroup, RecordedRun, Found]]:
+        """Yields each group with its first run for which `attempt` finds what it needs, and the
+        result of `attempt`. A group without such a run is left out."""
+        for group in groups:
+            try:
+                run, found = first_that_can(group, attempt)
+            except MissingRecord as reason:
+                self.leave_out(group, reason, remedy)
+                continue
+            yield group, run, found
 
 
 def name_of(group: SettingsGroup, run: RecordedRun | None = None) -> str:
@@ -198,13 +214,9 @@ def margins(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Sec
     for group in groups:
         if group.stage == 1:
             section.leave_out(group, "stage 1 has no margins", "train a stage 2 from it")
-            continue
-        try:
-            run, counts = first_that_can(group, attempt)
-        except MissingRecord as reason:
-            remedy = "train a stage 2 with robust_loss in --feat_loss to its end"
-            section.leave_out(group, reason, remedy)
-            continue
+    of_stage_2 = [group for group in groups if group.stage == 2]
+    remedy = "train a stage 2 with robust_loss in --feat_loss to its end"
+    for group, run, counts in section.first_runs(of_stage_2, attempt, remedy):
         records = [record for record in run.epochs if record["margins"]]
         shown, name = run.margin_record, name_of(group, run)
         assert shown is not None  # `attempt` has checked it

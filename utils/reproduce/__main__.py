@@ -112,8 +112,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m utils.reproduce",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--dataset",
