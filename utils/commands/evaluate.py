@@ -96,12 +96,18 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     with folder.locked():
         write_json(folder.records / "geometry.json", geometry)
         if records:
-            epoch = int(chosen.get("epoch", 0))
+            epoch = _epoch_of(chosen)
             _save_readings(folder, classifiers, records, model, epoch, data.class_names)
         _save_outputs(folder, data, "train", model, *train)
         _save_outputs(folder, data, "test", model, *evaluator.seen("test"))
     print(f"features, labels and predictions: {folder.records}/outputs_{{train,test}}.npz")
     return rows, data.class_counts
+
+
+def _epoch_of(chosen: dict) -> int:
+    """Returns the epoch of a checkpoint; 0 if it has none, as those of other programs may."""
+    epoch = chosen.get("epoch")
+    return epoch if isinstance(epoch, int) else 0
 
 
 def _print_notes(names: Sequence[str], records: dict[str, dict]) -> None:

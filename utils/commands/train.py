@@ -1,5 +1,6 @@
 """The training command: stage 1, stage 2, or both, for one seed or several."""
 
+import json
 import os
 import secrets
 from collections.abc import Sequence
@@ -263,7 +264,20 @@ def _open_folders(
 
 
 def _summarise_seeds(options: Options, jobs: Sequence[_Job], together: bool) -> None:
+    """Writes the summary of several seeds and prints it. If nothing was trained, an earlier summary
+    of these seeds stays, because only that knows whether they trained side by side."""
     folder = run_folder(options)
-    combined = summarise_seeds(folder.summary, [job.folder.summary for job in jobs], together)
+    earlier = None if any(job.is_open for job in jobs) else _summary_of(folder, jobs)
+    summaries = [job.folder.summary for job in jobs]
+    combined = earlier or summarise_seeds(folder.summary, summaries, together)
     print(final_table(combined))
     print(f"mean ± standard deviation over seeds {options.seeds}: {folder.summary}")
+
+
+def _summary_of(folder: RunFolder, jobs: Sequence[_Job]) -> dict | None:
+    """Returns the folder's summary if it is that of exactly these seeds, else None."""
+    try:
+        summary = json.loads(folder.summary.read_text())
+        return summary if summary["seeds"] == [job.options.seed for job in jobs] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

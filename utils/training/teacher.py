@@ -1,6 +1,7 @@
 """The teacher of a distilled run."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def load_teacher(run: Run) -> Teacher:
         network = checkpoint.build_from(start, path, arch, data.num_classes)
     except (UserError, ValueError) as error:
         raise UserError(f"--teacher {options.teacher}: {error}") from None
-    recorded = start.get("data") or {}
+    recorded = start.get("data")
+    if not isinstance(recorded, Mapping):  # other programs may mean something else by this key
+        recorded = {}
     if recorded.get("class_names") not in (None, data.description().get("class_names")):
         raise UserError(
             f"--teacher {options.teacher}: its classes have other names than those of the data"

@@ -25,6 +25,7 @@ from tests.support.helpers import (
 )
 from tests.support.own_images import write_folder
 from tests.support.pictures import noise, save
+from utils.commands.evaluate import _epoch_of
 from utils.evaluation.classifier_files import load_classifier
 from utils.evaluation.classifiers import apply_classifier
 from utils.options.parse import parse_options
@@ -220,3 +221,10 @@ def test_a_checkpoint_of_another_subset_warns(flags, tree, both):
     outcome = succeed(stage_1(tree, both, *flags, "--evaluation", "True"))
     assert len(warned(outcome)) == 1
     assert not warned(succeed(stage_1(tree, both, "--evaluation", "True")))
+
+
+@pytest.mark.parametrize(
+    ("header", "epoch"), [({"epoch": 7}, 7), ({}, 0), ({"epoch": None}, 0), ({"epoch": "last"}, 0)]
+)
+def test_a_checkpoint_of_another_program_may_have_no_epoch(header, epoch):
+    assert _epoch_of(header) == epoch

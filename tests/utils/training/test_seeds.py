@@ -24,8 +24,10 @@ from tests.support.helpers import (
     stage_2_folder,
     succeed,
 )
+from utils.commands.train import _Job, _summarise_seeds
 from utils.options.parse import parse_options, parse_stages
 from utils.options.run_names import stage_1_name
+from utils.runs.folders import run_folder
 from utils.runs.records import place_of, read_run
 from utils.training.seeds import combine, side_by_side, summarise_seeds
 
@@ -129,6 +131,30 @@ def test_the_seconds_of_seeds_beside_each_other_are_counted_once(together, secon
         paths.append(tmp_path / f"{seed}.json")
         paths[-1].write_text(json.dumps({"seed": seed, "seconds": taken}))
     assert summarise_seeds(tmp_path / "all.json", paths, together)["seconds"] == seconds
+
+
+@pytest.mark.parametrize(
+    ("is_open", "seeds", "seconds"),
+    [(False, [1, 2], 3.0), (True, [1, 2], 5.0), (False, [1, 3], 5.0)],
+    ids=["finished", "trained now", "other seeds"],
+)
+def test_a_finished_run_of_several_seeds_keeps_its_summary(
+    is_open, seeds, seconds, tmp_path, monkeypatch
+):
+    roots = ["--root_log", str(tmp_path), "--root_model", str(tmp_path)]
+    options = parse_options(["--seeds", "1,2", *roots])
+    folder = run_folder(options)
+    jobs = []
+    for of_seed, taken in zip(options.by_seed(), (2.0, 3.0), strict=True):
+        own = run_folder(of_seed)
+        own.records.mkdir(parents=True)
+        own.summary.write_text(json.dumps({"seed": of_seed.seed, "seconds": taken}))
+        jobs.append(_Job(of_seed, own, "start" if is_open else "finished", ""))
+    # On a GPU the seeds were trained side by side, so their longest time was recorded.
+    folder.summary.write_text(json.dumps({"seeds": seeds, "seconds": 3.0}))
+    monkeypatch.setattr("utils.commands.train.final_table", str)
+    _summarise_seeds(options, jobs, together=False)
+    assert read_summary(folder.records) | {"seeds": [1, 2]} == {"seeds": [1, 2], "seconds": seconds}
 
 
 def test_several_seeds_are_evaluated_one_by_one_and_together(tree, tmp_path):

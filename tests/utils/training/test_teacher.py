@@ -106,6 +106,11 @@ def test_a_teacher_of_classes_with_other_names_is_an_error(run, tmp_path):
         load_teacher(run(path))
 
 
+def test_a_teacher_of_another_program_may_mean_something_else_by_data(run, tmp_path):
+    save(tmp_path / "t.pth.tar", data="imagenet")
+    assert load_teacher(run(tmp_path / "t.pth.tar")).offsets is None
+
+
 def test_a_teacher_of_images_normalised_in_another_way_warns(run, tmp_path, capsys):
     path = tmp_path / "t.pth.tar"
     save(path, data={"normalisation": {"mean": [0.4]}})
