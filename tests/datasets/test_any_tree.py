@@ -1,5 +1,5 @@
-"""Whatever lies in a tree: all of its images are used and what is ignored is said, or one line says
-what is wrong."""
+"""Any tree: all of its images are used and what is ignored is reported, or one line says what is
+wrong."""
 
 import os
 import tempfile
@@ -30,7 +30,7 @@ SPLITS = [(b"",), (b"train",), (b"Training", b"TEST"), (b"train", b"valid")]
 
 @st.composite
 def pictures(draw):
-    """A class, a folder in it, a mode, an ending, a size and an EXIF orientation."""
+    """Draws a class, a folder in it, a mode, a suffix, a size and an EXIF orientation."""
     mode = draw(st.sampled_from(sorted(MODES)))
     ending = draw(st.sampled_from([MODES[mode], ".dat", ""]))
     size = draw(st.sampled_from([(8, 8), (8, 9), (1, 70), (40, 3)]))
@@ -61,7 +61,7 @@ def save(path, mode, size, orientation):
 
 
 def do(mishap, path):
-    """Puts something that is no image, or a broken one, at a path without an ending."""
+    """Writes something that is not an image, or a broken image, at a path without a suffix."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if mishap == "empty":
         Path(os.fsdecode(path + b".jpg")).touch()
@@ -83,7 +83,7 @@ def do(mishap, path):
 
 
 def write(root, tree):
-    """The number of good images in the tree."""
+    """Writes the tree and returns the number of good images in it."""
     root = os.fsencode(root)
     for number, (name, folder, mode, ending, size, orientation) in enumerate(tree["pictures"]):
         for split in tree["splits"]:

@@ -12,7 +12,7 @@ from utils.evaluation.shot_groups import group_of_counts
 
 
 def golden_cases(arrays):
-    """Every stored case: number of classes, type, factor, seed, and its name."""
+    """Returns all stored cases: number of classes, type, factor, seed and name."""
     names = [key.removesuffix("/counts") for key in arrays if key.endswith("/counts")]
     for name in names:
         classes, imb_type, factor, seed = name.split("/")

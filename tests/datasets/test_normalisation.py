@@ -1,4 +1,4 @@
-"""The means and deviations that images are normalised by."""
+"""The means and deviations with which images are normalised."""
 
 import numpy as np
 import pytest

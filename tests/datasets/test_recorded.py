@@ -10,7 +10,7 @@ from utils.errors import UserError
 
 @pytest.fixture
 def trained(tmp_path):
-    """The flags of a data set, and what a run on it remembers."""
+    """Gives the flags of a data set, and what a run on it records."""
     flags = ("--dataset", "folder", "--data_root", write_folder(tmp_path / "own", side=48))
     data = load_data(options(*flags, "--image_size", 48))
     assert data.description()["image_size"] == 48

@@ -1,4 +1,4 @@
-"""The samplers: the released one draw for draw, and the vectorised ones by their law."""
+"""The samplers: the released one draw for draw, and the vectorised ones by their distribution."""
 
 import functools
 import random
@@ -35,7 +35,7 @@ def seeded(seed):
 
 
 def released_epochs(labels, k, epochs, seed):
-    """Epochs of the released sampler, as a list of lists of positions."""
+    """Returns epochs of the released sampler, as lists of positions."""
     random.seed(seed)
     sampler = ClassAwareSampler(labels, num_samples_cls=k)
     return [list(sampler) for _ in range(epochs)]
@@ -71,7 +71,8 @@ def test_every_golden_case_is_tested(golden):
 
 
 def visits_of(epochs, k):
-    """The visits of all epochs; None stands for a draw that the epoch's end has cut off."""
+    """Returns the visits of all epochs. None stands for a draw that the end of an epoch has cut
+    off."""
     return [
         (epoch[start : start + k] + [None] * k)[:k]
         for epoch in epochs
@@ -84,7 +85,7 @@ def class_order(labels, visits):
 
 
 def draws_by_class(labels, visits):
-    """For each class its stream of draws, in which an epoch's end leaves gaps (None)."""
+    """Returns the stream of draws of each class; the ends of epochs leave gaps in it (None)."""
     streams = {label: [] for label in range(labels.max() + 1)}
     for visit, label in zip(visits, class_order(labels, visits), strict=True):
         streams[label] += visit
@@ -144,7 +145,8 @@ def test_images_of_a_class_are_drawn_in_full_cycles_across_visits_and_epochs(dra
 
 @functools.cache
 def law_of_cycles(draw_epochs, k):
-    """Counts of the orders of two successive cycles, of classes and of a class's images."""
+    """Returns how often each pair of orders occurs in two successive cycles, of classes and of a
+    class's images."""
     labels = shuffled_labels([3, 3, 3])
     visits = visits_of(draw_epochs(labels, k, 4000, seed=4), k)
     streams = {"classes": class_order(labels, visits), **draws_by_class(labels, visits)}
@@ -162,7 +164,7 @@ def law_of_cycles(draw_epochs, k):
 @BOTH
 @pytest.mark.parametrize("k", [1, 3])
 def test_every_order_of_a_cycle_is_equally_likely_after_every_other(draw_epochs, k):
-    """3 classes of 3 images, so that no epoch ends within a visit: 36 pairs of orders each."""
+    """There are 3 classes of 3 images, so no epoch ends within a visit: 36 pairs of orders each."""
     for counts in law_of_cycles(draw_epochs, k):
         assert counts.sum() > 3000 // k
         assert stats.chisquare(counts).pvalue > SIGNIFICANCE
@@ -176,7 +178,7 @@ def test_the_vectorised_cycles_have_the_released_frequencies(k):
 
 
 def first_visits(draw_epochs, runs):
-    """Counts of the first visit's two images, over fresh samplers."""
+    """Returns how often each pair of images is the first visit of a fresh sampler."""
     labels = shuffled_labels([4, 3, 2])
     outcomes = Counter(tuple(draw_epochs(labels, 2, 1, seed)[0][:2]) for seed in range(runs))
     by_class = [np.flatnonzero(labels == label).tolist() for label in range(3)]

@@ -13,7 +13,7 @@ from utils.errors import UserError
 
 
 def numbered(num_classes=10, per_class=60, seed=0):
-    """Balanced data in mixed order, whose images hold their own number."""
+    """Returns balanced data in mixed order; each image has its own number as its value."""
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(num_classes), per_class))
     n = len(labels)
     numbers = torch.arange(2 * n)

@@ -1,4 +1,4 @@
-"""Balanced softmax: its equation, its gradient, and where it is another loss."""
+"""Balanced softmax: its equation, its gradient, and when it equals another loss."""
 
 import math
 
@@ -22,7 +22,7 @@ def random_batch(dtype=torch.float64, size=16):
 
 
 def formula(logits, targets, tau, weights):
-    """−log(π_y^τ e^{x_y} / Σ_c π_c^τ e^{x_c}), and its gradient, by scalars."""
+    """Returns −log(π_y^τ e^{x_y} / Σ_c π_c^τ e^{x_c}) and its gradient, computed with scalars."""
     priors = [(n / sum(COUNTS)) ** tau for n in COUNTS]
     loss, gradient = 0.0, torch.zeros_like(logits)
     total = sum(weights[y] for y in targets.tolist())
@@ -95,7 +95,7 @@ def test_objectives_take_the_weight_of_the_prior():
 
 
 def test_bs_lt_on_balanced_samples_is_balanced_softmax_on_all_images():
-    """Weights n_c / n_max give a class-aware sampler's images their natural proportions back."""
+    """Weights n_c / n_max restore the natural proportions after a class-aware sampler."""
     generator = torch.Generator().manual_seed(1)
     per_class = torch.randn(3, 4, 3, generator=generator)
     counts = [8, 4, 4]

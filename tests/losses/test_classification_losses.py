@@ -29,7 +29,7 @@ COUNTS = [500, 120, 60, 20, 5]
 
 
 def random_batch(device="cpu", dtype=torch.float32, size=16):
-    """Logits in (-1, 1), as cosines are, targets and class weights, of 5 classes."""
+    """Returns logits in (-1, 1), as cosines are, targets and class weights, for 5 classes."""
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.rand(size, 5, generator=generator, dtype=torch.float64) - 1
     targets = torch.randint(5, (size,), generator=generator)
@@ -190,7 +190,7 @@ def test_long_tail_weights_are_counts_over_the_largest_count():
 
 
 def random_outputs(device):
-    """Features, logits, targets and centroids of a batch of 16 and 5 classes."""
+    """Returns features, logits, targets and centroids of a batch of 16 with 5 classes."""
     logits, targets, _ = random_batch(device)
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(16, 8, generator=generator).to(device)

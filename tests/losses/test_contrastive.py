@@ -21,7 +21,7 @@ def random_batch(dtype=torch.float64):
 
 
 def formula(embeddings, centres, temperature):
-    """The docstring's equation by loops over lists."""
+    """Returns the loss by the docstring's equation, with loops over lists."""
     vectors = [[x / math.hypot(*v) for x in v] for v in (embeddings + centres)]
     labels = [*TARGETS, *range(CLASSES)]
     losses = []
@@ -71,7 +71,7 @@ def test_a_class_shown_again_does_not_weigh_more_in_the_denominators_of_others()
     loss_of = BalancedContrastiveLoss()
 
     def loss_of_anchor(extra):
-        """The anchor's term, with a class of `extra` equal samples beside it."""
+        """Returns the anchor's term, with a class of `extra` equal samples in the batch."""
         copies = centres[:1].expand(extra, -1)
         batch = torch.cat([anchor, copies])
         labels = torch.tensor([3] + [0] * extra)
@@ -83,7 +83,7 @@ def test_a_class_shown_again_does_not_weigh_more_in_the_denominators_of_others()
 
 
 def formula_term(batch, labels, centres, i):
-    """One sample's term, in tensors."""
+    """Returns the term of one sample, in tensors."""
     vectors = F.normalize(torch.cat([batch, centres]), dim=1)
     all_labels = torch.cat([labels, torch.arange(CLASSES)])
     scores = vectors @ vectors[i] / 0.1

@@ -1,4 +1,4 @@
-"""The distillation loss: its equation, its gradient, and where it is another loss."""
+"""The distillation loss: its equation, its gradient, and when it equals another loss."""
 
 import math
 

@@ -33,7 +33,7 @@ def test_every_golden_case_is_tested(golden):
 
 
 def golden_loss(golden, case, device, **options):
-    """The loss of a golden case by the public call, and its two gradients."""
+    """Returns the loss of a golden case by the public call, and its two gradients."""
     arrays = golden("dro_loss")
 
     def tensor(name):
@@ -176,7 +176,7 @@ def test_far_features_give_finite_loss_and_gradients(scale, released, device):
 
 
 def test_close_points_far_from_the_origin_keep_their_distances(device):
-    """Where |a|² + |b|² − 2ab would cancel."""
+    """There |a|² + |b|² − 2ab would cancel."""
     points = 1000 + torch.tensor([[0.0, 0.0], [0.25, 0.0], [0.0, 0.5]], device=device)
     differences = points.double().unsqueeze(1) - points.double()
     expected = differences.square().sum(dim=2).sqrt().float()
@@ -255,7 +255,7 @@ def test_features_and_centroids_may_be_of_different_types(distance, narrow, wide
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_autocast_changes_no_bit_of_the_loss(distance, device):
-    """People's own loops call the loss inside of it, on features that it has made bfloat16."""
+    """Users may call the loss inside autocast, on features that it has made bfloat16."""
     features, targets, bank, bank_targets, epsilons = (
         t.to(device) for t in random_problem(dtype=torch.float32)
     )

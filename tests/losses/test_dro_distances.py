@@ -62,8 +62,8 @@ def test_normalised_distances_do_not_depend_on_lengths():
 
 
 def test_the_squared_distance_is_the_largest_in_the_ball():
-    """Of many points of the ball about the centroid, none is further from the sample, and the one
-    on the far side of its sphere is as far."""
+    """Many points of the ball around the centroid are tried: none is further from the sample, and
+    the point on the far side of the sphere is as far."""
     generator = torch.Generator().manual_seed(0)
     centroid, sample = torch.randn(2, 1, 3, generator=generator, dtype=torch.float64)
     radius = 0.8
@@ -83,7 +83,7 @@ def test_the_squared_distance_is_the_largest_in_the_ball():
 
 
 def test_inside_a_ball_of_negative_radius_squared_distances_are_zero():
-    """So that a learned margin stops falling: its gradient is zero there."""
+    """So the gradient of a learned margin is zero there, and the margin stops falling."""
     features, targets, bank, bank_targets, _ = random_problem()
     margins = nn.Parameter(torch.full((5,), -100.0).double())
     loss = DROLoss(0.6, epsilons=margins, distance="squared")(features, targets, bank, bank_targets)
@@ -153,7 +153,7 @@ def test_squares_are_scaled_down_only_where_they_overflow(device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [0.0, 1e-30, 1e-12, 1e-6])
 def test_the_normalised_gradient_is_bounded_at_a_feature_of_zeros(value, dtype, device):
-    """F.normalize alone divides by 1e-12 there: the gradient was 2e12."""
+    """F.normalize alone would divide by 1e-12 there, and the gradient would be 2e12."""
     features, targets, bank, bank_targets, epsilons = (
         t.to(device) for t in random_problem(dtype=dtype)
     )
@@ -195,7 +195,7 @@ STEADY = ("--feat_lr", 0.001, "--epochs", 1, "--balanced_clf_nepochs", 0)
 
 @pytest.fixture(scope="module")
 def robust_losses(tree, finished, tmp_path_factory):
-    """The robust loss of an epoch of stage 2, by distance."""
+    """Returns the robust loss of an epoch of stage 2, by distance."""
     found = {}
     for distance in DISTANCES:
         root = tmp_path_factory.mktemp(distance)

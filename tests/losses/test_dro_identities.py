@@ -1,4 +1,4 @@
-"""Identities of the DRO loss: what changes nothing, and what must not."""
+"""Identities of the DRO loss: what does not change it, and what must."""
 
 import math
 
@@ -76,7 +76,8 @@ def test_equal_class_weights_equal_no_weights_where_every_class_is_present(devic
 
 
 def test_a_constant_added_to_all_distances_of_a_class_changes_nothing():
-    """On a line, with the centroids left of the samples, moving one further left does that."""
+    """All points lie on a line, with the centroids on the left. A centroid that moves further left
+    adds a constant to its distances."""
     features, targets = random_problem(dimension=1)[:2]
     epsilons = random_problem()[4]
     loss_of = DROLoss(0.6, epsilons=epsilons)
@@ -109,7 +110,7 @@ def test_a_single_sample_costs_nothing_and_moves_nothing(device):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_loss_never_falls_with_a_margin(seed, device):
-    """Which is why a learned margin only shrinks."""
+    """Therefore a learned margin only shrinks."""
     features, targets, bank, bank_targets, epsilons = (
         t.to(device) for t in random_problem("absent classes", seed)
     )

@@ -1,4 +1,4 @@
-"""Learned margins that are bounded from below or decay at a rate of their own."""
+"""Learned margins that are bounded from below, or have their own weight decay."""
 
 import json
 
@@ -66,8 +66,8 @@ def test_the_usual_weight_decay_given_to_the_margins_changes_nothing(tree, finis
 
 
 def test_weight_decay_of_the_margins_is_theirs_alone(tree, pretrained):
-    """With τ so large that the loss has no slope, one step an epoch and one epoch, SGD leaves
-    ε (1 − lr · wd)."""
+    """τ is so large that the loss has no slope. After one epoch of one step, SGD leaves ε (1 − lr ·
+    wd)."""
     flat = ("--temperature", 1e8, "-b", 1000, "--margin", 2, *FEATURES_ONLY)
     succeed(stage_2(tree, pretrained, *flat, "--margin_wd", 4))
     [epsilons] = margins_of(pretrained)
@@ -124,7 +124,7 @@ def test_an_unfinished_run_from_before_a_flag_goes_on(tree, pretrained, finished
 
 
 def test_a_flag_that_the_record_lacks_is_at_its_default_and_no_other(tree, both):
-    """A folder of the earlier name with another run in it is left alone."""
+    """A folder with the earlier name and another run in it is not used."""
     folder = stage_2_folder(both)
     forget_flags(folder)
     argv = stage_2(tree, both, "--margin_min", 0.5)

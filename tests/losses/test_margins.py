@@ -1,4 +1,4 @@
-"""The margins as a module, of which the robust losses hold the vectors."""
+"""The margins as a module, whose vectors the robust losses use."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_margins_start_as_the_papers_in_every_layer(margin_type, num_layers):
 
 @pytest.mark.parametrize("num_layers", [None, 2])
 def test_a_loss_holds_the_vectors_themselves(num_layers):
-    """There is one copy: an optimiser's update, a loaded value and a bound reach the loss."""
+    """There is only one copy: the loss sees an optimiser's update, a loaded value and a bound."""
     margins = Margins("learned", 1.0, COUNTS, num_layers)
     objective = objective_of(margins)
     assert set(map(id, objective.parameters())) == set(map(id, margins.parameters()))

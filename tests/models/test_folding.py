@@ -1,4 +1,4 @@
-"""The folded network of a model is made once and then refilled in place."""
+"""The folded network of a model is made once, and then refilled in place."""
 
 import copy
 import gc
@@ -15,7 +15,7 @@ from tests.support.stages import OperationLog
 
 
 def network(arch="resnet20", seed=0):
-    """With weights and statistics as of training, in the layout of training."""
+    """Gives a network with weights, statistics and memory layout as after training."""
     torch.manual_seed(seed)
     model = build_model(arch, 5).to(memory_format=torch.channels_last)
     disturb(model)

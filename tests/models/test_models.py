@@ -115,7 +115,7 @@ def test_the_networks_for_large_images_have_the_blocks_and_widths_of_their_names
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnext50"])
 def test_torchvisions_weights_load_and_give_torchvisions_outputs(arch):
-    """Its names hold for everything but the head."""
+    """All names are torchvision's, except those of the head."""
     torch.manual_seed(0)
     theirs = getattr(torchvision.models, IMAGENET[arch][2])(num_classes=5).eval()
     weights = {name.replace("fc.", "linear."): w for name, w in theirs.state_dict().items()}

@@ -16,7 +16,7 @@ from tests.support.helpers import REPOSITORY, call, snapshot, stage_2
 
 @pytest.fixture(scope="module")
 def pretrained_root(finished, tmp_path_factory) -> Path:
-    """A root that holds a finished stage 1, to be copied."""
+    """Gives a root with a finished stage 1, to be copied."""
     root = tmp_path_factory.mktemp("pretrained") / "root"
     return shutil.copytree(finished, root, ignore=shutil.ignore_patterns("robust_*"))
 
@@ -29,7 +29,7 @@ def scene(tmp_path, tree, pretrained_root, monkeypatch) -> Scene:
 
 @pytest.fixture
 def offline(monkeypatch) -> None:
-    """Downloads fail at once, whether or not there is a network."""
+    """Makes downloads fail at once, with and without a network."""
 
     def refuse(*_: object, **__: object) -> None:
         raise URLError("no network in tests")

@@ -1,4 +1,5 @@
-"""Runs whose records were made before `balanced` and macro F1 stood in them stay usable."""
+"""Runs whose records have no `balanced` and no macro F1, because earlier versions made them, stay
+usable."""
 
 import json
 
@@ -30,7 +31,7 @@ def as_made_earlier(content):
 
 
 def rewrite(folder):
-    """Makes the records and the checkpoints in the folder earlier ones."""
+    """Changes the records and the checkpoints in the folder into those of an earlier version."""
     for path in folder.glob("ckpt*.pth.tar"):
         torch.save(as_made_earlier(load(path)), path)
     records = [as_made_earlier(record) for record in read_records(folder)]
@@ -43,7 +44,8 @@ def rewrite(folder):
 
 
 def test_a_run_without_a_summary_takes_them_up(tree, tmp_path, pretrained):
-    """Its summary, log and choices are those of a run whose records had them all along."""
+    """The run ends with the summary, log and choices of a run that had all records from the
+    start."""
     argv = stage_2(tree, pretrained, "--select_on", "heldout")
     succeed(argv)
     folder = stage_2_folder(pretrained)

@@ -1,4 +1,4 @@
-"""Whatever the flags, whatever the bytes: a checked result or one clear refusal."""
+"""Any flags and any bytes give a result that is checked, or one clear refusal."""
 
 import io
 import os
@@ -83,7 +83,7 @@ command_lines = st.lists(pieces, max_size=6).map(lambda parts: list(chain(*parts
 
 
 def assert_consistent(options: Options) -> None:
-    """Every bound of the interface."""
+    """Asserts all bounds of the interface."""
     finite = torch.isfinite
     rates = (options.lr, options.feat_lr, options.cls_lr, options.weight_decay, options.margin)
     assert all(rate >= 0 and finite(torch.tensor(rate, dtype=torch.float64)) for rate in rates)
@@ -177,7 +177,7 @@ def test_flags_within_their_bounds_are_taken_as_given(flags):
 
 
 class Hostile:
-    """A pickle that makes the folder `ran` where it is loaded without care."""
+    """An object whose pickle makes the folder `ran` if it is loaded without care."""
 
     def __reduce__(self):
         return os.mkdir, ("ran",)
@@ -212,8 +212,8 @@ def path(tmp_path, monkeypatch) -> Path:
 
 
 def read(path: Path, content: bytes) -> dict | None:
-    """The checkpoint of these bytes, or None where they are refused in one line. Code in them
-    never runs, and the file stays as it is."""
+    """Returns the checkpoint of these bytes, or None if it is refused in one line. Code in it never
+    runs, and the file does not change."""
     path.write_bytes(content)
     try:
         loaded = checkpoint.load(path)
@@ -307,7 +307,7 @@ def test_random_bytes_are_refused(path, content):
 
 
 def with_member(name: str, replace: bytes) -> bytes:
-    """The good archive with another content of one of its members, its checksum being right."""
+    """Returns the good archive with another content of one member, with the right checksum."""
     buffer = io.BytesIO()
     source = zipfile.ZipFile(io.BytesIO(GOOD["zip"]))
     with source, zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as target:

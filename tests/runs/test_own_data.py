@@ -1,4 +1,4 @@
-"""Whole runs on one's own images."""
+"""Whole runs on a user's own images."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from utils.runs.folders import run_folder
 
 
 def both_stages(root, data, epochs=2, arch="resnet20"):
-    """Flags of stage 1 and of stage 2 from it, and stage 2's records."""
+    """Returns the flags of stage 1 and of stage 2 from it, and the folder of stage 2's records."""
     common = ["--root_log", root, "--root_model", root, "--seed", 1, "-b", 16, "-a", arch, *data]
     common = [str(flag) for flag in common]
     first = [*common, "--epochs", str(epochs), "--schedule", "cosine"]
@@ -42,7 +42,7 @@ def both_stages(root, data, epochs=2, arch="resnet20"):
 
 
 def train_and_evaluate(root, *data, arch="resnet20"):
-    """Stage 2's records after both stages and the evaluation."""
+    """Trains both stages and evaluates; returns the folder of stage 2's records."""
     first, second, records = both_stages(root, data, arch=arch)
     succeed(first)
     succeed(second)
@@ -118,7 +118,7 @@ def test_another_data_root_with_other_images_is_an_error_that_names_it(
 
 
 def equal_to_cifar(cifar, tree, side=32):
-    """The same subset, held-out and test images by both data sets."""
+    """Asserts that both data sets have the same subset, held-out and test images."""
     flags = (
         "--image_size",
         side,
@@ -166,7 +166,6 @@ def test_the_real_cifar_100_as_a_plain_tree_gives_the_same_subset():
 
 
 def test_evaluation_takes_the_image_size_from_the_checkpoint(tmp_path, no_figures):
-    """Trouble 2."""
     tree = write_folder(tmp_path / "own")
     flags = ["--dataset", "folder", "--data_root", tree, "-a", "resnet20", "--epochs", 1, "-b", 16]
     flags += ["--root_log", tmp_path / "runs", "--root_model", tmp_path / "runs", "--seed", 0]
@@ -186,7 +185,7 @@ def test_evaluation_takes_the_image_size_from_the_checkpoint(tmp_path, no_figure
 
 
 def test_a_class_of_a_name_that_is_not_utf_8_trains_and_evaluates(tmp_path, no_figures):
-    """Troubles 6 and 16: such a name, in a tree without a split."""
+    """The tree has no splits."""
     tree = write_folder(tmp_path / "own", counts=(4, 3, 2), splits=("",))
     folder = os.fsencode(tree)
     os.rename(folder + b"/ant", folder + b"/\xe9t\xe9")

@@ -50,7 +50,8 @@ def test_another_seed_gives_other_weights(tree, finished, tmp_path):
 
 
 def test_a_finished_stage_1_goes_on_with_more_epochs(tree, tmp_path):
-    """The absolute rate steps stay where they were, so its epochs are those of the longer run."""
+    """The absolute rate steps stay at their epochs, so the finished epochs are those of the longer
+    run."""
     grown, whole = tmp_path / "grown", tmp_path / "whole"
     flags = ("--schedule", "absolute", "--epochs")
     assert "resumes" not in succeed(stage_1(tree, grown, *flags, 1)).out
@@ -79,7 +80,7 @@ def test_resume_leaves_a_finished_run_as_it_is(make, tree, both):
 
 @pytest.fixture(scope="module")
 def checks(tree, finished, tmp_path_factory) -> dict[int, int]:
-    """How often each stage looks for signals."""
+    """Gives how often each stage looks for signals."""
     root = tmp_path_factory.mktemp("counted")
     counts = {}
     for stage, make in ((1, stage_1), (2, stage_2)):
@@ -175,7 +176,7 @@ def test_overwriting_a_stage_2_gives_what_a_fresh_run_gives(tree, both, finished
 
 
 def spoil(folder: Path) -> None:
-    """Makes the run's last checkpoint one that no run of its options would have."""
+    """Changes the run's last checkpoint into one that no run with these options would have."""
     content = load(folder / "ckpt.pth.tar")
     content["state_dict"]["linear.bias"] += 1
     torch.save(content, folder / "ckpt.pth.tar")
@@ -269,7 +270,7 @@ def test_sigint_ends_a_process_with_130_and_resume_goes_on(tree, six_epochs, tmp
 
 
 def kill_twice_and_finish(argv: list, folder: Path, seconds: float, seed: int) -> None:
-    """Kills the run at two random instants, looks at its files, and finishes it."""
+    """Kills the run at two random instants, checks its files, and finishes it."""
     instants = random.Random(seed)
     for _ in range(2):
         process = fork([*argv, "--resume", "True"])

@@ -1,4 +1,4 @@
-"""From public weights to predictions, by whole runs on one's own images."""
+"""Whole runs on a user's own images, from public weights to predictions."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The step that torch.compile makes, which takes a C++ compiler a while on a CPU."""
+"""The step that torch.compile makes. On a CPU it needs a C++ compiler and some time."""
 
 import shutil
 

@@ -34,7 +34,7 @@ EPOCHS = 8
 
 @pytest.fixture(scope="module")
 def calm(tree, tmp_path_factory) -> Path:
-    """A root with both stages, undisturbed."""
+    """Gives a root with both stages, which nothing has interrupted."""
     root = tmp_path_factory.mktemp("calm")
     succeed(stage_1(tree, root, "--epochs", EPOCHS))
     succeed(stage_2(tree, root, *STAGE_2_LENGTH))
@@ -53,8 +53,8 @@ def finished_epochs(folder: Path) -> int:
 
 
 def kill(argv: list, folder: Path, seconds: float) -> bool:
-    """Starts or resumes the run and kills it some seconds after it has begun; returns whether it
-    was still running then."""
+    """Starts or resumes the run and kills it some seconds after its start. Returns True if it was
+    still running then."""
     before = finished_epochs(folder)
     process = fork([*argv, "--resume", "True"])
     while not (folder / "args.json").exists() and process.is_alive():

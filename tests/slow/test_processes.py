@@ -43,7 +43,8 @@ def test_several_processes_compute_what_one_does(
 
 
 def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):
-    """Stage 1 stopped by a signal to torchrun, continued in two processes; stage 2 begun by two."""
+    """Stage 1 is stopped by a signal to torchrun and continued in two processes; two processes
+    begin stage 2."""
     flags = ("--epochs", 30, "--checkpoint_every", 1)
     process = start(2, [*MAIN, *stage_1(tree, tmp_path, *flags)])
     log = tmp_path / STAGE_1_NAME / "log.csv"

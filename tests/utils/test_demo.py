@@ -23,7 +23,7 @@ def test_the_table_has_every_run_by_both_classifiers(tmp_path, monkeypatch, caps
     called = []
 
     def main(argv):
-        """What a run leaves, without the run."""
+        """Writes the records of a run without training it."""
         called.append(argv)
         options = parse_options(argv)
         top1 = 60.0 + len(called)

@@ -1,4 +1,4 @@
-"""How a program ends that meets an error: its status, and one line on standard error."""
+"""How a program ends with an error: its status, and one line on standard error."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ def test_ctrl_c_says_nothing(capsys):
 
 
 def test_a_reader_that_goes_away_ends_a_program_quietly():
-    """Its last words, still in Python's buffer, are no error either."""
+    """The text that is still in Python's buffer causes no error either."""
     code = "import sys\nfrom utils.errors import run_program\n"
     code += "sys.exit(run_program('tried', lambda: print('lost')))"
     reader, writer = os.pipe()

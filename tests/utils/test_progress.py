@@ -14,7 +14,7 @@ class Terminal(io.StringIO):
 
 
 def run_progress(every=2, losses=(4.0, 3.0, 2.0, 1.0)):
-    """The texts that stood beside the bar, one for each batch."""
+    """Returns the texts beside the bar, one for each batch."""
     shown = []
     with Progress("features 1/3", len(losses), every) as bar:
         for loss in losses:

@@ -21,7 +21,7 @@ from utils.errors import UserError
 
 
 def write_tree(root, name="cifar10", classes=CLASSES, per_class=3):
-    """A tree of noise; {split: [(class, file, pixels)]} in sorted order."""
+    """Writes a tree of noise; returns {split: [(class, file, pixels)]} in sorted order."""
     files = {}
     for split_seed, split in enumerate(("train", "test")):
         images = noise(len(classes), per_class, 32, 32, 3, seed=split_seed)
@@ -250,7 +250,7 @@ def chunk(kind, content):
 
 
 def black_png():
-    """Its data in two chunks, as large files have them."""
+    """Returns a PNG file whose data are in two chunks, as in large files."""
     data = zlib.compress(bytes(32 * (1 + 32 * 3)))
     header = struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", data[:10]), (b"IDAT", data[10:]), (b"IEND", b""))
@@ -258,7 +258,7 @@ def black_png():
 
 
 def test_whatever_is_wrong_with_a_png_is_an_error_that_names_it(tree):
-    """One byte changed anywhere, or the file cut off anywhere."""
+    """One byte is changed anywhere, or the file is cut off anywhere."""
     folder = tree / "cifar10" / "train" / CLASSES[0]
     whole = black_png()
     (folder / "0.png").write_bytes(whole)

@@ -1,4 +1,5 @@
-"""Epochs drawn ahead by a thread are those that would be drawn in time, to the last bit."""
+"""Epochs that a thread draws ahead have the same bits as epochs that are drawn when they are
+needed."""
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ ORDERS = {
 
 
 def make_loader(kind, is_ahead, monkeypatch, augment="autoaugment"):
-    """A loader of one generator, and what a checkpoint would hold of it."""
+    """Returns a loader with one generator, and a function that returns what a checkpoint would have
+    of it."""
     generator = seeded(3)
     normalise = Normalise((0.5,) * 3, (0.5,) * 3, torch.device("cpu"))
     order = ORDERS[kind](generator)

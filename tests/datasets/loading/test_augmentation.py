@@ -1,4 +1,5 @@
-"""Whole-epoch augmentation: crop, flip and Cutout against per-image references, and their laws."""
+"""Whole-epoch augmentation: crop, flip and Cutout against per-image references, and their
+distributions."""
 
 import numpy as np
 import pytest
@@ -29,10 +30,8 @@ def random_images(n, height=32, width=32, seed=0):
 
 
 def crop_draws(n, height, width, rng, padding=4):
-    """The offsets and flips that random_crop_flip draws, read off an image of coordinates.
-
-    The draws do not depend on the content of the images.
-    """
+    """Returns the offsets and flips that random_crop_flip draws, read from an image of coordinates.
+    The draws do not depend on the content of the images."""
     y, x = torch.meshgrid(torch.arange(height) + 1, torch.arange(width) + 1, indexing="ij")
     coordinates = torch.stack([y, x, 0 * y]).byte()[None]
     crops = random_crop_flip(coordinates, torch.zeros(n, dtype=torch.int64), rng, padding).long()
@@ -46,7 +45,8 @@ def crop_draws(n, height, width, rng, padding=4):
 
 
 def cutout_centres(n, height, width, rng, size=16):
-    """The centres that cutout draws, read off white images; needs height and width >= size."""
+    """Returns the centres that cutout draws, read from white images; needs height and width >=
+    size."""
     zeros = cutout(torch.full((n, 3, height, width), 255, dtype=torch.uint8), rng, size) == 0
 
     def centre(inside, length):
@@ -88,7 +88,8 @@ def test_crop_flip_equals_torchvision(height, width, padding, device):
 
 
 def test_crops_and_flips_have_their_distribution():
-    """Offsets uniform over 0..8 in each direction, flips a fair coin, all independent."""
+    """Offsets are uniform over 0..8 in each direction, flips have probability 1/2, all
+    independent."""
     rows, columns, flips = crop_draws(50_000, 16, 16, generator())
     assert rows.min() == columns.min() == 0 and rows.max() == columns.max() == 8
     cells = (2 * (9 * rows + columns) + flips).bincount(minlength=162)
@@ -119,7 +120,7 @@ def test_cutout_equals_the_released_mask(height, width, size, device):
 
 
 def test_cutout_has_its_distribution():
-    """Centres uniform over all pixels, the border's included."""
+    """Centres are uniform over all pixels, also at the border."""
     y, x = cutout_centres(60_000, 20, 24, generator())
     assert stats.chisquare((24 * y + x).bincount(minlength=20 * 24)).pvalue > SIGNIFICANCE
 

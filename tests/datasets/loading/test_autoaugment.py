@@ -1,4 +1,4 @@
-"""AutoAugment's policy against Pillow image by image, and the law of its draws."""
+"""AutoAugment's policy against Pillow image by image, and the distribution of its draws."""
 
 import numpy as np
 import pytest

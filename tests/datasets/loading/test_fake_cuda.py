@@ -1,4 +1,4 @@
-"""Augmentation on CUDA tensors without memory: draws are real, on the CPU; nothing else is."""
+"""Augmentation on CUDA tensors without memory. Only the draws, on the CPU, are real."""
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from tests.support.helpers import seeded
 
 @pytest.fixture
 def fake_images(fake_mode, monkeypatch):
-    """50 images; tables that the operations need are made on the CPU and arrive as fakes."""
+    """Gives 50 fake images. Tables of the operations are made on the CPU and become fake on the
+    device."""
 
     def to_device(tensor, device):
         with fake_mode:

@@ -128,7 +128,8 @@ def test_equals_pillow(op, size, device):
 
 
 def test_enhancement_equals_pillow_for_every_pair_of_values():
-    """Truncation is most easily lost in a blend: all pairs (value, mean grey) for contrast."""
+    """A blend most easily rounds instead of truncating, so all pairs (value, mean grey) are
+    tried."""
     values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(64, 3, 16, 16).clone()
     values[:, :, 8:] = torch.arange(0, 256, 4, dtype=torch.uint8).view(64, 1, 1, 1)
     for level, sign in variants("contrast"):
@@ -138,7 +139,7 @@ def test_enhancement_equals_pillow_for_every_pair_of_values():
 
 @pytest.mark.parametrize("op", ["autocontrast", "equalize"])
 def test_every_range_of_a_channel(op):
-    """Low and high ends 0..255: the divisions of the look-up tables."""
+    """All low and high ends 0..255 are tried, for the divisions of the look-up tables."""
     rng = np.random.default_rng(0)
     low, high = np.sort(rng.integers(0, 256, (2, 400, 3, 1, 1)), axis=0)
     images = torch.from_numpy(rng.integers(low, high + 1, (400, 3, 24, 24)).astype(np.uint8))
@@ -146,7 +147,7 @@ def test_every_range_of_a_channel(op):
 
 
 def test_smooth_filter_equals_pillow():
-    """Sharpness alone cannot reach factor 0, so its degenerate image is checked by itself."""
+    """Sharpness never has factor 0, so its degenerate image is checked separately."""
     from datasets.loading.operations import _smooth
 
     images = sample_images(32, 32)

@@ -41,7 +41,7 @@ def test_normalised_images_are_channels_last_floats_and_the_source_is_untouched(
 
 
 def numbered_split(n, device="cpu"):
-    """Image i is grey level i everywhere, and its label is i mod 5."""
+    """Returns images of which image i has grey level i and the label i mod 5."""
     images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, 8, 8).contiguous()
     return Split(images.to(device), (torch.arange(n) % 5).to(device))
 
@@ -56,7 +56,7 @@ def numbers(images):
 
 
 def epoch_of(batches):
-    """Images and targets of an epoch, whatever its batches."""
+    """Returns images and targets of an epoch, without the division into batches."""
     images, targets = zip(*batches, strict=True)
     return torch.cat(images), torch.cat(targets)
 

@@ -50,7 +50,7 @@ def generator_of(seed=5):
 
 
 def unchanged(device="cpu"):
-    """Leaves the values 0 to 255 as they are."""
+    """Returns a normalisation that keeps the values 0 to 255."""
     return Normalise((0.0,) * 3, (1 / 255,) * 3, torch.device(device))
 
 

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Every attempt to open an address fails; the time-outs that were set meanwhile."""
+    """Makes every attempt to open an address fail; gives the time-outs that were set meanwhile."""
     timeouts = []
 
     def refuse(*args, **kwargs):
@@ -134,7 +134,7 @@ def test_selection_on_held_out_images_needs_some(tmp_path, monkeypatch):
 
 
 def test_the_container_changes_neither_subset_nor_fingerprint(tmp_path, monkeypatch):
-    """The same images in the same order, once as official files, once as PNGs."""
+    """The same images in the same order are official files once and PNG files once."""
     in_order = {f"data_batch_{b + 1}": [2 * b] * 5 + [2 * b + 1] * 5 for b in range(5)}
     in_order["test_batch"] = list(range(10))
     contents = write_official("cifar10", tmp_path / "official", monkeypatch, in_order)

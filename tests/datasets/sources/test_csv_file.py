@@ -1,4 +1,4 @@
-"""One's own images listed in a table."""
+"""A user's own images, listed in a table."""
 
 import pytest
 import torch

@@ -66,7 +66,7 @@ def test_the_split_of_digits_is_fixed(digits):
 
 
 def first_test_labels_of_digits():
-    """Of a shuffle by seed 0, the first 60 of each class, in shuffled order."""
+    """Returns the test images: the first 60 of each class in a shuffle by seed 0, in that order."""
     from sklearn.datasets import load_digits as originals
 
     target, seen, chosen = originals().target, [0] * 10, []

@@ -1,4 +1,4 @@
-"""One's own images as a tree: what is read, and what is refused."""
+"""A user's own images as a tree: what is read, and what is refused."""
 
 import numpy as np
 import pytest

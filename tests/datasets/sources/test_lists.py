@@ -40,7 +40,7 @@ def imagenet(tmp_path_factory):
 
 @pytest.fixture
 def own(tmp_path):
-    """A small one to change."""
+    """Gives a small data set that the test may change."""
     return write_imagenet_lt(tmp_path / "own", classes=3)
 
 
@@ -150,7 +150,7 @@ def test_a_missing_list_is_bad_input_and_nothing_is_written(own, tmp_path):
 
 
 def flags_of(data, root, arch="resnet10", workers=2):
-    """Of both stages."""
+    """Returns the flags of both stages."""
     return [
         *("--dataset", "imagenet_lt", "--data_root", data, "--image_size", SIDE, "-a", arch),
         *(
@@ -237,7 +237,8 @@ def test_a_streamed_run_that_was_interrupted_ends_with_the_same_bits_by_any_work
 def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
     own, tmp_path, monkeypatch, no_figures, stream
 ):
-    """A visit of 12 images to each of three classes, 4 a batch: nine batches an epoch."""
+    """A visit takes 12 images of each of three classes, and a batch has 4: nine batches in an
+    epoch."""
     data = data_of(own, "--stream", stream)
     sizes = []
 

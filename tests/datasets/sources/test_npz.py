@@ -1,4 +1,4 @@
-"""One's own images in an npz file: what is read, and what is refused."""
+"""A user's own images in an npz file: what is read, and what is refused."""
 
 import random
 

@@ -99,7 +99,7 @@ def test_outputs_name_every_image_and_the_classes(tree, both):
 
 
 def test_the_geometry_is_that_of_the_outputs(skewed):
-    """Some test classes have two images, so class means and image means differ."""
+    """Some test classes have two images, so means over classes and over images differ."""
     said = succeed([*skewed, "--evaluation", "True"])
     folder = run_folder(parse_options(skewed)).records
     (found,) = json.loads((folder / "geometry.json").read_text()).values()
@@ -121,8 +121,8 @@ def test_the_geometry_is_that_of_the_outputs(skewed):
 
 @pytest.fixture(scope="module")
 def skewed(tmp_path_factory):
-    """The flags of a trained stage 1 on own images, of which 30 are test images of one class and
-    two of each other: accuracies of the images are far from those of the classes."""
+    """Gives the flags of a trained stage 1 on own images. One class has 30 test images and the
+    others have two each, so accuracies over images and over classes differ widely."""
     tmp_path = tmp_path_factory.mktemp("skewed")
     tree = write_folder(tmp_path / "skewed", counts=(6, 6, 6))
     for i in range(2, 30):
@@ -137,7 +137,6 @@ def skewed(tmp_path_factory):
 
 
 def test_both_classifiers_of_an_unbalanced_test_set_mean_the_same_by_a_word(skewed):
-    """Trouble 1."""
     succeed([*skewed, "--evaluation", "True", "--readings", "linear,ncm_cosine"])
     folder = run_folder(parse_options(skewed)).records
     with np.load(folder / "outputs_test.npz") as outputs:
@@ -160,7 +159,6 @@ def test_both_classifiers_of_an_unbalanced_test_set_mean_the_same_by_a_word(skew
 
 
 def test_a_set_with_other_classes_is_refused_and_overwrites_nothing(skewed, tmp_path):
-    """Trouble 64."""
     succeed([*skewed, "--evaluation", "True"])
     folder = run_folder(parse_options(skewed)).records
     before = snapshot(folder)

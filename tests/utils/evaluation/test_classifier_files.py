@@ -1,4 +1,4 @@
-"""What evaluation leaves of fitted classifiers, and that it is read back for the same network."""
+"""The files of fitted classifiers, which are read back only for the same network."""
 
 import csv
 import json

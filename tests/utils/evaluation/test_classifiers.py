@@ -1,4 +1,4 @@
-"""Readings of one feature extractor: formulas, independent fits, and where values are tuned."""
+"""Classifiers on the same features: formulas, independent fits, and where values are tuned."""
 
 from dataclasses import replace
 
@@ -164,7 +164,7 @@ def test_without_heldout_images_nothing_is_tuned(bank):
 @pytest.mark.parametrize("make_head", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("name", READINGS)
 def test_every_classifier_reads_every_head(name, make_head, test_set):
-    """Better than chance on blobs that overlap little, and the same after saving."""
+    """Each is better than chance on blobs that overlap little, and the same after it was saved."""
     torch.manual_seed(3)
     training = blobs(COUNTS, 0, spread=0.3)
     bank = FeatureBank(*training, trained(make_head(), *training), COUNTS, blobs([9] * 4, 1, 0.3))

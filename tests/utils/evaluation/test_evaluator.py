@@ -1,4 +1,4 @@
-"""What is read from a network: features, centroids, accuracies."""
+"""What the evaluator computes from a network: features, centroids, accuracies."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ CPU = Machine(torch.device("cpu"), "float32")
 
 
 class TinyNetwork(nn.Module):
-    """The networks' interface, small, with batch-norm and something that only trains."""
+    """A small network with batch-norm and with a part that acts only in training mode."""
 
     def __init__(self, num_classes=5, seed=0):
         super().__init__()
@@ -38,7 +38,7 @@ class TinyNetwork(nn.Module):
 
 
 def tiny_data():
-    """Five classes of 130 to 3 training images; no test image of class 3."""
+    """Returns five classes of 130 to 3 training images; class 3 has no test image."""
     counts = [130, 50, 20, 19, 3]
     labels = torch.repeat_interleave(torch.arange(5), torch.tensor(counts))
     test_labels = torch.tensor([0, 1, 2, 4] * 9)
@@ -52,7 +52,7 @@ def tiny_data():
 
 
 def reference_features(model, split):
-    """One image at a time, in eval mode."""
+    """Returns the features, computed one image at a time in eval mode."""
     reference = TinyNetwork()
     reference.load_state_dict(model.state_dict())
     reference.eval()
@@ -63,7 +63,8 @@ def reference_features(model, split):
 
 
 def trained_a_little(num_classes=5):
-    """A network whose batch-norm statistics are neither those of its data nor the first ones."""
+    """Returns a network whose batch-norm statistics are neither the initial ones nor those of its
+    data."""
     model = TinyNetwork(num_classes)
     with torch.no_grad():
         model.train()
@@ -94,7 +95,7 @@ def test_centroids_are_the_class_means_of_the_features():
 
 
 def test_centroids_do_not_lose_precision_far_from_the_origin():
-    """Sums of float32 would: 2,000 features near 10,000 that differ in the third decimal."""
+    """Sums in float32 would: 2,000 features near 10,000 differ only in the third decimal."""
 
     class Far(nn.Module):
         def features(self, values):
@@ -175,10 +176,11 @@ def test_ncm_readings_equal_the_public_metrics(split):
 
 
 def test_top_1_is_a_share_of_the_images_and_balanced_a_mean_over_classes_for_both_classifiers():
-    """One image of class 0 is wrong, the 27 of the others right (class 3 has none)."""
+    """The only image of class 0 is wrong, and all 27 images of the other classes are right (class 3
+    has none)."""
 
     class Perfect(nn.Module):
-        """The image's first value is its feature's angle."""
+        """A network whose feature is a point on a circle; the image's first value is its angle."""
 
         def features(self, images):
             value = (images[:, 0, 0, 0] * CIFAR_STD[0] + CIFAR_MEAN[0]) * 255
@@ -215,7 +217,7 @@ def test_top_1_is_a_share_of_the_images_and_balanced_a_mean_over_classes_for_bot
 
 
 def test_a_classifier_is_read_again_without_another_pass(monkeypatch):
-    """Its features are frozen: what was seen stays, only the classifier has changed."""
+    """Its features are frozen: they are kept, and only the classifier has changed."""
     model, data = trained_a_little(), tiny_data()
     evaluator = Evaluator(data, CPU)
     evaluator.look(model)

@@ -1,4 +1,4 @@
-"""How features lie: lengths, distances to centroids, errors of centroids."""
+"""The geometry of features: lengths, distances to centroids, errors of centroids."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ COUNTS = [500, 150, 50, 20, 3]
 
 
 def by_numpy(features, targets, centroids):
-    """The record class by class in float64; a class without images counts nowhere."""
+    """Returns the record, computed class by class in float64; a class without images is left
+    out."""
     z, mu, y = (t.double().numpy() for t in (features, centroids, targets))
     within, error = [], {}
     for label in range(len(mu)):

@@ -35,7 +35,7 @@ TRAIN_LABELS = np.repeat(np.arange(4), COUNTS)
 
 @pytest.fixture(params=["arrays", "tensors", "tensors on cuda"])
 def convert(request):
-    """What the inputs of a metric are."""
+    """Gives a function that converts the inputs of a metric."""
     if request.param == "arrays":
         return np.array
     where = request.getfixturevalue("cuda") if request.param == "tensors on cuda" else "cpu"
@@ -112,7 +112,7 @@ def test_the_mean_over_classes_leaves_nan_out():
 
 
 def random_problem(seed):
-    """Features of 6 overlapping classes of different sizes, far from balanced in the test too."""
+    """Returns features of 6 overlapping classes; training and test sets are far from balanced."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(6, 8)) + 1
     train_labels = np.repeat(np.arange(6), [150, 101, 60, 20, 10, 3])
@@ -234,7 +234,7 @@ def test_the_record_of_an_unbalanced_set_agrees_with_scikit_learn(seed, device):
 
 @pytest.mark.parametrize(("num_classes", "per_class"), [(10, 60), (100, 100), (10, 1000), (7, 9)])
 def test_on_a_balanced_set_top_1_is_the_balanced_accuracy(num_classes, per_class):
-    """So that the published numbers are the same by either name."""
+    """Therefore published numbers are the same by either name."""
     generator = torch.Generator().manual_seed(per_class)
     for _ in range(5):
         scores = torch.randn(num_classes * per_class, num_classes, generator=generator)

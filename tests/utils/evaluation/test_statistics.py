@@ -38,8 +38,8 @@ def test_the_binomial_error():
 
 
 def predictions(seeds=3, images=500, *, effect=0.3, seed=0):
-    """Right and wrong predictions ``[S, N]`` of two methods: images differ in how hard they are,
-    and so do seeds."""
+    """Returns which predictions of two methods are right, ``[S, N]`` each. Images differ in
+    difficulty, and so do seeds."""
     generator = np.random.default_rng(seed)
     hard = generator.normal(size=images)
 
@@ -96,8 +96,8 @@ def test_a_bootstrap_over_the_images_gives_the_image_error():
 
 
 def test_a_bootstrap_over_seeds_and_images_gives_the_joint_error():
-    """Seeds and images drawn anew, each with replacement: of many seeds the two errors join as they
-    are joined here."""
+    """Seeds and images are drawn with replacement. With many seeds, the two errors join as they are
+    joined here."""
     ours, theirs = predictions(seeds=30, images=300)
     differences = 100 * (ours.astype(float) - theirs.astype(float))
     generator = np.random.default_rng(2)
@@ -109,7 +109,8 @@ def test_a_bootstrap_over_seeds_and_images_gives_the_joint_error():
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
-    """400 repetitions with three seeds and new images; the joint error may only be too large."""
+    """There are 400 repetitions with three seeds and new images. The joint error may only be too
+    large."""
     covered = 0
     for number in range(400):
         ours, theirs = predictions(images=200, effect=0.0, seed=number)

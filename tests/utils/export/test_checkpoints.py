@@ -1,4 +1,4 @@
-"""Checkpoints that come with the code: small, and found right after cloning."""
+"""Checkpoints that come with the code: they are small, and found right after cloning."""
 
 import shutil
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 
 @pytest.fixture
 def clone(finished, tmp_path, monkeypatch):
-    """A working folder with both stages' checkpoints below `pretrained` and nothing else."""
+    """Gives a working folder that has only both stages' checkpoints, below `pretrained`."""
     monkeypatch.chdir(tmp_path)
     assert main([str(finished / STAGE_1_NAME), "--last"]) == 0
     assert main([str(stage_2_folder(finished))]) == 0
@@ -50,7 +50,7 @@ def test_a_slim_checkpoint_keeps_the_weights_and_what_they_are(finished, clone):
 
 
 def test_the_last_epochs_checkpoint_says_that_nothing_chose_it(finished, tmp_path):
-    """Whatever an earlier version wrote into it."""
+    """Earlier versions may have written something else into it."""
     run = tmp_path / STAGE_1_NAME
     shutil.copytree(finished / STAGE_1_NAME, run, ignore=shutil.ignore_patterns("robust_*"))
     torch.save(load(run / "ckpt.pth.tar") | {"selected_on": "test"}, run / "ckpt.pth.tar")
@@ -78,8 +78,8 @@ def test_a_checkpoint_says_by_which_protocol_it_was_chosen(clone):
 
 
 def test_a_run_made_earlier_is_exported_with_the_right_protocols(both, tmp_path):
-    """The last epoch then said what the run was selected on, and a stage 2 kept a checkpoint by
-    held-out images though its start and features were chosen on test images."""
+    """In earlier versions the last epoch's checkpoint had the run's protocol, and a stage 2 kept a
+    checkpoint by held-out images although test images had chosen its start and features."""
     folders = both / STAGE_1_NAME, stage_2_folder(both)
     shutil.copy(folders[0] / "ckpt.best_heldout.pth.tar", folders[1])
     for folder in folders:

@@ -29,7 +29,7 @@ DESCRIPTION = {
 
 
 def exported(format, tmp_path, capsys, **settings):
-    """The network, and its file in this format."""
+    """Gives the network, and its file in this format."""
     for package in PACKAGES[format]:
         pytest.importorskip(package)
     write_checkpoint(tmp_path / "run", side=SIDE, **settings)
@@ -41,7 +41,8 @@ def exported(format, tmp_path, capsys, **settings):
 
 
 def assert_equal_outputs(run, trained):
-    """`run` gives features and logits of images in [0, 1], in batches of any size."""
+    """Asserts that `run` returns the network's features and logits of images in [0, 1], for batches
+    of any size."""
     plain = trained.network
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     for number in (1, 2, 5):

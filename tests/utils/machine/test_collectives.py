@@ -22,7 +22,8 @@ def of_one_process() -> dict:
 
 @pytest.fixture(scope="module")
 def of_micro_batches() -> dict:
-    """Of one process with three micro-batches a step; tests/slow has several processes."""
+    """Gives the results of one process with three micro-batches per step; tests/slow has several
+    processes."""
     return distributed_steps.find(ALONE, micro_batches=3)
 
 

@@ -13,7 +13,7 @@ CPU = Machine(torch.device("cpu"), "float32")
 
 @pytest.fixture
 def cuda_devices(monkeypatch):
-    """`cuda_devices(names, capability)` makes torch say that it has these devices."""
+    """Gives `cuda_devices(names, capability)`, which makes torch report these devices."""
 
     def pretend(names, capability=(9, 0)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(names))

@@ -1,4 +1,5 @@
-"""A wrong --data_root: what was looked for and what is there, before torch is imported."""
+"""The error for a wrong --data_root says what was looked for and what is there, before torch is
+imported."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""docs/flags.md."""
+"""The document docs/flags.md."""
 
 from tests.support.helpers import REPOSITORY
 from utils.options.document import document

@@ -1,4 +1,4 @@
-"""`--recipe NAME`: a method's flags by its name, beside flags that win over it."""
+"""`--recipe NAME` stands for the flags of a method; flags on the command line win over it."""
 
 import json
 
@@ -18,7 +18,7 @@ def decisive(options):
 
 
 def command(name):
-    """The shortest command of a recipe."""
+    """Returns the shortest command of a recipe."""
     return ["--recipe", name, *(["--teacher", "X"] if RECIPES[name].teacher else [])]
 
 

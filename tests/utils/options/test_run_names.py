@@ -1,4 +1,4 @@
-"""Names of runs: the released ones, and a digest where they do not say it all."""
+"""Names of runs: the released ones, with a digest if those lack an option."""
 
 import re
 import shutil

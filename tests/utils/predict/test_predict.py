@@ -41,7 +41,7 @@ def run(tmp_path):
 
 
 def predict(*argv):
-    """Status, standard output and standard error of the command, in this process."""
+    """Runs the command in this process and returns status, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main([str(argument) for argument in argv])
@@ -49,7 +49,7 @@ def predict(*argv):
 
 
 def predictions(run, *places, output, flags=()):
-    """The rows of the CSV file."""
+    """Returns the rows of the CSV file."""
     status, out, err = predict(run, *places, "--output", output, *flags)
     assert status == 0, err
     with open(output, newline="", errors="surrogateescape") as file:
@@ -167,7 +167,7 @@ def test_with_few_classes_all_are_listed(tmp_path):
 
 
 def test_images_are_read_as_training_reads_them(run, tmp_path):
-    """Grey, palettes, other sizes and suffixes."""
+    """The images are grey, have palettes, other sizes and other suffixes."""
     folder = tmp_path / "images"
     save(folder / "grey.png", noise(20, 9))
     save(folder / "large.bmp", noise(40, 90, 3))

@@ -260,7 +260,7 @@ def test_wrong_options_are_an_error(tmp_path):
 
 
 def test_the_command_ends_with_two_and_one_line_on_standard_error(tmp_path):
-    """As a user calls it, in a process of its own."""
+    """A user calls it in its own process."""
     command = [sys.executable, "-m", "utils.report", tmp_path / "none"]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=120

@@ -11,7 +11,7 @@ from utils.report.run_figure import write_report
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The titles of the panels that `write_report` drew, and their axes."""
+    """Gives the titles of the panels that `write_report` drew, and their axes."""
     panels = {}
     close = plt.close
 
@@ -26,7 +26,7 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def unrendered(monkeypatch):
-    """The page is laid out and drawn, but not turned into pixels, which takes a second."""
+    """Makes pages be laid out and drawn, but not turned into pixels, which takes a second."""
     monkeypatch.setattr(plt.Figure, "savefig", lambda self, file, **settings: file.write(b"pixels"))
 
 
@@ -40,7 +40,7 @@ def finished_run(folder, counts=COUNTS, **settings):
 
 
 def check_png(path, rows):
-    """A page of three columns, which shows something."""
+    """Asserts that the file is a page of three columns with something on it."""
     assert path.name == "report.png"
     with Image.open(path) as image:
         assert image.format == "PNG"

@@ -1,4 +1,4 @@
-"""Checkpoints: what is copied, what is written, and what a full disk leaves."""
+"""Checkpoints: what is copied and written, and what is left after a full disk."""
 
 import copy
 import resource
@@ -14,7 +14,7 @@ from utils.runs import checkpoint
 
 
 def several_kinds() -> list[Tensor]:
-    """Tensors of every kind that a checkpoint holds, an odd number of bytes among them."""
+    """Returns tensors of all kinds that a checkpoint has; one has an odd number of bytes."""
     generator = torch.Generator().manual_seed(0)
     kernel = torch.randn(4, 3, 3, 3, generator=generator)
     return [
@@ -95,7 +95,7 @@ def test_a_written_checkpoint_is_read_without_running_code_and_continues_equally
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_file_is_an_error_of_the_disk(tmp_path):
-    """Where torch writes the file itself, it is a RuntimeError about positions."""
+    """If torch wrote the file itself, this would be a RuntimeError about positions."""
     path = tmp_path / "ckpt.pth.tar"
     checkpoint.save(path, {"state_dict": {"w": torch.zeros(3)}})
     before = path.read_bytes()

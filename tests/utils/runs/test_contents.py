@@ -1,4 +1,4 @@
-"""Files that flags name count by their content: in the names of runs, and when a run goes on."""
+"""Files that flags name count by their content, in the names of runs and when a run is resumed."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def write(path, content=b"weights"):
 
 
 def begun(*flags, name=None, is_recorded=True):
-    """The folder of a run that has begun."""
+    """Returns the folder of a run that has begun."""
     options = options_of(*flags)
     folder = run_folder(options).models if name is None else Path("checkpoint", name)
     folder.mkdir(parents=True)

@@ -69,8 +69,8 @@ def test_a_row_holds_the_epochs_values_and_nothing_where_there_is_none(tmp_path)
 
 
 def test_an_earlier_log_without_balanced_accuracies_is_continued(tmp_path):
-    """Its rows have the mean of the per-class accuracies, which is what it would have been, and
-    nothing about how features lie."""
+    """Its rows get the mean of the per-class accuracies, and nothing about the geometry of
+    features."""
     earlier = record(1)
     for results in earlier["results"].values():
         del results["geometry"]

@@ -1,4 +1,4 @@
-"""Which run a command means: under its name, its earlier name, or the beginning of its name."""
+"""Which run a command means: by its name, its earlier name, or its name without the digest."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def options_of(*flags):
 
 
 def made(flags, root="checkpoint", **recorded):
-    """The folder of a run, with a record of its options and a checkpoint without content."""
+    """Makes the folder of a run, with a record of its options and an empty checkpoint."""
     options = options_of(flags)
     folder = run_folder(options).models
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Whole runs on tiny data: the folders, files and records that they leave."""
+"""Whole runs on tiny data: their folders, files and records."""
 
 import json
 

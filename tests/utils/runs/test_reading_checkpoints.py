@@ -1,4 +1,4 @@
-"""What is read as a checkpoint, and what is said of the rest."""
+"""Which files are read as checkpoints, and the errors for the others."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the record files of a run tell of it."""
+"""What can be read from the record files of a run."""
 
 from pathlib import Path
 
@@ -19,5 +19,5 @@ def test_where_own_images_lie_sets_runs_apart(dataset):
 
 @pytest.mark.parametrize("arguments", [{"dataset": "cifar100"}, {"dataset": "digits"}, {}])
 def test_where_a_known_data_set_lies_does_not(arguments):
-    """A record without a data set is of the default, CIFAR-10."""
+    """A record without a data set means the default, CIFAR-10."""
     assert "data_root" not in settings(**arguments)

@@ -1,4 +1,4 @@
-"""What TensorBoard gets of a run, and keeps where the run goes on."""
+"""The TensorBoard events of a run, also of a resumed one."""
 
 import struct
 import sys
@@ -15,7 +15,8 @@ from utils.runs.epoch_log import flatten
 
 
 def events_of(folder):
-    """Events of the folder's files: length (8 bytes), checksum (4), event, checksum (4)."""
+    """Returns the events in the folder's files: length (8 bytes), checksum (4), event, checksum
+    (4)."""
     events = []
     for path in sorted(folder.glob("events.out.tfevents.*")):
         content = path.read_bytes()
@@ -85,7 +86,7 @@ def test_resuming_within_a_second_keeps_the_earlier_events(tmp_path, monkeypatch
 
 
 def test_a_machine_without_tensorboardx_trains_with_one_warning(tree, tmp_path, monkeypatch):
-    """The module is hidden from this process: a run leaves everything but events."""
+    """The module is hidden from this process. A run then writes everything except events."""
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorboardX"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)

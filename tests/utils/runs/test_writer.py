@@ -1,4 +1,4 @@
-"""Checkpoints are written by a thread, and nothing of them is lost."""
+"""A thread writes checkpoints, and none is lost."""
 
 import errno
 import threading

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 
 @pytest.fixture(scope="module")
 def public(tmp_path_factory):
-    """Weights of a ResNet-20 as DataParallel names them."""
+    """Gives weights of a ResNet-20 with the names that DataParallel gives them."""
     torch.manual_seed(11)
     path = tmp_path_factory.mktemp("public") / "resnet20.pth"
     torch.save(nn.DataParallel(resnet20(1000)).state_dict(), path)
@@ -37,7 +37,7 @@ def public(tmp_path_factory):
 
 
 def parameters(weights):
-    """Of the features, without batch-norm's statistics."""
+    """Returns the parameters of the features, without batch-norm's statistics."""
     ignored = ("running_mean", "running_var", "num_batches_tracked")
     return {n: w for n, w in features_of(weights).items() if not n.endswith(ignored)}
 
@@ -61,7 +61,7 @@ def test_stage_1_starts_from_the_backbone(public, tree, tmp_path):
 
 
 def test_a_run_goes_on_without_the_file(public, tree, tmp_path):
-    """Its weights are in the checkpoint."""
+    """A resumed run has its weights in the checkpoint."""
     path = tmp_path / "weights.pth"
     path.write_bytes(public.read_bytes())
     flags = ("--backbone", path, "--backbone_lr", 0.5)

@@ -1,4 +1,4 @@
-"""Training on CUDA tensors without memory: nothing in it mixes devices or reads values."""
+"""Training on CUDA tensors without memory: nothing mixes devices or reads values."""
 
 import pytest
 import torch
@@ -17,14 +17,14 @@ MACHINE = Machine(CUDA, "float32")
 
 @pytest.fixture
 def data():
-    """Real images on the CPU, counted before anything is fake."""
+    """Gives real images on the CPU, which are counted before anything is fake."""
     data = small_data()
     assert len(data.class_counts) == 5 and data.fingerprint
     return data
 
 
 def fake_steps(case, data):
-    """Phase, step and batch of each phase of a case."""
+    """Yields each phase of a case, with its step and its batch."""
     flags, head_scale = CASES[case]
     run, stage = make_stage(flags, MACHINE, data, head_scale=head_scale)
     for phase in stage.phases:

@@ -73,7 +73,7 @@ def test_a_cosine_head_trains_is_evaluated_and_starts_a_stage_2(tree, tmp_path):
 
 
 def test_the_stage_before_ldams_loss_scales_nothing(tree, tmp_path):
-    """LDAM multiplies its margins' cosines by 30 itself: the head's scale would do it twice."""
+    """LDAM multiplies cosines by 30 itself, so the head must not do it again."""
     succeed(stage_1(tree, tmp_path, "--loss_type", "LDAM", "--head", "cosine", "--epochs", 1))
     (folder,) = tmp_path.glob("cifar10_resnet20_LDAM_*")
     loss = read_records(folder)[0]["results"]["test"]["linear"]["loss"]

@@ -1,4 +1,5 @@
-"""Steps with mixup and a teacher: what reaches the objective, whole or in micro-batches."""
+"""Steps with mixup and with a teacher: the arguments of the objective, for whole batches and
+micro-batches."""
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def make(kind, mixup=None, teacher=None, micro_batches=1, contrast=None, head_scale=None):
-    """A step of stage 1 with batch-norm frozen, and its network."""
+    """Returns a step of stage 1 with frozen batch-norm, and its network."""
     torch.manual_seed(0)
     model = build_model("resnet20", 5, head_scale).eval()
     distillation = None if teacher is None else (DistillationLoss(), 0.5)
@@ -45,7 +46,7 @@ def batch():
 
 
 def a_mixup():
-    """One with numbers in place."""
+    """Returns a mixup with its draws in place."""
     mixup = Mixup(1.0, 0, 10, CPU)
     next(mixup.along([batch()], 1, [10]))
     return mixup

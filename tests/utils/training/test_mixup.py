@@ -1,4 +1,4 @@
-"""Mixup: what is drawn, what is mixed, and that a run of it goes on exactly."""
+"""Mixup: its draws, its mixed images, and that a resumed run has the same."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a step asks of the device: how many operations, and no value back."""
+"""What a step asks of the device: the number of operations, and no value back."""
 
 import pytest
 import torch
@@ -29,14 +29,14 @@ needs_bf16 = pytest.mark.skipif(
 
 @pytest.fixture
 def as_on_cuda(monkeypatch):
-    """Real tensors on the CPU, with the update and the losses that CUDA has."""
+    """Makes real tensors on the CPU use the update and the losses of CUDA."""
     monkeypatch.setattr(Run, "sgd", fused_sgd)
     with one_hot_as_on_cuda():
         yield
 
 
 def steps_of(flags, precision="float32", arch="resnet20", head_scale=None):
-    """Name, step and batch of each phase."""
+    """Yields name, step and batch of each phase."""
     machine = Machine(torch.device("cpu"), precision)
     run, stage = make_stage(flags, machine, small_data(), arch, head_scale)
     for phase in stage.phases:

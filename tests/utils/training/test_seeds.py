@@ -1,4 +1,4 @@
-"""Several seeds by one command, and both stages by one command."""
+"""Several seeds in one command, and both stages in one command."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def without_seed(argv):
-    """The command without its `--seed N`."""
+    """Returns the command without its `--seed N`."""
     at = argv.index("--seed")
     return [*argv[:at], *argv[at + 2 :]]
 
@@ -45,7 +45,7 @@ SEEDS_NAME = stage_1_name(parse_options([*map(str, without_seed(stage_1("", ""))
 
 
 def both_stages(tree, root, *extra):
-    """`stage_1` and `stage_2` as one command."""
+    """Returns `stage_1` and `stage_2` as one command."""
     argv = stage_2(tree, root)
     at = argv.index("--pretrained")
     return [*argv[:at], *argv[at + 2 :], "--pretrain_epochs", 2, "--schedule", "scaled", *extra]
@@ -72,7 +72,7 @@ def test_a_key_that_a_summary_made_earlier_lacks_is_left_out():
 
 
 def test_each_of_several_seeds_is_its_own_single_run(tree, finished, tmp_path):
-    """Both stages; seed 3 is that of the shared runs."""
+    """Both stages are compared; the shared runs have seed 3."""
     root = tmp_path / "root"
     seeds = ("--seeds", "4,3")
     outcome = succeed([*without_seed(stage_1(tree, root)), *seeds])
@@ -94,7 +94,7 @@ def test_each_of_several_seeds_is_its_own_single_run(tree, finished, tmp_path):
 
 
 def test_a_stage_2_of_one_seeds_stage_1_goes_into_its_folder(tree, tmp_path):
-    """And not into that of another run's stage 1 of this seed."""
+    """It must not go into the folder of another stage 1 with the same seed."""
     for name in ("a", "b"):
         argv = without_seed(stage_1(tree, tmp_path, "--epochs", 1, "--exp_str", name))
         succeed([*argv, "--seeds", "1,2"])
@@ -232,7 +232,7 @@ def test_a_chain_goes_on_where_it_was_interrupted(check, stage, tree, finished, 
 
 
 def test_a_chain_looks_at_both_folders_before_it_begins(tree, both, tmp_path):
-    """A stage 2 that must not be replaced is found before hours of stage 1."""
+    """A stage 2 that must not be replaced is reported before hours of stage 1."""
     shutil.move(stage_2_folder(both), tmp_path / "kept")
     shutil.rmtree(both / STAGE_1_NAME)
     argv = both_stages(tree, both)
@@ -322,7 +322,7 @@ def test_runs_take_turns_until_each_is_over(monkeypatch):
 
 
 def test_seeds_side_by_side_on_a_gpu_are_their_single_runs(cuda, tree, tmp_path):
-    """20 float32 steps of stage 1 with deterministic kernels."""
+    """They train 20 float32 steps of stage 1 with deterministic kernels."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         argv = [*common(tree, tmp_path / "s"), "--epochs", 4, "--schedule", "scaled"]

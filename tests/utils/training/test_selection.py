@@ -1,4 +1,4 @@
-"""Which checkpoints a chain takes, by each of the three protocols."""
+"""Which checkpoints a chain takes, with each of the three protocols."""
 
 import copy
 import shutil
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def score(split: str, record: dict, reading: str) -> float:
-    """Returns what selection compares, on test as on held-out images: the mean over the classes
-    that have any."""
+    """Returns what selection compares on test and held-out images: the mean over the classes that
+    have images."""
     result = record["results"][split][reading]
     known = [accuracy for accuracy in result["per_class"] if accuracy is not None]
     return sum(known) / len(known)
@@ -41,7 +41,7 @@ def logged(accuracies: dict) -> dict:
 
 
 def accuracies(balanced: float, top1: float = 0.0) -> dict:
-    """A record of two classes with images and one without."""
+    """Returns a record of two classes with images and one without."""
     return {"top1": top1, "balanced": balanced, "per_class": [balanced - 1, None, balanced + 1]}
 
 
@@ -155,7 +155,8 @@ def test_a_runs_log_says_what_its_own_protocol_has_chosen(protocol, six_epochs):
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_stage_2_keeps_no_best_checkpoint_of_another_protocol(stage, finished):
-    """It would be of a chain whose start and features the run's own protocol has chosen."""
+    """Such a checkpoint would belong to a chain whose start and features the run's own protocol has
+    chosen."""
     folder = finished / STAGE_1_NAME if stage == 1 else stage_2_folder(finished)
     kept = {path.name for path in folder.glob("ckpt.best*")}
     others = {1: {"ckpt.best_heldout.pth.tar"}, 2: {"ckpt.best_features.pth.tar"}}

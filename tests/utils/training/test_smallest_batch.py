@@ -1,4 +1,4 @@
-"""Batches that batch-norm would refuse: an odd image joins the batch before it."""
+"""Batches that batch-norm would refuse: a single last image joins the batch before it."""
 
 import pytest
 import torch
@@ -73,8 +73,8 @@ def test_images_that_are_too_few_for_a_batch_join_the_one_before(
 
 @pytest.fixture(scope="module")
 def seventeen(tmp_path_factory):
-    """Flags of a data set of seventeen training images, for a network that leaves one value of an
-    image."""
+    """Gives the flags of a data set of seventeen training images, for a network that leaves one
+    value per channel."""
     tree = write_folder(tmp_path_factory.mktemp("own") / "images", counts=(8, 6, 3))
     data = ["--dataset", "folder", "--data_root", tree, "--augment", "none", "--seed", 1]
     return [*data, "--image_size", 32, "-a", "resnet10", "-b", 16, "--epochs", 1]

@@ -25,7 +25,7 @@ BCL = ("--contrastive", "bcl", "--head", "cosine", "--loss_type", "BS")
 
 
 def only_folder(root):
-    """The folder of the only run below `root`."""
+    """Returns the folder of the only run below `root`."""
     (arguments,) = root.glob("*/args.json")
     return arguments.parent
 

@@ -118,7 +118,7 @@ def test_the_margin_starts_at_the_flag_and_at_one_as_released(tree, pretrained):
 
 
 def test_released_margins_go_to_other_samples_than_ours(tree, pretrained):
-    """With margins that differ from class to class."""
+    """The margins differ between classes."""
     losses = []
     for flag in ("False", "True"):
         flags = (*FEATURES_ONLY, "--margin_type", "sample_count", "--margin", 1)
@@ -193,7 +193,7 @@ def test_a_classifier_alone_needs_no_feature_loss(tree, pretrained):
 def test_the_best_features_and_their_margins_are_loaded_before_the_classifier_phase(
     tree, pretrained, monkeypatch
 ):
-    """Of four feature epochs the second is made the best, whatever the features are worth."""
+    """The second of four feature epochs is made the best, whatever its features are worth."""
     accuracies = {1: 20.0, 2: 40.0, 3: 30.0, 4: 40.0}
 
     def score(protocol, epoch, phase, results):

@@ -1,4 +1,4 @@
-"""The step: what it computes and moves, its precision, and that a captured one does the same."""
+"""The step: what it computes and changes, its precision, and that a captured step does the same."""
 
 import copy
 
@@ -36,7 +36,7 @@ def phase_of(objective, optimizer, frozen):
 
 
 def stage_2_step(precision, frozen=False, lr=0.1, momentum=0.0):
-    """A step of stage 2's features (or classifier) phase on random images."""
+    """Returns a step of stage 2's feature (or classifier) phase on random images."""
     torch.manual_seed(0)
     model = build_model("resnet20", 5).to(memory_format=torch.channels_last)
     margins = make_margins("learned", 1.0, [9, 7, 5, 3, 1])
@@ -137,7 +137,7 @@ def test_under_bf16_features_and_centroids_are_float32():
 
 
 def trained(step, steps=20):
-    """Steps on batches of two sizes; their statistics."""
+    """Takes steps on batches of two sizes and returns their statistics."""
     images, targets, centroids = step_inputs()
     sizes = ([16, 16, 10] * steps)[:steps]
     return torch.stack([step(images[:n], targets[:n], centroids).clone() for n in sizes])
@@ -225,7 +225,7 @@ def deterministic(cuda, monkeypatch):
 @pytest.mark.parametrize("released_margins", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_captured_step_gives_the_eager_weights(deterministic, frozen, released_margins):
-    """20 steps in float32, over two shapes of the batch, with a rate that changes on the way."""
+    """20 float32 steps have batches of two shapes and a rate that changes."""
     results = {}
     for kind in ("eager", "graph"):
         step, model, margins = cuda_step(kind, frozen, released_margins)
@@ -242,7 +242,7 @@ def test_a_captured_step_gives_the_eager_weights(deterministic, frozen, released
 
 
 def cuda_step(kind, frozen, released_margins):
-    """`stage_2_step` on CUDA, with the update that `Run.sgd` makes there."""
+    """Returns `stage_2_step` on CUDA, with the update of `Run.sgd` there."""
     device = torch.device("cuda")
     torch.manual_seed(0)
     model = build_model("resnet20", 5).to(device, memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The tables of accuracies that end a run."""
+"""The tables of accuracies at the end of a run."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -53,7 +53,8 @@ def test_a_record_made_earlier_shows_its_balanced_accuracy_and_no_macro_f1():
 
 
 def summary_of(protocol, with_classifier_phase=True):
-    """Of a stage 2 with three feature epochs, the first the best, and one classifier epoch."""
+    """Returns the summary of a stage 2 with three feature epochs, the first of which is the best,
+    and one classifier epoch."""
     records = [record(epoch) for epoch in (1, 2, 3)]
     for split in ("test", "heldout"):
         records[0]["results"][split]["ncm"] = reading(60.0)

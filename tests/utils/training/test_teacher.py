@@ -1,4 +1,4 @@
-"""Which teacher a run gets, and under which prior."""
+"""Which teacher a run has, and with which prior."""
 
 import json
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ COUNTS = [9, 7, 5, 3, 1]
 
 @pytest.fixture
 def run(tmp_path):
-    """`run(path)`: what a teacher is loaded for."""
+    """Gives `run(path)`: the run that a teacher is loaded for."""
 
     def make(path):
         data = SimpleNamespace(

@@ -51,7 +51,7 @@ def bank(golden, device):
 
 
 def make_phase(name, model, parameters, objective, lr):
-    """A phase as stage 2 makes it (`finetune`), without data; only its parameters train."""
+    """Returns a phase of stage 2 (`finetune`) without data; only its parameters train."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in parameters:
@@ -68,8 +68,8 @@ def make_phase(name, model, parameters, objective, lr):
 
 
 def run_trajectory(golden, device, released_margins):
-    """The model and the margins after all steps, the cross-entropy and the robust loss of each
-    step, and the total that was minimised."""
+    """Returns the model and the margins after all steps, and the cross-entropy, the robust loss and
+    the minimised total of each step."""
     arrays = golden("finetune_trajectory")
     machine = Machine(device, "float32")
     class_counts = arrays["class_counts"].tolist()

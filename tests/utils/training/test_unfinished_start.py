@@ -1,4 +1,4 @@
-"""A stage 2 that starts from a stage 1 that is not finished says so."""
+"""A stage 2 that starts from an unfinished stage 1 warns."""
 
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from utils.training.stage2 import finetuning
 
 @pytest.fixture
 def warnings_of(capsys):
-    """`warnings_of(checkpoint, *flags)` starts a stage 2 there and returns what it warned of."""
+    """Gives `warnings_of(checkpoint, *flags)`, which starts a stage 2 there and returns its
+    warnings."""
 
     def start(path: Path, *flags: object) -> list[str]:
         argv = ["--dataset", "digits", "-a", "resnet20", *STAGE_2.split(), *map(str, flags)]
