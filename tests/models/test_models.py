@@ -86,10 +86,10 @@ def test_every_architecture_has_the_parameters_and_shapes_of_its_depth(arch):
     assert arch == f"resnet{6 * blocks + 2}"
     with torch.device("meta"):
         model = build_model(arch, 7)
-        # Not by `model(...)`, since autocast does not know this device.
-        features = model.features(torch.empty(2, 3, 32, 32))
-        logits = model.linear(features)
-    assert features.shape == (2, 64) and logits.shape == (2, 7)
+        if blocks < 100:  # with 600 blocks it takes seconds and shows nothing more
+            # Not by `model(...)`, since autocast does not know this device.
+            features = model.features(torch.empty(2, 3, 32, 32))
+            assert features.shape == (2, 64) and model.linear(features).shape == (2, 7)
     # Weights of the 3x3 convolutions and a scale and a shift per channel behind each.
     convolutions = [(3, 16), *[(16, 16)] * (2 * blocks)]
     for before, after in ((16, 32), (32, 64)):

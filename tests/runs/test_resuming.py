@@ -243,8 +243,10 @@ def test_sigterm_ends_a_real_process_with_143_and_resume_goes_on(tree, six_epoch
     process = subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes)
     with process:
         wait_for(lambda: epochs_in_log(folder) >= 1)
+        process.send_signal(signal.SIGSTOP)  # it would end meanwhile
         second = call(argv)
         process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "Traceback" not in err

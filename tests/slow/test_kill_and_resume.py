@@ -29,7 +29,7 @@ from tests.support.helpers import (
 )
 
 KILLS = int(os.environ.get("KILLS", "8"))  # of each stage
-EPOCHS = 8
+EPOCHS = 24
 
 
 @pytest.fixture(scope="module")

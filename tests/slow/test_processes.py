@@ -14,6 +14,7 @@ from tests.support.helpers import (
     load,
     read_csv,
     read_summary,
+    snapshot,
     stage_1,
     stage_2,
     stage_2_folder,
@@ -101,3 +102,12 @@ def test_a_killed_process_ends_the_others(tree, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0 and err.count("Traceback") <= 1  # torchrun's own
     assert load(tmp_path / STAGE_1_NAME / "ckpt.pth.tar")["epoch"] >= 1
+
+
+def test_a_finished_run_and_bad_input_are_reported_once(both, tree):
+    before = snapshot(both)
+    status, out, err = torchrun(2, [*MAIN, *stage_1(tree, both, "--resume", "True")])
+    assert status == 0 and out.count("this run is finished") == 1
+    status, out, err = torchrun(2, [*MAIN, *stage_1(tree, both)])
+    assert status != 0 and err.count("main.py: error: ") == 1 and "already holds a run" in err
+    assert snapshot(both) == before

@@ -7,8 +7,7 @@ from torch.testing import assert_close
 from datasets.loading.augmentation import AUGMENTATIONS
 from datasets.loading.resident import Normalise, ResidentLoader
 from tests.support import distributed_steps
-from tests.support.helpers import call, snapshot, stage_1
-from tests.support.torchrun import MAIN, torchrun
+from tests.support.helpers import call, stage_1
 from utils.errors import UserError
 from utils.machine.device import Machine, choose_machine
 from utils.machine.processes import ALONE, World, world_of_environment
@@ -118,12 +117,3 @@ def test_sync_bn_is_refused_without_a_gpu(tree, tmp_path):
     outcome = call(stage_1(tree, tmp_path, "--sync_bn"))
     assert outcome.status == 2 and "--sync_bn" in outcome.errors[0]
     assert not list(tmp_path.iterdir())
-
-
-def test_a_finished_run_and_bad_input_are_reported_once(both, tree):
-    before = snapshot(both)
-    status, out, err = torchrun(2, [*MAIN, *stage_1(tree, both, "--resume", "True")])
-    assert status == 0 and out.count("this run is finished") == 1
-    status, out, err = torchrun(2, [*MAIN, *stage_1(tree, both)])
-    assert status != 0 and err.count("main.py: error: ") == 1 and "already holds a run" in err
-    assert snapshot(both) == before

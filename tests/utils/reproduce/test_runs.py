@@ -3,12 +3,9 @@
 import contextlib
 import io
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -173,28 +170,6 @@ def test_an_interrupted_table_goes_on_to_the_same_numbers(number, tree, made, tm
         assert outcome.status == 143, count()
     assert "the same command goes on" in outcome.err
     assert not (tmp_path / "results" / "RESULTS.md").exists()
-    assert reproduce(tmp_path, tree).status == 0
-    assert table_of(tmp_path) == table_of(made)
-
-
-def test_a_killed_table_goes_on_to_the_same_numbers(tree, made, tmp_path):
-    argv = ["-m", "tests.support.small_images", "utils.reproduce", "--rows", ROWS]
-    argv += ["--stage1", "1", "--stage2", "1+1", "--protocols", "last"]
-    argv += ["--root", tmp_path / "checkpoint"]
-    argv += ["--results", tmp_path / "results", "--data_root", tree]
-    process = subprocess.Popen(
-        [sys.executable, *map(str, argv)],
-        cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    for _ in range(1200):  # killed in the first stage 2
-        if list((tmp_path / "checkpoint").glob("*/robust_*/ckpt.pth.tar")):
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
     assert reproduce(tmp_path, tree).status == 0
     assert table_of(tmp_path) == table_of(made)
 
