@@ -37,14 +37,18 @@ NORMALISE = Normalise(CIFAR_MEAN, CIFAR_STD, CPU)
 
 
 def digits() -> LongTailedData:
-    """Returns 150 training images, 38 to 2 per class, and 101 test images. Batches of 32 leave a
-    partial batch of both."""
+    """Returns 150 training images, 38 to 2 per class, and 101 test images, of 8×8 pixels. Batches
+    of 32 leave a partial batch of both."""
     balanced = load_digits()
-    labels = balanced.train.labels
+    train, test = (
+        Split(split.images[..., 2::4, 2::4].contiguous(), split.labels)
+        for split in (balanced.train, balanced.test)
+    )
+    labels = train.labels
     counts = [38, 30, 23, 18, 13, 10, 8, 5, 3, 2]
     chosen = torch.cat([(labels == c).nonzero()[:n, 0] for c, n in enumerate(counts)]).numpy()
-    test = Split(balanced.test.images[::5][:101], balanced.test.labels[::5][:101])
-    return LongTailedData("digits", balanced.train.subset(chosen), test, None, ["c"] * CLASSES)
+    test = Split(test.images[::5][:101], test.labels[::5][:101])
+    return LongTailedData("digits", train.subset(chosen), test, None, ["c"] * CLASSES)
 
 
 @cache
