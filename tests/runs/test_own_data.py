@@ -174,7 +174,7 @@ def test_evaluation_takes_the_image_size_from_the_checkpoint(tmp_path, no_figure
     succeed(evaluation)
     outcome = call([*evaluation, "--image_size", "32"])
     assert outcome.status == 2 and "--image_size 32 contradicts the checkpoint" in outcome.err
-    # Trouble 64: other classes are an error, and leave the outputs as they are.
+    # Other classes are an error, and leave the outputs as they are.
     (outputs,) = (tmp_path / "runs").glob("*/outputs_test.npz")
     before = outputs.read_bytes()
     for split in ("train", "test"):

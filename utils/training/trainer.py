@@ -75,7 +75,7 @@ class Trainer:
                 self._keep_untrained()
             for phase, epoch in self._epochs_to_come():
                 if epoch == phase.epochs.start and phase is not self.phases[0]:
-                    self._enter(phase)
+                    self._load_best_features()
                 epoch_began = time.perf_counter()
                 rate = phase.set_learning_rate(epoch)
                 trained = yield from self._train(phase, epoch)
@@ -119,8 +119,9 @@ class Trainer:
         splits, layers = list(self.evaluator.loaders), self.stage.layer_names
         return RunLog(self.folder.records, list(loss_names), splits, self.epoch, layers)
 
-    def _enter(self, phase: Phase) -> None:
-        """Prepares the classifier phase: loads the best features and their margins back."""
+    def _load_best_features(self) -> None:
+        """Loads the best features and their margins back, unless `--select_on` is `last`. Then no
+        epoch and no accuracy of the feature phase counts any more."""
         if self.options.select_on != "last":
             best, path = collectives.from_main(self.keeper.best_features, self.world)
             checkpoint.load_weights(self.model, best["state_dict"], path)
