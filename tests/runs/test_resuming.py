@@ -144,15 +144,15 @@ def test_a_run_interrupted_between_its_phases_goes_on_to_the_same_bits(
     from utils.errors import Interrupted
     from utils.training.trainer import Trainer
 
-    original = Trainer._enter
+    original = Trainer._load_best_features
 
-    def enter(self, phase):
+    def load_best(self):
         if moment == "after the reload":
-            original(self, phase)
+            original(self)
         raise Interrupted(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_enter", enter)
+        patch.setattr(Trainer, "_load_best_features", load_best)
         assert call(stage_2(tree, pretrained)).status == 143
     succeed(stage_2(tree, pretrained, "--resume", "True"))
     assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(finished))
