@@ -88,7 +88,7 @@ def write_run(
     """
     cell = cell_of(row, **of_cell)
     length, protocol, seed = cell.length, cell.protocol, cell.seed
-    options = parse_options(cell.command(Path("made"), Path("X") if cell.start else teacher))
+    options = parse_options(cell.command(Path("X") if cell.start else teacher))
     folder = folder or root / "runs" / cell.record
     folder.mkdir(parents=True)
     machine = {"device": "cpu", "processor": "abacus", "commit": "0ddba11", "command": ["main.py"]}

@@ -17,7 +17,8 @@ Letters in capitals stand for the value of a flag; n_c is the number of training
 n_max that of the largest class, N the number of training images, K the number of classes.
 """
 
-AFFECTS = {role: role.value for role in Role} | {Role.FREE: "nothing"}
+AFFECTS = {role: role.value for role in Role}
+AFFECTS |= dict.fromkeys((Role.FREE, Role.COMMAND), "nothing")
 
 
 def document() -> str:

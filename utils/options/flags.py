@@ -168,6 +168,7 @@ class Options:
         "-a",
         "--arch",
         role=Role.BOTH_STAGES,
+        is_shared=True,
         help=f"network of both stages: {', '.join(CIFAR_NETWORKS)} for small images, "
         f"{', '.join(IMAGENET_NETWORKS)} for large ones",
         default="resnet32",
@@ -204,7 +205,7 @@ class Options:
     exp_str: str = flag(
         STAGE1,
         "--exp_str",
-        role=Role.FREE,
+        role=Role.COMMAND,
         help="last part of the run folder's name",
         default="0",
         type=values.folder_part,
@@ -233,6 +234,7 @@ class Options:
         STAGE1,
         "--mixup",
         role=Role.STAGE_1,
+        only_stage=1,
         help="mix the images of a batch in pairs, in proportions drawn from Beta(A, A); 0: no "
         "mixing",
         default=0.0,
@@ -244,6 +246,7 @@ class Options:
         "--teacher",
         role=Role.STAGE_1,
         content="checkpoint",
+        only_stage=1,
         help="distil from this run or checkpoint. Its network may be another one, with the same "
         "classes. It is looked up as --pretrained is",
         metavar="X",
@@ -252,6 +255,7 @@ class Options:
         STAGE1,
         "--teacher_weight",
         role=Role.STAGE_1,
+        needs="teacher",
         help="with --teacher: the loss is (1-W) loss + W distillation, 0 <= W <= 1",
         default=0.5,
         type=values.weight,
@@ -261,6 +265,7 @@ class Options:
         STAGE1,
         "--teacher_temperature",
         role=Role.STAGE_1,
+        needs="teacher",
         help="with --teacher: distillation is T^2 KL(teacher || student) with logits / T, T > 0",
         default=2.0,
         type=values.positive,
@@ -270,6 +275,7 @@ class Options:
         STAGE1,
         "--teacher_power",
         role=Role.STAGE_1,
+        needs="teacher",
         help="with --teacher: its probabilities are raised to the power P and normalised again, "
         "P > 0; 1 leaves them as they are",
         default=0.5,
@@ -280,6 +286,8 @@ class Options:
         STAGE1,
         "--contrastive",
         role=Role.STAGE_1,
+        only_stage=1,
+        excludes=("mixup", "teacher", "robust_weight"),
         help="bcl: the loss is 2 loss + 0.6 balanced contrastive loss; it takes two more views of "
         "each image, and class centres (default: no contrastive loss)",
         choices=("bcl",),
@@ -287,7 +295,7 @@ class Options:
     pretrained: str | None = flag(
         STAGE2,
         "--pretrained",
-        role=Role.FREE,
+        role=Role.COMMAND,
         help="start stage 2 from this stage-1 checkpoint, a run folder or a .pth.tar file. X is "
         "looked up as a path, then below ROOT_MODEL, ./ and pretrained/",
         metavar="X",
@@ -296,6 +304,7 @@ class Options:
         STAGE2,
         "--feat_loss",
         role=Role.FEATURES,
+        only_stage=2,
         help=f"losses of the feature phase, summed: {', '.join(FEATURE_LOSSES)}. bs is "
         f"balanced softmax. _lt weighs class c by n_c/n_max, _bal by N/(K n_c)",
         type=values.names("loss", FEATURE_LOSSES),
@@ -332,6 +341,7 @@ class Options:
         STAGE2,
         "--cls_loss",
         role=Role.CLASSIFIER,
+        only_stage=2,
         help=f"losses of the classifier phase, summed: {', '.join(CLASSIFICATION_LOSSES)}",
         type=values.names("loss", CLASSIFICATION_LOSSES),
         metavar="L[,L]",
@@ -386,6 +396,7 @@ class Options:
         ROBUST,
         "--margin_min",
         role=Role.ROBUST_LOSS,
+        needs="margin_type learned",
         help="lower bound of learned margins, applied after each step, E >= 0 (default: no bound, "
         "as published)",
         type=values.rate,
@@ -395,6 +406,7 @@ class Options:
         ROBUST,
         "--margin_wd",
         role=Role.ROBUST_LOSS,
+        needs="margin_type learned",
         help="weight decay of learned margins (default: WD, as published)",
         type=values.rate,
         metavar="W",
@@ -422,6 +434,8 @@ class Options:
         ROBUST,
         "--robust_from",
         role=Role.ROBUST_LOSS,
+        only_stage=1,
+        needs="robust_weight",
         help="stage 1 with --robust_weight: the robust loss joins in epoch E",
         default=1,
         type=values.positive_count,
@@ -441,6 +455,7 @@ class Options:
         ROBUST,
         "--feat_layers",
         role=Role.ROBUST_LOSS,
+        only_stage=2,
         help=f"the robust loss is the sum over the pooled outputs of these layers, each with its "
         f"own centroids and margins: some of {', '.join(FEATURE_LAYERS)} (default: the features "
         f"that the classifier reads)",
@@ -458,7 +473,7 @@ class Options:
     recipe: str | None = flag(
         TRAINING,
         "--recipe",
-        role=Role.FREE,
+        role=Role.COMMAND,
         help="use the flags of a whole method; the recipes are listed below. Flags given beside it "
         "win. A stage-2 recipe without --pretrained trains its stage 1 first",
         choices=RECIPES,
@@ -487,6 +502,7 @@ class Options:
         "-b",
         "--batch-size",
         role=Role.BOTH_STAGES,
+        is_shared=True,
         help="images in a step, over all processes; the last partial batch is kept. Usual for "
         "imagenet_lt and inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1 (default: 128)",
         default=128,
@@ -498,6 +514,7 @@ class Options:
         "--lr",
         "--learning-rate",
         role=Role.STAGE_1,
+        is_shared=True,
         help="learning rate of stage 1: linear warm-up over 5 epochs, LR x 0.01 after epoch 160, "
         "LR x 0.0001 after 180, unless --warmup and --schedule say otherwise",
         default=0.1,
@@ -509,6 +526,7 @@ class Options:
         "--backbone",
         role=Role.BOTH_STAGES,
         content="file",
+        is_shared=True,
         help="start the whole network except its classifier from these weights: a state_dict of "
         "torchvision, timm or this project, .pth or .safetensors. An ImageNet network then also "
         "gets ImageNet's normalisation. In stage 2 the weights replace those of --pretrained",
@@ -518,6 +536,7 @@ class Options:
         TRAINING,
         "--backbone_lr",
         role=Role.BOTH_STAGES,
+        is_shared=True,
         help="learning rate of the network except its classifier = X times the rate of the stage, "
         "X >= 0",
         default=1.0,
@@ -556,6 +575,7 @@ class Options:
         TRAINING,
         "--augment",
         role=Role.BOTH_STAGES,
+        is_shared=True,
         help="augmentation of training images. crop_flip: padded by 4, cropped, flipped. "
         "autoaugment: crop_flip, AutoAugment and Cutout 16. Images of 64 pixels or more that are "
         "streamed have others, see docs/data.md (default: crop_flip in stage 1, autoaugment in "
@@ -583,7 +603,7 @@ class Options:
     seeds: str | None = flag(
         TRAINING,
         "--seeds",
-        role=Role.FREE,
+        role=Role.COMMAND,
         help="train a run for each seed, side by side on a GPU, one after another on a CPU. Each "
         "has a sub-folder seedN of the run folder. The run folder's summary.json has the mean and "
         "the standard deviation",
@@ -593,7 +613,7 @@ class Options:
     pretrain_epochs: int | None = flag(
         STAGE2,
         "--pretrain_epochs",
-        role=Role.FREE,
+        role=Role.COMMAND,
         help="both stages in one command, instead of --pretrained: train stage 1 for E epochs, "
         "then start stage 2 from it",
         type=values.positive_count,
@@ -660,14 +680,14 @@ class Options:
     resume: bool = flag(
         RECORDS,
         "--resume",
-        role=Role.FREE,
+        role=Role.COMMAND,
         help="start this run, or continue it after its last finished epoch",
         **BOOLEAN,
     )
     overwrite: bool = flag(
         RECORDS,
         "--overwrite",
-        role=Role.FREE,
+        role=Role.COMMAND,
         help="replace the run that is already in the folder",
         **BOOLEAN,
     )
@@ -676,14 +696,15 @@ class Options:
         "-e",
         "--evaluate",
         "--evaluation",
-        role=Role.FREE,
+        role=Role.COMMAND,
         help="do not train: print accuracies and write outputs of the run's best checkpoint",
         **BOOLEAN,
     )
     readings: str | None = flag(
         RECORDS,
         "--readings",
-        role=Role.FREE,
+        role=Role.COMMAND,
+        needs="evaluation",
         help=f"with --evaluation: compare several classifiers on the run's features: all, or some "
         f"of {', '.join(READINGS)}",
         type=values.names("reading", READINGS, everything="all"),
@@ -692,7 +713,7 @@ class Options:
     root_log: str = flag(
         RECORDS,
         "--root_log",
-        role=Role.FREE,
+        role=Role.COMMAND,
         help="folder for records and outputs",
         default="checkpoint",
         metavar="DIR",
@@ -700,7 +721,7 @@ class Options:
     root_model: str = flag(
         RECORDS,
         "--root_model",
-        role=Role.FREE,
+        role=Role.COMMAND,
         help="folder for checkpoints",
         default="checkpoint",
         metavar="DIR",

@@ -13,6 +13,7 @@ from utils.options.flags import (
     FILE_DATASETS,
     NATURAL_DATASETS,
     Options,
+    flag_of,
     with_role,
 )
 from utils.options.own_data import forget_digests
@@ -165,13 +166,38 @@ def _checked(options: Options) -> Options:
         raise UserError(f"--start-epoch {options.start_epoch} is beyond --epochs {options.epochs}")
     if options.resume and options.overwrite:
         raise UserError("--resume True and --overwrite True contradict each other")
-    if options.readings and not options.evaluation:
-        raise UserError("--readings needs --evaluation True")
+    _check_declared(options)
     if options.stage == 1:
         _check_stage_1(options)
     else:
         _check_stage_2(options)
     return options
+
+
+def _check_declared(options: Options) -> None:
+    """Refuses flags whose own declarations say that they do not go with the others."""
+    is_both = options.pretrain_epochs is not None  # a stage 2 then has the flags of its stage 1 too
+    for name, option in FIELDS.items():
+        if options.is_at_default(name):
+            continue
+        flag, needs = flag_of(name), option.metadata["needs"]
+        if (option.metadata["only_stage"], options.stage) == (2, 1):
+            raise UserError(f"{flag} belongs to stage 2, which needs --pretrained")
+        if (option.metadata["only_stage"], options.stage) == (1, 2) and not is_both:
+            raise UserError(f"{flag} belongs to stage 1; --pretrained starts stage 2")
+        if needs is not None and not _has(options, *needs.split()):
+            raise UserError(f"{flag} {getattr(options, name)} needs --{needs}")
+        for other in option.metadata["excludes"]:
+            if options.stage == 1 and not options.is_at_default(other):
+                raise UserError(
+                    f"{flag} {getattr(options, name)} and {flag_of(other)} cannot be combined; "
+                    "give one of them"
+                )
+
+
+def _has(options: Options, name: str, value: str | None = None) -> bool:
+    """Returns True if an option has the value; with None, if it is not at its default."""
+    return not options.is_at_default(name) if value is None else getattr(options, name) == value
 
 
 def _check_data(options: Options) -> None:
@@ -204,34 +230,18 @@ def _check_prior(options: Options) -> None:
 
 
 def _check_stage_1(options: Options) -> None:
-    if options.feat_loss or options.cls_loss:
-        raise UserError("--feat_loss and --cls_loss belong to stage 2, which needs --pretrained")
     if options.loss_type == "LDAM" and options.head == "linear":
         raise UserError(
             "--head linear does not go with --loss_type LDAM, which needs --head cosine"
         )
-    for flag in ("teacher_weight", "teacher_temperature", "teacher_power"):
-        if options.teacher is None and not options.is_at_default(flag):
-            raise UserError(f"--{flag} {getattr(options, flag)} needs --teacher")
-    if options.contrastive is not None:
-        for flag in ("mixup", "teacher", "robust_weight"):
-            if not options.is_at_default(flag):
-                raise UserError(
-                    f"--contrastive {options.contrastive} and --{flag} cannot be combined; give "
-                    "one of them"
-                )
-        if options.accumulate > 1:
-            raise UserError(
-                f"--contrastive {options.contrastive} needs whole batches; --accumulate "
-                f"{options.accumulate} splits them"
-            )
+    if options.contrastive is not None and options.accumulate > 1:
+        raise UserError(
+            f"--contrastive {options.contrastive} needs whole batches; --accumulate "
+            f"{options.accumulate} splits them"
+        )
     if not options.has_robust_loss:
-        if options.robust_from > 1:
-            raise UserError(f"--robust_from {options.robust_from} needs --robust_weight")
         return
     _check_margins(options)
-    if options.feat_layers is not None:
-        raise UserError("--feat_layers belongs to stage 2, which needs --pretrained")
     if options.mixup > 0:
         raise UserError(
             f"--mixup {options.mixup} and --robust_weight {options.robust_weight} cannot be "
@@ -257,11 +267,7 @@ def _check_stage_2(options: Options) -> None:
             f"stage 2 with {options.balanced_clf_nepochs} classifier epochs needs --cls_loss, "
             "such as ce"
         )
-    if options.pretrain_epochs is None:
-        for flag in ("mixup", "teacher", "contrastive", "robust_from"):
-            if not options.is_at_default(flag):
-                raise UserError(f"--{flag} belongs to stage 1; --pretrained starts stage 2")
-    elif options.robust_from > 1:
+    if options.pretrain_epochs is not None and options.robust_from > 1:
         raise UserError(
             "--robust_from and --pretrain_epochs cannot be combined; train stage 1 in a separate "
             "command"
@@ -288,12 +294,6 @@ def _check_stage_2(options: Options) -> None:
 
 
 def _check_margins(options: Options) -> None:
-    for flag in ("margin_min", "margin_wd"):
-        if getattr(options, flag) is not None and options.margin_type != "learned":
-            raise UserError(
-                f"--{flag} needs --margin_type learned; {options.margin_type} margins are not "
-                "trained"
-            )
     if options.margin_min is not None and options.margin_min > options.starting_margin:
         raise UserError(
             f"--margin_min {options.margin_min} is above {options.starting_margin}, where the "

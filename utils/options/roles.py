@@ -23,7 +23,9 @@ class Role(Enum):
     PLACE = "place of the data"
     """The place of the data. Runs are told apart by their images, not by this place."""
     FREE = "free"
-    """No result. The flag may change when a run is resumed."""
+    """No result, only how the machine works and what it prints. May change when a run is resumed."""
+    COMMAND = "command"
+    """What a command does, and where. It decides no result of a run, and may change too."""
 
 
 def flag(
@@ -33,6 +35,10 @@ def flag(
     help: str,
     default: Any = None,
     content: str | None = None,
+    is_shared: bool = False,
+    needs: str | None = None,
+    excludes: tuple[str, ...] = (),
+    only_stage: int | None = None,
     **settings: Any,
 ) -> Any:
     """Returns a field of `Options`.
@@ -45,7 +51,17 @@ def flag(
         default: the value if the flag is not given; None if it depends on other flags.
         content: what the flag names, if its content counts instead of its path: a `file`, or a
             `checkpoint` (a file or a run folder); None otherwise.
+        is_shared: True if methods that are compared on other data may share a value of it. Flags
+            of the data always may.
+        needs: the option without which the flag says nothing, such as `teacher`; with a value, such
+            as `margin_type learned`, if it has to have that value.
+        excludes: options that cannot be combined with the flag.
+        only_stage: the stage that the flag belongs to; None if the other stage accepts it too.
         settings: other arguments of argparse: `type`, `choices`, `metavar`, ...
     """
-    metadata = {"group": group, "names": names, "role": role, "help": help, "settings": settings}
-    return field(default=default, metadata=metadata | {"content": content})
+    metadata = {
+        **{"group": group, "names": names, "role": role, "help": help, "settings": settings},
+        **{"content": content, "is_shared": is_shared},
+        **{"needs": needs, "excludes": excludes, "only_stage": only_stage},
+    }
+    return field(default=default, metadata=metadata)

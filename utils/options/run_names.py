@@ -3,23 +3,25 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from string import Formatter
 from typing import Any
 
-from utils.options.flags import OWN_DATASETS, Options
+from utils.options.flags import OWN_DATASETS, Options, with_role
 from utils.options.own_data import content_digest
+from utils.options.roles import Role
 
 LONGEST_NAME = 143
 """The most bytes of a name. An encrypted home folder allows 143; most file systems allow 255."""
 
 DIGITS = 8
 
-IN_STAGE_1 = ("dataset", "arch", "loss_type", "train_rule", "imb_type", "imb_factor", "exp_str")
-"""The options in the released name of a stage 1, in its order."""
-
-IN_STAGE_2 = (
-    *("epochs", "batch_size", "temperature", "margin", "margin_type"),
-    *("feat_loss", "feat_sampler", "feat_lr", "cls_loss", "cls_sampler", "cls_lr"),
-)
+RELEASED = {
+    1: "{dataset}_{arch}_{loss_type}_{train_rule}_{imb_type}_{imb_factor}_{exp_str}",
+    2: "robust_nepochs={epochs}_bs={batch_size}_temp={temperature}_margin={margin}"
+    "_type={margin_type}_feat-{feat_loss}-{feat_sampler}-{feat_lr}"
+    "_cls-{cls_loss}-{cls_sampler}-{cls_lr}",
+}
+"""The names that the released code gives the run folders of each stage."""
 
 NOTHING: Mapping[str, str] = {}
 
@@ -28,7 +30,8 @@ SPELT_OUT = (
     *("margin_min", "margin_wd", "image_size", "normalisation", "stream", "accumulate", "sync_bn"),
     *("feat_layers", "robust_distance"),
 )
-"""The options that earlier versions wrote behind the released name of a stage 2."""
+"""The options that earlier versions wrote behind the released name of a stage 2, in their order.
+Names of runs that exist: no other option joins them."""
 
 
 def stage_1_name(options: Options, contents: Mapping[str, str] = NOTHING) -> str:
@@ -89,12 +92,12 @@ def digested(
         contents: digests of files that options name, by the options' names. A file without a digest
             counts by its path.
     """
-    named = set(IN_STAGE_1) | {"epochs"}  # a stage 1 may be resumed with more epochs
+    named = _in_released_name(1) | {"epochs"}  # a stage 1 may be resumed with more epochs
     if options.stage == 2:
-        named = set(IN_STAGE_2)
+        named = _in_released_name(2)
         parent = str(options.pretrained).rstrip("/").split("/")[-1] if parent is None else parent
         if _is_of_same_data(options, parent):
-            named |= {"dataset", "arch", "imb_type", "imb_factor"}
+            named |= _in_released_name(1) & set(with_role(Role.DATA, Role.BOTH_STAGES))
     if options.seeds is not None:
         named.add("seed")  # each seed has its own folder
     counted = {
@@ -117,14 +120,12 @@ def _is_of_same_data(options: Options, parent: str) -> bool:
 
 def released_name(options: Options) -> str:
     """Returns the name that the released code gives the run folder."""
-    if options.stage == 1:
-        return "_".join(str(getattr(options, name)) for name in IN_STAGE_1)
-    return (
-        f"robust_nepochs={options.epochs}_bs={options.batch_size}_temp={options.temperature}"
-        f"_margin={options.margin}_type={options.margin_type}"
-        f"_feat-{options.feat_loss}-{options.feat_sampler}-{options.feat_lr}"
-        f"_cls-{options.cls_loss}-{options.cls_sampler}-{options.cls_lr}"
-    )
+    return RELEASED[options.stage].format_map(options.as_dict())
+
+
+def _in_released_name(stage: int) -> set[str]:
+    """Returns the options that the released name of a stage tells."""
+    return {name for _, name, _, _ in Formatter().parse(RELEASED[stage]) if name}
 
 
 def _with_digest(released: str, counted: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ Which method for my images? The rows in the order that held-out images put them 
     python -m utils.reproduce --dataset folder --data_root DIR
 
 What is recorded is not run again, so the same command goes on after an interruption. Flags of
-main.py that change no row (--data_root, --gpu, --precision, ...) are passed on to all runs; with
+main.py that change no row (--data_root, --gpu, --workers, ...) are passed on to all runs; with
 --dataset also those that all rows share (--arch, --batch-size, --augment, --imb_factor, ...).
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import run_program
-from utils.options.flags import DATASETS
+from utils.options.flags import DATASETS, PRECISIONS, default_of
 from utils.options.parse import Parser
 from utils.options.values import parse_names, positive_count
 from utils.options.values import seed as seed_value
@@ -47,13 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
     results = arguments.results or Path("comparison" if arguments.dataset else "results")
     records = results / "runs"
-    precision = check_passed_on(extra, is_own=arguments.dataset is not None)
+    check_passed_on(extra, is_own=arguments.dataset is not None)
     if arguments.file:
         row, _, folder = arguments.file.partition("=")
         print(f"filed: {records / file_run(Path(folder), row, records).record}")
     if arguments.table_only or arguments.file:
         return _write(results, {}, 0)
-    cells, extra = _cells(arguments, extra, records, precision)
+    cells, extra = _cells(arguments, extra, records)
     runner = Runner(arguments.root, records, extra)
     if arguments.dry_run:
         for cell in cells:
@@ -79,7 +79,7 @@ def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
 
 
 def _cells(
-    arguments: argparse.Namespace, extra: list[str], records: Path, precision: str
+    arguments: argparse.Namespace, extra: list[str], records: Path
 ) -> tuple[list[Cell], list[str]]:
     """What is to be there, and the flags of all runs."""
     is_own = arguments.dataset is not None
@@ -97,8 +97,8 @@ def _cells(
     for data, names in rows.items():
         data, extra = with_subset(data, extra, records)
         data_sets.append((data, names))
-    seeds, start = arguments.seeds, arguments.from_seed
-    return plan(data_sets, seeds, protocols, length, precision, start), extra
+    seeds, precision = arguments.seeds, arguments.precision
+    return plan(data_sets, seeds, protocols, length, precision, arguments.from_seed), extra
 
 
 def _write(results: Path, commands: dict[Cell, str], status: int) -> int:
@@ -154,6 +154,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="F+C",
         help="feature and classifier epochs of stage 2 (default: 80+20, as published; with "
         f"--dataset {OWN_LENGTH.features}+{OWN_LENGTH.classifier})",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=default_of("precision"),
+        help="of all runs, see main.py (default: %(default)s)",
     )
     parser.add_argument(
         "--root",

@@ -77,7 +77,7 @@ def check_options(run: RecordedRun, cell: Cell) -> None:
         UserError: it has others; it names them. Or the teacher's records are not beside its
             checkpoint.
     """
-    planned = parse_options(cell.command(Path("."), Path("X")))
+    planned = parse_options(cell.command(Path("X")))
     recorded = Options.from_record(run.arguments)
     told = {"seed", "epochs", "precision", "exp_str"}
     if cell.teacher is not None and recorded.teacher is not None:

@@ -164,58 +164,32 @@ class Cell:
             found["protocol"] or "test",
         )
 
-    def command(self, root: Path, before: Path | None, extra: Sequence[str] = ()) -> list[str]:
-        """Returns the command line of its own stage, with `--resume True`.
+    def command(self, before: Path | None = None, extra: Sequence[str] = ()) -> list[str]:
+        """Returns the flags of main.py that train it.
 
         Args:
-            root: below which it writes.
-            before: the folder of the run whose checkpoint it needs.
+            before: the folder of the run whose checkpoint it needs. Without it a stage 2 trains its
+                stage 1 first.
             extra: flags for all runs, which win over the recipe's.
         """
-        length, epochs = self.length, self.length.stage_1
+        length, epochs, first = self.length, self.length.stage_1, self
         argv = ["--recipe", self.row, *self.data.flags]
         if self.start:
             epochs = length.features + length.classifier
-            argv += ["--pretrained", str(before), "--select_on", self.protocol]
-            argv += ["--balanced_clf_nepochs", str(length.classifier)]
-        elif epochs != FULL_STAGE_1:
-            # The name of a stage 1's folder does not tell its length.
-            argv += ["--exp_str", f"{epochs}epochs", *_scaled(self.recipe)]
-        argv += self._teacher_flags(before)
-        argv += ["--epochs", str(epochs), "--seed", str(self.seed), *extra]
-        argv += ["--precision", self.precision.split("+")[-1]]
-        return [*argv, "--root_log", str(root), "--root_model", str(root), "--resume", "True"]
-
-    def _teacher_flags(self, folder: Path | None) -> list[str]:
-        """The flag that names the teacher's last epoch, which rests on no choice by images."""
-        if self.teacher is None or folder is None:
-            return []
-        return ["--teacher", str(folder / LAST_CHECKPOINT)]
-
-    def users_command(self, extra: Sequence[str] = (), teacher: Path | None = None) -> list[str]:
-        """Returns the one command line that trains all its stages anew.
-
-        Args:
-            extra: flags for all runs.
-            teacher: the folder of its teacher's run, where it has one.
-        """
-        length = self.length
-        argv = ["--recipe", self.row, *self.data.flags, "--select_on", self.protocol]
-        if self.start:
-            argv += ["--pretrain_epochs", str(length.stage_1)]
-            argv += ["--epochs", str(length.features + length.classifier)]
-            argv += ["--balanced_clf_nepochs", str(length.classifier)]
-        else:
-            argv += ["--epochs", str(length.stage_1)]
-        if length.stage_1 != FULL_STAGE_1:
-            argv += _scaled(self.start.recipe if self.start else self.recipe)
-        argv += self._teacher_flags(teacher)
-        return [*argv, "--seed", str(self.seed), *extra]
-
-
-def _scaled(recipe: Recipe) -> list[str]:
-    """The flags that fit a stage 1's rates to its length; a cosine does so by itself."""
-    return [] if "--schedule" in recipe.flags else ["--schedule", "scaled"]
+            argv += ["--select_on", self.protocol, "--balanced_clf_nepochs", str(length.classifier)]
+            if before is None:
+                first = self.start
+                argv += ["--pretrain_epochs", str(length.stage_1)]
+            else:
+                argv += ["--pretrained", str(before)]
+        elif self.teacher and before is not None:
+            # The last epoch: it rests on no choice by images.
+            argv += ["--teacher", str(before / LAST_CHECKPOINT)]
+        if first.start is None and length.stage_1 != FULL_STAGE_1:
+            # The rates move with the length; a cosine does so by itself.
+            argv += [] if "--schedule" in first.recipe.flags else ["--schedule", "scaled"]
+        argv += ["--epochs", str(epochs), "--seed", str(self.seed)]
+        return [*argv, *extra, "--precision", self.precision.split("+")[-1]]
 
 
 def plan(

@@ -7,14 +7,16 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.options.parse import parse_options
-from utils.reproduce.plan import Cell
+from utils.options.recipes import FULL_STAGE_1
+from utils.reproduce.plan import Cell, Length
 from utils.reproduce.results import file_records
 from utils.runs.folders import run_folder
 from utils.runs.lookup import PRETRAINED
@@ -67,10 +69,15 @@ class Runner:
         return (self.records / cell.record / "summary.json").is_file()
 
     def command(self, cell: Cell) -> list[str]:
-        """Returns the command of the cell, which needs its stage 1 or its teacher as that is or
+        """Returns the flags of the cell's run, which needs its stage 1 or its teacher as that is or
         will be."""
         before = None if cell.before is None else self._checkpoints(cell.before)[0]
-        return cell.command(self.root, before, self.extra)
+        argv = cell.command(before, self.extra)
+        if cell.start is None and cell.length.stage_1 != FULL_STAGE_1:
+            # The name of a stage 1's folder does not tell its length.
+            argv += ["--exp_str", f"{cell.length.stage_1}epochs"]
+        root = str(self.root)
+        return [*argv, "--root_log", root, "--root_model", root, "--resume", "True"]
 
     def _checkpoints(self, cell: Cell) -> tuple[Path, bool]:
         """The folder of a stage 1, and whether its checkpoints are there: those of its own run, or
@@ -121,12 +128,14 @@ class Runner:
 
 
 def users_commands(cell: Cell, extra: Sequence[str]) -> str:
-    """Returns the command lines that train a row anew: its teacher's first, where it has one."""
+    """Returns the command lines that train a row and its stage 1 anew: its teacher's first, where
+    it has one. The last epochs count, as in the ranking."""
+    last = [] if cell.start else ["--select_on", "last"]
     if cell.teacher is None:
-        return "python main.py " + shlex.join(cell.users_command(extra))
-    folder = run_folder(parse_options(cell.teacher.users_command(extra))).models
-    own = "python main.py " + shlex.join(cell.users_command(extra, folder))
-    return f"{users_commands(cell.teacher, extra)}\n{own}"
+        return "python main.py " + shlex.join([*cell.command(None, extra), *last])
+    first = users_commands(cell.teacher, extra)
+    folder = run_folder(parse_options(shlex.split(first)[2:])).models
+    return f"{first}\npython main.py {shlex.join([*cell.command(folder, extra), *last])}"
 
 
 def run_main(argv: list[str]) -> int:
@@ -150,22 +159,45 @@ def duration(seconds: float) -> str:
 
 def measured_seconds(cells: Sequence[Cell], extra: Sequence[str]) -> float:
     """Returns about how long the cells will take, in seconds: their epochs times the time of one,
-    measured by training one epoch of each kind in a folder that is removed again.
+    measured by training one epoch of each kind in a folder that is removed again. An epoch of
+    another network, such as a teacher's, counts by its multiplications.
 
     Raises:
         UserError: such an epoch fails.
     """
-    phases = {"pretraining": 0, "features": 0, "classifier": 0}
-    for cell in cells:
-        phases["pretraining"] += 0 if cell.start else cell.length.stage_1
-        phases["features"] += cell.length.features
-        phases["classifier"] += cell.length.classifier
+    measured = replace(cells[0], row="dro_lt", length=Length(1, 1, 1), protocol="last")
     with tempfile.TemporaryDirectory() as folder:
-        argv = ["--recipe", "dro_lt", *cells[0].data.flags, "--pretrain_epochs", "1"]
-        argv += ["--epochs", "2", "--balanced_clf_nepochs", "1", *extra]
-        argv += ["--root_log", folder, "--root_model", folder]
+        argv = [*measured.command(None, extra), "--root_log", folder, "--root_model", folder]
         if status := run_main(argv):
             raise UserError(f"an epoch that measures the time ended with exit status {status}")
         logs = [path.parent for path in Path(folder).rglob("log.jsonl")]
         seconds = {r["phase"]: float(r["seconds"]) for log in logs for r in read_epochs(log)}
-    return sum(count * seconds.get(phase, 0.0) for phase, count in phases.items())
+    total = 0.0
+    for cell in cells:
+        length = cell.length
+        epochs = {"features": length.features, "classifier": length.classifier}
+        if cell.start is None:
+            epochs = {"pretraining": length.stage_1}
+        own = sum(count * seconds[phase] for phase, count in epochs.items())
+        total += own * _cost(cell, extra) / _cost(measured, extra)
+    return total
+
+
+def _cost(cell: Cell, extra: Sequence[str]) -> float:
+    """Returns the multiplications of a cell's networks for an image. A teacher only goes forward,
+    which is about a third of a step."""
+    teacher = _cost(cell.teacher, extra) / 3 if cell.teacher else 0.0
+    return multiplications(parse_options(cell.command(Path("X"), extra)).arch) + teacher
+
+
+@cache
+def multiplications(arch: str) -> int:
+    """Returns how many multiplications a network takes for an image of 64 x 64 pixels."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from models import build_model
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        build_model(arch, 10).eval()(torch.zeros(1, 3, 64, 64))
+    return counter.get_total_flops() // 2

@@ -7,62 +7,44 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.options.flags import FIELDS, Options, with_role
-from utils.options.parse import build_parser, parse_options
+from utils.options.flags import FIELDS, Options, flag_of, with_role
+from utils.options.parse import parse_options
 from utils.options.roles import Role
 from utils.reproduce.plan import DataSet
-
-PASSED_ON = (
-    "data_root",
-    "gpu",
-    "workers",
-    "precision",
-    "step",
-    "print_freq",
-    "checkpoint_every",
-    "list_root",
-)
-"""Flags of main.py that change no row and may be given for all runs."""
-
-SHARED = ("arch", "batch_size", "lr", "augment", "backbone", "backbone_lr")
-"""Flags beside those of the data that all rows on other data may share."""
 
 HELDOUT_FRACTION = "0.1"
 """Of the training images, set aside where other data have no held-out images of their own."""
 
 
-def check_passed_on(extra: Sequence[str], is_own: bool) -> str:
-    """Checks flags that are given for all runs; returns their precision.
+def check_passed_on(extra: Sequence[str], is_own: bool) -> None:
+    """Checks flags that are given for all runs.
 
     Args:
         extra: the flags.
-        is_own: whether the table is one of other data than the paper's.
+        is_own: True if the table is one of other data than the paper's.
 
     Raises:
-        UserError: a flag that main.py does not know, or that a row decides.
+        UserError: a flag that main.py does not know, or that the rows decide.
     """
-    options = parse_options(extra).as_dict()
-    allowed = [*PASSED_ON, *(_of_own_data() if is_own else [])]
-    refused = [
-        word
-        for word in (word.split("=")[0] for word in extra if word.startswith("-"))
-        if _destinations().get(word) not in allowed
-    ]
+    parse_options(extra)
+    allowed = [*with_role(Role.PLACE, Role.FREE), *(_of_own_data() if is_own else [])]
+    known = {name for option in allowed for name in FIELDS[option].metadata["names"]}
+    given = [word.split("=")[0] for word in extra if word.startswith("-")]
+    refused = [word for word in given if word not in known]
     if refused:
-        names = ", ".join(f"--{name}" for name in allowed if name in options)
         raise UserError(
-            f"{', '.join(refused)}: decided by the rows; flags for all runs are {names}"
+            f"{', '.join(refused)}: decided by the rows; flags for all runs are "
+            f"{', '.join(map(flag_of, allowed))}"
         )
-    return options["precision"]
-
-
-def _destinations() -> dict[str, str]:
-    return {name: a.dest for a in build_parser()._actions for name in a.option_strings}
 
 
 def _of_own_data() -> list[str]:
-    names = (*with_role(Role.DATA), *SHARED)
-    return [name for name in dict.fromkeys(names) if name in FIELDS and name != "dataset"]
+    """What rows on other data share and what decides their results."""
+    return [
+        name
+        for name, option in FIELDS.items()
+        if name != "dataset" and (option.metadata["is_shared"] or name in with_role(Role.DATA))
+    ]
 
 
 def with_subset(data: DataSet, extra: list[str], records: Path) -> tuple[DataSet, list[str]]:
@@ -88,14 +70,12 @@ def with_subset(data: DataSet, extra: list[str], records: Path) -> tuple[DataSet
         known = [path.name for path in records.glob(f"{data.folder}*") if path.is_dir()]
         subset = known[0].removeprefix(data.folder) if len(known) == 1 else "unknown"
         return replace(data, subset=subset), extra
-    subset = found.fingerprint[:8]
-    if not data.ratio:
-        subset = _digest(options, found.fingerprint)
+    subset = found.fingerprint[:8] if data.ratio else _digest(options, found.fingerprint)
     return replace(data, subset=subset), extra
 
 
 def _digest(options: Options, fingerprint: str) -> str:
-    """Of what all rows on other data share and what decides their results."""
+    """Of the images and of what all rows share."""
     shared = {name: getattr(options, name) for name in _of_own_data()}
     text = json.dumps(shared | {"fingerprint": fingerprint}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -148,7 +148,7 @@ def set_apart(folders: Sequence[Path]) -> str:
     differing = [
         name
         for name in FIELDS
-        if name not in with_role(Role.FREE)
+        if name not in with_role(Role.FREE, Role.COMMAND)
         and any(record.get(name) != records[0].get(name) for record in records)
     ]
     lines = []

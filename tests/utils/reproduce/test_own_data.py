@@ -11,7 +11,7 @@ from tests.support.own_images import write_folder
 from tests.utils.reproduce.test_runs import called
 from utils.options.parse import parse_options, parse_stages
 from utils.reproduce.plan import Cell, DataSet, Length
-from utils.reproduce.running import users_commands
+from utils.reproduce.running import measured_seconds, users_commands
 from utils.reproduce.sharing import with_subset
 from utils.runs.folders import run_folder
 
@@ -115,6 +115,32 @@ def test_a_distilled_row_trains_its_teacher_and_learns_from_it(tmp_path):
     assert Path(own["teacher"]) == made["bs_resnet56"] / "ckpt.pth.tar"
     page = (tmp_path / "comparison" / "RESULTS.md").read_text()
     assert all(f"| `{row}` |" in page for row in ("bs_resnet56", "bs_distilled"))
+
+
+def test_the_time_of_a_teachers_epochs_is_scaled_to_its_network(monkeypatch):
+    """An epoch of each kind takes a second, of the network that all rows share."""
+
+    def one_second_each(argv):
+        folder = Path(argv[argv.index("--root_log") + 1])
+        for phase in ("pretraining", "features", "classifier"):
+            (folder / phase).mkdir()
+            record = {"epoch": 1, "phase": phase, "seconds": 1.0}
+            (folder / phase / "log.jsonl").write_text(json.dumps(record) + "\n")
+        return 0
+
+    monkeypatch.setattr("utils.reproduce.running.run_main", one_second_each)
+    length, digits = Length(30, 8, 2), DataSet("digits")
+    chain = [
+        Cell(digits, "ce", Length(30), "float32", 0),
+        Cell(digits, "dro_lt", length, "float32", 0, 0, "last"),
+    ]
+    assert measured_seconds(chain, []) == 40
+    student = Cell(digits, "bs_distilled", Length(30), "float32", 0)
+    teacher = measured_seconds([student.teacher], [])
+    # By He et al., table 6, the networks have 6n + 2 layers, n = 5 and 9: about 9/5 of the work.
+    assert teacher == pytest.approx(30 * 9 / 5, rel=0.05)
+    # The student does its own steps and the teacher's forward passes.
+    assert measured_seconds([student], []) == pytest.approx(30 + teacher / 3)
 
 
 def test_the_users_commands_of_a_distilled_row_train_the_teacher_first():

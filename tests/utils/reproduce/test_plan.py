@@ -10,6 +10,8 @@ from utils.options.parse import parse_options, parse_stages
 from utils.options.recipes import RECIPES
 from utils.reproduce.plan import FULL_LENGTH, PROTOCOLS, Cell, DataSet, Length, plan
 from utils.reproduce.rows import GRID, ROWS, select_recipes, select_rows
+from utils.reproduce.running import Runner
+from utils.runs.folders import run_folder
 
 CELLS = [
     cell_of(row, length, seed=3, protocol=protocol, start_seed=start)
@@ -37,7 +39,7 @@ def test_other_data_and_mixed_precisions_have_places_too():
     for cell in (own, mixed):
         assert Cell.of_record(cell.record) == cell
     assert mixed.start is not None and mixed.start.precision == "bf16"
-    assert "float32" in mixed.command(Path("root"), Path("X"))
+    assert "float32" in mixed.command(Path("X"))
 
 
 @pytest.mark.parametrize(
@@ -54,32 +56,29 @@ def test_other_folders_are_no_cells(path):
 
 
 def test_the_command_of_a_full_stage_1_has_the_papers_settings():
-    options = parse_options(cell_of("ce", FULL_LENGTH, seed=2).command(Path("root"), None))
+    options = parse_options(cell_of("ce", FULL_LENGTH, seed=2).command())
     assert (options.dataset, options.imb_factor, options.epochs) == ("cifar100", 0.01, 200)
-    assert (options.schedule, options.seed, options.resume) == ("absolute", 2, True)
-    assert (options.root_log, options.root_model) == ("root", "root")
+    assert (options.schedule, options.seed) == ("absolute", 2)
 
 
 def test_the_rates_of_a_short_stage_1_move_with_its_length():
-    options = parse_options(cell_of("ce", Length(20, 9, 3)).command(Path("root"), None))
+    options = parse_options(cell_of("ce", Length(20, 9, 3)).command())
     assert (options.schedule, options.epochs) == ("scaled", 20)
 
 
 def test_the_command_of_a_stage_2():
     cell = cell_of("dro_lt", Length(200, 9, 3), protocol="last", precision="bf16")
-    options = parse_options(cell.command(Path("root"), Path("root/start"), ["--gpu", "0"]))
+    options = parse_options(cell.command(Path("root/start"), ["--gpu", "0"]))
     assert (options.epochs, options.balanced_clf_nepochs, options.gpu) == (12, 3, 0)
     assert (options.pretrained, options.select_on) == ("root/start", "last")
     assert (options.precision, options.temperature, options.margin) == ("bf16", 1.0, 1.0)
     alone = cell_of("classifier_only", Length(200, 9, 3))
-    options = parse_options(alone.command(Path("root"), Path("root/start")))
+    options = parse_options(alone.command(Path("root/start")))
     assert (options.epochs, options.balanced_clf_nepochs) == (3, 3)
 
 
 def test_cells_have_folders_of_their_own():
     """Of one root: seeds, lengths, precisions and protocols never meet."""
-    from utils.runs.folders import run_folder
-
     cells = {
         cell_of(row, length, seed, start, protocol, precision=precision)
         for row in RECIPES
@@ -90,20 +89,18 @@ def test_cells_have_folders_of_their_own():
         for precision in ("float32", "bf16")
     }
 
-    def folder(cell):
-        before = None if cell.before is None else folder(cell.before)
-        return run_folder(parse_options(cell.command(Path("root"), before))).records
-
-    assert len({folder(cell) for cell in cells}) == len(cells)
+    runner = Runner(Path("root"), Path("none"), [])
+    folders = {run_folder(parse_options(runner.command(cell))).records for cell in cells}
+    assert len(folders) == len(cells)
 
 
 def test_the_users_command_trains_both_stages():
     cell = cell_of("dro_lt_from_decay", Length(30, 8, 2), protocol="last")
-    first, second = parse_stages(cell.users_command(["--data_root", "D"]))
+    first, second = parse_stages(cell.command(None, ["--data_root", "D"]))
     assert (first.epochs, first.weight_decay, first.schedule) == (30, 2e-4, "scaled")
     assert (second.epochs, second.balanced_clf_nepochs, second.select_on) == (10, 2, "last")
     assert first.data_root == second.data_root == "D"
-    [only] = parse_stages(cell_of("ce", FULL_LENGTH).users_command())
+    [only] = parse_stages(cell_of("ce", FULL_LENGTH).command())
     assert (only.epochs, only.stage) == (200, 1)
 
 
@@ -123,8 +120,8 @@ def test_a_teacher_is_planned_once_for_each_seed_and_before_its_student():
         *(("bs_resnet56", 0), ("bs_distilled", 0), ("bs_resnet56", 1), ("bs_distilled", 1))
     ]
     assert cells[1].before == cells[0] and cells[0].before is None
-    teacher = parse_options(cells[0].command(Path("root"), None))
-    student = parse_options(cells[1].command(Path("root"), Path("root/deep")))
+    teacher = parse_options(cells[0].command())
+    student = parse_options(cells[1].command(Path("root/deep")))
     assert (teacher.arch, teacher.teacher, teacher.epochs) == ("resnet56", None, 20)
     # The last epoch: a teacher chosen by test images would be a choice in the student too.
     assert (student.arch, student.teacher) == ("resnet32", "root/deep/ckpt.pth.tar")
