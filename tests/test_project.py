@@ -51,7 +51,12 @@ def test_the_conda_environment_installs_the_requirements():
 
 
 # Modules whose package has another name; Pillow comes with torchvision.
-PACKAGE_OF = {"sklearn": "scikit-learn", "tensorboardX": "tensorboardx", "PIL": "pillow"}
+PACKAGE_OF = {
+    "markdown_it": "markdown-it-py",
+    "sklearn": "scikit-learn",
+    "tensorboardX": "tensorboardx",
+    "PIL": "pillow",
+}
 
 
 def imported_modules(path):

@@ -93,8 +93,8 @@ def test_margin_flags_away_from_their_default_give_a_folder_of_its_own():
     [
         ("--margin_min -1", "'-1' is not a finite number >= 0"),
         ("--margin_min 1.5", "--margin_min 1.5 is above 1.0, where the margins start"),
-        ("--margin_min 0 --margin_type shared", "--margin_min needs --margin_type learned"),
-        ("--margin_wd 0 --margin_type sample_count", "--margin_wd needs --margin_type learned"),
+        ("--margin_min 0 --margin_type shared", "--margin_min 0.0 needs --margin_type learned"),
+        ("--margin_wd 0 --margin_type sample_count", "--margin_wd 0.0 needs --margin_type learned"),
     ],
 )
 def test_bad_margin_flags(flags, says):

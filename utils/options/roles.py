@@ -23,7 +23,7 @@ class Role(Enum):
     PLACE = "place of the data"
     """The place of the data. Runs are told apart by their images, not by this place."""
     FREE = "free"
-    """No result, only how the machine works and what it prints. May change when a run is resumed."""
+    """No result, only how the machine works and what it prints. It may change in a resumed run."""
     COMMAND = "command"
     """What a command does, and where. It decides no result of a run, and may change too."""
 

@@ -102,7 +102,7 @@ def _cells(
 
 
 def _write(results: Path, commands: dict[Cell, str], status: int) -> int:
-    from utils.reproduce.writing import write_results
+    from utils.reproduce.document import write_results
 
     print(f"table: {write_results(results, commands)}")
     return status

@@ -8,15 +8,14 @@ import pandas as pd
 
 from utils.evaluation.statistics import (
     Difference,
-    deviation,
     difference_to_constant,
-    mean,
     paired_difference,
     unpaired_difference,
 )
 from utils.options.recipes import RECIPES
-from utils.reproduce.published import PUBLISHED, REMARKS
-from utils.reproduce.results import CELL, CHAINS, Frame, Line, number_of_images, only, predictions
+from utils.reproduce.plan import Length
+from utils.reproduce.published import REMARKS
+from utils.reproduce.results import CELL, CHAINS, Frame, number_of_images, predictions
 
 PARTS = (
     ("the robust loss", "dro_lt", "control"),
@@ -60,153 +59,139 @@ PARTS = (
 def comparisons(frame: Frame, parts: tuple = PARTS) -> Frame:
     """Returns a line for each part, length, precision, protocol and kind of seeds for which there
     are runs of both rows: the two mean accuracies, their `Difference`, and that of NCM."""
-    lines = [line for part in parts for line in _part(frame, *part)]
-    return pd.DataFrame(lines)
+    return pd.DataFrame([line for part in parts for line in _part(frame, *part)])
 
 
 def _part(frame: Frame, what: str, ours: str, theirs: str) -> Iterator[dict[str, Any]]:
-    for _, group in frame[frame["row"] == ours].groupby(CELL, sort=False):
-        first = group.iloc[0]
-        base = only(frame, ["name", "ratio", "subset", "protocol", "of_seeds"], first)
-        length = first["length"].of(RECIPES[theirs])
-        precision = first["precision"]
-        if RECIPES[theirs].start is None:
-            precision = precision.split("+")[0]
-        is_base = (base["row"] == theirs) & (base["precision"] == precision)
-        base = base[is_base & np.array([x == length for x in base["length"]], dtype=bool)]
-        pairs = paired_seeds(group, base)
-        if pairs is None:
-            continue
-        mine, other = pairs
+    mine, other, recipe = (
+        frame[frame["row"] == ours],
+        frame[frame["row"] == theirs],
+        RECIPES[theirs],
+    )
+    if mine.empty or other.empty:
+        return
+    # A stage 1 has only its part of the length, and of precisions such as bf16+float32.
+    mine = mine.assign(
+        their_length=[length.of(recipe) for length in mine["length"]],
+        their_precision=[p if recipe.start else p.split("+")[0] for p in mine["precision"]],
+    )
+    other = other.rename(columns={"length": "their_length", "precision": "their_precision"})
+    same = ["data", "protocol", "of_seeds", "seed", "their_length", "their_precision"]
+    pairs = mine.merge(other, on=same, suffixes=("", "_of_other"))
+    for key, seeds in pairs.groupby(CELL, sort=False):
+        ncm = (seeds["ncm"] - seeds["ncm_of_other"]).mean(skipna=False)
         yield {
-            "what": what,
-            "ours": ours,
-            "theirs": theirs,
-            **{name: first[name] for name in CELL if name != "row"},
-            "seeds": mine["seed"].tolist(),
-            "ours_top1": mean(mine["top1"].tolist()),
-            "theirs_top1": mean(other["top1"].tolist()),
-            "difference": difference(mine, other),
-            "ncm_points": _points(mine["ncm"], other["ncm"]),
+            **dict(zip(CELL, key, strict=True)),
+            **{"what": what, "ours": ours, "theirs": theirs, "seeds": seeds["seed"].tolist()},
+            **{"ours_top1": seeds["top1"].mean(), "theirs_top1": seeds["top1_of_other"].mean()},
+            **{"difference": _difference(seeds), "ncm_points": ncm},
         }
 
 
-def paired_seeds(ours: Frame, theirs: Frame) -> tuple[Frame, Frame] | None:
-    """Returns the lines of the seeds that both have, in the same order; None where they share
-    none."""
-    seeds = sorted(set(ours["seed"]) & set(theirs["seed"]))
-    if not seeds:
-        return None
-    first, second = (lines.set_index("seed", drop=False).loc[seeds] for lines in (ours, theirs))
-    return first, second
-
-
-def difference(ours: Frame, theirs: Frame) -> Difference:
-    """Returns the difference of two rows' accuracies over the same seeds, line by line: image by
-    image where all predictions are recorded, else with the images taken as independent."""
-    found = [predictions(line) for lines in (ours, theirs) for _, line in lines.iterrows()]
+def _difference(seeds: Frame) -> Difference:
+    """The difference of two rows' accuracies by seed: image by image where all predictions are
+    recorded, else with the images taken as independent."""
+    runs = [*seeds["run"], *seeds["run_of_other"]]
+    tops = [*seeds["top1"], *seeds["top1_of_other"]]
+    found = [predictions(run, top1) for run, top1 in zip(runs, tops, strict=True)]
     known = [one for one in found if one is not None]
+    half = len(seeds)
     if len(known) == len(found) and all(np.array_equal(known[0][0], one[0]) for one in known):
         correct = np.array([one[1] for one in known])
-        return paired_difference(correct[: len(ours)], correct[len(ours) :])
-    images = number_of_images(pd.concat([ours, theirs]))
-    return unpaired_difference(ours["top1"].tolist(), theirs["top1"].tolist(), images)
-
-
-def _points(ours: Line, theirs: Line) -> float | None:
-    found = (ours - theirs).astype(float)
-    return None if found.isna().any() else float(found.mean())
+        return paired_difference(correct[:half], correct[half:])
+    return unpaired_difference(tops[:half], tops[half:], number_of_images(runs))
 
 
 def against_published(frame: Frame) -> Frame:
     """Returns a line for each cell of whole chains that has a published number. Runs cut short
     count only where there is none at full length, and say nothing against it."""
-    lines, answered = [], set()
-    chains = frame[frame["of_seeds"] == CHAINS] if len(frame) else frame
-    groups = [group for _, group in chains.groupby(CELL, sort=False)] if len(chains) else []
-    groups.sort(key=lambda group: not _is_full(group.iloc[0]))
-    for group in groups:
-        first = group.iloc[0]
-        key = first["name"], first["ratio"], first["row"]
-        published, is_full = PUBLISHED.get(key), _is_full(first)
-        if published is None or (not is_full and (*key, first["protocol"]) in answered):
-            continue
-        answered.add((*key, first["protocol"]) if is_full else None)
-        tops = group["top1"].tolist()
+    chains = frame[(frame["of_seeds"] == CHAINS) & frame["published"].notna()]
+    is_answered = chains.groupby(["title", "row", "protocol"])["is_full_length"].transform("any")
+    chains = chains[chains["is_full_length"] | ~is_answered.astype(bool)]
+    chains = chains.sort_values("is_full_length", ascending=False, kind="stable")
+    lines = []
+    for key, seeds in chains.groupby(CELL, sort=False):
+        tops, first = seeds["top1"].tolist(), seeds.iloc[0]
+        images = number_of_images(seeds["run"])
         lines.append(
             {
-                **{name: first[name] for name in CELL},
-                **{"is_full_length": is_full, "top1": mean(tops), "published": published},
-                "difference": difference_to_constant(tops, published, number_of_images(group)),
-                "remark": REMARKS.get(key, ""),
+                **dict(zip(CELL, key, strict=True)),
+                **{"is_full_length": first["is_full_length"], "published": first["published"]},
+                "top1": seeds["top1"].mean(),
+                "difference": difference_to_constant(tops, first["published"], images),
+                "remark": REMARKS.get((first["data"].name, first["data"].ratio, first["row"]), ""),
             }
         )
     return pd.DataFrame(lines)
 
 
-def _is_full(line: Line) -> bool:
-    return line["length"].is_full(RECIPES[line["row"]])
-
-
-def rankings(frame: Frame, least: int = 3) -> list[Frame]:
+def rankings(frame: Frame) -> list[Frame]:
     """Returns tables of rows with the same budget, the best on held-out images first; one for each
-    data set, length, precision and protocol with at least so many rows. The last epochs are
-    compared, so that held-out images choose between rows alone. Test accuracies stand beside and
-    choose nothing; `difference` is to the row that stands first in RECIPES among `control` and the
-    others."""
-    if frame.empty:
-        return []
+    data set, precision and length, by the protocol with the most rows. Of the paper's data sets
+    only those with three rows or more.
+
+    The last epochs are compared, so that held-out images choose between rows alone. Test
+    accuracies stand beside and choose nothing. `difference` is to the row that stands first in
+    RECIPES among `control` and the others.
+    """
     chains = frame[(frame["of_seeds"] == CHAINS) & frame["final_heldout"].notna()]
     found = []
-    keys = ["name", "ratio", "subset", "precision"]
-    for _, group in chains.groupby(keys, sort=False):
-        lengths = dict.fromkeys(group["length"])
-        longest = [x for x in lengths if x.features] or list(lengths)
-        for length in sorted(longest, reverse=True):
-            fits = [
-                x == length.of(RECIPES[r])
-                for x, r in zip(group["length"], group["row"], strict=True)
+    for (data, _), group in chains.groupby(["data", "precision"], sort=False):
+        for length in _budgets(group["length"]):
+            is_part = [
+                part == length.of(RECIPES[row])
+                for part, row in zip(group["length"], group["row"], strict=True)
             ]
-            of_length = group[np.array(fits)]
-            ranked = [
-                _ranking(of_length[of_length["protocol"] == protocol])
-                for protocol in ("heldout", "last", "test")
-            ]
-            best = max(ranked, key=len)
-            if len(best) >= least:
-                found.append(best)
+            rows = group[np.array(is_part)]
+            by_protocol = [rows[rows["protocol"] == p] for p in ("heldout", "last", "test")]
+            ranked = max(by_protocol, key=lambda lines: lines["row"].nunique())
+            if ranked["row"].nunique() >= (3 if data.ratio else 1):
+                found.append(_ranking(ranked, length))
     return found
 
 
-def _ranking(lines: Frame) -> Frame:
-    groups = {row: group for row, group in lines.groupby("row", sort=False)}
-    reference = next((r for r in ("control", *RECIPES) if r in groups), None)
-    table = []
-    for row, group in groups.items():
-        pairs = paired_seeds(group, groups[reference])
-        table.append(
-            {
-                **{name: group.iloc[0][name] for name in CELL},
-                **{"reference": reference, "seeds": group["seed"].tolist()},
-                "heldout": mean(group["final_heldout"].tolist()),
-                "heldout_std": deviation(group["final_heldout"].tolist()),
-                "difference": None if pairs is None or row == reference else _of_heldout(*pairs),
-                **{name: mean(group[name].tolist()) for name in ("final_epoch_top1", "seconds")},
-                "ncm": _mean_or_none(group["final_ncm"]),
-                "few": _mean_or_none(group["few"]),
-                "cell": group.iloc[0]["cell"],
-            }
-        )
-    table.sort(key=lambda line: -line["heldout"])
-    return pd.DataFrame(table)
+def _budgets(lengths: Frame) -> list[Length]:
+    """The lengths that are no part of another, the longest first."""
+    parts = {
+        part
+        for length in lengths
+        for part in (Length(length.stage_1), Length(length.stage_1, 0, length.classifier))
+        if part != length
+    }
+    return sorted(set(lengths) - parts, reverse=True)
 
 
-def _of_heldout(ours: Frame, theirs: Frame) -> Difference:
+def _ranking(lines: Frame, length: Length) -> Frame:
+    rows = lines.groupby("row", sort=False)
+    table = rows.agg(
+        seeds=("seed", list),
+        heldout=("final_heldout", "mean"),
+        test=("final_epoch_top1", "mean"),
+        ncm=("final_ncm", "mean"),
+        few=("final_few", "mean"),
+        parameters=("parameters", "mean"),
+        chain_images=("chain_images", "mean"),
+        chain_seconds=("chain_seconds", "mean"),
+        cell=("cell", "first"),
+        protocol=("protocol", "first"),
+    )
+    reference = "control" if "control" in table.index else table.index[0]
+    table["interval"] = [_heldout(group).interval for _, group in rows]
+    table["difference"] = [_to_reference(group, rows.get_group(reference)) for _, group in rows]
+    table = table.reset_index().assign(length=length, reference=reference)
+    return table.sort_values("heldout", ascending=False, kind="stable")
+
+
+def _heldout(lines: Frame) -> Difference:
+    images = int(lines["heldout_images"].iloc[0])
+    return difference_to_constant(lines["final_heldout"].tolist(), 0, images)
+
+
+def _to_reference(ours: Frame, theirs: Frame) -> Difference | None:
     """Held-out predictions are not recorded: images are taken as independent, which makes the
     interval too wide."""
-    tops = [lines["final_heldout"].tolist() for lines in (ours, theirs)]
-    return unpaired_difference(*tops, images=int(ours["heldout_images"].iloc[0]))
-
-
-def _mean_or_none(values: Line) -> float | None:
-    return None if values.isna().any() else float(values.mean())
+    seeds = ours.merge(theirs, on="seed", suffixes=("", "_of_other"))
+    if seeds.empty or ours.iloc[0]["row"] == theirs.iloc[0]["row"]:
+        return None
+    tops = [seeds[name].tolist() for name in ("final_heldout", "final_heldout_of_other")]
+    return unpaired_difference(*tops, images=int(seeds["heldout_images"].iloc[0]))

@@ -1,14 +1,52 @@
-"""Files a run that main.py made by itself as a cell of the table."""
+"""Files the small records of finished runs as cells of the table."""
 
+import json
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.files import atomic_write
 from utils.options.flags import Options
 from utils.options.parse import parse_options
 from utils.options.recipes import RECIPES
 from utils.reproduce.plan import Cell, DataSet, Length
-from utils.reproduce.results import file_records, read_records
-from utils.runs.records import RecordedRun, read_run
+from utils.reproduce.results import read_records
+from utils.runs.records import RecordedRun, place_of, read_run
+
+KEPT = (
+    *("args.json", "log.jsonl", "predictions.npz", "readings.json", "geometry.json"),
+    "summary.json",
+)
+"""`summary.json` comes last: its presence says that a run is finished."""
+
+LARGEST_FILE = 2**20
+
+
+def file_records(run: RecordedRun, target: Path) -> None:
+    """Copies a finished run's small records, each file that is not there as it is. Of absolute
+    paths only the last part is kept: where things lay on the machine is no part of the result."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        source, copy = run.folder / name, target / name
+        if not source.is_file() or source.stat().st_size > LARGEST_FILE:
+            continue
+        content = source.read_bytes()
+        if name == "args.json":
+            place = {"folder": place_of(run.folder, run.stage).as_posix()}
+            content = _without_absolute_paths(place | run.arguments)
+        if not copy.is_file() or copy.read_bytes() != content:
+            with atomic_write(copy) as file:
+                file.write(content)
+
+
+def _without_absolute_paths(arguments: dict) -> bytes:
+    def shortened(value: object) -> object:
+        return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+
+    kept = {name: shortened(value) for name, value in arguments.items()}
+    machine = kept.get("machine")
+    if isinstance(machine, dict) and isinstance(machine.get("command"), list):
+        kept["machine"] = machine | {"command": [shortened(word) for word in machine["command"]]}
+    return (json.dumps(kept, indent=2) + "\n").encode()
 
 
 def file_run(folder: Path, row: str, records: Path) -> Cell:

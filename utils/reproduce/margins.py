@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from utils.evaluation.statistics import mean
 from utils.options.flags import Options
-from utils.reproduce.results import CELL, CHAINS, Frame
+from utils.reproduce.results import CHAINS, LINE, Frame
 from utils.runs.records import RecordedRun
 
 
@@ -88,27 +87,21 @@ def robust_losses(run: RecordedRun) -> list[float] | None:
 
 def margin_courses(frame: Frame) -> Frame:
     """Returns a line for each row and length with learned margins, means over the seeds of whole
-    chains. One protocol speaks for all: features are trained by the same steps."""
-    lines = []
-    if frame.empty:
+    chains. The first protocol of a seed speaks for all: features are trained by the same steps."""
+    chains = frame[frame["of_seeds"] == CHAINS].drop_duplicates([*LINE, "seed"])
+    lines = [
+        {
+            **{name: line[name] for name in LINE},
+            **{"start": course.start, "last": course.means[-1], "slope": course.slope},
+            **{"crossing": course.crossing or "never", "loss_fall": course.loss_fall},
+            "share": np.nan if course.largest_share is None else course.largest_share,
+        }
+        for line in chains.to_dict("records")
+        if (course := margin_course(line["run"]))
+    ]
+    if not lines:
         return pd.DataFrame()
-    chains = frame[(frame["of_seeds"] == CHAINS) & frame["start_seed"].notna()]
-    for _, group in chains.groupby([name for name in CELL if name != "protocol"], sort=False):
-        of_first = group[group["protocol"] == group.iloc[0]["protocol"]]
-        courses = [c for c in map(margin_course, of_first["run"]) if c]
-        if not courses:
-            continue
-        crossings = [course.crossing for course in courses]
-        lines.append(
-            {
-                **{name: group.iloc[0][name] for name in CELL},
-                "epochs": len(courses[0].means),
-                "start": courses[0].start,
-                "last": mean([course.means[-1] for course in courses]),
-                "slope": mean([course.slope for course in courses]),
-                "crossings": crossings,
-                "loss_fall": mean([course.loss_fall for course in courses]),
-                "share": mean([course.largest_share for course in courses]),
-            }
-        )
-    return pd.DataFrame(lines)
+    courses: Frame = pd.DataFrame(lines).groupby(LINE, sort=False)
+    means = {name: (name, "mean") for name in ("start", "last", "slope", "loss_fall")}
+    share = ("share", lambda shares: shares.mean(skipna=False))
+    return courses.agg(**means, share=share, crossings=("crossing", list)).reset_index()

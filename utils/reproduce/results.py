@@ -1,7 +1,7 @@
-"""The records of finished runs: filed by cell, and read into data frames."""
+"""The records of finished runs as a pandas frame, and the table's cells: means over seeds."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from utils.evaluation.shot_groups import GROUPS, balanced_accuracy
-from utils.evaluation.statistics import deviation, mean
-from utils.files import atomic_write
+from utils.options.flags import Options
 from utils.options.recipes import RECIPES
 from utils.reproduce.plan import PROTOCOLS, Cell
 from utils.reproduce.published import PUBLISHED
-from utils.runs.records import MissingRecord, RecordedRun, accuracies_of, place_of, read_run
+from utils.reproduce.rows import GRID
+from utils.runs.records import MissingRecord, RecordedRun, accuracies_of, read_run
 from utils.training.selection import chosen_epochs
 
 Frame = Any
@@ -22,52 +22,20 @@ Line = Any
 """A pandas data frame, and a line or column of one: pandas' own annotations are unions too wide to
 check by."""
 
-KEPT = (
-    "args.json",
-    "log.jsonl",
-    "predictions.npz",
-    "summary.json",
-    "readings.json",
-    "geometry.json",
-)
-"""`summary.json` comes last: its presence says that a run is finished."""
-
-LARGEST_FILE = 2**20
-
-LINE = ["name", "ratio", "subset", "row", "length", "precision", "of_seeds"]
+LINE = ["data", "row", "length", "precision", "of_seeds"]
 """What the results of one line of the table share; those of its columns share `protocol` too."""
 CELL = [*LINE, "protocol"]
 
 CHAINS = "chains"
 """`of_seeds` where each seed is that of a whole chain; else `stage 2 from seed N`."""
 
-
-def file_records(run: RecordedRun, target: Path) -> None:
-    """Copies a finished run's small records, each file that is not there as it is. Of absolute
-    paths only the last part is kept: where things lay on the machine is no part of the result."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        source, copy = run.folder / name, target / name
-        if not source.is_file() or source.stat().st_size > LARGEST_FILE:
-            continue
-        content = source.read_bytes()
-        if name == "args.json":
-            place = {"folder": place_of(run.folder, run.stage).as_posix()}
-            content = _without_absolute_paths(place | run.arguments)
-        if not copy.is_file() or copy.read_bytes() != content:
-            with atomic_write(copy) as file:
-                file.write(content)
-
-
-def _without_absolute_paths(arguments: dict) -> bytes:
-    def shortened(value: object) -> object:
-        return Path(value).name if isinstance(value, str) and value.startswith("/") else value
-
-    kept = {name: shortened(value) for name, value in arguments.items()}
-    machine = kept.get("machine")
-    if isinstance(machine, dict) and isinstance(machine.get("command"), list):
-        kept["machine"] = machine | {"command": [shortened(word) for word in machine["command"]]}
-    return (json.dumps(kept, indent=2) + "\n").encode()
+ACCURACIES = ["top1", "balanced", *GROUPS, "ncm"]
+OF_RUN = [
+    *("by_test", "by_heldout", "final_epoch_top1", "final_few", "final_ncm", "last_features_ncm"),
+    *("final_heldout", "heldout_images", "seconds", "images_seen", "parameters"),
+    *("chain_seconds", "chain_images"),
+]
+"""What a run's records say whatever the protocol."""
 
 
 def read_records(folder: Path) -> dict[Cell, RecordedRun]:
@@ -84,40 +52,104 @@ def read_records(folder: Path) -> dict[Cell, RecordedRun]:
     return found
 
 
-def results(records: dict[Cell, RecordedRun]) -> Frame:
-    """Returns a line for each run and protocol that it has a result of: the columns of `CELL`,
-    seeds, chosen epoch, accuracies on the test set in percent, and under `cell` and `run` where
-    they are from. A stage 2 whose stage 1 has another seed counts with those of the same start; one
-    whose start has its own seed counts among the chains, and with those of the same start if there
-    are others."""
-    lines = []
-    for cell, run in records.items():
-        shared = {
-            **{"name": cell.data.name, "ratio": cell.data.ratio, "subset": cell.data.subset},
-            **{"row": cell.row, "length": cell.length, "precision": cell.precision},
-            **{"seed": cell.seed, "start_seed": cell.start_seed, "cell": cell, "run": run},
-            **_of_run(run),
+def results(records: Mapping[Cell, RecordedRun]) -> Frame:
+    """Returns a line for each run and protocol that it has a result of, in the order of the table:
+    the columns of `CELL` and `OF_RUN`, seed, chosen epoch, accuracies of that epoch on the test set
+    in percent, and under `cell` and `run` where they are from. A run may have a line among the
+    chains and one among the seeds of stage 2 that share its start."""
+    of_runs = {cell: _of_run(run) for cell, run in records.items()}
+    lines = [
+        {
+            **{"data": cell.data, "row": cell.row, "length": cell.length},
+            **{"precision": cell.precision, "of_seeds": of_seeds, "protocol": protocol},
+            **{"title": cell.data.title, "seed": cell.seed, "cell": cell, "run": run},
+            **{"published": PUBLISHED.get((cell.data.name, cell.data.ratio, cell.row))},
+            "is_full_length": cell.length.is_full(cell.recipe),
+            **of_runs[cell],
+            **_of_chain(cell, of_runs),
+            **chosen,
         }
-        for protocol in PROTOCOLS if cell.start is None else [cell.protocol]:
-            found = _chosen(run, protocol)
-            if found is not None:
-                lines.append(shared | {"protocol": protocol} | found)
-    frame: Frame = pd.DataFrame(lines, columns=None if lines else [*CELL, "seed", "start_seed"])
-    return _with_seeds(frame)
+        for cell, run in records.items()
+        for of_seeds in _kinds_of_seeds(cell, records)
+        for protocol in (PROTOCOLS if cell.start is None else [cell.protocol])
+        if (chosen := _chosen(run, protocol)) is not None
+    ]
+    lines.sort(key=_place)
+    numbers = ["published", *OF_RUN, *ACCURACIES]
+    columns = [*CELL, "title", "seed", "cell", "run", "is_full_length", "epoch", *numbers]
+    frame: Frame = pd.DataFrame(lines, columns=columns)
+    return frame.astype(dict.fromkeys(numbers, float))
 
 
-def _of_run(run: RecordedRun) -> dict[str, Any]:
-    assert run.summary is not None
-    last = run.summary["test"]["last"]
+def _place(line: dict[str, Any]) -> tuple:
+    """The paper's data sets come first, in the order of its table, then rows by their order in
+    RECIPES, and long runs before short ones."""
+    data, length = line["data"], line["length"]
+    papers = [(of_paper.name, of_paper.ratio) for of_paper in GRID]
+    key = data.name, data.ratio
+    return (
+        *(papers.index(key) if key in papers else len(papers), key, [*RECIPES].index(line["row"])),
+        *(-length.stage_1, -length.features, -length.classifier, line["precision"], data.subset),
+        *(line["of_seeds"], PROTOCOLS.index(line["protocol"]), line["seed"]),
+    )
+
+
+def _kinds_of_seeds(cell: Cell, records: Mapping[Cell, RecordedRun]) -> Iterator[str]:
+    """A stage 2 whose stage 1 has its own seed is a chain. Several of one start, or one of another
+    seed than its start, are seeds of stage 2 alone."""
+    if cell.start is None or cell.start_seed == cell.seed:
+        yield CHAINS
+    if cell.start is not None:
+        siblings = [other for other in records if replace(cell, seed=other.seed) == other]
+        if len(siblings) > 1 or cell.start_seed != cell.seed:
+            yield f"stage 2 from seed {cell.start_seed}"
+
+
+def _of_run(run: RecordedRun) -> dict[str, float | None]:
+    summary = run.summary
+    assert summary is not None
+    last, heldout = summary["test"]["last"], summary["heldout"]
     features = [r for r in run.epochs if r["phase"] == "features" and r["results"]["test"]["ncm"]]
-    heldout = run.summary["heldout"]
     return {
-        "final_epoch_top1": last["linear"]["top1"],
+        **{f"by_{protocol}": _top1(_best(run, protocol)) for protocol in ("test", "heldout")},
+        "final_epoch_top1": _top1(last),
+        "final_few": last["linear"]["few"],
         "final_ncm": last["ncm"]["top1"] if last["ncm"] else None,
         "last_features_ncm": features[-1]["results"]["test"]["ncm"]["top1"] if features else None,
         "final_heldout": balanced_accuracy(heldout["last"]["linear"]) if heldout else None,
         "heldout_images": heldout["images"] if heldout else None,
         "seconds": run.seconds,
+        "images_seen": summary.get("images_seen", _images_seen(run)),
+        "parameters": summary.get("parameters"),
+    }
+
+
+def _images_seen(run: RecordedRun) -> int:
+    """The images of all steps, of a run whose summary does not tell. A class-aware epoch draws as
+    many as if each class had as many images as the largest."""
+    options = Options.from_record(run.arguments)
+    counts = [int(count) for count in (run.summary or {})["class_counts"]]
+    shuffled, balanced = sum(counts), max(counts) * len(counts)
+    if options.stage == 1:
+        return options.epochs * shuffled
+    phases = (
+        (options.feature_epochs, options.feature_sampler),
+        (options.balanced_clf_nepochs, options.classifier_sampler),
+    )
+    return sum(
+        epochs * (balanced if sampler.samples_per_class else shuffled) for epochs, sampler in phases
+    )
+
+
+def _of_chain(cell: Cell, of_runs: Mapping[Cell, dict]) -> dict[str, float]:
+    """What all runs up to this one cost; unknown where one of them has no records."""
+    chain = [cell]
+    while (before := chain[-1].before) is not None:
+        chain.append(before)
+    costs = [of_runs.get(c, {"seconds": np.nan, "images_seen": np.nan}) for c in chain]
+    return {
+        "chain_seconds": sum(cost["seconds"] for cost in costs),
+        "chain_images": sum(cost["images_seen"] for cost in costs),
     }
 
 
@@ -134,13 +166,12 @@ def _chosen(run: RecordedRun, protocol: str) -> dict[str, Any] | None:
     if found is None:
         return None
     accuracies = accuracies_of({"test": found, "heldout": None})
-    names = ("top1", "balanced", *GROUPS, "ncm")
-    return {"epoch": found["epoch"]} | {name: accuracies[name] for name in names}
+    return {"epoch": found["epoch"]} | {name: accuracies[name] for name in ACCURACIES}
 
 
 def _best(run: RecordedRun, protocol: str) -> dict | None:
-    """What a protocol chooses from the log of a stage 1; None where the log is not whole or has no
-    images of this kind."""
+    """What a protocol chooses of the last phase by the log; None where the log is not whole or has
+    no images of this kind."""
     if [r["epoch"] for r in run.epochs] != list(range(1, run.arguments["epochs"] + 1)):
         return None
     if any(not r["results"].get(protocol) for r in run.epochs):
@@ -149,121 +180,86 @@ def _best(run: RecordedRun, protocol: str) -> dict | None:
     return {"epoch": epoch, **run.epochs[epoch - 1]["results"]["test"]}
 
 
-def _with_seeds(frame: Frame) -> Frame:
-    is_chain = frame["start_seed"].isna() | (frame["start_seed"] == frame["seed"])
-    chains = frame[is_chain].assign(of_seeds=CHAINS)
-    line = ["name", "ratio", "subset", "row", "length", "precision", "protocol", "start_seed"]
-    of_one_start = []
-    for key, group in frame[frame["start_seed"].notna()].groupby(line, sort=False):
-        if len(group) > 1 or (group["seed"] != group["start_seed"]).any():
-            of_one_start.append(group.assign(of_seeds=f"stage 2 from seed {int(key[-1])}"))
-    return pd.concat([chains, *of_one_start], ignore_index=True)
+def _top1(found: dict | None) -> float | None:
+    return None if found is None else found["linear"]["top1"]
 
 
 def tabulate(frame: Frame) -> Frame:
-    """Returns the table's cells, in the order of its rows: means over seeds, the sample deviation
-    of `top1`, what is published."""
-    if frame.empty:
-        return pd.DataFrame(columns=[*CELL, "is_full_length", "seeds"])
-    cells: Frame = pd.DataFrame([_entry(group) for _, group in frame.groupby(CELL, sort=False)])
-    rows, order = list(RECIPES), ["cifar100", "cifar10"]
-    keys = cells.assign(
-        place=[order.index(name) if name in order else len(order) for name in cells["name"]],
-        place_of_ratio=cells["ratio"].map({100: 0, 10: 1, 50: 2}).fillna(3),
-        place_of_row=cells["row"].map(rows.index),
-        epochs=[(-x.stage_1, -x.features, -x.classifier) for x in cells["length"]],
-        rank=cells["protocol"].map(PROTOCOLS.index),
-    ).sort_values(
-        [
-            *("place", "name", "place_of_ratio", "ratio", "place_of_row", "epochs", "precision"),
-            *("subset", "of_seeds", "rank"),
-        ]
+    """Returns the table's cells, in its order: a line for each `CELL`, with means over seeds
+    (unknown where one is), the sample deviation of `top1`, and the gaps between protocols."""
+    frame = frame.assign(
+        gap_test_last=frame["by_test"] - frame["final_epoch_top1"],
+        gap_test_heldout=frame["by_test"] - frame["by_heldout"],
+        gap_heldout_last=frame["by_heldout"] - frame["final_epoch_top1"],
     )
-    return cells.loc[keys.index].reset_index(drop=True)
+    first = {name: (name, "first") for name in ("title", "published", "is_full_length")}
+    means = {name: (name, _mean) for name in [*OF_RUN, *ACCURACIES[1:]]}
+    gaps = [name for name in frame if name.startswith("gap_")]
+    spreads = {f"{name}_std": (name, "std") for name in gaps}
+    cells = frame.groupby(CELL, sort=False).agg(
+        top1_mean=("top1", "mean"),
+        top1_std=("top1", "std"),
+        seeds=("seed", "size"),
+        seed_list=("seed", list),
+        epochs=("epoch", list),
+        **first,
+        **means,
+        **{name: (name, _mean) for name in gaps},
+        **spreads,
+    )
+    cells = cells.reset_index()
+    of_chains = cells["of_seeds"] == CHAINS
+    cells["published"] = cells["published"].where(of_chains)  # it is none of stage 2's seeds alone
+    cells["difference"] = cells["top1_mean"] - cells["published"]
+    return cells
 
 
-def _entry(group: Frame) -> dict[str, Any]:
-    group = group.sort_values("seed")
-    first = group.iloc[0]
-    tops = [float(top1) for top1 in group["top1"]]
-    top1 = sum(tops) / len(tops)
-    published = None
-    if first["of_seeds"] == CHAINS:
-        published = PUBLISHED.get((first["name"], first["ratio"], first["row"]))
-    means = [*GROUPS, "ncm", "balanced", "final_epoch_top1", "last_features_ncm"]
-    return {
-        **{name: first[name] for name in CELL},
-        **{"top1_mean": top1, "top1_std": deviation(tops), "seeds": len(group)},
-        **{name: mean(_known(group[name])) for name in means},
-        "published": published,
-        "difference": None if published is None else top1 - published,
-        "is_full_length": first["length"].is_full(RECIPES[first["row"]]),
-        "seed_list": group["seed"].tolist(),
-        "epochs": group["epoch"].tolist(),
-        "seconds": mean(group["seconds"].tolist()),
-    }
-
-
-def _known(values: Line) -> list[float | None]:
-    return [None if pd.isna(value) else float(value) for value in values]
+def _mean(values: Line) -> float:
+    return values.mean(skipna=False)
 
 
 def as_json(table: Frame) -> list[dict[str, Any]]:
-    """Returns the table's cells as `table.json` has them."""
-
-    def rounded(value: Any, digits: int = 4) -> float | None:
-        return None if value is None or pd.isna(value) else round(float(value), digits)
-
-    return [
-        {
-            **{"method": e["row"], "dataset": e["name"], "ratio": e["ratio"] or None},
-            **{"protocol": e["protocol"], "top1_mean": rounded(e["top1_mean"])},
-            **{"top1_std": rounded(e["top1_std"]), "seeds": e["seeds"]},
-            **{name: rounded(e[name]) for name in (*GROUPS, "ncm", "balanced")},
-            "published": rounded(e["published"]),
-            "difference": rounded(e["difference"]),
-            "length": str(e["length"]),
-            "is_full_length": bool(e["is_full_length"]),
-            "precision": e["precision"].replace("+", ", "),
-            "subset": e["subset"] or None,
-            "of_seeds": e["of_seeds"],
-            "seed_list": e["seed_list"],
-            "epochs": e["epochs"],
-            "final_epoch_top1": rounded(e["final_epoch_top1"]),
-            "last_features_ncm": rounded(e["last_features_ncm"]),
-            "stage1_epochs": e["length"].stage_1,
-            "seconds": rounded(e["seconds"], 1),
-        }
-        for e in table.to_dict("records")
-    ]
+    """Returns the table's cells as `table.json` has them: accuracies in percent, gaps in points."""
+    table = table.round({"seconds": 1, "chain_seconds": 1, "parameters": 0, "images_seen": 0})
+    table = table.round(4).astype({"parameters": "Int64", "images_seen": "Int64"})
+    table = table.assign(
+        method=table["row"],
+        dataset=[data.name for data in table["data"]],
+        ratio=[data.ratio or None for data in table["data"]],
+        subset=[data.subset or None for data in table["data"]],
+        stage1_epochs=[length.stage_1 for length in table["length"]],
+        length=table["length"].map(str),
+        precision=table["precision"].str.replace("+", ", "),
+    )
+    names = (
+        *("method", "dataset", "ratio", "protocol", "top1_mean", "top1_std", "seeds", *GROUPS),
+        *("ncm", "balanced", "published", "difference", "length", "is_full_length", "precision"),
+        *("subset", "of_seeds", "seed_list", "epochs", "final_epoch_top1", "last_features_ncm"),
+        *("gap_test_last", "gap_test_heldout", "gap_heldout_last", "stage1_epochs", "parameters"),
+        *("images_seen", "seconds", "chain_seconds"),
+    )
+    cells = table[list(names)].astype(object)
+    return cells.where(cells.notna(), None).to_dict("records")
 
 
-def predictions(line: Line) -> tuple[np.ndarray, np.ndarray] | None:
+def predictions(run: RecordedRun, top1: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the labels of the test images ``[N]`` and which are predicted right ``[N]``, where
-    the run recorded predictions and they are those of this result; else None."""
+    the run recorded predictions and they have this accuracy in percent; else None."""
     try:
-        arrays = line["run"].arrays("predictions.npz", ("labels", "preds"))
+        arrays = run.arrays("predictions.npz", ("labels", "preds"))
     except MissingRecord:
         return None
     correct = arrays["labels"] == arrays["preds"]
-    if abs(100 * correct.mean() - line["top1"]) >= 0.005:
+    if abs(100 * correct.mean() - top1) >= 0.005:
         return None
     return arrays["labels"], correct
 
 
-def number_of_images(lines: Frame) -> int | None:
+def number_of_images(runs: Sequence[RecordedRun]) -> int | None:
     """Returns how many test images there are, where a run recorded its predictions; else None."""
-    for run in lines["run"]:
+    for run in runs:
         try:
             return len(run.arrays("predictions.npz", ("labels",))["labels"])
         except MissingRecord:
             continue
     return None
-
-
-def only(frame: Frame, columns: Sequence[str], like: Line) -> Frame:
-    """Returns the lines that have the values of `like` in these columns."""
-    mask = np.ones(len(frame), dtype=bool)
-    for name in columns:
-        mask &= (frame[name] == like[name]).to_numpy()
-    return frame[mask]

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from utils.errors import UserError
 from utils.options.parse import parse_options
 from utils.options.recipes import FULL_STAGE_1
+from utils.reproduce.filing import file_records
 from utils.reproduce.plan import Cell, Length
-from utils.reproduce.results import file_records
 from utils.runs.folders import run_folder
 from utils.runs.lookup import PRETRAINED
 from utils.runs.records import read_epochs, read_run

@@ -161,7 +161,7 @@ def test_held_out_images_put_rows_in_their_order_by_the_last_epoch(tmp_path):
     assert ranking["row"].tolist() == ["dro_lt_squared", "dro_lt_weight", "control", "dro_lt"]
     for line in ranking.to_dict("records"):
         heldout, test = LASTS[line["row"]]
-        assert (line["heldout"], line["final_epoch_top1"], line["ncm"]) == (heldout, test, test - 5)
+        assert (line["heldout"], line["test"], line["ncm"]) == (heldout, test, test - 5)
         if line["row"] != "control":
             assert line["reference"] == "control"
             assert line["difference"].points == heldout - 40
@@ -188,7 +188,9 @@ def test_rows_of_one_budget_alone_are_ranked_together(tmp_path):
     assert ranking[ranking["row"] == "ce"]["heldout"].tolist() == [41.5]
 
 
-def test_two_rows_are_no_ranking_and_runs_without_held_out_images_are_left_out(tmp_path):
+def test_two_rows_of_the_papers_are_no_ranking_and_runs_without_held_out_images_are_left_out(
+    tmp_path,
+):
     write_lasts(tmp_path, {row: LASTS[row] for row in ("control", "dro_lt")})
     write_run(tmp_path, "dro_lt_weight", [1.0] * 3, length=CUT)
     assert rankings(frame_of(tmp_path)) == []

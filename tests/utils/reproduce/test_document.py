@@ -1,12 +1,13 @@
 """The page: what stands on it is what the records say."""
 
+import json
 import shutil
 
 import pytest
 
 from tests.support.table_records import CIFAR100, cell_of, predictions, write_run
+from utils.reproduce.document import write_results
 from utils.reproduce.plan import DataSet, Length
-from utils.reproduce.writing import write_results
 
 FULL, CUT = Length(200, 80, 20), Length(200, 2, 1)
 
@@ -49,10 +50,10 @@ def test_a_line_of_the_table(made):
     lines = {line[0] + line[2]: line for line in rows_of(page, "\n## CIFAR-100-LT, r = 100")}
     assert lines["`ce`200"] == [
         *("`ce`", "cross-entropy", "200", "float32", "2"),
-        *("39.00 ± 1.41", "36.50 ± 0.71", "not run", "38.3"),
+        *("39.00 ± 1.41", "36.50 ± 0.71", "not run", "38.3", "", "42,000", "10 s"),
     ]
     short = lines["`dro_lt`200, 2+1, **cut short**"]
-    assert short[5:] == ["45.00", "not run", "not run", "47.3"]
+    assert short[5:9] == ["45.00", "not run", "not run", "47.3"]
 
 
 def test_every_cell_is_among_the_details_and_marked_where_its_features_were_chosen(made):
@@ -82,11 +83,10 @@ def test_what_is_not_run_is_told_with_the_command_that_runs_it(made):
     assert cell_of("dro_lt", CUT).record.as_posix() in made_by
 
 
-def test_the_figures_are_drawn_and_shown(made):
+def test_the_forest_plot_is_drawn_and_shown(made):
     page = write_results(made, {}).read_text()
-    for kind in ("forest", "top1", "epochs", "margins"):
-        name = f"figures/cifar100_100_{kind}.png"
-        assert f"]({name})" in page and (made / name).stat().st_size > 5000
+    name = "figures/cifar100_100_forest.png"
+    assert f"]({name})" in page and (made / name).stat().st_size > 5000
 
 
 def test_subsets_are_told_where_there_is_more_than_one(made, no_figures):
@@ -106,19 +106,88 @@ def test_several_seeds_of_stage_2_replace_the_one_that_they_include(made, no_fig
     assert [line[4:6] for line in lines] == [["3 of stage 2 from seed 0", "46.00 ± 1.00"]]
 
 
+OWN = DataSet("folder", 0, "beef0123")
+
+
+def own_runs(root, **heldout):
+    """Runs by last on other data, of the same accuracy on the test set."""
+    for row, accuracy in heldout.items():
+        tops = [1.0] * (2 if row == "ce" else 3)
+        lasts = [accuracy] * len(tops)
+        write_run(root, row, tops, heldout=lasts, data=OWN, protocol="last")
+    return root
+
+
 def test_other_data_are_ranked_first_and_the_winner_has_its_command(tmp_path, no_figures):
-    own = DataSet("folder", 0, "beef0123")
-    for row, heldout in (("ce", 30.0), ("control", 50.0), ("dro_lt", 40.0)):
-        epochs = 2 if row == "ce" else 3
-        tops = [1.0] * epochs
-        write_run(tmp_path, row, tops, heldout=[heldout] * epochs, data=own, protocol="last")
-    winner = cell_of("control", data=own, protocol="last")
-    page = write_results(tmp_path, {winner: "python main.py the command"}).read_text()
-    assert "python main.py the command" in page
-    ranked = [r for r in rows_of(page, "### Which method? 2, 2+1 epochs, float32") if "`" in r[0]]
+    own_runs(tmp_path, ce=30.0, control=50.0, dro_lt=40.0)
+    winner = cell_of("control", data=OWN, protocol="last")
+    write_results(tmp_path, {winner: "python main.py the command"})
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "`control`, the first row, is trained anew by:\n\n```sh\npython main.py the" in page
+    ranked = [r for r in rows_of(page, "## Which method for folder? 2, 2+1 epochs, float32")][1:]
+    ranked = [line for line in ranked if "`" in line[0]]
     assert [line[0] for line in ranked] == ["`control`", "`dro_lt`", "`ce`"]
-    assert ranked[0][2:5] == ["50.00", "", "1.00"] and ranked[1][3].startswith("-10.00 [")
-    assert "Nothing that was asked for" in page and "cut short" not in page.split("## folder")[1]
+    # Of 200 images: 50 +- 1.97 sqrt(50 * 50 / 200) percent.
+    assert ranked[0][2:6] == ["50.00 [43.03, 56.97]", "", "1.00", "-4.00"]
+    assert ranked[1][3].startswith("-10.00 [")
+    assert "## Not run" not in page and "cut short" not in page.split("## folder")[1]
+
+
+def test_two_rows_are_ranked_and_one_has_its_command_alone(tmp_path, no_figures):
+    first, second = (cell_of(row, data=OWN, protocol="last") for row in ("control", "dro_lt"))
+    commands = {first: "the first command", second: "the second command"}
+    page = write_results(
+        own_runs(tmp_path / "two", control=50.0, dro_lt=60.0), commands
+    ).read_text()
+    assert "held-out [95 %]" in page and "the second command" in page
+    page = write_results(own_runs(tmp_path / "one", control=50.0), commands).read_text()
+    assert "held-out [95 %]" not in page and "the first command" in page
+
+
+def test_the_page_of_other_data_is_html_that_shows_the_same(tmp_path, no_figures):
+    own_runs(tmp_path, ce=30.0, control=50.0)
+    winner = cell_of("control", data=OWN, protocol="last")
+    path = write_results(tmp_path, {winner: "python main.py --data_root '<b>&'"})
+    assert path == tmp_path / "page.html"
+    page = path.read_text()
+    assert "<td><code>control</code></td>" in page and "<strong>held-out images</strong>" in page
+    assert "--data_root '&lt;b&gt;&amp;'" in page and "<b>" not in page
+    assert "<details><summary>All cells</summary>" in page and 'name="viewport"' in page
+
+
+def test_what_a_row_costs_is_what_all_its_runs_cost(made):
+    """A class-aware epoch draws as many images as if both classes had 200."""
+    write_run(made, "dro_lt_weight", [1.0, 1.0, 45.0], length=CUT, seed=5)
+    page = write_results(made, {}).read_text()
+    lines = {line[0]: line for line in rows_of(page, "\n## CIFAR-100-LT, r = 100")}
+    assert lines["`ce`"][-3:] == ["", "42,000", "10 s"]  # 200 epochs of 210 images
+    assert lines["`dro_lt`"][-3:] == ["", "43,200", "20 s"]
+    assert lines["`dro_lt_weight`"][-3:] == ["", "", ""]  # no record of the seed's stage 1
+    entries = json.loads((made / "table.json").read_text())
+    [entry] = [e for e in entries if e["method"] == "dro_lt"]
+    assert (entry["images_seen"], entry["seconds"]) == (3 * 400, 10)
+    assert (entry["chain_seconds"], entry["parameters"]) == (20, None)
+
+
+def test_a_summary_that_tells_its_parameters_and_images_is_believed(made, no_figures):
+    for path in (made / "runs").glob("*/ce/*/summary.json"):
+        summary = json.loads(path.read_text())
+        told = {"parameters": 470_000, "images_seen": 3_000_000}
+        path.write_text(json.dumps(summary | told))
+    page = write_results(made, {}).read_text()
+    lines = {line[0]: line for line in rows_of(page, "\n## CIFAR-100-LT, r = 100")}
+    assert lines["`ce`"][-3:-1] == ["0.47 M", "3.00 M"] and lines["`dro_lt`"][-2] == "3.00 M"
+
+
+def test_the_gaps_between_protocols_are_of_the_same_runs(tmp_path, no_figures):
+    for seed, last in ((0, 36.0), (1, 37.0)):
+        tops, heldout = [1.0] * 197 + [30.0, 38.0, last], [1.0] * 197 + [60.0, 50.0, 40.0]
+        write_run(tmp_path, "ce", tops, heldout=heldout, length=FULL, seed=seed)
+    page = write_results(tmp_path, {}).read_text()
+    [gaps] = rows_of(page, "### What the choice of the epoch changes")[1:]
+    assert gaps[3:] == ["any", "2", "+1.50 ± 0.71", "+8.00 ± 0.00", "-6.50 ± 0.71"]
+    for entry in json.loads((tmp_path / "table.json").read_text()):
+        assert (entry["gap_test_last"], entry["gap_test_heldout"]) == (1.5, 8.0)
 
 
 def test_the_same_records_give_the_same_files(made):

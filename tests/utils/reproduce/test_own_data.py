@@ -44,16 +44,24 @@ def test_the_time_is_told_beforehand_from_measured_epochs(made):
 
 
 def test_rows_are_ranked_by_held_out_images(made):
-    folder, _ = made
+    folder, outcome = made
+    assert f"table: {folder / 'comparison' / 'page.html'}" in outcome.out
     page = (folder / "comparison" / "RESULTS.md").read_text()
-    lines = page.split("### Which method?")[1].split("```")[0].splitlines()
-    ranked = [line.split(" | ") for line in lines if line.startswith("| `")]
+    ranking = page.split("## Which method for CIFAR-10? 1, 1+1 epochs, float32")[1].split("```")[0]
+    assert (
+        "**held-out images** puts the rows in their order; the test set chooses nothing"
+        in " ".join(ranking.split())
+    )
+    ranked = [line.split(" | ") for line in ranking.splitlines() if line.startswith("| `")]
     assert {line[0].strip("| `") for line in ranked} == set(ROWS.split(","))
-    accuracies = [float(line[2]) for line in ranked]
+    accuracies = [float(line[2].split()[0]) for line in ranked]
     assert accuracies == sorted(accuracies, reverse=True)
-    for summary in (folder / "comparison" / "runs").rglob("summary.json"):
-        heldout = json.loads(summary.read_text())["heldout"]["last"]["linear"]
-        assert any(abs(value - heldout["balanced"]) < 0.006 for value in accuracies)
+    for path in (folder / "comparison" / "runs").rglob("summary.json"):
+        summary = json.loads(path.read_text())
+        heldout = summary["heldout"]["last"]["linear"]
+        [line] = [line for line in ranked if line[0] == f"| `{path.parent.parent.name}`"]
+        assert float(line[2].split()[0]) == pytest.approx(heldout["balanced"], abs=0.006)
+        assert line[8] == f"{summary['parameters'] / 1e6:.2f} M"
 
 
 def test_the_winners_command_trains_what_won(made):
@@ -63,7 +71,7 @@ def test_the_winners_command_trains_what_won(made):
     words = shlex.split(command)
     assert words[:2] == ["python", "main.py"]
     stages = parse_stages(words[2:])
-    winner = page.split("The first row, `")[1].split("`")[0]
+    winner = page.split("`, the first row, is trained anew")[0].split("`")[-1]
     assert words[words.index("--recipe") + 1] == winner
     for options in stages:
         assert (options.dataset, options.arch, options.select_on) == ("cifar10", "resnet20", "last")
@@ -96,8 +104,9 @@ def test_held_out_images_are_set_aside_where_there_are_none(tmp_path):
 
 
 def test_a_distilled_row_trains_its_teacher_and_learns_from_it(tmp_path):
-    """On the digits: the flags for all runs have a smaller network, for the teacher too."""
-    small = ("--dataset", "digits", "--arch", "resnet20", "--augment", "none")
+    """The flags for all runs have a smaller network, for the teacher too."""
+    write_tree(tmp_path / "images", train=8, test=2)
+    small = ("--data_root", tmp_path / "images", *TINY)
     places = ("--root", tmp_path / "checkpoint", "--results", tmp_path / "comparison")
     outcome = called([*small, *places, "--rows", "bs_distilled", "--stage1", 1])
     assert outcome.status == 0, outcome.err

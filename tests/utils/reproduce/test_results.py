@@ -8,11 +8,11 @@ import pytest
 
 from tests.support.table_records import CIFAR100, cell_of, frame_of, predictions, write_run
 from utils.errors import UserError
+from utils.reproduce.filing import file_records
 from utils.reproduce.plan import DataSet, Length
 from utils.reproduce.results import (
     CHAINS,
     as_json,
-    file_records,
     read_records,
     tabulate,
 )
@@ -179,12 +179,12 @@ def test_predictions_of_another_epoch_are_not_those_of_the_result(tmp_path):
     folder = write_run(tmp_path, "ce", [1.0, 45.0], preds=predictions(45))
     frame = frame_of(tmp_path)
     of_test = frame[frame["protocol"] == "test"].iloc[0]
-    labels, correct = predictions_of(of_test)
+    labels, correct = predictions_of(of_test["run"], of_test["top1"])
     assert (labels == 0).all() and correct.mean() == 0.45
     np.savez(folder / "predictions.npz", labels=np.zeros(100, int), preds=predictions(30))
-    assert predictions_of(of_test) is None
+    assert predictions_of(of_test["run"], of_test["top1"]) is None
     (folder / "predictions.npz").unlink()
-    assert predictions_of(of_test) is None
+    assert predictions_of(of_test["run"], of_test["top1"]) is None
 
 
 def test_records_are_filed_without_the_paths_of_the_machine(tmp_path):
