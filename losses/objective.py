@@ -21,6 +21,13 @@ from losses.dro import DROLoss
 CLASS_WEIGHTS = {"": None, "_lt": long_tail_weights, "_bal": balanced_weights}
 """The class weights that a loss's suffix stands for, as functions of the class counts."""
 
+STAGE_2_LOSSES: dict[str, Callable[[Sequence[int], Tensor | None, float], nn.Module]] = {
+    "ce": lambda counts, weights, prior: nn.CrossEntropyLoss(weight=weights),
+    "bs": lambda counts, weights, prior: BalancedSoftmaxLoss(counts, prior, weights),
+}
+"""The classification losses of stage 2, made of the class counts, the class weights, and the weight
+of the prior."""
+
 
 Mixed = tuple[Tensor, Tensor]
 """The second targets ``[B]`` of mixed images, and the share λ of the first ones, a scalar."""
@@ -230,19 +237,17 @@ def stage_2_objective(
                 if layer is not None and columns is not None:
                     columns_of[layer_name] = columns[layer]
         else:
-            if base == "bs":
-                losses[name] = BalancedSoftmaxLoss(class_counts, prior_weight, class_weights)
-            else:
-                losses[name] = nn.CrossEntropyLoss(weight=class_weights)
+            losses[name] = STAGE_2_LOSSES[base](class_counts, class_weights, prior_weight)
             weights.append(1.0 if robust_weight is None else 1.0 - robust_weight)
     return Objective(losses, weights, columns_of)
 
 
 def _base_and_weights(name: str) -> tuple[str, Callable[[Sequence[int]], Tensor] | None]:
     """Returns a loss's name without its suffix, and the function that makes its class weights."""
-    for base in ("robust_loss", "ce", "bs"):
+    bases = ("robust_loss", *STAGE_2_LOSSES)
+    for base in bases:
         if name.startswith(base) and name.removeprefix(base) in CLASS_WEIGHTS:
             return base, CLASS_WEIGHTS[name.removeprefix(base)]
     raise ValueError(
-        f"the loss must be ce, bs or robust_loss, or one of them with _lt or _bal, not {name!r}"
+        f"the loss must be {', '.join(bases)}, or one of them with _lt or _bal, not {name!r}"
     )
