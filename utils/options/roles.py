@@ -53,8 +53,8 @@ def flag(
             `checkpoint` (a file or a run folder); None otherwise.
         is_shared: True if methods that are compared on other data may share a value of it. Flags
             of the data always may.
-        needs: the option without which the flag says nothing, such as `teacher`; with a value, such
-            as `margin_type learned`, if it has to have that value.
+        needs: another option that must be given with the flag, such as `teacher`; or an option and
+            the value that it must have, such as `margin_type learned`.
         excludes: options that cannot be combined with the flag.
         only_stage: the stage that the flag belongs to; None if the other stage accepts it too.
         settings: other arguments of argparse: `type`, `choices`, `metavar`, ...

@@ -31,7 +31,7 @@ SPELT_OUT = (
     *("feat_layers", "robust_distance"),
 )
 """The options that earlier versions wrote behind the released name of a stage 2, in their order.
-Names of runs that exist: no other option joins them."""
+Runs with these names exist, so no option may be added."""
 
 
 def stage_1_name(options: Options, contents: Mapping[str, str] = NOTHING) -> str:
@@ -124,7 +124,7 @@ def released_name(options: Options) -> str:
 
 
 def _in_released_name(stage: int) -> set[str]:
-    """Returns the options that the released name of a stage tells."""
+    """Returns the options that are in the released name of a stage."""
     return {name for _, name, _, _ in Formatter().parse(RELEASED[stage]) if name}
 
 
