@@ -7,10 +7,12 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from datasets.splits import LongTailedData, Split
 from models import build_model
+from models.folding import fold_batch_norm
 from tests.support.helpers import noise
 from utils.machine.device import Machine
 from utils.options.parse import parse_options
@@ -20,6 +22,7 @@ from utils.training.setup import Run, Stage
 from utils.training.stage1 import pretraining
 from utils.training.stage2 import finetuning
 from utils.training.steps import EagerStep, add_momenta
+from utils.training.teacher import Teacher
 
 STAGE_2 = (
     "--pretrained x --feat_loss ce_lt,robust_loss --feat_sampler none --cls_loss ce "
@@ -29,6 +32,7 @@ CASES = {
     **{f"stage 1, {loss}": (f"--loss_type {loss}", None) for loss in ("CE", "Focal", "LDAM", "BS")},
     "stage 1, weighted, cosine head": ("--train_rule Reweight --head cosine", None),
     "stage 1, mixup": ("--seed 0 --mixup 0.2", None),
+    "stage 1, teacher": ("--teacher x", None),
     "stage 1, contrastive": ("--contrastive bcl", None),
     "stage 1, robust loss": ("--robust_weight 0.5", None),
     "stage 1, slower backbone": ("--backbone_lr 0.1", None),
@@ -52,7 +56,7 @@ CASES = {
     },
     "stage 2, from a cosine head": (STAGE_2, 30.0),
 }
-"""Every loss, kind of margins, distance, head and rate that a step knows, mixup and the contrast:
+"""Every loss, kind of margins, distance, head and rate that a step knows, mixup, teacher, contrast:
 flags, and the scale of the cosine head that a stage 2 starts from."""
 
 CLASSES, BATCH = 5, 16
@@ -88,9 +92,18 @@ def make_stage(
     run = Run(options, run_folder(options), machine, data, torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     if options.stage == 1:
-        return run, pretraining(run)
+        with patch("utils.training.stage1.load_teacher", untrained_teacher):
+            return run, pretraining(run)
     start = build_model(arch, data.num_classes, head_scale=head_scale)
     return run, finetuning(run, {"state_dict": start.state_dict(), "arch": arch}, Path("x"))
+
+
+def untrained_teacher(run: Run) -> Teacher:
+    """A teacher with random weights, in the place of the one that `--teacher` names."""
+    with unset_fake_temporarily():  # a fake network cannot be copied
+        network = build_model("resnet20", run.data.num_classes).eval()
+        network = fold_batch_norm(network).requires_grad_(False)
+    return Teacher(run.place(network), None)
 
 
 def make_eager_step(run: Run, stage: Stage, phase: Phase) -> EagerStep:
