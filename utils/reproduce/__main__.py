@@ -65,7 +65,7 @@ def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
     if arguments.dataset and missing:
         print(f"{len(missing)} runs; one epoch of each kind measures the time:", flush=True)
         seconds = measured_seconds(missing, extra)
-        print(f"\nthe {len(missing)} runs will take about {duration(seconds)}", flush=True)
+        print(f"\nthe {len(missing)} runs will take about {duration(seconds)}, by an estimate")
     status = runner.run(cells)
     if status not in (0, 1):
         return status

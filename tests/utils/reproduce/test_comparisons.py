@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.table_records import frame_of, predictions, write_run
+from utils.options.recipes import RECIPES
 from utils.reproduce.comparisons import against_published, comparisons, rankings
 from utils.reproduce.plan import DataSet, Length
 from utils.reproduce.published import PUBLISHED
@@ -194,6 +195,19 @@ def test_two_rows_of_the_papers_are_no_ranking_and_runs_without_held_out_images_
     write_lasts(tmp_path, {row: LASTS[row] for row in ("control", "dro_lt")})
     write_run(tmp_path, "dro_lt_weight", [1.0] * 3, length=CUT)
     assert rankings(frame_of(tmp_path)) == []
+
+
+def test_other_data_have_a_ranking_for_each_length_that_is_no_part_of_another(tmp_path):
+    own = {"data": DataSet("digits", 0, "beef0123"), "protocol": "last"}
+    for length in (Length(30, 8, 2), Length(20, 4, 1)):
+        for row in ("ce", "classifier_only", "control"):
+            part = length.of(RECIPES[row])
+            epochs = part.features + part.classifier or part.stage_1
+            tops = [1.0] * epochs
+            write_run(tmp_path, row, tops, heldout=tops, length=length, **own)
+    found = rankings(frame_of(tmp_path))
+    assert [ranking["length"].iloc[0] for ranking in found] == [Length(30, 8, 2), Length(20, 4, 1)]
+    assert all(set(r["row"]) == {"ce", "classifier_only", "control"} for r in found)
 
 
 def test_the_interval_of_a_ranking_is_over_seeds_and_held_out_images(tmp_path):
