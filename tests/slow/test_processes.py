@@ -10,12 +10,14 @@ import pytest
 
 from tests.support import distributed_steps
 from tests.support.helpers import (
+    CLASS_COUNTS,
     STAGE_1_NAME,
     load,
     read_csv,
     read_summary,
     snapshot,
     stage_1,
+    stage_1_folder,
     stage_2,
     stage_2_folder,
     succeed,
@@ -87,6 +89,17 @@ def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):
     alone = succeed([*command, "--evaluation", "True"])
     assert out.strip() == alone.out.strip()
     assert str(read_summary(folder)["test"]["selected"]["linear"]["top1"])[:5] in out
+
+
+def test_a_student_of_two_processes_learns_from_its_teacher(tree, finished, tmp_path):
+    flags = ("--teacher", finished / STAGE_1_NAME, "--loss_type", "BS", "--epochs", 1)
+    status, _, err = torchrun(2, [*MAIN, *stage_1(tree, tmp_path, *flags)])
+    assert status == 0, err
+    folder = stage_1_folder(tmp_path)
+    [row] = read_csv(folder)
+    assert float(row["train_distillation"]) > 0
+    assert read_summary(folder)["images_seen"] == sum(CLASS_COUNTS)
+    assert "finished" in succeed([*stage_1(tree, tmp_path, *flags), "--resume", "True"]).out
 
 
 def test_a_killed_process_ends_the_others(tree, tmp_path):

@@ -19,7 +19,13 @@ from datasets.loading.resident import Normalise, ResidentLoader
 from datasets.samplers import ShuffledOrder
 from datasets.sources.digits import load_digits
 from datasets.splits import CIFAR_MEAN, CIFAR_STD, LongTailedData, Split
-from losses import Margins, stage_1_objective, stage_2_objective
+from losses import (
+    DistillationLoss,
+    Margins,
+    prior_offsets,
+    stage_1_objective,
+    stage_2_objective,
+)
 from models import build_model
 from models.layers import LayerFeatures
 from utils.evaluation.evaluator import Evaluator, class_centroids
@@ -29,7 +35,7 @@ from utils.machine.processes import World
 from utils.training.phase import Phase
 from utils.training.steps import make_step
 
-KINDS = ("stage 1", "stage 2", "layers")
+KINDS = ("stage 1", "distilled", "stage 2", "layers")
 STEPS, BATCH, CLASSES, RATE = 20, 32, 10, 0.0001
 WARM_UP_EPOCHS = 20
 CPU = torch.device("cpu")
@@ -85,9 +91,16 @@ def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.
     loader = ResidentLoader(
         data.train, NORMALISE, BATCH, order, "crop_flip", generator, machine.world
     )
-    network, margins = model, None
+    network, margins, teacher = model, None, None
     if kind == "stage 1":
         objective = stage_1_objective("CE", data.class_counts, reweighted=True)
+        parameters = list(model.parameters())
+    elif kind == "distilled":
+        torch.manual_seed(2)
+        teacher = build_model("resnet32", CLASSES).eval().requires_grad_(False)
+        offsets = prior_offsets(data.class_counts, 1.0)
+        distillation = DistillationLoss(2.0, 0.5, offsets, offsets), 0.5
+        objective = stage_1_objective("BS", data.class_counts, False, distillation=distillation)
         parameters = list(model.parameters())
     else:
         parameters = [p for n, p in model.named_parameters() if not n.startswith("linear.")]
@@ -110,6 +123,7 @@ def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.
         objective=lambda epoch: objective,
         optimizer=torch.optim.SGD(parameters, RATE, momentum=0.9, weight_decay=1e-4),
         learning_rate=lambda epoch: RATE,
+        teacher=teacher,
     )
     step = make_step(network, phase, objective, machine)
     reported = []

@@ -65,15 +65,15 @@ def _listed_sizes(table: Path) -> Iterator[bytes]:
     """Yields the size in bytes of each file that a table lists, in its order."""
     with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
-        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
         try:
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
             for row in reader:
                 try:
                     size = os.stat(table.parent / (row.get("path") or "").strip()).st_size
                 except (OSError, ValueError):
                     size = -1  # loading the data reports it
                 yield b"%d\n" % size
-        except csv.Error:
+        except csv.Error:  # loading the data reports this too
             return
 
 

@@ -181,6 +181,14 @@ def test_a_table_counts_with_the_images_that_it_lists(tmp_path):
     assert folder_of(other).name == earlier
 
 
+def test_a_file_that_is_no_table_is_refused_in_one_line(tmp_path):
+    path = write("table.csv", b"path,label," + b"x" * 200_000)  # longer than a cell may be
+    before = snapshot(tmp_path)
+    outcome = call(f"--dataset csv --data_root {path}".split())
+    assert outcome.status == 2 and len(outcome.errors) == 1 and "not a table" in outcome.err
+    assert snapshot(tmp_path) == before
+
+
 def test_a_whole_run_by_a_backbone_that_is_moved_then_lost(tmp_path, no_figures):
     import torch
 
