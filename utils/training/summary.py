@@ -121,7 +121,7 @@ def final_table(summary: dict) -> str:
     rows |= _rows(f"last feature epoch ({features['last']['epoch']})", features["last"])
     return (
         f"{accuracy_table(rows, summary['class_counts'])}\n"
-        f"The classifier phase began from the features that the {protocol} images chose. In this "
+        f"The classifier phase began from the features that {protocol} images chose. In this "
         "stage only the last feature epoch depends on no choice."
     )
 
