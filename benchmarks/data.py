@@ -63,22 +63,18 @@ def scaled(data: LongTailedData, factor: float) -> LongTailedData:
     positions = [(data.train.labels == c).nonzero().squeeze(1) for c in range(data.num_classes)]
     chosen = torch.cat([p[_spread(len(p), factor)] for p in positions])
 
-    def part(split: AnySplit | None) -> AnySplit | None:
-        return None if split is None else _take(split, _spread(len(split), factor))
+    def part(split: AnySplit) -> AnySplit:
+        return split.subset(_spread(len(split), factor).numpy())
 
-    return replace(
-        data, train=_take(data.train, chosen), test=part(data.test), heldout=part(data.heldout)
-    )
+    heldout = None if data.heldout is None else part(data.heldout)
+    train = data.train.subset(chosen.numpy())
+    return replace(data, train=train, test=part(data.test), heldout=heldout)
 
 
 def _spread(count: int, factor: float) -> torch.Tensor:
     """Returns ceil(count · factor) positions, evenly spread over 0..count−1."""
     wanted = -int(-(count * factor) // 1)
     return torch.arange(wanted) * count // wanted
-
-
-def _take(split: AnySplit, positions: torch.Tensor) -> AnySplit:
-    return split.subset(positions.numpy())
 
 
 def epoch_images(data: LongTailedData) -> dict[str, int]:

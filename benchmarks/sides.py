@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,8 @@ from datasets import LongTailedData
 from utils.errors import RunError
 
 PLAIN = "plain float32"
+SIZES = (1, 2, 4)
+"""Multiples of the images that epochs are measured at."""
 
 
 def side_names(precision: str) -> list[str]:
@@ -93,7 +95,8 @@ def _answer(told: tuple[bool, Settings, Path, float], function: Callable[[Side],
     return function(_side(*told))
 
 
-@cache
+# Few at once, so that workers of a part that is done with end.
+@lru_cache(maxsize=len(SIZES) + 1)
 def _side(is_plain: bool, settings: Settings, folder: Path, part: float) -> Side:
     """Returns a side, in its process. Each imports only what it needs itself."""
     data = _data(settings, part)

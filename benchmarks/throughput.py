@@ -23,7 +23,6 @@ from utils.options.flags import PRECISIONS
 from utils.options.parse import Parser
 from utils.runs.run_folder import check_writable
 
-SIZES = (1, 2, 4)
 MEMORY_PART = 0.02
 RATE_PARTS = {0.25: ("pretraining", "evaluation"), 0.05: ("features", "augmentation")}
 """Which images a second are measured on which part of the images: an epoch of CIFAR-100-LT's stage
@@ -81,7 +80,7 @@ def throughput(arguments: argparse.Namespace, settings: Settings) -> None:
     from benchmarks.data import benchmark_data
     from benchmarks.measurements import Measurements
     from benchmarks.report import Report
-    from benchmarks.sides import both_sides
+    from benchmarks.sides import SIZES, both_sides
 
     quick, fraction = arguments.quick, arguments.fraction
     deadline = time.perf_counter() + (0 if quick else arguments.budget)

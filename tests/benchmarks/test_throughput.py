@@ -1,5 +1,6 @@
 """`python -m benchmarks.throughput`: its parts and bad input; tests/slow has a whole quick run."""
 
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from benchmarks.measurements import Measurements, line_through
 from benchmarks.memory import PeakMemory, memory_of_tree
 from benchmarks.report import Report
 from benchmarks.settings import PHASES, RECIPE, settings_of
-from benchmarks.sides import SideProcess, device_memory, process_of, side_names
+from benchmarks.sides import SIZES, SideProcess, device_memory, process_of, side_names
+from datasets.samplers import visits_every_class
 from utils.errors import RunError, UserError
 from utils.options.parse import parse_stages
 
@@ -148,7 +150,8 @@ def test_rounds_end_in_time(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "left", "expected"), [(1, 1e9, 0.02), (10, 150, 0.008), (2, 60, 0.008 * 60 / 42)]
+    ("seconds", "left", "expected"),
+    [(1, 1e9, 0.02), (10, 150, 0.008), (2, 60, 0.008), (2, 64, 0.012)],
 )
 def test_no_more_images_than_there_is_time_for(seconds, left, expected, monkeypatch):
     """A warm-up and two rounds of one, two and four times the images: 21 visits of a side."""
@@ -161,6 +164,13 @@ def test_no_more_images_than_there_is_time_for(seconds, left, expected, monkeypa
     monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
     found = rounds.affordable([Visited(), Visited()], (1, 2, 4), deadline=left + seconds)
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("part", [*rounds.PARTS, *throughput.RATE_PARTS, throughput.MEMORY_PART])
+def test_every_class_is_visited_on_a_part_of_the_images(part):
+    """As the paper's sampler must; of CIFAR-100, whose largest class has 500 images."""
+    for size in SIZES if part in rounds.PARTS else (1,):
+        assert visits_every_class(100, math.ceil(500 * part * size), 4)
 
 
 def test_the_memory_of_workers_counts():
