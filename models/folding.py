@@ -14,7 +14,7 @@ _torch: Any = torch
 """torch's functions on lists of tensors have no public types."""
 
 
-def fold_batch_norm(model: nn.Module) -> nn.Module:
+def fold_batch_norm(model: nn.Module, conv_dtype: torch.dtype | None = None) -> nn.Module:
     """Returns a copy for inference, in eval mode, that computes the same with fewer operations. If
     the model is such a copy, returns the model.
 
@@ -25,12 +25,17 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
     A model has one copy. Each call updates it in place to the model's current weights, so the
     result of an earlier call changes too.
+
+    Args:
+        model: the network.
+        conv_dtype: type of the convolutions' weights, or None for that of the model. The type of
+            autocast gives the same results: autocast would cast the weights in each pass.
     """
     if not (model.training or any(isinstance(m, _BatchNorm) for m in model.modules())):
         return model
     folding = _FOLDINGS.get(model)
-    if folding is None or not folding.is_of(model):
-        folding = _FOLDINGS[model] = _Folding(model)
+    if folding is None or not folding.is_of(model, conv_dtype):
+        folding = _FOLDINGS[model] = _Folding(model, conv_dtype)
     else:
         folding.refill(model)
     return folding.network
@@ -40,8 +45,8 @@ class _Folding:
     """The copy of a model, and the pairs of a convolution and the batch-norm that it took over."""
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module) -> None:
-        self.kind = _kind(model)
+    def __init__(self, model: nn.Module, conv_dtype: torch.dtype | None) -> None:
+        self.kind, self.conv_dtype = _kind(model), conv_dtype
         self.network = copy.deepcopy(model).eval()
         self.pairs: list[tuple[str, str]] = []
         for prefix, module in list(self.network.named_modules()):
@@ -51,10 +56,14 @@ class _Folding:
                     setattr(module, norm_name, nn.Identity())
                     start = f"{prefix}." if prefix else ""
                     self.pairs.append((start + conv_name, start + norm_name))
+        for module in self.network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(conv_dtype)
 
-    def is_of(self, model: nn.Module) -> bool:
-        """Returns True if the model still has the layers, shapes and devices of the copy."""
-        return _kind(model) == self.kind
+    def is_of(self, model: nn.Module, conv_dtype: torch.dtype | None) -> bool:
+        """Returns True if the model still has the layers, shapes and devices of the copy, and the
+        copy this type."""
+        return _kind(model) == self.kind and conv_dtype == self.conv_dtype
 
     @torch.no_grad()
     def refill(self, model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from models import build_model
 from models.folding import fold_batch_norm
 from models.layers import LayerFeatures
+from tests.support.helpers import noise
 from tests.support.stages import OperationLog
 
 
@@ -63,6 +64,26 @@ def test_refilling_takes_a_few_operations_on_all_layers_at_once():
     with OperationLog() as log:
         fold_batch_norm(model)
     assert log.counts.total() <= 12, log.counts
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "resnet10"])
+def test_weights_cast_once_give_the_bits_of_autocast_and_no_casts_of_weights(arch):
+    torch.manual_seed(0)
+    model, images = build_model(arch, 5), noise(2, 8) / 255
+    found, casts = [], []
+    for dtype in (None, torch.bfloat16):
+        for _ in range(2):  # a new copy, and a refilled one
+            folded = fold_batch_norm(model, dtype)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), OperationLog() as log:
+                found.append(folded(images))
+        casts.append(log.counts["_to_copy.default"])
+    assert found[0][1].isfinite().all()
+    for features, logits in found[1:]:
+        assert torch.equal(features, found[0][0]) and torch.equal(logits, found[0][1])
+    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in folded.modules())
+    assert casts[0] - casts[1] == 2 * convolutions  # weights and biases
+    assert folded.linear.weight.dtype == torch.float32
+    assert fold_batch_norm(model).conv1.weight.dtype == torch.float32
 
 
 def test_a_changed_network_gets_a_copy_of_its_own():

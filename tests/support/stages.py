@@ -102,7 +102,7 @@ def untrained_teacher(run: Run) -> Teacher:
     """A teacher with random weights, in the place of the one that `--teacher` names."""
     with unset_fake_temporarily():  # a fake network cannot be copied
         network = build_model("resnet20", run.data.num_classes).eval()
-        network = fold_batch_norm(network).requires_grad_(False)
+        network = fold_batch_norm(network, run.machine.conv_dtype).requires_grad_(False)
     return Teacher(run.place(network), None)
 
 

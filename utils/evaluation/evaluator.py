@@ -40,7 +40,7 @@ def extract_features(
     Raises:
         Interrupted: a signal came.
     """
-    network = cast(Network, fold_batch_norm(model))
+    network = cast(Network, fold_batch_norm(model, machine.conv_dtype))
     features, targets = [], []
     for images, batch_targets in batches:
         with machine.autocast():
@@ -72,7 +72,7 @@ def class_centroids(
     Raises:
         Interrupted: a signal came.
     """
-    network = cast(Network, fold_batch_norm(model))
+    network = cast(Network, fold_batch_norm(model, machine.conv_dtype))
     world = machine.world
     sums, counts = torch.zeros(2, 1, dtype=torch.float64, device=machine.device)
     for images, targets in batches:
@@ -179,7 +179,7 @@ class Evaluator:
     def look(self, model: nn.Module) -> None:
         """Passes test and held-out images through the network as it is now, and keeps their
         features."""
-        self._network = fold_batch_norm(model)
+        self._network = fold_batch_norm(model, self.machine.conv_dtype)
         self._seen = {
             name: extract_features(self._network, loader, self.machine)
             for name, loader in self.loaders.items()

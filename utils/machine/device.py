@@ -39,6 +39,12 @@ class Machine:
         precision is `bf16`."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    @property
+    def conv_dtype(self) -> torch.dtype | None:
+        """The type to which `autocast` casts the weights of convolutions, or None if it casts
+        nothing."""
+        return torch.bfloat16 if self.precision == "bf16" else None
+
     def description(self) -> dict:
         """Returns what `args.json` records about the machine."""
         is_cuda = self.device.type == "cuda"

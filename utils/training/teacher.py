@@ -54,7 +54,7 @@ def load_teacher(run: Run) -> Teacher:
     warn_of_other_data(start, path, data)
     if recorded.get("normalisation") not in (None, data.description()["normalisation"]):
         warn(f"{path} was trained on images that were normalised in another way than this run's")
-    network = fold_batch_norm(network.eval()).requires_grad_(False)
+    network = fold_batch_norm(network.eval(), run.machine.conv_dtype).requires_grad_(False)
     return Teacher(run.place(network), _offsets(start, path, data.class_counts))
 
 

@@ -132,7 +132,7 @@ class TrainingPass:
             batches_a_pass = STREAMED_BATCHES_A_PASS
             # A part must end with a whole batch.
             images_a_pass = max(1, images_a_pass // size) * size
-        network = fold_batch_norm(self.stage.model)
+        network = fold_batch_norm(self.stage.model, self.machine.conv_dtype)
         batches = phase.loader.batches(images_a_pass)
         for first in batches:
             part = chain([first], islice(batches, batches_a_pass))

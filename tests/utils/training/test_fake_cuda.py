@@ -67,7 +67,7 @@ def test_a_planted_fault_is_seen(data, fake_cuda, fault, error):
 
 def test_centroids_and_the_evaluation_pass_stay_on_the_device(data, fake_cuda, monkeypatch):
     # A fake network cannot be copied; what folding computes is tested on a CPU.
-    monkeypatch.setattr("utils.evaluation.evaluator.fold_batch_norm", lambda model: model.eval())
+    monkeypatch.setattr("utils.evaluation.evaluator.fold_batch_norm", lambda model, _: model.eval())
     _, stage = make_stage("", MACHINE, data)
     evaluator = Evaluator(data, MACHINE)
     centroids = class_centroids(stage.model, evaluator.train_loader, data.num_classes, MACHINE)

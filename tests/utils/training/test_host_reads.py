@@ -47,7 +47,7 @@ def reads_of(fake_mode, monkeypatch, tmp_path):
     monkeypatch.setattr(DrawnAhead, "begin", lambda ahead: None)
     # A fake network cannot be copied; what folding computes is tested on a CPU.
     for module in ("utils.evaluation.evaluator", "utils.training.training_pass"):
-        monkeypatch.setattr(f"{module}.fold_batch_norm", lambda model: model.eval())
+        monkeypatch.setattr(f"{module}.fold_batch_norm", lambda model, _: model.eval())
     monkeypatch.setitem(ARCHITECTURES, "resnet20", SmallNetwork)
 
     def run(flags):

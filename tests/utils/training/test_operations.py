@@ -77,7 +77,7 @@ BUDGET = {
     "stage 1": ("", 250, 314),
     "stage 1, cosine head": ("--head cosine", 285, 349),
     "stage 1, mixup": ("--seed 0 --mixup 0.2", 265, 329),
-    "stage 1, teacher": ("--teacher x", 319, 422),
+    "stage 1, teacher": ("--teacher x", 319, 384),
     "stage 1, contrast": ("--contrastive bcl", 342, 406),
     "stage 1, robust loss": ("--robust_weight 0.5", 299, 363),
     "features": (STAGE_2, 296, 360),
