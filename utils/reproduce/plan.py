@@ -1,8 +1,9 @@
 """What is to be run: cells, each with its command, its folder, and the place of its records."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from utils.options.recipes import FULL_STAGE_1, FULL_STAGE_2, RECIPES, Recipe
@@ -127,6 +128,11 @@ class Cell:
         return self.start or self.teacher
 
     @property
+    def chain(self) -> list["Cell"]:
+        """All runs that lead to it, in their order, and itself."""
+        return [*(self.before.chain if self.before else []), self]
+
+    @property
     def record(self) -> Path:
         """The place of its records below `results/runs`."""
         length = self.length
@@ -211,25 +217,15 @@ def plan(
         precision: of training.
         start_seed: the seed of the one stage 1 that all start from.
     """
-
-    def cells() -> Iterator[Cell]:
-        for data, rows in data_sets:
-            for row in rows:
-                for seed in seeds:
-                    yield from of_row(data, row, seed)
-
-    def of_row(data: DataSet, row: str, seed: int) -> Iterator[Cell]:
-        recipe = RECIPES[row]
-        if recipe.start is None:
-            yield from chain(Cell(data, row, length.of(recipe), precision, seed))
-            return
-        start = seed if start_seed is None else start_seed
-        for protocol in protocols:
-            yield from chain(Cell(data, row, length.of(recipe), precision, seed, start, protocol))
-
-    def chain(cell: Cell) -> Iterator[Cell]:
-        if cell.before is not None:
-            yield from chain(cell.before)
-        yield cell
-
-    return list(dict.fromkeys(cells()))
+    cells: list[Cell] = []
+    for data, rows in data_sets:
+        for row, seed in product(rows, seeds):
+            recipe = RECIPES[row]
+            cell = Cell(data, row, length.of(recipe), precision, seed)
+            if recipe.start is None:
+                cells += cell.chain
+                continue
+            cell = replace(cell, start_seed=seed if start_seed is None else start_seed)
+            for protocol in protocols:
+                cells += replace(cell, protocol=protocol).chain
+    return list(dict.fromkeys(cells))

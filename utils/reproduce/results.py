@@ -143,10 +143,8 @@ def _images_seen(run: RecordedRun) -> int:
 
 def _of_chain(cell: Cell, of_runs: Mapping[Cell, dict]) -> dict[str, float]:
     """What all runs up to this one cost; unknown where one of them has no records."""
-    chain = [cell]
-    while (before := chain[-1].before) is not None:
-        chain.append(before)
-    costs = [of_runs.get(c, {"seconds": np.nan, "images_seen": np.nan}) for c in chain]
+    unknown = {"seconds": np.nan, "images_seen": np.nan}
+    costs = [of_runs.get(run, unknown) for run in cell.chain]
     return {
         "chain_seconds": sum(cost["seconds"] for cost in costs),
         "chain_images": sum(cost["images_seen"] for cost in costs),
