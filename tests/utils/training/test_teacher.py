@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from losses import prior_offsets
 from models import build_model
 from utils.errors import UserError
+from utils.machine.device import Machine
 from utils.options.parse import parse_options
 from utils.training.teacher import load_teacher
 
@@ -28,7 +29,8 @@ def run(tmp_path):
             description=lambda: {"normalisation": {"mean": [0.5]}, "class_names": list("abcde")},
         )
         options = parse_options(["--teacher", str(path), "--root_model", str(tmp_path)])
-        return SimpleNamespace(options=options, data=data, place=lambda model: model)
+        machine = Machine(torch.device("cpu"), "float32")
+        return SimpleNamespace(options=options, data=data, machine=machine, place=lambda m: m)
 
     return make
 
