@@ -1,7 +1,7 @@
 """One long-tailed set in one file: its training, test and held-out images. It is for machines to
 which a whole data set cannot be copied.
 
-256 images of a split at a time are stacked into one tall picture and saved as lossless WebP, which
+64 images of a split at a time are stacked into one tall picture and saved as lossless WebP, which
 takes about half of their raw size. Reading gives the same bits back.
 """
 
@@ -18,7 +18,7 @@ from utils.errors import UserError
 from utils.files import atomic_write
 from utils.options.flags import Options
 
-STACKED = 256
+STACKED = 64
 SUBSET_FLAGS = ("dataset", "imb_type", "imb_factor", "rand_number")
 
 
