@@ -20,10 +20,12 @@ from utils.reproduce.filing import file_records
 from utils.reproduce.plan import Cell, Length
 from utils.runs.folders import run_folder
 from utils.runs.lookup import PRETRAINED
-from utils.runs.records import read_epochs, read_run
+from utils.runs.records import RecordedRun, read_epochs, read_run
 from utils.runs.run_folder import LAST_CHECKPOINT
 
 INTERRUPTED = (130, 143)
+FEWEST_STEPS = 1000
+"""With fewer steps of stage 1 a network may have learnt too little to rank methods by."""
 
 
 @dataclass
@@ -160,7 +162,8 @@ def duration(seconds: float) -> str:
 def measured_seconds(cells: Sequence[Cell], extra: Sequence[str]) -> float:
     """Returns about how long the cells will take, in seconds: their epochs times the time of one,
     measured by training one epoch of each kind in a folder that is removed again. An epoch of
-    another network, such as a teacher's, counts by its multiplications.
+    another network, such as a teacher's, counts by its multiplications. Warns if stage 1 has few
+    steps.
 
     Raises:
         UserError: such an epoch fails.
@@ -172,6 +175,10 @@ def measured_seconds(cells: Sequence[Cell], extra: Sequence[str]) -> float:
             raise UserError(f"an epoch that measures the time ended with exit status {status}")
         logs = [path.parent for path in Path(folder).rglob("log.jsonl")]
         seconds = {r["phase"]: float(r["seconds"]) for log in logs for r in read_epochs(log)}
+        runs = [read_run(path.parent) for path in Path(folder).rglob("summary.json")]
+    for run in runs:
+        if run.stage == 1 and (few := few_steps(run, cells[0].length.stage_1)):
+            print(f"reproduce: warning: {few}", file=sys.stderr)
     total = 0.0
     for cell in cells:
         length = cell.length
@@ -181,6 +188,26 @@ def measured_seconds(cells: Sequence[Cell], extra: Sequence[str]) -> float:
         own = sum(count * seconds[phase] for phase, count in epochs.items())
         total += own * _cost(cell, extra) / _cost(measured, extra)
     return total
+
+
+def few_steps(epoch: RecordedRun, epochs: int) -> str | None:
+    """Returns a warning if a stage 1 of so many epochs has fewer than `FEWEST_STEPS` steps, else
+    None.
+
+    Args:
+        epoch: a run of one epoch of stage 1.
+        epochs: of the stages 1 to come.
+    """
+    assert epoch.summary is not None
+    images, batch = epoch.summary["images_seen"], epoch.arguments["batch_size"]
+    steps = -(-images // batch)
+    if epochs * steps >= FEWEST_STEPS:
+        return None
+    return (
+        f"stage 1 has only {epochs * steps} steps (epochs times steps of an epoch, {epochs} x "
+        f"{steps}), which may be too few to learn; --stage1 {-(-FEWEST_STEPS // steps)} gives "
+        f"{FEWEST_STEPS}, and a smaller --batch-size more in each epoch"
+    )
 
 
 def _cost(cell: Cell, extra: Sequence[str]) -> float:

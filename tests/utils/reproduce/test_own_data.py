@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.support.own_images import write_folder
 from tests.utils.reproduce.test_runs import called
 from utils.options.parse import parse_options, parse_stages
 from utils.reproduce.plan import Cell, DataSet, Length
-from utils.reproduce.running import measured_seconds, users_commands
+from utils.reproduce.running import few_steps, measured_seconds, users_commands
 from utils.reproduce.sharing import with_subset
 from utils.runs.folders import run_folder
 
@@ -41,6 +42,24 @@ def test_the_time_is_told_beforehand_from_measured_epochs(made):
     _, outcome = made
     told = outcome.out.index("the 3 runs will take about ")
     assert told < outcome.out.index("[1/3]")
+
+
+def test_a_stage_1_of_few_steps_is_warned_of(made):
+    _, outcome = made
+    warnings = [line for line in outcome.err.splitlines() if "reproduce: warning" in line]
+    assert len(warnings) == 1
+    assert "stage 1 has only 1 steps" in warnings[0] and "--stage1 1000 gives 1000" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "epochs", "wanted"),
+    [(257, 128, 30, 334), (1000, 10, 10, None), (1000, 10, 9, 10), (10_000, 128, 30, None)],
+)
+def test_steps_are_whole_batches_and_a_thousand_are_enough(images, batch, epochs, wanted):
+    run = SimpleNamespace(summary={"images_seen": images}, arguments={"batch_size": batch})
+    warning = few_steps(run, epochs)
+    assert (warning is None) == (wanted is None)
+    assert wanted is None or f"--stage1 {wanted} gives 1000" in warning
 
 
 def test_rows_are_ranked_by_held_out_images(made):
