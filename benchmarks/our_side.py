@@ -131,7 +131,7 @@ class OurSide(Side):
         centroids = self._centroids if objective.uses_centroids else None
         batches = phase.loader.pixels()
         if phase.features_are_frozen:
-            network, images = fold_batch_norm(stage.model), phase.loader
+            network, images = fold_batch_norm(stage.model, self.machine.conv_dtype), phase.loader
             batches = (extract_features(network, [batch], self.machine) for batch in images)
         arguments = ((inputs, targets, centroids) for inputs, targets in batches)
         return self.steps[name], islice(arguments, most)

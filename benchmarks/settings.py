@@ -69,7 +69,9 @@ class Settings:
         return [*self.flags, "--recipe", "dro_lt", "--schedule", "scaled", *rest]
 
 
-def settings_of(flags: Sequence[str], persistent_workers: bool = False, quick: bool = False):
+def settings_of(
+    flags: Sequence[str], persistent_workers: bool = False, quick: bool = False
+) -> Settings:
     """Returns the settings that flags of `main.py` stand for, with a benchmark's own defaults:
     CIFAR-100, and as many workers as the released code has or the machine has cores.
 

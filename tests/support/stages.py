@@ -17,11 +17,12 @@ from tests.support.helpers import noise
 from utils.machine.device import Machine
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
+from utils.training.eager_step import EagerStep
+from utils.training.graph_step import add_momenta
 from utils.training.phase import Phase
 from utils.training.setup import Run, Stage
 from utils.training.stage1 import pretraining
 from utils.training.stage2 import finetuning
-from utils.training.steps import EagerStep, add_momenta
 from utils.training.teacher import Teacher
 
 STAGE_2 = (

@@ -11,7 +11,7 @@ from tests.support.helpers import call, stage_1
 from utils.errors import UserError
 from utils.machine.device import Machine, choose_machine
 from utils.machine.processes import ALONE, World, world_of_environment
-from utils.training.steps import running_statistics_kept
+from utils.training.split_step import running_statistics_kept
 
 
 @pytest.fixture(scope="module")

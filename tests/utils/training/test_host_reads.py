@@ -12,7 +12,7 @@ from tests.support.host_reads import HostReads, NoClock
 from tests.support.stages import STAGE_2, make_stage, small_data
 from utils.machine.device import Machine
 from utils.runs import checkpoint
-from utils.training.steps import EagerStep
+from utils.training.eager_step import EagerStep
 from utils.training.trainer import Trainer
 
 
@@ -99,4 +99,4 @@ def test_a_planted_read_is_counted_for_each_step(reads_of, monkeypatch):
         return statistics(loss, *others)
 
     monkeypatch.setattr(EagerStep, "statistics", staticmethod(reading))
-    assert reads_of("--epochs 2")["steps.__call__"] == 2 * 2  # 29 images in batches of 16
+    assert reads_of("--epochs 2")["eager_step.__call__"] == 2 * 2  # 29 images in batches of 16

@@ -11,9 +11,10 @@ from losses import ContrastiveBranch, DistillationLoss, stage_1_objective
 from models import build_model
 from tests.support.helpers import noise
 from utils.machine.device import Machine
+from utils.training.eager_step import EagerStep
 from utils.training.mixup import Mixup
 from utils.training.phase import Phase
-from utils.training.steps import EagerStep, SplitStep
+from utils.training.split_step import SplitStep
 
 COUNTS = [9, 7, 5, 3, 1]
 CPU = torch.device("cpu")

@@ -14,8 +14,10 @@ from models import build_model
 from tests.support.helpers import noise, seeded
 from utils.evaluation.evaluator import class_centroids, extract_features
 from utils.machine.device import Machine
+from utils.training.eager_step import EagerStep
+from utils.training.graph_step import GraphStep, add_momenta, preserved
 from utils.training.phase import Phase
-from utils.training.steps import EagerStep, GraphStep, add_momenta, make_step, preserved
+from utils.training.steps import make_step
 
 needs_bf16 = pytest.mark.skipif(
     not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()),

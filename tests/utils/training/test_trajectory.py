@@ -9,8 +9,8 @@ from losses import class_means, make_margins, stage_2_objective
 from models import resnet32
 from utils.evaluation.evaluator import class_centroids, extract_features
 from utils.machine.device import Machine
+from utils.training.eager_step import EagerStep
 from utils.training.phase import Phase
-from utils.training.steps import EagerStep
 
 FEATURE_STEPS, CLASSIFIER_STEPS = 5, 3
 
