@@ -12,6 +12,7 @@ import torch
 
 from utils.errors import UserError
 from utils.machine.cores import usable_cores
+from utils.machine.memory import keep_freed_memory
 from utils.machine.processes import ALONE, World
 from utils.machine.provenance import commit
 
@@ -107,7 +108,7 @@ def choose_machine(
     micro_batches: int = 1,
     world: World = ALONE,
 ) -> Machine:
-    """Returns the machine of this process, and sets torch up for its device and precision.
+    """Returns the machine of this process, and sets torch and the C library up for it.
 
     Args:
         gpu: the value of `--gpu`. None is the first CUDA device, or the CPU if there is none. With
@@ -150,6 +151,7 @@ def choose_machine(
         torch.set_num_threads(1)
     else:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+        keep_freed_memory()
     if step == "auto":
         step = "graph" if is_cuda and not is_split else "eager"
     return Machine(device, precision, step, micro_batches, world)

@@ -1,0 +1,68 @@
+"""Memory that a process frees stays with it."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from utils.machine import memory
+from utils.machine.device import choose_machine
+
+ROUNDS, BLOCKS, BLOCK = 10, 8, 2**23
+
+PROGRAM = f"""
+import resource, sys
+from utils.machine.memory import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "kept" else None
+faults = []
+for _ in range({ROUNDS}):
+    blocks = [bytearray({BLOCK}) for _ in range({BLOCKS})]
+    del blocks
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(kept, faults[-1] - faults[1])
+"""
+PAGES = (ROUNDS - 2) * BLOCKS * BLOCK // 4096
+
+
+def pages_of(mode: str) -> tuple[str, int]:
+    """What the program says, and how many pages it got from the system once it was warm."""
+    command = [sys.executable, "-c", PROGRAM, mode]
+    kept, pages = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return kept, int(pages)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_a_step_gets_no_memory_from_the_system_again():
+    kept, pages = pages_of("kept")
+    assert kept == "True" and pages < PAGES / 100
+    assert pages_of("by default")[1] > PAGES / 2
+
+
+def test_other_systems_and_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
+    assert not memory.keep_freed_memory()
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    monkeypatch.delattr(memory.ctypes, "CDLL")
+    assert not memory.keep_freed_memory()
+
+
+def test_the_limit_of_older_versions_is_respected(monkeypatch):
+    asked = []
+
+    class OldLibrary:
+        def mallopt(self, parameter: int, value: int) -> int:
+            asked.append((parameter, value))
+            return int(parameter != memory.M_MMAP_THRESHOLD or value <= 2**25)
+
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: OldLibrary())
+    assert memory.keep_freed_memory()
+    assert asked == [(-3, 2**30), (-3, 2**25), (-1, 2**31 - 1)]
+
+
+def test_a_machine_keeps_the_memory_of_its_steps(monkeypatch):
+    calls = []
+    monkeypatch.setattr("utils.machine.device.keep_freed_memory", lambda: calls.append(1))
+    choose_machine("cpu", "float32")
+    assert calls == [1]
