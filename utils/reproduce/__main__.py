@@ -1,17 +1,17 @@
-"""A table of methods from their runs: makes the runs that are missing, one after the other, and
-writes RESULTS.md, table.json, figures and the runs' small records.
+"""Trains the methods of a table one after the other, and writes the table: RESULTS.md, table.json,
+figures, and the small records of each run.
 
 The paper's table:
 
     python -m utils.reproduce --rows cifar100/100 --seeds 0,1,2 --gpu 0 --precision bf16
 
-Which method for my images? The rows in the order that held-out images put them in:
+A ranking of methods for your own images, by their accuracy on held-out images:
 
     python -m utils.reproduce --dataset folder --data_root DIR
 
-What is recorded is not run again, so the same command goes on after an interruption. Flags of
-main.py that change no row (--data_root, --gpu, --workers, ...) are passed on to all runs; with
---dataset also those that all rows share (--arch, --batch-size, --augment, --imb_factor, ...).
+A run that has records is not trained again. So after an interruption, the same command goes on.
+Flags of main.py that change no row (--data_root, --gpu, --workers, ...) apply to all runs. With
+--dataset, so do the flags that all rows share (--arch, --batch-size, --augment, --imb_factor, ...).
 """
 
 import argparse
@@ -32,11 +32,14 @@ from utils.reproduce.running import Runner, duration, measured_seconds, users_co
 from utils.reproduce.sharing import check_passed_on, with_subset
 
 OWN_LENGTH = Length(30, 8, 2)
-"""Epochs on other data, unless others are named: for ten thousand small images on a laptop."""
+"""The default on own data. A laptop can train it on ten thousand small images."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Does what the command line `argv` (`sys.argv` if None) asks for.
+    """Runs a command line.
+
+    Args:
+        argv: the arguments; None means `sys.argv`.
 
     Returns:
         The exit status: 0 done, 1 a run failed, 2 bad input, 130 or 143 interrupted.
@@ -63,9 +66,9 @@ def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
         return 0
     missing = [cell for cell in cells if not runner.is_recorded(cell)]
     if arguments.dataset and missing:
-        print(f"{len(missing)} runs; one epoch of each kind measures the time:", flush=True)
+        print(f"{len(missing)} runs. To estimate their time, one epoch of each kind:", flush=True)
         seconds = measured_seconds(missing, extra)
-        print(f"\nthe {len(missing)} runs will take about {duration(seconds)}, by an estimate")
+        print(f"\nestimate: the {len(missing)} runs will take about {duration(seconds)}")
     status = runner.run(cells)
     if status not in (0, 1):
         return status
@@ -81,7 +84,7 @@ def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
 def _cells(
     arguments: argparse.Namespace, extra: list[str], records: Path
 ) -> tuple[list[Cell], list[str]]:
-    """What is to be there, and the flags of all runs."""
+    """Returns all runs that the table needs, and the flags for all of them."""
     is_own = arguments.dataset is not None
     length = OWN_LENGTH if is_own else FULL_LENGTH
     if arguments.stage1 is not None:
@@ -117,13 +120,13 @@ def _parser() -> argparse.ArgumentParser:
         "--dataset",
         choices=DATASETS,
         metavar="NAME",
-        help="compare methods on this data set as it comes, instead of making the paper's table",
+        help="compare methods on this data set, instead of the paper's table",
     )
     parser.add_argument(
         "--rows",
         metavar="R[,R]",
-        help="DATASET, DATASET/RATIO, DATASET/RATIO/ROW or ROW (default: all); with --dataset ROW "
-        f"alone (default: {','.join(OF_OWN_DATA)})",
+        help="each is DATASET, DATASET/RATIO, DATASET/RATIO/ROW or ROW (default: all); with "
+        f"--dataset, each is ROW (default: {','.join(OF_OWN_DATA)})",
     )
     parser.add_argument(
         "--seeds", type=_list_of(seed_value), default=[0], metavar="S[,S]", help="(default: 0)"
@@ -132,28 +135,28 @@ def _parser() -> argparse.ArgumentParser:
         "--from_seed",
         type=seed_value,
         metavar="S",
-        help="start every stage 2 from the stage 1 of this seed (default: from that of its own)",
+        help="start every stage 2 from the stage 1 of this seed (default: of its own seed)",
     )
     parser.add_argument(
         "--protocols",
         type=_protocols,
         metavar="P[,P]",
-        help=f"what chooses the checkpoints of the stages 2 (default: {','.join(PROTOCOLS)}; with "
-        "--dataset last, so that held-out images choose between rows alone)",
+        help=f"what selects the checkpoints of stage 2 (default: {','.join(PROTOCOLS)}; with "
+        "--dataset: last, because held-out images must only rank the rows)",
     )
     parser.add_argument(
         "--stage1",
         type=positive_count,
         metavar="E",
-        help="epochs of stage 1; its rate steps move with it (default: 200, as published; with "
-        f"--dataset {OWN_LENGTH.stage_1})",
+        help="epochs of stage 1; the steps of its learning rate scale with it (default: 200, as "
+        f"published; with --dataset: {OWN_LENGTH.stage_1})",
     )
     parser.add_argument(
         "--stage2",
         type=_phases,
         metavar="F+C",
         help="feature and classifier epochs of stage 2 (default: 80+20, as published; with "
-        f"--dataset {OWN_LENGTH.features}+{OWN_LENGTH.classifier})",
+        f"--dataset: {OWN_LENGTH.features}+{OWN_LENGTH.classifier})",
     )
     parser.add_argument(
         "--precision",
@@ -166,22 +169,24 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("checkpoint"),
         metavar="DIR",
-        help="folder of the runs (default: checkpoint)",
+        help="where runs go (default: checkpoint)",
     )
     parser.add_argument(
         "--results",
         type=Path,
         metavar="DIR",
-        help="folder of the table and of the runs' records (default: results; with --dataset "
+        help="where the table and the records of runs go (default: results; with --dataset: "
         "comparison)",
     )
     parser.add_argument(
         "--file",
         metavar="ROW=FOLDER",
-        help="run nothing: file the finished run in this folder as one of a row's",
+        help="train nothing; add the finished run in FOLDER to the table, as a run of ROW",
     )
-    parser.add_argument("--table-only", action="store_true", help="run nothing")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    parser.add_argument(
+        "--table-only", action="store_true", help="train nothing; write the table again"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="train nothing; print the commands")
     return parser
 
 

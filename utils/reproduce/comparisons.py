@@ -1,4 +1,4 @@
-"""What the table's rows are compared with: each other, published numbers, and held-out images."""
+"""Comparisons of rows: with each other, with published numbers, and by held-out images."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -53,24 +53,24 @@ PARTS = (
     ("twice the weight decay in stage 1", "ce_decay", "ce"),
     ("twice the weight decay in the stage 1 of DRO-LT", "dro_lt_from_decay", "dro_lt"),
 )
-"""What is added, by the difference of which two rows."""
+"""What is added, a row that has it, and a row that lacks it."""
 
 
 def comparisons(frame: Frame, parts: tuple = PARTS) -> Frame:
-    """Returns a line for each part, length, precision, protocol and kind of seeds for which there
-    are runs of both rows: the two mean accuracies, their `Difference`, and that of NCM."""
+    """Returns the difference that each of `parts` makes, if both of its rows have runs.
+
+    There is a line for each data set, length, precision, protocol and kind of seeds, with both mean
+    accuracies, their `Difference`, and the difference of NCM.
+    """
     return pd.DataFrame([line for part in parts for line in _part(frame, *part)])
 
 
 def _part(frame: Frame, what: str, ours: str, theirs: str) -> Iterator[dict[str, Any]]:
-    mine, other, recipe = (
-        frame[frame["row"] == ours],
-        frame[frame["row"] == theirs],
-        RECIPES[theirs],
-    )
+    mine, other = frame[frame["row"] == ours], frame[frame["row"] == theirs]
+    recipe = RECIPES[theirs]
     if mine.empty or other.empty:
         return
-    # A stage 1 has only its part of the length, and of precisions such as bf16+float32.
+    # If theirs is a stage 1, only the length and the precision of stage 1 must be the same.
     mine = mine.assign(
         their_length=[length.of(recipe) for length in mine["length"]],
         their_precision=[p if recipe.start else p.split("+")[0] for p in mine["precision"]],
@@ -82,15 +82,20 @@ def _part(frame: Frame, what: str, ours: str, theirs: str) -> Iterator[dict[str,
         ncm = (seeds["ncm"] - seeds["ncm_of_other"]).mean(skipna=False)
         yield {
             **dict(zip(CELL, key, strict=True)),
-            **{"what": what, "ours": ours, "theirs": theirs, "seeds": seeds["seed"].tolist()},
-            **{"ours_top1": seeds["top1"].mean(), "theirs_top1": seeds["top1_of_other"].mean()},
-            **{"difference": _difference(seeds), "ncm_points": ncm},
+            "what": what,
+            "ours": ours,
+            "theirs": theirs,
+            "seeds": seeds["seed"].tolist(),
+            "ours_top1": seeds["top1"].mean(),
+            "theirs_top1": seeds["top1_of_other"].mean(),
+            "difference": _difference(seeds),
+            "ncm_points": ncm,
         }
 
 
 def _difference(seeds: Frame) -> Difference:
-    """The difference of two rows' accuracies by seed: image by image where all predictions are
-    recorded, else with the images taken as independent."""
+    """Returns the difference between two rows. It pairs the predictions of each image if all runs
+    have recorded them. Otherwise it treats the images of the two rows as independent."""
     runs = [*seeds["run"], *seeds["run_of_other"]]
     tops = [*seeds["top1"], *seeds["top1_of_other"]]
     found = [predictions(run, top1) for run, top1 in zip(runs, tops, strict=True)]
@@ -103,8 +108,8 @@ def _difference(seeds: Frame) -> Difference:
 
 
 def against_published(frame: Frame) -> Frame:
-    """Returns a line for each cell of whole chains that has a published number. Runs cut short
-    count only where there is none at full length, and say nothing against it."""
+    """Returns the difference to the published number, for each cell of whole chains that has one.
+    Shorter runs are left out if there is a run of full length."""
     chains = frame[(frame["of_seeds"] == CHAINS) & frame["published"].notna()]
     is_answered = chains.groupby(["title", "row", "protocol"])["is_full_length"].transform("any")
     chains = chains[chains["is_full_length"] | ~is_answered.astype(bool)]
@@ -116,7 +121,8 @@ def against_published(frame: Frame) -> Frame:
         lines.append(
             {
                 **dict(zip(CELL, key, strict=True)),
-                **{"is_full_length": first["is_full_length"], "published": first["published"]},
+                "is_full_length": first["is_full_length"],
+                "published": first["published"],
                 "top1": seeds["top1"].mean(),
                 "difference": difference_to_constant(tops, first["published"], images),
                 "remark": REMARKS.get((first["data"].name, first["data"].ratio, first["row"]), ""),
@@ -126,13 +132,15 @@ def against_published(frame: Frame) -> Frame:
 
 
 def rankings(frame: Frame) -> list[Frame]:
-    """Returns tables of rows with the same budget, the best on held-out images first; one for each
-    data set, precision and length, by the protocol with the most rows. Of the paper's data sets
-    only those with three rows or more.
+    """Returns rankings: tables of rows with the same number of epochs, the best on held-out images
+    first.
 
-    The last epochs are compared, so that held-out images choose between rows alone. Test
-    accuracies stand beside and choose nothing. `difference` is to the row that stands first in
-    RECIPES among `control` and the others.
+    There is one for each data set, precision and length. It takes the protocol that has the most
+    rows. On the paper's data sets, a ranking has at least three rows.
+
+    A ranking compares last epochs, so held-out images select nothing but the order of the rows.
+    Test accuracies are shown and select nothing. `difference` is to `control`, or to the first row
+    in RECIPES if `control` is missing.
     """
     chains = frame[(frame["of_seeds"] == CHAINS) & frame["final_heldout"].notna()]
     found = []
@@ -151,7 +159,7 @@ def rankings(frame: Frame) -> list[Frame]:
 
 
 def _budgets(lengths: Frame) -> list[Length]:
-    """The lengths that are no part of another, the longest first."""
+    """Returns the lengths, the longest first, without those that are only a part of another one."""
     parts = {
         part
         for length in lengths
@@ -188,8 +196,9 @@ def _heldout(lines: Frame) -> Difference:
 
 
 def _to_reference(ours: Frame, theirs: Frame) -> Difference | None:
-    """Held-out predictions are not recorded: images are taken as independent, which makes the
-    interval too wide."""
+    """Returns the difference on held-out images, or None for the reference itself. Held-out
+    predictions are not recorded, so images count as independent, which makes the interval too
+    wide."""
     seeds = ours.merge(theirs, on="seed", suffixes=("", "_of_other"))
     if seeds.empty or ours.iloc[0]["row"] == theirs.iloc[0]["row"]:
         return None

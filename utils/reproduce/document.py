@@ -1,5 +1,5 @@
-"""Writes the results from the records beside them: `RESULTS.md`, `table.json`, the forest plots,
-and `page.html` for other data than the paper's. They hold tables of numbers and fixed text."""
+"""Writes `RESULTS.md`, `table.json`, the forest plots and, for own data, `page.html`, from the
+records of the runs."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -31,19 +31,21 @@ from utils.runs.records import RecordedRun
 
 WANTED_SEEDS = 3
 ANSWERS = ("the robust loss", "the robust loss, normalised distances", "all of stage 2")
-"""The comparisons that stand at the top of the page."""
+"""The comparisons at the top of the page."""
 
 
 def write_results(folder: Path, commands: Mapping[Cell, str]) -> Path:
-    """Writes everything from the records in `folder/runs`; returns the path of `RESULTS.md`, or of
-    `page.html` where there is one.
+    """Writes the files of the table.
 
     Args:
-        folder: where it goes.
-        commands: of rows of other data than the paper's, the command that trains each anew.
+        folder: where they go; the records are in its folder `runs`.
+        commands: for rows on own data, the command that trains each.
+
+    Returns:
+        The path of `RESULTS.md`, or of `page.html` if there is one.
 
     Raises:
-        UserError: damaged records.
+        UserError: records are damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = read_records(folder / "runs")
@@ -72,7 +74,7 @@ def write_results(folder: Path, commands: Mapping[Cell, str]) -> Path:
 
 
 def _data_set(frame: Frame, commands: Mapping[Cell, str], folder: Path) -> dict[str, Any]:
-    """What the document says of a data set."""
+    """Returns what the templates need to know about a data set."""
     cells, compared, published = tabulate(frame), comparisons(frame), against_published(frame)
     shown, data = _without_parts(cells), frame["data"].iloc[0]
     runs = shown.assign(
@@ -106,8 +108,8 @@ def _dicts(frame: Frame) -> list[dict[str, Any]]:
 
 
 def _answers(compared: Frame) -> list[dict[str, Any]]:
-    """Of the comparisons by test those that answer what the paper is asked: of each length and
-    precision that with the most seeds."""
+    """Returns the comparisons in `ANSWERS` by the protocol `test`. For each length and precision it
+    is the one with the most seeds."""
     found: dict[tuple, dict[str, Any]] = {}
     for line in _dicts(compared):
         if line["what"] in ANSWERS and line["protocol"] == "test":
@@ -118,7 +120,8 @@ def _answers(compared: Frame) -> list[dict[str, Any]]:
 
 
 def _longest(published: Frame) -> list[dict[str, Any]]:
-    """Of what is held against published numbers by test the longest runs of each row."""
+    """Returns the comparisons with published numbers by the protocol `test`: for each row, those of
+    the longest runs."""
     found: dict[str, dict[str, Any]] = {}
     for line in _dicts(published):
         is_longer = line["row"] not in found or found[line["row"]]["length"] < line["length"]
@@ -128,8 +131,8 @@ def _longest(published: Frame) -> list[dict[str, Any]]:
 
 
 def _without_parts(cells: Frame) -> Frame:
-    """The cells without those of a single seed of a chain where several seeds of stage 2 from that
-    start have a line of their own."""
+    """Returns the cells without those of a chain whose seeds are also among the seeds of stage 2 in
+    another line."""
     groups = [group for _, group in cells.groupby(LINE, sort=False)]
     parts = [ours.index for ours in groups if any(_is_part(ours, theirs) for theirs in groups)]
     return cells.drop([place for part in parts for place in part])
@@ -146,7 +149,7 @@ def _is_part(ours: Frame, theirs: Frame) -> bool:
 
 
 def _not_run(cells: Frame) -> list[dict[str, Any]]:
-    """Rows of the paper's table with fewer full-length chains than wanted, by data set."""
+    """Returns the rows of the paper's table that have too few seeds at full length, by data set."""
     full = cells[cells["is_full_length"].astype(bool) & (cells["of_seeds"] == CHAINS)]
     lines = []
     for data, rows in ROWS.items():
@@ -179,8 +182,13 @@ def _template(name: str) -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
-        **{"number": _number, "interval": _interval, "bounds": _bounds, "spread": _spread},
-        **{"seeds": _seeds, "duration": _duration, "count": _count},
+        "number": _number,
+        "interval": _interval,
+        "bounds": _bounds,
+        "spread": _spread,
+        "seeds": _seeds,
+        "duration": _duration,
+        "count": _count,
     }
     return environment.get_template(name)
 
@@ -190,7 +198,7 @@ def _number(value: float | None, form: str = ".2f") -> str:
 
 
 def _spread(values: Mapping[str, Any] | None, name: str, form: str = ".2f") -> str:
-    """The mean of a name, and with several seeds the sample deviation over them."""
+    """Returns the mean of a value over seeds, with the sample deviation if there are several."""
     if not values:
         return "not run"
     spread = values[f"{name}_std"]
@@ -199,8 +207,8 @@ def _spread(values: Mapping[str, Any] | None, name: str, form: str = ".2f") -> s
 
 
 def _interval(difference: Difference | None) -> str:
-    """The difference with its 95 % interval."""
-    if not isinstance(difference, Difference):  # None, or what pandas makes of it
+    """Returns a difference and its 95 % interval."""
+    if not isinstance(difference, Difference):  # None, or the NaN that pandas turns it into
         return ""
     return f"{difference.points:+.2f} {_bounds(difference.interval)}".rstrip()
 
@@ -214,7 +222,7 @@ def _seeds(of_seeds: str, seeds: list[int]) -> str:
 
 
 def _count(value: float) -> str:
-    """Large numbers in millions."""
+    """Returns a number, in millions if it is large."""
     if pd.isna(value):
         return ""
     return f"{value:,.0f}" if value < 1e5 else f"{value / 1e6:.2f} M"

@@ -1,4 +1,4 @@
-"""The forest plot: every comparison with its 95 % interval."""
+"""The forest plot: all comparisons with their 95 % intervals."""
 
 from pathlib import Path
 
@@ -14,13 +14,16 @@ from utils.reproduce.results import Frame
 
 
 def forest(compared: Frame, data: DataSet, folder: Path) -> Path | None:
-    """Draws the comparisons of a data set; returns the picture's path from the folder above, or
-    None where no comparison has an interval.
+    """Draws the comparisons of a data set and writes the picture.
 
     Args:
-        compared: as `comparisons.comparisons` gives them.
+        compared: the result of `comparisons.comparisons`.
         data: the data set.
         folder: where the picture goes.
+
+    Returns:
+        The path of the picture relative to the parent of `folder`, or None if no comparison has an
+        interval.
     """
     lines = [line for line in compared.to_dict("records") if line["difference"].interval]
     if not lines:
@@ -49,7 +52,7 @@ def forest(compared: Frame, data: DataSet, folder: Path) -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{data.name}{f'_{data.ratio}' if data.ratio else ''}_forest.png"
         with atomic_write(path) as file:
-            # Without the library's version: equal records give equal files.
+            # Without the version of matplotlib, so that the same records give the same file.
             figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
     finally:
         plt.close(figure)

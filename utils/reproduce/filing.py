@@ -1,4 +1,4 @@
-"""Files the small records of finished runs as cells of the table."""
+"""Copies the small records of finished runs into the folder of the table."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,21 @@ KEPT = (
     *("args.json", "log.jsonl", "predictions.npz", "readings.json", "geometry.json"),
     "summary.json",
 )
-"""`summary.json` comes last: its presence says that a run is finished."""
+"""`summary.json` is copied last, because its presence marks a finished run."""
 
 LARGEST_FILE = 2**20
 
 
 def file_records(run: RecordedRun, target: Path) -> None:
-    """Copies a finished run's small records, each file that is not there as it is. Of absolute
-    paths only the last part is kept: where things lay on the machine is no part of the result."""
+    """Copies the small records of a finished run, unless the same files are there already.
+
+    An absolute path inside them is cut to its last part, because the folders of a machine are no
+    part of the result.
+
+    Args:
+        run: the finished run.
+        target: the folder for its records.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         source, copy = run.folder / name, target / name
@@ -50,17 +57,22 @@ def _without_absolute_paths(arguments: dict) -> bytes:
 
 
 def file_run(folder: Path, row: str, records: Path) -> Cell:
-    """Files the run in `folder` below `records` as that of a row; returns its cell.
+    """Adds the run in `folder` to the records as a run of a row, and returns its cell.
 
-    The records of a stage 2's stage 1 are those in the folder above its own, or those filed before
-    of a run by the name that it started from.
+    A stage 2 also needs the records of its stage 1: they lie in the folder above it, or were added
+    before under the name in the stage 2's options.
+
+    Args:
+        folder: the run's folder.
+        row: the row's name.
+        records: the folder of all records.
 
     Raises:
-        UserError: no such row, no finished run, or options that are not those of the row; it names
-            them.
+        UserError: there is no such row or no finished run, the records of its stage 1 are not
+            found, or its options are not those of the row (the message names them).
     """
     if row not in RECIPES:
-        raise UserError(f"--file: {row!r} is no row; rows: {', '.join(RECIPES)}")
+        raise UserError(f"--file: {row!r} is not a row; rows: {', '.join(RECIPES)}")
     run = read_run(folder)
     if not run.is_finished:
         raise UserError(f"--file: {folder} holds no finished run (no summary.json)")
@@ -73,7 +85,7 @@ def file_run(folder: Path, row: str, records: Path) -> Cell:
 def _cell_of(run: RecordedRun, row: str, records: Path) -> Cell:
     recipe, own = RECIPES[row], Options.from_record(run.arguments)
     if (run.stage == 2) != bool(recipe.start):
-        raise UserError(f"--file: {run.folder} is a stage {run.stage}, which {row} is not")
+        raise UserError(f"--file: {run.folder} is a stage {run.stage}; {row} is the other stage")
     subset = (run.arguments.get("fingerprint") or "unknown")[:8]
     data = DataSet(own.dataset, round(1 / own.imb_factor), subset)
     if run.stage == 1:
@@ -102,18 +114,19 @@ def _filed_start(run: RecordedRun, records: Path) -> RecordedRun:
     ]
     if len(found) != 1:
         raise UserError(
-            f"--file: there is no record of the stage 1 of {run.folder}, neither in the folder "
-            f"above nor filed as a run named {name}"
+            f"--file: no records of the stage 1 of {run.folder}: they are not in the folder above, "
+            f"and the table has no run named {name}; add that run first"
         )
     return found[0]
 
 
 def check_options(run: RecordedRun, cell: Cell) -> None:
-    """Checks that a run has the options of a cell's row, and its teacher those of the teacher's.
+    """Checks that a run has the options of a cell's row, and that its teacher has those of the
+    teacher's row.
 
     Raises:
-        UserError: it has others; it names them. Or the teacher's records are not beside its
-            checkpoint.
+        UserError: an option differs (the message names it), or the teacher's checkpoint lies
+            without its records.
     """
     planned = parse_options(cell.command(Path("X")))
     recorded = Options.from_record(run.arguments)
@@ -129,4 +142,4 @@ def check_options(run: RecordedRun, cell: Cell) -> None:
         if name not in told and getattr(recorded, name) != getattr(planned, name)
     ]
     if differing:
-        raise UserError(f"--file: {run.folder} is no run of {cell.row}: {', '.join(differing)}")
+        raise UserError(f"--file: {run.folder} is not a run of {cell.row}: {', '.join(differing)}")

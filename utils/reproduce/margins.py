@@ -1,4 +1,4 @@
-"""What the learned margins do, by the logs of feature phases with the robust loss."""
+"""How learned margins change during the feature phase, from the logs of runs."""
 
 import math
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from utils.runs.records import RecordedRun
 
 @dataclass(frozen=True)
 class MarginCourse:
-    """How the mean margin and the robust loss of one run went over its feature epochs.
+    """The mean margin and the robust loss of one run, for each feature epoch.
 
     Args:
         start: the margin at the start.
-        means: the mean over classes, of all layers, after each epoch.
-        losses: the mean robust loss of each epoch, the sum over layers.
-        steepest: a bound on the loss's slope in a margin common to all classes and layers, in
-            1 / unit of distance; None where there is none.
+        means: the mean margin over classes and layers after each epoch.
+        losses: the mean robust loss of each epoch, summed over layers.
+        steepest: an upper bound on how fast the loss can fall with a margin that all classes and
+            layers share, in 1 / unit of distance; None if no bound is known.
     """
 
     start: float
@@ -30,27 +30,28 @@ class MarginCourse:
 
     @property
     def slope(self) -> float:
-        """Change per epoch, by least squares over the epochs and the start."""
+        """The change of the mean margin per epoch, by least squares."""
         values = [self.start, *self.means]
         return float(np.polyfit(range(len(values)), values, 1)[0])
 
     @property
     def crossing(self) -> int | None:
-        """The first epoch after which the mean is below zero."""
+        """The first epoch after which the mean margin is below zero, or None."""
         return next((i for i, value in enumerate(self.means, 1) if value < 0), None)
 
     @property
     def loss_fall(self) -> float:
-        """From the first epoch to the last."""
+        """How much the robust loss falls from the first epoch to the last."""
         return self.losses[0] - self.losses[-1]
 
     @property
     def largest_share(self) -> float | None:
-        """The largest part of the loss's fall that the margins' fall can account for, 0 to 1.
+        """The largest share (0 to 1) of the fall of the loss that the fall of the margins can
+        explain; None if no bound is known or the loss does not fall.
 
-        Where ε is added to the distance, 0 ≤ ∂L/∂ε_c and Σ_c ∂L/∂ε_c ≤ 1/τ: a fall of all margins
-        by Δ lowers the loss of a layer by at most Δ/τ. A loss is a mean over an epoch, so the
-        margins are taken in the middle of it.
+        If ε is added to the distance, 0 ≤ ∂L/∂ε_c and Σ_c ∂L/∂ε_c ≤ 1/τ. So if all margins fall by
+        Δ, the loss of a layer falls by at most Δ/τ. The loss is a mean over an epoch, so it is
+        compared with the margins in the middle of that epoch.
         """
         if self.loss_fall <= 0 or self.steepest is None:
             return None
@@ -60,8 +61,7 @@ class MarginCourse:
 
 
 def margin_course(run: RecordedRun) -> MarginCourse | None:
-    """Returns the course of a run with learned margins and a feature phase with the robust loss;
-    else None."""
+    """Returns the course of a run, or None if it has no learned margins or no robust loss."""
     options = Options.from_record(run.arguments)
     records = [r for r in run.epochs if r["phase"] == "features" and r["margins"]]
     losses = robust_losses(run)
@@ -78,22 +78,25 @@ def margin_course(run: RecordedRun) -> MarginCourse | None:
 
 
 def robust_losses(run: RecordedRun) -> list[float] | None:
-    """Returns the robust loss of each feature epoch, summed over layers; None where there is
-    none."""
+    """Returns the robust loss of each feature epoch, summed over layers, or None if the run has no
+    robust loss."""
     records = [r["losses"] for r in run.epochs if r["phase"] == "features"]
     parts = [[v for name, v in losses.items() if "robust" in name] for losses in records]
     return [math.fsum(values) for values in parts] if parts and all(parts) else None
 
 
 def margin_courses(frame: Frame) -> Frame:
-    """Returns a line for each row and length with learned margins, means over the seeds of whole
-    chains. The first protocol of a seed speaks for all: features are trained by the same steps."""
+    """Returns the mean course over the seeds of whole chains, for each row and length with learned
+    margins. Each seed counts once, because its features take the same steps in all protocols."""
     chains = frame[frame["of_seeds"] == CHAINS].drop_duplicates([*LINE, "seed"])
     lines = [
         {
             **{name: line[name] for name in LINE},
-            **{"start": course.start, "last": course.means[-1], "slope": course.slope},
-            **{"crossing": course.crossing or "never", "loss_fall": course.loss_fall},
+            "start": course.start,
+            "last": course.means[-1],
+            "slope": course.slope,
+            "crossing": course.crossing or "never",
+            "loss_fall": course.loss_fall,
             "share": np.nan if course.largest_share is None else course.largest_share,
         }
         for line in chains.to_dict("records")

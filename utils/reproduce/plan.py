@@ -1,4 +1,4 @@
-"""What is to be run: cells, each with its command, its folder, and the place of its records."""
+"""The runs of a table as cells. A cell knows its command and the folder of its records."""
 
 import re
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ class DataSet:
 
     Args:
         name: of `--dataset`.
-        ratio: imbalance of the paper's long-tailed subsets; 0 for other data, taken as they come.
-        subset: tells the training images, and for other data the flags that all rows share, from
-            others: the beginning of a digest.
+        ratio: imbalance ratio of the paper's long-tailed subsets; 0 for own data.
+        subset: the beginning of a digest of the training images, and on own data also of the flags
+            that all rows share.
     """
 
     name: str
@@ -35,7 +35,7 @@ class DataSet:
 
     @property
     def folder(self) -> str:
-        """The folder of its records."""
+        """The folder of its records, below `results/runs`."""
         return f"{self.name}_{f'r{self.ratio}' if self.ratio else 'own'}_{self.subset}"
 
     @property
@@ -46,7 +46,7 @@ class DataSet:
 
 @dataclass(frozen=True, order=True)
 class Length:
-    """Epochs of stage 1, and of stage 2's feature and classifier phases (0 + 0 for a stage 1)."""
+    """Epochs of stage 1, and of the two phases of stage 2 (0 and 0 for a run of stage 1)."""
 
     stage_1: int = FULL_STAGE_1
     features: int = 0
@@ -58,7 +58,7 @@ class Length:
         return f"{self.stage_1}, {self.features}+{self.classifier}"
 
     def of(self, recipe: Recipe) -> "Length":
-        """What of this length a row of the recipe has."""
+        """Returns this length without the phases that the recipe lacks."""
         if recipe.start is None:
             return Length(self.stage_1)
         return self if recipe.has_features else replace(self, features=0)
@@ -83,12 +83,12 @@ class Cell:
     Args:
         data: its training set.
         row: its recipe.
-        length: its epochs, with those of the stage 1 that a stage 2 starts from.
-        precision: of training; `bf16+float32` where stage 1 had the first and stage 2 the second.
-        seed: of its own stage.
-        start_seed: of the stage 1 that a stage 2 starts from; None for a stage 1.
-        protocol: what chooses the checkpoints of a stage 2; `test` for a stage 1, which keeps those
-            of all protocols.
+        length: its epochs. A stage 2 includes the epochs of its stage 1.
+        precision: of training. `bf16+float32` means that of stage 1 and that of stage 2.
+        seed: the seed of its own stage.
+        start_seed: the seed of the stage 1 that a stage 2 starts from; None for a stage 1.
+        protocol: what selects the checkpoints of a stage 2. A stage 1 keeps the checkpoints of all
+            protocols, so here it has `test`.
     """
 
     data: DataSet
@@ -110,7 +110,7 @@ class Cell:
 
     @property
     def start(self) -> "Cell | None":
-        """The stage 1 that it starts from."""
+        """The stage 1 that a stage 2 starts from, else None."""
         if self.recipe.start is None:
             return None
         row, length = self.recipe.start, Length(self.length.stage_1)
@@ -119,22 +119,22 @@ class Cell:
 
     @property
     def teacher(self) -> "Cell | None":
-        """The stage 1 that it is distilled from, with its own length and seed."""
+        """The teacher of a distilled stage 1, which has the same length and seed, else None."""
         return None if self.recipe.teacher is None else replace(self, row=self.recipe.teacher)
 
     @property
     def before(self) -> "Cell | None":
-        """The run whose checkpoint it needs: its stage 1 or its teacher."""
+        """The run whose checkpoint it needs, its stage 1 or its teacher, or None."""
         return self.start or self.teacher
 
     @property
     def chain(self) -> list["Cell"]:
-        """All runs that lead to it, in their order, and itself."""
+        """The runs that must come before it, in order, and then itself."""
         return [*(self.before.chain if self.before else []), self]
 
     @property
     def record(self) -> Path:
-        """The place of its records below `results/runs`."""
+        """The folder of its records, below `results/runs`."""
         length = self.length
         epochs = [length.stage_1]
         epochs += [length.features, length.classifier] if self.start else []
@@ -146,7 +146,7 @@ class Cell:
 
     @classmethod
     def of_record(cls, record: Path) -> "Cell | None":
-        """Returns the cell whose `record` this is; None for any other path.
+        """Returns the cell with this `record`, or None if no cell has it.
 
         Example:
             >>> path = "cifar100_r100_4428a04c/dro_lt/200+9+3_bf16_s1_from0"
@@ -171,12 +171,12 @@ class Cell:
         )
 
     def command(self, before: Path | None = None, extra: Sequence[str] = ()) -> list[str]:
-        """Returns the flags of main.py that train it.
+        """Returns the arguments of main.py that train it.
 
         Args:
-            before: the folder of the run whose checkpoint it needs. Without it a stage 2 trains its
-                stage 1 first.
-            extra: flags for all runs, which win over the recipe's.
+            before: the folder of the run whose checkpoint it needs. If None, the command of a
+                stage 2 trains its stage 1 first.
+            extra: flags for all runs. They override those of the recipe.
         """
         length, epochs, first = self.length, self.length.stage_1, self
         argv = ["--recipe", self.row, *self.data.flags]
@@ -189,10 +189,10 @@ class Cell:
             else:
                 argv += ["--pretrained", str(before)]
         elif self.teacher and before is not None:
-            # The last epoch: it rests on no choice by images.
+            # The last epoch, because no images have selected it.
             argv += ["--teacher", str(before / LAST_CHECKPOINT)]
         if first.start is None and length.stage_1 != FULL_STAGE_1:
-            # The rates move with the length; a cosine does so by itself.
+            # The steps of the rate scale with the length. A cosine always does.
             argv += [] if "--schedule" in first.recipe.flags else ["--schedule", "scaled"]
         argv += ["--epochs", str(epochs), "--seed", str(self.seed)]
         return [*argv, *extra, "--precision", self.precision.split("+")[-1]]
@@ -206,16 +206,17 @@ def plan(
     precision: str,
     start_seed: int | None = None,
 ) -> list[Cell]:
-    """Returns the runs of rows × data set × seeds × protocols, each once, a stage 1 or a teacher
-    before what needs it.
+    """Returns a cell for each row, seed and protocol of each data set, without repetition.
+
+    A stage 1 or a teacher comes before the runs that need it.
 
     Args:
-        data_sets: each with its rows.
-        seeds: of whole chains, or with `start_seed` of stage 2 alone.
-        protocols: of the stages 2.
-        length: of all rows.
-        precision: of training.
-        start_seed: the seed of the one stage 1 that all start from.
+        data_sets: the data sets, each with its rows.
+        seeds: the seeds of both stages; with `start_seed`, the seeds of stage 2 alone.
+        protocols: the protocols of stage 2.
+        length: the epochs.
+        precision: the precision of training.
+        start_seed: if not None, the seed of the stage 1 that every stage 2 starts from.
     """
     cells: list[Cell] = []
     for data, rows in data_sets:

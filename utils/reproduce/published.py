@@ -1,6 +1,8 @@
-"""Published top-1 accuracies in percent, ResNet-32: CE and DRO-LT from the paper's leaderboard
-entries and later papers' tables, LDAM-DRW (Cao et al., NeurIPS 2019) from later papers' tables. All
-were selected on the test set."""
+"""Published top-1 accuracies of ResNet-32 in percent. All were selected on the test set.
+
+CE and DRO-LT are from the paper's leaderboard entries and the tables of later papers, LDAM-DRW (Cao
+et al., NeurIPS 2019) from the tables of later papers.
+"""
 
 PUBLISHED = {
     ("cifar100", 100, "ce"): 38.3,
@@ -15,9 +17,9 @@ PUBLISHED = {
     ("cifar10", 100, "ce"): 70.4,
 }
 REMARKS = {("cifar100", 50, "dro_lt"): "it has no second source and looks like an outlier"}
-"""What a reader must know of a published number."""
+"""Remarks on published numbers."""
 
-# The released code is what the paper's numbers are said to come from.
+# The paper says that its numbers come from the released code.
 PUBLISHED |= {
     (dataset, ratio, "dro_lt_released"): value
     for (dataset, ratio, method), value in PUBLISHED.items()

@@ -1,4 +1,4 @@
-"""The records of finished runs as a pandas frame, and the table's cells: means over seeds."""
+"""The results of finished runs as a pandas frame, and the cells of the table: means over seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,15 +19,15 @@ from utils.training.selection import chosen_epochs
 
 Frame = Any
 Line = Any
-"""A pandas data frame, and a line or column of one: pandas' own annotations are unions too wide to
-check by."""
+"""A pandas data frame, and a row or column of one. The types that pandas declares are too wide for
+a type checker."""
 
 LINE = ["data", "row", "length", "precision", "of_seeds"]
-"""What the results of one line of the table share; those of its columns share `protocol` too."""
+"""What all results in one line of the table share. Results in one column also share `protocol`."""
 CELL = [*LINE, "protocol"]
 
 CHAINS = "chains"
-"""`of_seeds` where each seed is that of a whole chain; else `stage 2 from seed N`."""
+"""`of_seeds` if each seed is that of both stages. Otherwise it is `stage 2 from seed N`."""
 
 ACCURACIES = ["top1", "balanced", *GROUPS, "ncm"]
 OF_RUN = [
@@ -35,14 +35,14 @@ OF_RUN = [
     *("final_heldout", "heldout_images", "seconds", "images_seen", "parameters"),
     *("chain_seconds", "chain_images"),
 ]
-"""What a run's records say whatever the protocol."""
+"""What the records of a run say, the same for all protocols."""
 
 
 def read_records(folder: Path) -> dict[Cell, RecordedRun]:
-    """Returns the finished runs whose records are below `folder`, by cell.
+    """Returns the finished runs with records below `folder`, by cell.
 
     Raises:
-        UserError: damaged records.
+        UserError: records are damaged.
     """
     found = {}
     for path in sorted(folder.glob("*/*/*/summary.json")):
@@ -53,17 +53,27 @@ def read_records(folder: Path) -> dict[Cell, RecordedRun]:
 
 
 def results(records: Mapping[Cell, RecordedRun]) -> Frame:
-    """Returns a line for each run and protocol that it has a result of, in the order of the table:
-    the columns of `CELL` and `OF_RUN`, seed, chosen epoch, accuracies of that epoch on the test set
-    in percent, and under `cell` and `run` where they are from. A run may have a line among the
-    chains and one among the seeds of stage 2 that share its start."""
+    """Returns a line for each run and each protocol that it has a result for, in the order of the
+    table.
+
+    The columns are those of `CELL` and `OF_RUN`, the seed, the selected epoch, its accuracies on
+    the test set in percent, and the `cell` and the `run`. A run can have two lines: one among whole
+    chains, and one among the seeds of stage 2 that start from the same stage 1.
+    """
     of_runs = {cell: _of_run(run) for cell, run in records.items()}
     lines = [
         {
-            **{"data": cell.data, "row": cell.row, "length": cell.length},
-            **{"precision": cell.precision, "of_seeds": of_seeds, "protocol": protocol},
-            **{"title": cell.data.title, "seed": cell.seed, "cell": cell, "run": run},
-            **{"published": PUBLISHED.get((cell.data.name, cell.data.ratio, cell.row))},
+            "data": cell.data,
+            "row": cell.row,
+            "length": cell.length,
+            "precision": cell.precision,
+            "of_seeds": of_seeds,
+            "protocol": protocol,
+            "title": cell.data.title,
+            "seed": cell.seed,
+            "cell": cell,
+            "run": run,
+            "published": PUBLISHED.get((cell.data.name, cell.data.ratio, cell.row)),
             "is_full_length": cell.length.is_full(cell.recipe),
             **of_runs[cell],
             **_of_chain(cell, of_runs),
@@ -82,8 +92,8 @@ def results(records: Mapping[Cell, RecordedRun]) -> Frame:
 
 
 def _place(line: dict[str, Any]) -> tuple:
-    """The paper's data sets come first, in the order of its table, then rows by their order in
-    RECIPES, and long runs before short ones."""
+    """Returns a sorting key: the paper's data sets first, rows as in RECIPES, long runs before
+    short ones."""
     data, length = line["data"], line["length"]
     papers = [(of_paper.name, of_paper.ratio) for of_paper in GRID]
     key = data.name, data.ratio
@@ -95,8 +105,8 @@ def _place(line: dict[str, Any]) -> tuple:
 
 
 def _kinds_of_seeds(cell: Cell, records: Mapping[Cell, RecordedRun]) -> Iterator[str]:
-    """A stage 2 whose stage 1 has its own seed is a chain. Several of one start, or one of another
-    seed than its start, are seeds of stage 2 alone."""
+    """Yields the values of `of_seeds` for a run. A stage 2 belongs to a chain if both stages have
+    the same seed. It is a seed of stage 2 if the seeds differ, or if others have the same start."""
     if cell.start is None or cell.start_seed == cell.seed:
         yield CHAINS
     if cell.start is not None:
@@ -125,8 +135,8 @@ def _of_run(run: RecordedRun) -> dict[str, float | None]:
 
 
 def _images_seen(run: RecordedRun) -> int:
-    """The images of all steps, of a run whose summary does not tell. A class-aware epoch draws as
-    many as if each class had as many images as the largest."""
+    """Returns the number of images in all training steps, for a run whose summary lacks it. A
+    class-aware epoch draws as many images as if all classes were as large as the largest."""
     options = Options.from_record(run.arguments)
     counts = [int(count) for count in (run.summary or {})["class_counts"]]
     shuffled, balanced = sum(counts), max(counts) * len(counts)
@@ -142,7 +152,7 @@ def _images_seen(run: RecordedRun) -> int:
 
 
 def _of_chain(cell: Cell, of_runs: Mapping[Cell, dict]) -> dict[str, float]:
-    """What all runs up to this one cost; unknown where one of them has no records."""
+    """Returns the cost of a run and all runs before it; NaN if one of them has no records."""
     unknown = {"seconds": np.nan, "images_seen": np.nan}
     costs = [of_runs.get(run, unknown) for run in cell.chain]
     return {
@@ -152,8 +162,8 @@ def _of_chain(cell: Cell, of_runs: Mapping[Cell, dict]) -> dict[str, float]:
 
 
 def _chosen(run: RecordedRun, protocol: str) -> dict[str, Any] | None:
-    """The accuracies of the epoch that a protocol chooses; None where the log of a run that another
-    protocol chose from does not tell."""
+    """Returns the accuracies of the epoch that a protocol selects. Returns None if the run used
+    another protocol and its log does not have them."""
     assert run.summary is not None
     if protocol == run.summary["selected_on"]:
         found = run.summary["test"]["selected"]
@@ -168,8 +178,8 @@ def _chosen(run: RecordedRun, protocol: str) -> dict[str, Any] | None:
 
 
 def _best(run: RecordedRun, protocol: str) -> dict | None:
-    """What a protocol chooses of the last phase by the log; None where the log is not whole or has
-    no images of this kind."""
+    """Returns the epoch of the last phase that a protocol selects from the log, with its test
+    results. Returns None if the log lacks epochs or has no such images."""
     if [r["epoch"] for r in run.epochs] != list(range(1, run.arguments["epochs"] + 1)):
         return None
     if any(not r["results"].get(protocol) for r in run.epochs):
@@ -183,8 +193,8 @@ def _top1(found: dict | None) -> float | None:
 
 
 def tabulate(frame: Frame) -> Frame:
-    """Returns the table's cells, in its order: a line for each `CELL`, with means over seeds
-    (unknown where one is), the sample deviation of `top1`, and the gaps between protocols."""
+    """Returns the cells of the table, in its order: a line for each `CELL`, with means over seeds
+    (NaN if one seed has NaN), sample deviations, and the gaps between protocols."""
     frame = frame.assign(
         gap_test_last=frame["by_test"] - frame["final_epoch_top1"],
         gap_test_heldout=frame["by_test"] - frame["by_heldout"],
@@ -207,7 +217,8 @@ def tabulate(frame: Frame) -> Frame:
     )
     cells = cells.reset_index()
     of_chains = cells["of_seeds"] == CHAINS
-    cells["published"] = cells["published"].where(of_chains)  # it is none of stage 2's seeds alone
+    # A published number has seeds of both stages.
+    cells["published"] = cells["published"].where(of_chains)
     cells["difference"] = cells["top1_mean"] - cells["published"]
     return cells
 
@@ -217,7 +228,7 @@ def _mean(values: Line) -> float:
 
 
 def as_json(table: Frame) -> list[dict[str, Any]]:
-    """Returns the table's cells as `table.json` has them: accuracies in percent, gaps in points."""
+    """Returns the cells for `table.json`: accuracies in percent, gaps in points."""
     table = table.round({"seconds": 1, "chain_seconds": 1, "parameters": 0, "images_seen": 0})
     table = table.round(4).astype({"parameters": "Int64", "images_seen": "Int64"})
     table = table.assign(
@@ -241,8 +252,11 @@ def as_json(table: Frame) -> list[dict[str, Any]]:
 
 
 def predictions(run: RecordedRun, top1: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns the labels of the test images ``[N]`` and which are predicted right ``[N]``, where
-    the run recorded predictions and they have this accuracy in percent; else None."""
+    """Returns the labels of the test images ``[N]`` and a mask of correct predictions ``[N]``.
+
+    Returns None if the run has no recorded predictions, or if their accuracy is not `top1` (in
+    percent), so that they are those of another epoch.
+    """
     try:
         arrays = run.arrays("predictions.npz", ("labels", "preds"))
     except MissingRecord:
@@ -254,7 +268,7 @@ def predictions(run: RecordedRun, top1: float) -> tuple[np.ndarray, np.ndarray] 
 
 
 def number_of_images(runs: Sequence[RecordedRun]) -> int | None:
-    """Returns how many test images there are, where a run recorded its predictions; else None."""
+    """Returns the number of test images, or None if no run has recorded predictions."""
     for run in runs:
         try:
             return len(run.arrays("predictions.npz", ("labels",))["labels"])

@@ -1,4 +1,4 @@
-"""Which rows the table has, and their selection by name."""
+"""The rows of the table, and their selection by name."""
 
 from utils.errors import UserError
 from utils.options.flags import DATASETS
@@ -10,22 +10,24 @@ EVERYWHERE = (
     *("dro_lt_shared", "dro_lt_sample_count", "dro_lt_bounded", "dro_lt_no_decay"),
     "dro_lt_released",
 )
-"""Rows of every data set; the others are readings and methods for the first one alone."""
+"""The rows of all data sets. The first data set has all other rows too."""
 
 GRID = [DataSet(name, ratio) for name in ("cifar100", "cifar10") for ratio in (100, 10, 50)]
 ROWS = {data: list(RECIPES) if data == GRID[0] else list(EVERYWHERE) for data in GRID}
 
 OF_OWN_DATA = ("ce", "bs", "ldam_drw", "classifier_only", "control", "dro_lt", "dro_lt_normalised")
-"""What is compared on other data, unless rows are named."""
+"""The default rows on own data."""
 
 
 def select_rows(text: str | None) -> dict[DataSet, list[str]]:
-    """Returns the rows of each data set by names separated by commas: `DATASET`, `DATASET/RATIO`,
-    `DATASET/RATIO/ROW` or `ROW`; the whole table for None. A ratio outside the table can be named
-    too.
+    """Returns the selected rows of each data set.
+
+    Args:
+        text: names separated by commas, each `DATASET`, `DATASET/RATIO`, `DATASET/RATIO/ROW` or
+            `ROW`; None means the whole table. The ratio may be one that the table lacks.
 
     Raises:
-        UserError: a name of no row.
+        UserError: no row has such a name.
 
     Example:
         >>> selected = select_rows("cifar100/100/dro_lt,cifar10/50/ce")
@@ -58,19 +60,22 @@ def _by_name(name: str) -> dict[DataSet, list[str]]:
         if len(rest) == 1:
             return {data: ROWS.get(data, list(EVERYWHERE))}
     raise UserError(
-        f"--rows: {name!r} is no row: DATASET, DATASET/RATIO, DATASET/RATIO/ROW or ROW, such as "
-        f"cifar100/100/dro_lt; rows: {', '.join(RECIPES)}"
+        f"--rows: {name!r} is not a row; give DATASET, DATASET/RATIO, DATASET/RATIO/ROW (such as "
+        f"cifar100/100/dro_lt) or ROW; rows: {', '.join(RECIPES)}"
     )
 
 
 def select_recipes(text: str | None) -> list[str]:
-    """Returns the rows that are compared on other data: those named, or the usual ones.
+    """Returns the rows to compare on own data.
+
+    Args:
+        text: names separated by commas; None means the default rows.
 
     Raises:
-        UserError: a name of no row.
+        UserError: no row has such a name.
     """
     names = list(dict.fromkeys(OF_OWN_DATA if text is None else text.split(",")))
     for name in names:
         if name not in RECIPES:
-            raise UserError(f"--rows: {name!r} is no row; rows: {', '.join(RECIPES)}")
+            raise UserError(f"--rows: {name!r} is not a row; rows: {', '.join(RECIPES)}")
     return names

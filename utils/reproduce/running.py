@@ -1,4 +1,4 @@
-"""Runs the planned cells that are not recorded yet, one after the other, in this process."""
+"""Trains the cells that have no records yet, one after the other, in this process."""
 
 import gc
 import shlex
@@ -25,16 +25,16 @@ from utils.runs.run_folder import LAST_CHECKPOINT
 
 INTERRUPTED = (130, 143)
 FEWEST_STEPS = 1000
-"""With fewer steps of stage 1 a network may have learnt too little to rank methods by."""
+"""With fewer steps of stage 1, networks may have learnt too little to be ranked."""
 
 
 @dataclass
 class Runner:
-    """Makes what the table lacks.
+    """Trains the runs that the table lacks.
 
     Args:
         root: where runs go.
-        records: where the records of finished runs are filed.
+        records: where the records of finished runs go.
         extra: flags of main.py for all runs.
     """
 
@@ -46,8 +46,8 @@ class Runner:
     _seconds: dict[int, list[float]] = field(default_factory=lambda: {1: [], 2: []})
 
     def run(self, cells: Sequence[Cell]) -> int:
-        """Makes the cells that are not recorded; returns the exit status: 0, 1 if a run failed,
-        130 or 143 if interrupted."""
+        """Trains the cells that have no records. Returns the exit status: 0, 1 if a run failed, 130
+        or 143 if interrupted."""
         for number, cell in enumerate(cells, 1):
             name = f"[{number}/{len(cells)}] {cell}"
             if self.is_recorded(cell):
@@ -71,19 +71,19 @@ class Runner:
         return (self.records / cell.record / "summary.json").is_file()
 
     def command(self, cell: Cell) -> list[str]:
-        """Returns the flags of the cell's run, which needs its stage 1 or its teacher as that is or
-        will be."""
+        """Returns the arguments of main.py that train the cell here, with the folder where its
+        stage 1 or its teacher is or will be."""
         before = None if cell.before is None else self._checkpoints(cell.before)[0]
         argv = cell.command(before, self.extra)
         if cell.start is None and cell.length.stage_1 != FULL_STAGE_1:
-            # The name of a stage 1's folder does not tell its length.
+            # The folder of a stage 1 is not named by its length.
             argv += ["--exp_str", f"{cell.length.stage_1}epochs"]
         root = str(self.root)
         return [*argv, "--root_log", root, "--root_model", root, "--resume", "True"]
 
     def _checkpoints(self, cell: Cell) -> tuple[Path, bool]:
-        """The folder of a stage 1, and whether its checkpoints are there: those of its own run, or
-        those that came with the code."""
+        """Returns the folder with the checkpoints of a stage 1, and True if they are there. It is
+        the folder of its own run, or one in `pretrained/`."""
         own = run_folder(parse_options(self.command(cell))).models
         places = [own]
         if self.is_recorded(cell):
@@ -98,7 +98,7 @@ class Runner:
             what = "stage 1" if cell.start else "teacher"
             print(f"{name}: its {what}, {before}, has failed", file=sys.stderr)
             return 1
-        # The records of a stage 1 can be there without its checkpoints.
+        # A stage 1 can have records here but no checkpoints.
         if before is not None and not self._checkpoints(before)[1]:
             status = self._make(before, f"{name}: first {before}")
             if status:
@@ -121,7 +121,7 @@ class Runner:
         return status
 
     def _time_left(self, cells: Sequence[Cell]) -> str:
-        """From the mean time of the runs so far."""
+        """Says how many cells are left, and for how long by the mean time of the runs so far."""
         means = {stage: sum(s) / len(s) for stage, s in self._seconds.items() if s}
         stages = [2 if cell.start else 1 for cell in cells]
         if not cells or not set(stages) <= means.keys():
@@ -130,8 +130,8 @@ class Runner:
 
 
 def users_commands(cell: Cell, extra: Sequence[str]) -> str:
-    """Returns the command lines that train a row and its stage 1 anew: its teacher's first, where
-    it has one. The last epochs count, as in the ranking."""
+    """Returns the command lines with which a user trains a row from the start: stage 1, then
+    stage 2; or the teacher, then the student. They select the last epochs, as the ranking does."""
     last = [] if cell.start else ["--select_on", "last"]
     if cell.teacher is None:
         return "python main.py " + shlex.join([*cell.command(None, extra), *last])
@@ -141,18 +141,18 @@ def users_commands(cell: Cell, extra: Sequence[str]) -> str:
 
 
 def run_main(argv: list[str]) -> int:
-    """`main.main`, which records `sys.argv` as the command that made the run."""
+    """Runs `main.main` and returns its exit status. The run records `argv` as its command."""
     from main import main
 
     before, sys.argv = sys.argv, ["main.py", *argv]
     try:
         return main(argv)
-    except Exception:  # whatever one run ran into, the others may go well
+    except Exception:  # the other runs may still succeed
         traceback.print_exc()
         return 1
     finally:
         sys.argv = before
-        gc.collect()  # of graphs and caches of a run that is over
+        gc.collect()  # frees the graphs and caches of this run
 
 
 def duration(seconds: float) -> str:
@@ -160,19 +160,20 @@ def duration(seconds: float) -> str:
 
 
 def measured_seconds(cells: Sequence[Cell], extra: Sequence[str]) -> float:
-    """Returns about how long the cells will take, in seconds: their epochs times the time of one,
-    measured by training one epoch of each kind in a folder that is removed again. An epoch of
-    another network, such as a teacher's, counts by its multiplications. Warns if stage 1 has few
-    steps.
+    """Returns an estimate of the time that the cells will take, in seconds.
+
+    It trains one epoch of each phase in a temporary folder, and multiplies its time by the number
+    of epochs. For another network, such as a teacher, the time of an epoch scales with the
+    multiplications of the network. Warns if stage 1 has few steps.
 
     Raises:
-        UserError: such an epoch fails.
+        UserError: an epoch fails.
     """
     measured = replace(cells[0], row="dro_lt", length=Length(1, 1, 1), protocol="last")
     with tempfile.TemporaryDirectory() as folder:
         argv = [*measured.command(None, extra), "--root_log", folder, "--root_model", folder]
         if status := run_main(argv):
-            raise UserError(f"an epoch that measures the time ended with exit status {status}")
+            raise UserError(f"the epochs for the estimate ended with exit status {status}")
         logs = [path.parent for path in Path(folder).rglob("log.jsonl")]
         seconds = {r["phase"]: float(r["seconds"]) for log in logs for r in read_epochs(log)}
         runs = [read_run(path.parent) for path in Path(folder).rglob("summary.json")]
@@ -191,12 +192,11 @@ def measured_seconds(cells: Sequence[Cell], extra: Sequence[str]) -> float:
 
 
 def few_steps(epoch: RecordedRun, epochs: int) -> str | None:
-    """Returns a warning if a stage 1 of so many epochs has fewer than `FEWEST_STEPS` steps, else
-    None.
+    """Returns a warning if stage 1 will have fewer than `FEWEST_STEPS` steps, else None.
 
     Args:
-        epoch: a run of one epoch of stage 1.
-        epochs: of the stages 1 to come.
+        epoch: a run with one epoch of stage 1.
+        epochs: the number of epochs that stage 1 will have.
     """
     assert epoch.summary is not None
     images, batch = epoch.summary["images_seen"], epoch.arguments["batch_size"]
@@ -204,22 +204,22 @@ def few_steps(epoch: RecordedRun, epochs: int) -> str | None:
     if epochs * steps >= FEWEST_STEPS:
         return None
     return (
-        f"stage 1 has only {epochs * steps} steps (epochs times steps of an epoch, {epochs} x "
-        f"{steps}), which may be too few to learn; --stage1 {-(-FEWEST_STEPS // steps)} gives "
-        f"{FEWEST_STEPS}, and a smaller --batch-size more in each epoch"
+        f"stage 1 has only {epochs * steps} steps ({epochs} epochs of {steps} steps), which may be "
+        f"too few to learn; --stage1 {-(-FEWEST_STEPS // steps)} gives {FEWEST_STEPS} steps, and a "
+        "smaller --batch-size gives more steps in each epoch"
     )
 
 
 def _cost(cell: Cell, extra: Sequence[str]) -> float:
-    """Returns the multiplications of a cell's networks for an image. A teacher only goes forward,
-    which is about a third of a step."""
+    """Returns the multiplications of a cell's networks for one image. A teacher has no backward
+    pass, so it costs about a third."""
     teacher = _cost(cell.teacher, extra) / 3 if cell.teacher else 0.0
     return multiplications(parse_options(cell.command(Path("X"), extra)).arch) + teacher
 
 
 @cache
 def multiplications(arch: str) -> int:
-    """Returns how many multiplications a network takes for an image of 64 x 64 pixels."""
+    """Returns the number of multiplications of a forward pass of one image of 64 x 64 pixels."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

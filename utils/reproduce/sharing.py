@@ -1,4 +1,4 @@
-"""What all runs of a table share: the flags that are passed on to them, and the training images."""
+"""What all runs of a table share: flags and training images."""
 
 import hashlib
 import json
@@ -13,18 +13,18 @@ from utils.options.roles import Role
 from utils.reproduce.plan import DataSet
 
 HELDOUT_FRACTION = "0.1"
-"""Of the training images, set aside where other data have no held-out images of their own."""
+"""The part of the training images that is set aside if own data have no held-out images."""
 
 
 def check_passed_on(extra: Sequence[str], is_own: bool) -> None:
-    """Checks flags that are given for all runs.
+    """Checks the flags for all runs.
 
     Args:
         extra: the flags.
-        is_own: True if the table is one of other data than the paper's.
+        is_own: True if the table is for own data.
 
     Raises:
-        UserError: a flag that main.py does not know, or that the rows decide.
+        UserError: main.py does not know a flag, or the rows set it.
     """
     parse_options(extra)
     allowed = [*with_role(Role.PLACE, Role.FREE), *(_of_own_data() if is_own else [])]
@@ -33,13 +33,13 @@ def check_passed_on(extra: Sequence[str], is_own: bool) -> None:
     refused = [word for word in given if word not in known]
     if refused:
         raise UserError(
-            f"{', '.join(refused)}: decided by the rows; flags for all runs are "
+            f"{', '.join(refused)}: the rows set it; flags for all runs are "
             f"{', '.join(map(flag_of, allowed))}"
         )
 
 
 def _of_own_data() -> list[str]:
-    """What rows on other data share and what decides their results."""
+    """Returns the options that all rows on own data share and that can change their results."""
     return [
         name
         for name, option in FIELDS.items()
@@ -48,12 +48,18 @@ def _of_own_data() -> list[str]:
 
 
 def with_subset(data: DataSet, extra: list[str], records: Path) -> tuple[DataSet, list[str]]:
-    """Returns the data set with its training images told, and the flags for all runs, with held-out
-    images set aside where other data have none. Where there are no images here, the subset is
-    the one that the records are of, if they are of one.
+    """Returns the data set with its `subset`, and the flags for all runs.
+
+    If own data have no held-out images, the flags set some aside. If the images of the paper's data
+    set are missing, the subset is that of the records, if these have only one.
+
+    Args:
+        data: the data set, without its subset.
+        extra: the flags for all runs.
+        records: the folder of all records.
 
     Raises:
-        UserError: there are no images, and other data are asked for.
+        UserError: the images of own data are missing or cannot be read.
     """
     from datasets import load_data
 
@@ -75,7 +81,7 @@ def with_subset(data: DataSet, extra: list[str], records: Path) -> tuple[DataSet
 
 
 def _digest(options: Options, fingerprint: str) -> str:
-    """Of the images and of what all rows share."""
+    """Returns a digest of the images and of the options that all rows share."""
     shared = {name: getattr(options, name) for name in _of_own_data()}
     text = json.dumps(shared | {"fingerprint": fingerprint}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

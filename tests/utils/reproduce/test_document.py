@@ -123,7 +123,7 @@ def test_other_data_are_ranked_first_and_the_winner_has_its_command(tmp_path, no
     winner = cell_of("control", data=OWN, protocol="last")
     write_results(tmp_path, {winner: "python main.py the command"})
     page = (tmp_path / "RESULTS.md").read_text()
-    assert "`control`, the first row, is trained anew by:\n\n```sh\npython main.py the" in page
+    assert "This trains `control`, the first row:\n\n```sh\npython main.py the" in page
     ranked = [r for r in rows_of(page, "## Which method for folder? 2, 2+1 epochs, float32")][1:]
     ranked = [line for line in ranked if "`" in line[0]]
     assert [line[0] for line in ranked] == ["`control`", "`dro_lt`", "`ce`"]

@@ -49,18 +49,19 @@ def test_a_distilled_run_is_filed_if_its_teacher_has_the_options_of_the_teachers
     folder = distilled_from("bs_resnet56", tmp_path / "right")
     assert file_run(folder, "bs_distilled", tmp_path / "filed") == cell_of("bs_distilled", CUT)
     folder = distilled_from("bs", tmp_path / "wrong")
-    with pytest.raises(UserError, match=r"no run of bs_resnet56: --arch resnet32"):
+    with pytest.raises(UserError, match=r"not a run of bs_resnet56: --arch resnet32"):
         file_run(folder, "bs_distilled", tmp_path / "others")
     assert not (tmp_path / "others").exists()
 
 
 def test_a_run_with_the_options_of_another_row_is_refused_and_they_are_named(tmp_path):
     folder = chain(tmp_path, "dro_lt_temperature")
-    with pytest.raises(UserError, match=r"no run of dro_lt: --temperature 10\.0 \(the row: 1\.0\)"):
+    said = r"not a run of dro_lt: --temperature 10\.0 \(the row: 1\.0\)"
+    with pytest.raises(UserError, match=said):
         file_run(folder, "dro_lt", tmp_path / "filed")
-    with pytest.raises(UserError, match="is a stage 2, which ce is not"):
+    with pytest.raises(UserError, match="is a stage 2; ce is the other stage"):
         file_run(folder, "ce", tmp_path / "filed")
-    with pytest.raises(UserError, match="'x' is no row"):
+    with pytest.raises(UserError, match="'x' is not a row"):
         file_run(folder, "x", tmp_path / "filed")
     assert not (tmp_path / "filed").exists()
 
@@ -72,7 +73,7 @@ def test_an_unfinished_run_and_one_without_its_stage_1_are_refused(tmp_path):
         file_run(folder, "dro_lt", tmp_path / "filed")
     (folder / "kept.json").rename(folder / "summary.json")
     alone = folder.rename(tmp_path / "alone")
-    with pytest.raises(UserError, match="no record of the stage 1"):
+    with pytest.raises(UserError, match="no records of the stage 1"):
         file_run(alone, "dro_lt", tmp_path / "filed")
 
 

@@ -40,7 +40,7 @@ def made(tmp_path_factory):
 
 def test_the_time_is_told_beforehand_from_measured_epochs(made):
     _, outcome = made
-    told = outcome.out.index("the 3 runs will take about ")
+    told = outcome.out.index("estimate: the 3 runs will take about ")
     assert told < outcome.out.index("[1/3]")
 
 
@@ -68,7 +68,7 @@ def test_rows_are_ranked_by_held_out_images(made):
     page = (folder / "comparison" / "RESULTS.md").read_text()
     ranking = page.split("## Which method for CIFAR-10? 1, 1+1 epochs, float32")[1].split("```")[0]
     assert (
-        "**held-out images** puts the rows in their order; the test set chooses nothing"
+        "ranked by their accuracy on **held-out images**. The test set selects nothing."
         in " ".join(ranking.split())
     )
     ranked = [line.split(" | ") for line in ranking.splitlines() if line.startswith("| `")]
@@ -90,7 +90,7 @@ def test_the_winners_command_trains_what_won(made):
     words = shlex.split(command)
     assert words[:2] == ["python", "main.py"]
     stages = parse_stages(words[2:])
-    winner = page.split("`, the first row, is trained anew")[0].split("`")[-1]
+    winner = page.split("`, the first row:")[0].split("`")[-1]
     assert words[words.index("--recipe") + 1] == winner
     for options in stages:
         assert (options.dataset, options.arch, options.select_on) == ("cifar10", "resnet20", "last")

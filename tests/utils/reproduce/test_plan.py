@@ -158,12 +158,12 @@ def test_rows_are_selected_by_every_kind_of_name():
     "name", ["", "x", "cifar100/100/x", "cifar100/0", "cifar100/x", "cifar100/100/ce/1", "digits"]
 )
 def test_names_of_no_row_are_refused(name):
-    with pytest.raises(UserError, match="is no row"):
+    with pytest.raises(UserError, match="is not a row"):
         select_rows(name)
 
 
 def test_rows_for_other_data():
     assert select_recipes("dro_lt,ce,dro_lt") == ["dro_lt", "ce"]
     assert {"ce", "control", "dro_lt"} <= set(select_recipes(None))
-    with pytest.raises(UserError, match="'x' is no row"):
+    with pytest.raises(UserError, match="'x' is not a row"):
         select_recipes("ce,x")
