@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -269,30 +268,3 @@ def test_sigint_ends_a_process_with_130_and_resume_goes_on(tree, six_epochs, tmp
     assert "Traceback" not in (tmp_path / "output").read_text()
     succeed(argv)
     assert not differences_of_runs(folder, six_epochs)
-
-
-def kill_twice_and_finish(argv: list, folder: Path, seconds: float, seed: int) -> None:
-    """Kills the run at two random instants, checks its files, and finishes it."""
-    instants = random.Random(seed)
-    for _ in range(2):
-        process = fork([*argv, "--resume", "True"])
-        wait_for(lambda: (folder / "args.json").exists())
-        time.sleep(instants.uniform(0, 0.4 * seconds))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-        for path in folder.glob("ckpt*.pth.tar"):
-            assert torch.isfinite(load(path)["state_dict"]["linear.weight"]).all()
-    done = epochs_in_log(folder)
-    kept = load(folder / "ckpt.pth.tar")["epoch"] if (folder / "ckpt.pth.tar").exists() else 0
-    assert done - 1 <= kept <= done, "more than the unfinished epoch is lost"
-    process = fork([*argv, "--resume", "True"])
-    process.join(120)
-    assert process.exitcode == 0
-
-
-def test_a_stage_1_killed_at_random_instants_ends_with_the_same_bits(tree, six_epochs, tmp_path):
-    argv = stage_1(tree, tmp_path, "--epochs", 6)
-    seconds = read_summary(six_epochs)["seconds"]
-    kill_twice_and_finish(argv, tmp_path / STAGE_1_NAME, seconds, seed=1)
-    assert not differences_of_runs(tmp_path / STAGE_1_NAME, six_epochs)

@@ -45,6 +45,13 @@ def test_several_processes_compute_what_one_does(
     distributed_steps.assert_same_readings(expected, found)
 
 
+def test_micro_batches_compute_what_whole_batches_do(of_one_process):
+    found = distributed_steps.find(ALONE, micro_batches=3)
+    for kind in distributed_steps.KINDS:
+        distributed_steps.assert_same_steps(of_one_process, found, kind)
+    distributed_steps.assert_same_readings(of_one_process, found)
+
+
 def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):
     """Stage 1 is stopped by a signal to torchrun and continued in two processes; two processes
     begin stage 2."""

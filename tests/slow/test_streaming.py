@@ -1,12 +1,20 @@
-"""Streamed images in a process of its own: its memory, and its end when memory ends a worker."""
+"""Streamed images: memory, the end of a worker, a run that is interrupted, a large network."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from tests.support.helpers import REPOSITORY
-from tests.support.streamed_sets import write_jpeg
+from tests.support.helpers import REPOSITORY, call, differences_of_runs, load, succeed
+from tests.support.streamed_sets import (
+    records_of,
+    stage_1,
+    stage_2,
+    write_imagenet_lt,
+    write_jpeg,
+)
+from utils.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +83,40 @@ def test_a_worker_that_memory_ended_ends_the_run_and_the_process(folder):
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
     )
     assert done.stdout == "RunError\n"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Gives a small data set in ImageNet-LT's layout."""
+    return write_imagenet_lt(tmp_path / "own", classes=3)
+
+
+def test_a_streamed_run_that_was_interrupted_ends_with_the_same_bits_by_any_workers(
+    own, tmp_path, monkeypatch, no_figures
+):
+    roots = [tmp_path / "whole", tmp_path / "interrupted"]
+    train = Trainer._train
+
+    def interrupt(self, phase, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return train(self, phase, epoch)
+
+    for stage in (stage_1, stage_2):
+        succeed(stage(own, roots[0]))
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_train", interrupt)
+            assert call(stage(own, roots[1])).status == 130
+        succeed(stage(own, roots[1], "--resume", "True", workers=0))
+        folders = [records_of(stage(own, root)) for root in roots]
+        assert differences_of_runs(*folders) == []
+
+
+def test_resnet50_takes_a_short_pass_and_is_evaluated(own, tmp_path, no_figures):
+    command = stage_1(own, tmp_path, "--epochs", 1, "--select_on", "last", arch="resnet50")
+    succeed(command)
+    succeed([*command, "--evaluation", "True"])
+    folder = records_of(command)
+    weights = load(folder / "ckpt.best.pth.tar")["state_dict"]
+    assert weights["linear.weight"].shape == (3, 2048) and "layer4.2.conv3.weight" in weights
+    shutil.rmtree(folder)  # hundreds of megabytes

@@ -1,11 +1,17 @@
-"""Made-up sets of JPEG files of various sizes, with lists in the field's format."""
+"""Made-up sets of JPEG files of various sizes, with lists in the field's format, and commands that
+train on them."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from utils.options.parse import parse_options
+from utils.runs.folders import run_folder
+
 CLASSES = 12
+SIDE = 32
+"""Pixels of a side of the images that networks train on. The files have 40 to 110."""
 
 
 def write_jpeg(path: Path, label: int, seed: int) -> None:
@@ -54,3 +60,33 @@ def write_inaturalist(root: Path, lists: Path, classes: int = 5) -> Path:
                 lines.append(f"{name} {label}\n")
         (lists / f"iNaturalist18_{split}.txt").write_text("".join(lines))
     return root
+
+
+def _flags(data: Path, root: Path, arch: str = "resnet10", workers: int = 2) -> list:
+    """Returns the flags of both stages."""
+    return [
+        *("--dataset", "imagenet_lt", "--data_root", data, "--image_size", SIDE, "--stream", True),
+        *("-a", arch, "-b", 32, "--seed", 1, "-j", workers),
+        *("--root_log", root, "--root_model", root),
+    ]
+
+
+def stage_1(data: Path, root: Path, *extra: object, **settings) -> list[str]:
+    """Returns the command of a stage 1 on images in ImageNet-LT's layout."""
+    schedule = ("--epochs", 2, "--schedule", "cosine", "--lr", 0.05)
+    return [str(flag) for flag in (*_flags(data, root, **settings), *schedule, *extra)]
+
+
+def stage_2(data: Path, root: Path, *extra: object, **settings) -> list[str]:
+    """Returns the command of a stage 2 that starts from `stage_1`."""
+    pretrained = run_folder(parse_options(stage_1(data, root, **settings))).models
+    flags = [
+        *(*_flags(data, root, **settings), "--pretrained", pretrained.name, "--epochs", 2),
+        *("--balanced_clf_nepochs", 1, "--feat_loss", "ce_lt,robust_loss", "--cls_loss", "ce"),
+        *("--feat_sampler", "resample,2", "--temperature", 1, "--margin", 1, *extra),
+    ]
+    return [str(flag) for flag in flags]
+
+
+def records_of(command: list[str]) -> Path:
+    return run_folder(parse_options(command)).records

@@ -11,7 +11,6 @@ from datasets import load_data, normalisation
 from datasets.sources.lists import _read_list
 from tests.support.helpers import (
     call,
-    differences_of_runs,
     load,
     read_records,
     read_summary,
@@ -19,6 +18,10 @@ from tests.support.helpers import (
 )
 from tests.support.streamed_sets import (
     CLASSES,
+    SIDE,
+    records_of,
+    stage_1,
+    stage_2,
     training_counts,
     write_imagenet_lt,
     write_inaturalist,
@@ -26,11 +29,6 @@ from tests.support.streamed_sets import (
 from utils.errors import UserError
 from utils.evaluation.evaluator import extract_features
 from utils.options.parse import parse_options
-from utils.runs.folders import run_folder
-from utils.training.trainer import Trainer
-
-SIDE = 32
-"""Of the images that networks train on, in pixels; streamed by themselves are 64 and more."""
 
 
 @pytest.fixture(scope="module")
@@ -149,46 +147,6 @@ def test_a_missing_list_is_bad_input_and_nothing_is_written(own, tmp_path):
     assert str(own / "ImageNet_LT_val.txt") in outcome.err
 
 
-def flags_of(data, root, arch="resnet10", workers=2):
-    """Returns the flags of both stages."""
-    return [
-        *("--dataset", "imagenet_lt", "--data_root", data, "--image_size", SIDE, "-a", arch),
-        *(
-            "-b",
-            32,
-            "--seed",
-            1,
-            "--stream",
-            True,
-            "-j",
-            workers,
-            "--root_log",
-            root,
-            "--root_model",
-            root,
-        ),
-    ]
-
-
-def stage_1(data, root, *extra, **settings):
-    schedule = ("--epochs", 2, "--schedule", "cosine", "--lr", 0.05)
-    return [str(flag) for flag in (*flags_of(data, root, **settings), *schedule, *extra)]
-
-
-def stage_2(data, root, *extra, **settings):
-    pretrained = run_folder(parse_options(stage_1(data, root, **settings))).models
-    flags = [
-        *(*flags_of(data, root, **settings), "--pretrained", pretrained.name, "--epochs", 2),
-        *("--balanced_clf_nepochs", 1, "--feat_loss", "ce_lt,robust_loss", "--cls_loss", "ce"),
-        *("--feat_sampler", "resample,2", "--temperature", 1, "--margin", 1, *extra),
-    ]
-    return [str(flag) for flag in flags]
-
-
-def records_of(command):
-    return run_folder(parse_options(command)).records
-
-
 def test_both_stages_and_the_evaluation_of_a_listed_set(imagenet, tmp_path, no_figures):
     succeed(stage_1(imagenet, tmp_path))
     second = stage_2(imagenet, tmp_path)
@@ -210,27 +168,6 @@ def test_both_stages_and_the_evaluation_of_a_listed_set(imagenet, tmp_path, no_f
     with np.load(records / "outputs_train.npz") as outputs:
         assert outputs["feats"].shape == (sum(training_counts(CLASSES)), 512)
         assert np.bincount(outputs["labels"]).tolist() == training_counts(CLASSES)
-
-
-def test_a_streamed_run_that_was_interrupted_ends_with_the_same_bits_by_any_workers(
-    own, tmp_path, monkeypatch, no_figures
-):
-    roots = [tmp_path / "whole", tmp_path / "interrupted"]
-    train = Trainer._train
-
-    def interrupt(self, phase, epoch):
-        if epoch == 2:
-            raise KeyboardInterrupt
-        return train(self, phase, epoch)
-
-    for stage in (stage_1, stage_2):
-        succeed(stage(own, roots[0]))
-        with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_train", interrupt)
-            assert call(stage(own, roots[1])).status == 130
-        succeed(stage(own, roots[1], "--resume", "True", workers=0))
-        folders = [records_of(stage(own, root)) for root in roots]
-        assert differences_of_runs(*folders) == []
 
 
 @pytest.mark.parametrize("stream", ["True", "False"])
@@ -257,16 +194,6 @@ def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
     succeed([*stage_2(own, tmp_path), *flags])
     assert data.class_counts[0] == 12
     assert sizes == ([16, 16, 4] if stream == "True" else [36])
-
-
-def test_resnet50_takes_a_short_pass_and_is_evaluated(own, tmp_path, no_figures):
-    command = stage_1(own, tmp_path, "--epochs", 1, "--select_on", "last", arch="resnet50")
-    succeed(command)
-    succeed([*command, "--evaluation", "True"])
-    folder = records_of(command)
-    weights = load(folder / "ckpt.best.pth.tar")["state_dict"]
-    assert weights["linear.weight"].shape == (3, 2048) and "layer4.2.conv3.weight" in weights
-    shutil.rmtree(folder)  # hundreds of megabytes
 
 
 def test_a_network_for_large_images_takes_a_cosine_head_from_ldam(own, tmp_path, no_figures):

@@ -14,27 +14,6 @@ from utils.machine.processes import ALONE, World, world_of_environment
 from utils.training.split_step import running_statistics_kept
 
 
-@pytest.fixture(scope="module")
-def of_one_process() -> dict:
-    return distributed_steps.find(ALONE, micro_batches=1)
-
-
-@pytest.fixture(scope="module")
-def of_micro_batches() -> dict:
-    """Gives the results of one process with three micro-batches per step; tests/slow has several
-    processes."""
-    return distributed_steps.find(ALONE, micro_batches=3)
-
-
-@pytest.mark.parametrize("kind", distributed_steps.KINDS)
-def test_twenty_steps_by_micro_batches_lead_to_the_weights(of_one_process, of_micro_batches, kind):
-    distributed_steps.assert_same_steps(of_one_process, of_micro_batches, kind)
-
-
-def test_centroids_and_metrics_do_not_depend_on_micro_batches(of_one_process, of_micro_batches):
-    distributed_steps.assert_same_readings(of_one_process, of_micro_batches)
-
-
 @pytest.mark.parametrize("kind", distributed_steps.KINDS)
 def test_the_gradient_by_micro_batches_is_that_of_the_batch(kind, monkeypatch):
     monkeypatch.setattr(distributed_steps, "STEPS", 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults import disk_full_for, interrupted_at_check
+from tests.support.faults import disk_full_for
 from tests.support.helpers import REPOSITORY, Outcome, snapshot, without_gpus, write_tree
 from tests.support.small_images import images_of_any_side
 from utils.export.__main__ import main as export
@@ -162,17 +162,6 @@ def test_a_recorded_stage_1_without_checkpoints_is_trained_again(made, tree, tmp
     outcome = reproduce(tmp_path, tree, rows="cifar10/2/classifier_only")
     assert outcome.status == 0 and outcome.out.count("$ python main.py") == 2
     assert "classifier_only" in {entry["method"] for entry in table_of(tmp_path)}
-
-
-@pytest.mark.parametrize("number", [2, 9])
-def test_an_interrupted_table_goes_on_to_the_same_numbers(number, tree, made, tmp_path):
-    with interrupted_at_check(number) as count:
-        outcome = reproduce(tmp_path, tree)
-        assert outcome.status == 143, count()
-    assert "the same command goes on" in outcome.err
-    assert not (tmp_path / "results" / "RESULTS.md").exists()
-    assert reproduce(tmp_path, tree).status == 0
-    assert table_of(tmp_path) == table_of(made)
 
 
 def test_a_failed_run_is_told_and_the_others_go_on(tree, made, tmp_path):
