@@ -91,6 +91,8 @@ def apply_policies(images: Tensor, draws: PolicyDraws) -> Tensor:
         counts = variants.bincount(minlength=len(VARIANTS)).tolist()
         order = to_device(chosen[variants.argsort(stable=True)], images.device)
         for variant, group in zip(VARIANTS, order.split(counts), strict=True):
+            if not len(group):  # no image drew it
+                continue
             for part in group.split(chunk_length(images)):
                 images[part] = OPERATIONS[variant[0]](images[part], *variant)
     return images
