@@ -1,1 +1,1 @@
-"""Measures the program from outside: speed beside a plain loop, and what a GPU is to be asked."""
+"""Measures the program from outside: its speed beside a plain loop, and its first run on a GPU."""

@@ -1,4 +1,4 @@
-"""The images that both sides of a benchmark see."""
+"""The images that all sides of a benchmark train on."""
 
 from dataclasses import replace
 
@@ -13,12 +13,9 @@ from utils.errors import UserError
 from utils.options.data_paths import data_root
 from utils.options.flags import Options
 
-IMAGES = {"train": 50_000, "test": 10_000}
-"""Of either data set, before a subset is chosen."""
-
 
 def has_images(options: Options) -> bool:
-    """Returns True if `--data_root` holds the data set, so that nothing would be downloaded."""
+    """Returns True if `--data_root` holds the data set, so that nothing must be downloaded."""
     root = data_root(options)
     return is_here(options.dataset, root) or (root / packed_name(options)).is_file()
 
@@ -39,12 +36,13 @@ def benchmark_data(settings: Settings) -> tuple[LongTailedData, str]:
             f"--data_root {options.data_root}: holds no {options.dataset}, neither the official "
             "files nor a tree of PNG files nor a packed set"
         )
-    train, test = (number // NUM_CLASSES[options.dataset] for number in IMAGES.values())
-    return _made_up(options, train, test), f"made-up images in the sizes of {options.dataset}"
+    classes = NUM_CLASSES[options.dataset]
+    data = _made_up(options, train=50_000 // classes, test=10_000 // classes)
+    return data, f"made-up images in the sizes of {options.dataset}"
 
 
 def _made_up(options: Options, train: int, test: int) -> LongTailedData:
-    """Returns noise, with as many images of a class as told."""
+    """Returns noise, with `train` and `test` images of a class before the subset is chosen."""
     generator = torch.Generator().manual_seed(0)
     classes = NUM_CLASSES[options.dataset]
 
@@ -58,8 +56,8 @@ def _made_up(options: Options, train: int, test: int) -> LongTailedData:
 
 
 def scaled(data: LongTailedData, factor: float) -> LongTailedData:
-    """Returns the same data with `factor` times the images of each training class (rounded up) and
-    of the evaluated sets: a part of them, or all of them `factor` times."""
+    """Returns the data with `factor` times the images of each training class, of the test set and
+    of the held-out set, rounded up. Above 1, images are there several times."""
     positions = [(data.train.labels == c).nonzero().squeeze(1) for c in range(data.num_classes)]
     chosen = torch.cat([p[_spread(len(p), factor)] for p in positions])
 
@@ -78,7 +76,7 @@ def _spread(count: int, factor: float) -> torch.Tensor:
 
 
 def epoch_images(data: LongTailedData) -> dict[str, int]:
-    """Returns the number of images in an epoch of each phase; stage 2 shows every class as often as
-    the largest."""
+    """Returns the number of images in an epoch of each phase. In stage 2 each class has as many as
+    the largest class."""
     balanced = max(data.class_counts) * data.num_classes
     return dict(zip(PHASES, (len(data.train), balanced, balanced), strict=True))

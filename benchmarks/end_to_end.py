@@ -1,12 +1,12 @@
-"""Both stages at full length: this project through its command line, from the start of its process
-to the last `summary.json`, and the plain loop, in full or projected from some of its epochs."""
+"""Both stages at full length. This project runs as a command, from the start of its process to the
+last `summary.json`. The plain loop runs at full length too, or is projected from a few epochs."""
 
 import argparse
 import json
 import subprocess
 import sys
 import time
-from operator import methodcaller
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -18,19 +18,17 @@ from benchmarks.sides import PLAIN, SideProcess
 from utils.errors import RunError, UserError
 from utils.files import write_json
 from utils.machine.device import choose_machine
-from utils.machine.provenance import commit
+from utils.machine.provenance import REPOSITORY, commit
 from utils.options.parse import parse_stages
 from utils.runs.folders import run_folder
 
-MAIN = Path(__file__).parents[1] / "main.py"
-
 
 def end_to_end(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Runs ours, runs or projects the plain loop, and prints the ratio last.
+    """Runs ours, then runs or projects the plain loop; prints the ratio in the last line.
 
     Raises:
-        UserError: no images, which `main.py` needs.
-        RunError: a command of ours failed.
+        UserError: `--data_root` has no images, which `main.py` needs.
+        RunError: the command of ours failed.
     """
     options, lengths = settings.options, arguments.lengths
     if not has_images(options):
@@ -53,23 +51,25 @@ def end_to_end(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 def run_ours(settings: Settings, lengths: dict[str, int]) -> dict:
-    """Returns the wall clock of the one command that trains both stages, and what their summaries
-    say.
+    """Runs the command that trains both stages; returns its wall clock, and seconds and accuracy
+    from its summaries.
 
     Raises:
         RunError: the command failed.
     """
     with TemporaryDirectory() as root:
         command = settings.command(lengths, root)
-        began = time.time()
+        began = time.perf_counter()
         result = subprocess.run(
-            [sys.executable, MAIN, *command], stdout=subprocess.DEVNULL, check=False
+            [sys.executable, REPOSITORY / "main.py", *command],
+            stdout=subprocess.DEVNULL,
+            check=False,
         )
+        wall_seconds = time.perf_counter() - began
         if result.returncode != 0:
             raise RunError(f"main.py {' '.join(command)}: exit status {result.returncode}")
-        wall_seconds = time.time() - began
-        folders = [run_folder(stage).records for stage in parse_stages(command)]
-        summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+        folders = [run_folder(stage) for stage in parse_stages(command)]
+        summaries = [json.loads(folder.summary.read_text()) for folder in folders]
     return {
         "command": " ".join(command),
         "wall_seconds": wall_seconds,
@@ -79,23 +79,29 @@ def run_ours(settings: Settings, lengths: dict[str, int]) -> dict:
 
 
 def run_plain(settings: Settings, lengths: dict[str, int], epochs: int | None) -> dict:
-    """Returns start-up and epochs of the plain loop, and what they add up to at full length: the
-    sum of all epochs or, of so many of each phase after one that warms up, the median times their
-    number."""
+    """Returns the wall clock of the plain loop: its start-up and all its epochs.
+
+    Args:
+        settings: the settings of the benchmark.
+        lengths: the number of epochs of each phase.
+        epochs: of each phase, this many epochs run after one that warms up, and their median counts
+            for all. If it is None, all epochs run.
+    """
     found = Measurements()
     seconds = 0.0
-    with TemporaryDirectory() as folder:
-        side = SideProcess(PLAIN, settings, Path(folder))
+    with (
+        TemporaryDirectory() as folder,
+        closing(SideProcess(PLAIN, settings, Path(folder))) as side,
+    ):
         start_up = side.start_up_seconds()
         for phase, length in lengths.items():
             if epochs is not None and length:
-                side.ask(methodcaller("epoch", phase))  # warms up
+                side.ask("epoch", phase)  # warms up
             number = length if epochs is None else min(epochs, length)
-            times = [side.ask(methodcaller("epoch", phase)).seconds for _ in range(number)]
+            times = [side.ask("epoch", phase).seconds for _ in range(number)]
             for value in times:
                 found.add(f"{phase} seconds", PLAIN, value)
             seconds += sum(times) if epochs is None else length * median(times or [0.0])
-        side.close()
     return {
         "wall_seconds": start_up + seconds,
         "start_up_seconds": start_up,

@@ -1,11 +1,11 @@
-"""What to ask a GPU first, in one command that ends within eight minutes.
+"""Checks the program on a GPU, in one command that ends within eight minutes.
 
     python -m benchmarks.gpu_check [--data_root DIR] [--output gpu_check.json]
 
-The tests that need CUDA; then, for each precision and kind of step, epochs of each phase, steps
-under the profiler and the projected time of the paper's recipe (200 + 80 + 20 epochs); and images a
-second beside the plain loop. Ends with a table and a JSON file. Without a GPU it says so and ends
-with status 2.
+It runs the tests that need CUDA. For each precision and kind of step it measures epochs and, under
+the profiler, steps of each phase, and projects the time of the paper's recipe (200 + 80 + 20
+epochs). It measures images a second beside the plain loop. At the end it prints a table and writes
+a JSON file. Without a GPU it says so, and its status is 2.
 """
 
 import re
@@ -14,50 +14,54 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from operator import methodcaller
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
-import pandas as pd
 import torch
 from torch.autograd import (  # torch's hints do not list it as exported
     DeviceType,  # pyright: ignore[reportPrivateImportUsage]
 )
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import Timer
 
 from benchmarks.data import benchmark_data
+from benchmarks.measurements import Measurements
 from benchmarks.our_side import OurSide
+from benchmarks.report import markdown
+from benchmarks.rounds import measure_rates
 from benchmarks.settings import RECIPE, Settings, settings_of
+from benchmarks.side import clock
 from benchmarks.sides import PLAIN, both_sides
 from datasets import LongTailedData
 from utils.errors import UserError, run_program
 from utils.files import write_json
 from utils.machine.device import choose_machine
-from utils.machine.provenance import commit
+from utils.machine.provenance import REPOSITORY, commit
 from utils.options.parse import Parser
 
-ROOT = Path(__file__).parents[1]
 CUDA_TESTS = (
     *("tests/utils/training/test_steps.py", "tests/utils/training/test_fake_cuda.py"),
     *("tests/datasets/loading/test_augmentation.py", "tests/datasets/loading/test_resident.py"),
     *("tests/datasets/loading/test_autoaugment.py", "tests/losses", "tests/models"),
 )
 KINDS = (("bf16", "graph"), ("float32", "graph"), ("tf32", "graph"), ("bf16", "eager"))
-SECONDS, TEST_SECONDS = 450, 150
-STEPS = 20  # under the profiler
-COLUMNS = {
-    **{"kernels": "kernels a step", "step_ms": "ms a step", "busy_ms": "busy ms a step"},
-    **{"epoch_seconds": "s an epoch", "idle_seconds": "idle s an epoch"},
-}
+SECONDS, TEST_SECONDS, PLAIN_SECONDS = 450, 150, 60
+WARM_UP_STEPS, STEPS = 3, 20
 
 
 def run_tests() -> dict:
-    """Returns how many tests on CUDA passed, failed and were skipped, and what failed."""
+    """Runs the tests on CUDA; returns how many passed, failed and were skipped, and which
+    failed."""
     command = [sys.executable, "-m", "pytest", "-q", "-rf", *CUDA_TESTS]
     try:
         result = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=TEST_SECONDS, check=False
+            command,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=TEST_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return {"ended": f"not within {TEST_SECONDS} s"}
@@ -66,103 +70,85 @@ def run_tests() -> dict:
     }
     failures = re.findall(r"^FAILED (\S+)", result.stdout, re.MULTILINE)
     found = counts | {"failures": failures, "status": result.returncode}
-    if not counts:  # pytest is missing, or could not read the tests
+    if not counts:  # pytest is not installed, or could not read the tests
         found["ended"] = (result.stderr or result.stdout).strip()[-500:]
     return found
 
 
-def profile_steps(side: OurSide, phase: str) -> dict:
-    """Returns `kernels` (copies and fills included) and busy milliseconds of a step, by the
-    profiler, and milliseconds of a step by the clock, on batches that are there already."""
-    step, arguments = side.step_and_batches(phase, STEPS)
-    batches = list(arguments)
-    for batch in batches[:3]:
-        step(*batch)
-    timer = Timer("step(*batch)", globals={"step": step, "batch": batches[0]})
-    milliseconds = 1000 * timer.blocked_autorange(min_run_time=0.5).median
-    is_cuda = side.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
-    with profile(activities=activities) as profiler:
-        for batch in batches:
-            step(*batch)
-        if is_cuda:
-            torch.cuda.synchronize(side.device)
+def measure_steps(side: OurSide, phase: str) -> dict:
+    """Returns what a training step of a phase takes: milliseconds by the clock and, by the
+    profiler, kernels (with copies and fills) and busy milliseconds of the device."""
+    activities = [ProfilerActivity.CPU]
+    if side.device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with closing(side.steps(phase)) as steps:
+        list(islice(steps, WARM_UP_STEPS))
+        began = clock(side.device)
+        list(islice(steps, STEPS))
+        seconds = clock(side.device) - began
+        with profile(activities=activities) as profiler:
+            list(islice(steps, STEPS))
+            clock(side.device)
     kernels = [event for event in profiler.events() or [] if event.device_type == DeviceType.CUDA]
     busy = sum(event.time_range.elapsed_us() for event in kernels) / 1000
     return {
-        "kernels": round(len(kernels) / len(batches), 1),
-        "busy_ms": busy / len(batches),
-        "step_ms": milliseconds,
+        "kernels": round(len(kernels) / STEPS, 1),
+        "busy_ms": busy / STEPS,
+        "step_ms": 1000 * seconds / STEPS,
     }
 
 
 def measure_kind(settings: Settings, data: LongTailedData, folder: Path) -> dict:
-    """Returns, by phase, what a precision and kind of step take: three epochs, of which the first
-    warms up (on a GPU), and profiled steps."""
+    """Returns, by phase, what a precision and kind of step take: the median of the epochs that do
+    not warm up, and single steps."""
     side = OurSide(settings, data, folder)
     found = {}
-    for phase, times in side.visit().items():
+    for phase, times in side.epoch_times().items():
         seconds = median(t.seconds for t in times)
-        steps = profile_steps(side, phase)
-        number = side.steps_an_epoch(phase)
+        of_step = measure_steps(side, phase)
+        steps = len(side.batch_sizes(phase))
         found[phase] = {
-            **steps,
-            "steps": number,
+            **of_step,
+            "steps": steps,
             "epoch_seconds": seconds,
-            "idle_seconds": max(0.0, seconds - number * steps["busy_ms"] / 1000),
+            "idle_seconds": max(0.0, seconds - steps * of_step["busy_ms"] / 1000),
             "projected_seconds": seconds * RECIPE[phase],
         }
     return found
 
 
 def compare_with_plain(settings: Settings) -> dict:
-    """Returns images a second of training, of both sides, by phase; the second of two passes."""
-    found: dict[str, dict[str, float]] = {"pretraining": {}, "features": {}}
+    """Returns images a second of the training of both stages, by phase and side."""
+    phases, found = ("pretraining", "features"), Measurements()
     with both_sides(settings) as sides:
-        for phase, rates in found.items():
-            for side in (side.with_persistent_workers() for side in sides):
-                side.ask(methodcaller("rate", phase))
-                rates[side.name] = side.ask(methodcaller("rate", phase))
-    return found
-
-
-def table_of(kinds: dict[str, dict]) -> str:
-    """Returns the table: a row for each kind and phase, and the recipe's projected time."""
-    rows = []
-    for kind, phases in kinds.items():
-        for phase, found in phases.items():
-            row = {title: f"{found[name]:.3g}" for name, title in COLUMNS.items()}
-            row |= {"epochs": RECIPE[phase], "projected s": f"{found['projected_seconds']:.1f}"}
-            rows.append({"precision, step": kind, "phase": phase} | row)
-        total = sum(found["projected_seconds"] for found in phases.values())
-        row = {"precision, step": kind, "phase": "the recipe, projected"}
-        rows.append(dict.fromkeys(rows[-1], "") | row | {"projected s": f"{total:.1f}"})
-    return pd.DataFrame(rows).to_string(index=False) if rows else "no kind was measured"
+        measure_rates(found, sides, 1.0, phases, rounds=1)
+        return {p: {s.name: found.median(f"{p} images/s", s.name) for s in sides} for p in phases}
 
 
 def check(settings: Settings) -> dict:
-    """Measures what there is time for; returns the record, which names what was left out."""
+    """Measures as much as there is time for; returns the record, which also names what was left
+    out."""
     deadline = time.monotonic() + SECONDS
     record: dict = {"commit": commit(), "tests": run_tests(), "kinds": {}, "left_out": []}
     print(f"tests on CUDA: {record['tests']}", flush=True)
     data, record["images"] = benchmark_data(settings)
     record["machine"] = choose_machine(0, "float32").description()
     longest = 0.0
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as folder:
         for precision, step in KINDS:
             began = time.monotonic()
-            title = f"{precision}, {step}"
-            # The plain loop needs about a minute.
-            if began + longest + 60 > deadline:
-                record["left_out"].append(title)
+            kind = f"{precision}, {step}"
+            if began + longest + PLAIN_SECONDS > deadline:
+                record["left_out"].append(kind)
                 continue
             of_kind = settings.with_flags("--precision", precision, "--step", step)
             try:
-                record["kinds"][title] = measure_kind(of_kind, data, Path(name))
-            except UserError as error:  # a GPU without this precision
-                record["left_out"].append(f"{title}: {error}")
-            longest = max(longest, time.monotonic() - began)
-            print(f"{title}: {time.monotonic() - began:.0f} s", flush=True)
+                record["kinds"][kind] = measure_kind(of_kind, data, Path(folder))
+            except UserError as error:  # this GPU lacks the precision
+                record["left_out"].append(f"{kind}: {error}")
+            seconds = time.monotonic() - began
+            longest = max(longest, seconds)
+            print(f"{kind}: {seconds:.0f} s", flush=True)
     measured = next(iter(record["kinds"]), "float32, graph")
     fast = settings.with_flags("--precision", measured.split(",")[0])
     record["images_per_second"] = compare_with_plain(fast)
@@ -170,8 +156,17 @@ def check(settings: Settings) -> dict:
 
 
 def report(record: dict) -> str:
-    """Returns the tables of a record."""
-    lines = [table_of(record["kinds"]), ""]
+    """Returns a record as text: a row for each kind and phase, the projected seconds of the recipe,
+    and the comparison with the plain loop."""
+    lines, rows = [], []
+    for kind, phases in record["kinds"].items():
+        names = list(next(iter(phases.values())))
+        rows = rows or [["precision, step", "phase", *names]]
+        for phase, found in phases.items():
+            rows.append([kind, phase, *(f"{found[name]:.4g}" for name in names)])
+        total = sum(found["projected_seconds"] for found in phases.values())
+        rows.append([kind, "recipe", *[""] * (len(names) - 1), f"{total:.4g}"])
+    lines += [markdown(rows) if rows else "no kind was measured", ""]
     for phase, rates in record["images_per_second"].items():
         each = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
         ratio = list(rates.values())[-1] / rates[PLAIN]
@@ -182,14 +177,15 @@ def report(record: dict) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0 done, 1 it failed or not all tests passed, 2 no GPU or bad
-    input."""
+    """Runs the command line; returns 0 if all tests passed, 1 if not or if it failed, 2 if there is
+    no GPU or the input is bad."""
     parser = Parser(
         prog="python -m benchmarks.gpu_check",
         description=__doc__,
         epilog="The other flags are main.py's: --data_root (default: ./data, else made-up images).",
     )
-    parser.add_argument("--output", type=Path, default=Path("gpu_check.json"))
+    text = "the JSON file (default: gpu_check.json)"
+    parser.add_argument("--output", type=Path, default=Path("gpu_check.json"), help=text)
 
     def program() -> int:
         arguments, flags = parser.parse_known_args(argv)

@@ -10,8 +10,8 @@ INTERVAL = 0.05  # seconds
 
 
 def memory_of_tree(process: int) -> int:
-    """Returns the bytes of a process and all that it has started. A page that several share counts
-    once on Linux (the sum of proportional set sizes); elsewhere only unshared pages count."""
+    """Returns the bytes of a process and of all processes that it started. On Linux, memory that
+    they share counts once (proportional set sizes). Elsewhere only memory of their own counts."""
     total = 0
     with suppress(psutil.Error):
         root = psutil.Process(process)
@@ -23,8 +23,8 @@ def memory_of_tree(process: int) -> int:
 
 
 class PeakMemory(threading.Thread):
-    """Inside a `with`, looks at the memory of a process and its workers every now and then;
-    `mebibytes` is the most that it saw."""
+    """A `with` block in which a thread measures the memory of a process and its workers again and
+    again. `mebibytes` is the largest value."""
 
     def __init__(self, process: int) -> None:
         super().__init__(daemon=True)

@@ -1,4 +1,5 @@
-"""Augmentation as the released code does it: every image by itself, through Pillow and NumPy."""
+"""The augmentation of the plain loop. As in the released code, Pillow and NumPy augment images one
+by one."""
 
 import random
 
@@ -31,7 +32,7 @@ def _translate(image: Image.Image, x: float, y: float) -> Image.Image:
     return _affine(image, coefficients, Image.Resampling.NEAREST)
 
 
-# name -> (image, magnitude m with its sign where it has one) -> image
+# By name: from an image and a magnitude, which has a sign if the operation has one, to an image.
 _OPERATIONS = {
     "shearX": lambda i, m: _affine(i, (1, m, 0, 0, 1, 0), Image.Resampling.BICUBIC),
     "shearY": lambda i, m: _affine(i, (1, 0, 0, m, 1, 0), Image.Resampling.BICUBIC),
@@ -52,15 +53,15 @@ _UNSIGNED = {"rotate", "posterize", "solarize"}
 
 
 def apply_operation(image: Image.Image, op: str, level: int | None, sign: int) -> Image.Image:
-    """One AutoAugment operation on one RGB image; level and sign as in `datasets.autoaugment`,
-    ignored where the operation has none."""
+    """Returns an RGB image after one operation of AutoAugment. Level and sign are those of
+    `datasets.autoaugment`; an operation without them ignores them."""
     magnitude = MAGNITUDES[op][level] if op in MAGNITUDES else 0
     return _OPERATIONS[op](image, magnitude if op in _UNSIGNED else magnitude * sign)
 
 
 class PillowAutoAugment:
-    """AutoAugment's CIFAR-10 policy: a sub-policy drawn uniformly for each image, each of its two
-    operations run with its probability."""
+    """AutoAugment's CIFAR-10 policy. It draws a sub-policy uniformly for each image, and applies
+    each of the two operations with its probability."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
         for op, probability, level in random.choice(POLICIES):
@@ -70,7 +71,7 @@ class PillowAutoAugment:
 
 
 class ArrayCutout:
-    """Sets one random square of an image ``[C, H, W]`` to zero, by a NumPy mask."""
+    """Sets a random square of an image ``[C, H, W]`` to zero, with a NumPy mask."""
 
     def __init__(self, size: int = 16) -> None:
         self.size = size
@@ -85,7 +86,8 @@ class ArrayCutout:
 
 
 def make_transform(augment: str, mean: tuple[float, ...], std: tuple[float, ...]):
-    """The chain of transforms from a Pillow image to a normalised tensor that `--augment` names."""
+    """Returns the transform from a Pillow image to a normalised tensor, by the name that
+    `--augment` takes."""
     crop_flip = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
     before, after = {
         "none": ([], []),

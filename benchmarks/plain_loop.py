@@ -1,13 +1,15 @@
-"""Training in the manner of the released code, to compare this project's speed with.
+"""A plain training loop that works as the released code does. It is what this project's speed is
+compared with.
 
-What costs it time is kept: worker processes with Pillow on every image, float32 without graph or
-channels-last, four passes through worker pools an epoch of stage 2, a loss that goes from class to
-class, `.item()` on every loss and accuracy of every step, features gathered by `torch.cat`, and
-predictions appended one by one. So is what favours it: on CUDA, TF32 convolutions, cuDNN's
-benchmark mode, pinned memory, and workers that persist if so wished.
+It keeps what costs the released code time: worker processes with Pillow on every image; float32
+without a graph and without channels-last; four passes through worker pools in an epoch of stage 2;
+a loss that loops over classes; `.item()` on every loss and accuracy of every step; features joined
+by `torch.cat`; predictions appended one by one. It also keeps what helps: TF32 convolutions,
+cuDNN's benchmark mode and pinned memory on CUDA, and on request workers that persist.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import cached_property
 from itertools import islice
 from multiprocessing import get_all_start_methods
 from pathlib import Path
@@ -29,11 +31,11 @@ from models import build_model
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 PRETRAINING_LR, FEATURE_LR, CLASSIFIER_LR = 0.1, 0.005, 0.01
-IMAGES_A_VISIT = 4
+IMAGES_A_VISIT = 4  # of a class, by the class-aware sampler
 
 
 class PillowImages(Dataset):
-    """Images, uint8 ``[N, H, W, 3]``, each made a Pillow image and transformed by itself."""
+    """uint8 images ``[N, H, W, 3]``. Each becomes a Pillow image and is transformed alone."""
 
     def __init__(self, arrays: np.ndarray, labels: list[int], transform) -> None:
         self.arrays, self.labels, self.transform = arrays, labels, transform
@@ -45,11 +47,17 @@ class PillowImages(Dataset):
         return self.transform(Image.fromarray(self.arrays[index])), self.labels[index]
 
 
+def arrays_of(split: AnySplit) -> tuple[np.ndarray, list[int]]:
+    """Returns the images ``[N, H, W, 3]`` and the labels of a split."""
+    assert isinstance(split, Split)  # CIFAR's images are in memory
+    return split.images.permute(0, 2, 3, 1).contiguous().numpy(), split.labels.tolist()
+
+
 def robust_loss(
     features: Tensor, targets: Tensor, centroids: Tensor, epsilons: Tensor, temperature: float
 ) -> Tensor:
-    """The robust loss of features ``[B, D]`` with centroids ``[K, D]``, class by class, its margins
-    handed out as the released code does."""
+    """Returns the robust loss of features ``[B, D]`` with centroids ``[K, D]``. It loops over the
+    classes, and takes the margins in the order of the released code."""
     own_class = targets.unsqueeze(0) == torch.arange(len(centroids), device=targets.device)[:, None]
     distances = torch.cdist(centroids, features)
     margins = torch.zeros_like(distances)
@@ -59,26 +67,22 @@ def robust_loss(
     loss, present = 0.0, targets.unique()
     for c in present:
         loss = loss - log_probabilities[c][own_class[c]].mean()
-    return cast(Tensor, loss) / len(present)  # a batch has a class at least
+    return cast(Tensor, loss) / len(present)  # every batch has a class
 
 
 def accuracies(logits: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Top-1 and top-5 of a batch in percent."""
+    """Returns top-1 and top-5 of a batch in percent."""
     found = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets.unsqueeze(1)
     return 100 * found[:, :1].sum().item() / len(targets), 100 * found.sum().item() / len(targets)
 
 
-def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
-    return torch.stack([features[targets == c].mean(dim=0) for c in range(num_classes)])
-
-
 class PlainLoop(Side):
-    """Both stages, an epoch at a time.
+    """The plain loop.
 
     Args:
-        settings: of both sides; the device by name (`on_this_machine`).
+        settings: the settings of the benchmark, with the device by name (`on_this_machine`).
         data: training and test images.
-        folder: where each epoch's checkpoint goes.
+        folder: the folder for checkpoints.
     """
 
     def __init__(self, settings: Settings, data: LongTailedData, folder: Path) -> None:
@@ -87,7 +91,7 @@ class PlainLoop(Side):
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True
             torch.backends.cudnn.allow_tf32 = True
-        self.data, self.device, self.folder = data, device, folder
+        self.settings, self.data, self.device, self.folder = settings, data, device, folder
         self.model = build_model(options.arch, data.num_classes).to(device)
         self.epsilons = nn.Parameter(torch.ones(data.num_classes, device=device))
         counts = torch.tensor(data.class_counts, dtype=torch.float32, device=device)
@@ -103,53 +107,48 @@ class PlainLoop(Side):
             "features": sgd([*features, self.epsilons], FEATURE_LR),
             "classifier": sgd(self.model.get_submodule("linear").parameters(), CLASSIFIER_LR),
         }
-
-        def arrays(split: AnySplit) -> tuple[np.ndarray, list[int]]:
-            assert isinstance(split, Split)  # 32 × 32 pixels: they are held in memory
-            return split.images.permute(0, 2, 3, 1).contiguous().numpy(), split.labels.tolist()
-
-        # As the released code's workers: not started anew, though this process may have been.
-        context = "fork" if "fork" in get_all_start_methods() else None
-
-        def loader(split: tuple[np.ndarray, list[int]], augment: str, **order) -> DataLoader:
-            images = PillowImages(*split, make_transform(augment, data.mean, data.std))
-            return DataLoader(
-                images,
-                options.batch_size,
-                num_workers=options.workers,
-                multiprocessing_context=context if options.workers else None,
-                pin_memory=device.type == "cuda",
-                persistent_workers=settings.persistent_workers and options.workers > 0,
-                **order,
-            )
-
         class_aware = ClassAwareSampler(data.train.labels, IMAGES_A_VISIT)
-        train = arrays(data.train)
-        self.pretraining_loader = loader(train, "crop_flip", shuffle=True)
-        self.feature_loader = loader(train, "autoaugment", sampler=class_aware)
-        self.train_loader = loader(train, "none")
-        self.test_loader = loader(arrays(data.test), "none")
+        train = arrays_of(data.train)
+        of_stage_2 = self._loader(train, "autoaugment", sampler=class_aware)
+        self.loaders = dict.fromkeys(PHASES, of_stage_2)
+        self.loaders["pretraining"] = self._loader(train, "crop_flip", shuffle=True)
+        self.train_loader = self._loader(train, "none")
+        self.test_loader = self._loader(arrays_of(data.test), "none")
 
-    def visit(self) -> dict[str, list[EpochTime]]:
+    def _loader(self, split: tuple[np.ndarray, list[int]], augment: str, **order) -> DataLoader:
+        images = PillowImages(*split, make_transform(augment, self.data.mean, self.data.std))
+        workers = self.settings.options.workers
+        # The workers of the released code are forked. This process may be spawned.
+        context = "fork" if workers and "fork" in get_all_start_methods() else None
+        return DataLoader(
+            images,
+            self.settings.options.batch_size,
+            num_workers=workers,
+            multiprocessing_context=context,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=self.settings.persistent_workers and workers > 0,
+            **order,
+        )
+
+    def epoch_times(self) -> dict[str, list[EpochTime]]:
         """Trains an epoch of each phase; returns their times."""
         return {phase: [self.epoch(phase)] for phase in PHASES}
 
     def epoch(self, phase: str) -> EpochTime:
-        """Trains one epoch of a phase, with all that belongs to it, and returns its time."""
-        is_pretraining = phase == "pretraining"
-        loader = self.pretraining_loader if is_pretraining else self.feature_loader
+        """Trains an epoch of a phase, with its passes without gradients and its checkpoint; returns
+        its time."""
+        is_stage_2 = phase != "pretraining"
         began = clock(self.device)
-        centroids = None if is_pretraining else self.centroids(self.feature_loader)
+        centroids = self.centroids(self.loaders[phase]) if is_stage_2 else None
         training_began = clock(self.device)
-        self.train(phase, loader, centroids)
+        self.train(phase, self.loaders[phase], centroids)
         training_seconds = clock(self.device) - training_began
-        self.validate(None if is_pretraining else self.centroids(self.train_loader))
-        self.save()
+        self.validate(self.centroids(self.train_loader) if is_stage_2 else None)
+        torch.save({"state_dict": self.model.state_dict()}, self.folder / "plain.pth.tar")
         return EpochTime(clock(self.device) - began, training_seconds)
 
     def first_step(self) -> None:
-        """Trains the first step of stage 1."""
-        self.train("pretraining", islice(self.pretraining_loader, 1), None)
+        self.train("pretraining", islice(self.loaders["pretraining"], 1), None)
         clock(self.device)
 
     def train(
@@ -171,7 +170,7 @@ class PlainLoop(Side):
     def step(
         self, phase: str, inputs: Tensor, targets: Tensor, centroids: Tensor | None
     ) -> dict[str, float]:
-        """Forward, losses, backward, update; returns the losses and accuracies of the batch."""
+        """Takes a training step; returns the losses and accuracies of the batch."""
         features, logits = self.model(inputs)
         losses = self.losses(phase, features, logits, targets, centroids)
         loss = cast(Tensor, sum(losses.values()))
@@ -192,7 +191,7 @@ class PlainLoop(Side):
     ) -> dict[str, Tensor]:
         if phase != "features":
             return {"ce": F.cross_entropy(logits, targets)}
-        assert centroids is not None  # they are made before each epoch of the feature phase
+        assert centroids is not None  # each epoch of the feature phase has them
         return {
             "ce_lt": F.cross_entropy(logits, targets, self.class_weights),
             "robust_loss": robust_loss(features, targets, centroids, self.epsilons, 1.0),
@@ -200,19 +199,19 @@ class PlainLoop(Side):
 
     @torch.no_grad()
     def centroids(self, loader: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """Returns the class means of the features of all images, gathered batch by batch."""
+        """Returns the mean features ``[K, D]`` of the classes, over all images of the loader."""
         self.model.eval()
         features, labels = (torch.empty(0, device=self.device) for _ in range(2))
         for inputs, targets in loader:
             found, _ = self.model(inputs.to(self.device, non_blocking=True))
             features = torch.cat([features, found])
             labels = torch.cat([labels, targets.to(self.device)])
-        return class_means(features, labels, self.data.num_classes)
+        classes = range(self.data.num_classes)
+        return torch.stack([features[labels == c].mean(dim=0) for c in classes])
 
     @torch.no_grad()
     def validate(self, centroids: Tensor | None) -> dict[str, float]:
-        """Returns accuracies on the test set: of the classifier and, with centroids, of the nearest
-        one."""
+        """Returns loss and accuracy on the test set and, with centroids, the accuracy of NCM."""
         self.model.eval()
         losses, top1s, predictions, nearest, labels = [], [], [], [], []
         for inputs, targets in self.test_loader:
@@ -232,19 +231,19 @@ class PlainLoop(Side):
             result["ncm"] = 100 * float(np.mean(np.array(nearest) == labels))
         return result
 
-    def save(self) -> None:
-        torch.save({"state_dict": self.model.state_dict()}, self.folder / "plain.pth.tar")
+    @cached_property
+    def _first_centroids(self) -> Tensor:
+        return self.centroids(self.train_loader)
 
-    def training(self, phase: str) -> Callable[[], int]:
-        is_pretraining = phase == "pretraining"
-        loader = self.pretraining_loader if is_pretraining else self.feature_loader
-        centroids = None if is_pretraining else self.centroids(islice(self.train_loader, 1))
-        return lambda: self.train(phase, islice(loader, TRAINING_BATCHES), centroids)
+    def train_batches(self, phase: str) -> int:
+        # Computed once, while the plain loop warms up.
+        centroids = self._first_centroids if phase == "features" else None
+        return self.train(phase, islice(self.loaders[phase], TRAINING_BATCHES), centroids)
 
     def evaluate(self) -> int:
         self.validate(None)
         return len(self.data.test)
 
     def load(self, batches: int | None = None) -> int:
-        loaded = islice(self.feature_loader, batches)
+        loaded = islice(self.loaders["features"], batches)
         return sum(len(inputs.to(self.device, non_blocking=True)) for inputs, _ in loaded)

@@ -1,4 +1,4 @@
-"""What both sides of a benchmark are told: flags of `main.py`. Imports no torch."""
+"""The settings that all sides of a benchmark share: flags of `main.py`. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,28 +16,23 @@ SHARED = (
     *("dataset", "data_root", "imb_factor", "arch", "batch_size"),
     *("precision", "step", "gpu", "workers"),
 )
-"""Options that make sense for a benchmark; precision and step are of this project's side alone."""
+"""The options of `main.py` that a benchmark takes. The plain loop ignores precision and step."""
 
 RELEASED_WORKERS = 20
 QUICK = ("--dataset", "cifar10", "--imb_factor", "0.5", "--arch", "resnet20", "--batch-size", "16")
-RECIPE = {
-    "pretraining": FULL_STAGE_1,
-    "features": FULL_STAGE_2[0],
-    "classifier": FULL_STAGE_2[1],
-}
-"""Epochs of each phase, as published."""
-
-PHASES = tuple(RECIPE)
+PHASES = ("pretraining", "features", "classifier")
+RECIPE = dict(zip(PHASES, (FULL_STAGE_1, *FULL_STAGE_2), strict=True))
+"""The published number of epochs of each phase."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the two sides of a benchmark have in common.
+    """The settings of a benchmark.
 
     Args:
-        flags: of `main.py`.
-        persistent_workers: whether the plain loop's loaders keep their processes between epochs.
-        quick: whether the images are few and made up.
+        flags: flags of `main.py`. If a flag is there twice, the later one counts.
+        persistent_workers: True if the plain loop keeps its workers between epochs.
+        quick: True for few, made-up images.
     """
 
     flags: tuple[str, ...]
@@ -46,37 +41,36 @@ class Settings:
 
     @cached_property
     def options(self) -> Options:
-        """The flags, parsed."""
+        """The options that the flags stand for."""
         return parse_options(self.flags)
 
     def with_flags(self, *flags: str) -> "Settings":
-        """Returns the same with flags that win over those that are there."""
+        """Returns these settings with more flags."""
         return replace(self, flags=(*self.flags, *flags))
 
     def command(self, lengths: dict[str, int], root: str | Path) -> list[str]:
-        """Returns the arguments of `main.py` for both stages of the paper with so many epochs of
-        each phase; their runs go below `root`."""
-        stage_2 = lengths["features"] + lengths["classifier"]
-        numbers = {
-            "--seed": 0,
-            "--pretrain_epochs": lengths["pretraining"],
-            "--epochs": stage_2,
-            "--balanced_clf_nepochs": lengths["classifier"],
-            "--root_log": root,
-            "--root_model": root,
-        }
-        rest = [str(word) for pair in numbers.items() for word in pair]
-        return [*self.flags, "--recipe", "dro_lt", "--schedule", "scaled", *rest]
+        """Returns the arguments of `main.py` that train both stages of the paper.
+
+        Args:
+            lengths: the number of epochs of each phase.
+            root: the folder of the runs.
+        """
+        pretraining, features, classifier = (lengths[phase] for phase in PHASES)
+        rest = (
+            f"--recipe dro_lt --schedule scaled --seed 0 --pretrain_epochs {pretraining} "
+            f"--epochs {features + classifier} --balanced_clf_nepochs {classifier}"
+        )
+        return [*self.flags, *rest.split(), "--root_log", str(root), "--root_model", str(root)]
 
 
 def settings_of(
     flags: Sequence[str], persistent_workers: bool = False, quick: bool = False
 ) -> Settings:
-    """Returns the settings that flags of `main.py` stand for, with a benchmark's own defaults:
-    CIFAR-100, and as many workers as the released code has or the machine has cores.
+    """Returns the settings that these flags of `main.py` stand for. The defaults are a benchmark's
+    own: CIFAR-100, and one worker a core, but not more than the released code has.
 
     Raises:
-        UserError: a flag is unknown or not of a benchmark, or the machine lacks what it asks for.
+        UserError: a flag is unknown, or benchmarks do not take it or its value.
     """
     workers = min(RELEASED_WORKERS, usable_cores())
     flags = ["--dataset", "cifar100", "--workers", str(workers), *flags, *(QUICK if quick else ())]
@@ -86,13 +80,13 @@ def settings_of(
         allowed = ", ".join(map(flag_of, SHARED))
         raise UserError(f"{flag_of(others[0])}: not a flag of benchmarks, which take {allowed}")
     if options.dataset not in DATASETS:
-        raise UserError(f"--dataset {options.dataset}: it is {' or '.join(DATASETS)}")
+        raise UserError(f"--dataset {options.dataset}: benchmarks take {' or '.join(DATASETS)}")
     return Settings(tuple(flags), persistent_workers, quick)
 
 
-def on_this_machine(settings: Settings, precision: str | None) -> Settings:
-    """Returns the settings with the device that they mean by name, so that no later look at the
-    machine warns again, and with the precision; None is `bf16` where it is native, else `float32`.
+def on_this_machine(settings: Settings, precision: str) -> Settings:
+    """Returns the settings with the device by name, so that later checks of the machine do not warn
+    again, and with the precision. `auto` is `bf16` if the machine has it natively, else `float32`.
 
     Raises:
         UserError: the machine lacks the device, the precision or the kind of step.
@@ -101,9 +95,8 @@ def on_this_machine(settings: Settings, precision: str | None) -> Settings:
 
     options = settings.options
     device = choose_machine(options.gpu, "float32", options.step).device
-    if precision is None:
+    if precision == "auto":
         precision = "bf16" if has_native_bf16(device) else "float32"
+    choose_machine(str(device), precision)
     gpu = "cpu" if device.index is None else str(device.index)
-    settings = settings.with_flags("--gpu", gpu, "--precision", precision)
-    choose_machine(settings.options.gpu, precision)
-    return settings
+    return settings.with_flags("--gpu", gpu, "--precision", precision)

@@ -1,67 +1,78 @@
-"""What is asked of either side of a benchmark, with the clock that both are measured by."""
+"""A side of a benchmark: what it can do, and the clock that measures it."""
 
+import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 TRAINING_BATCHES = 20
-"""Of an epoch, or all if it has fewer: by these, images a second of training are measured."""
+"""The speed of training is measured on this many batches, or on a whole epoch if it has fewer."""
 
 
 @dataclass(frozen=True)
 class EpochTime:
-    """One epoch: wall clock of all of it and of its training part."""
+    """The seconds of a whole epoch, and those of its training."""
 
     seconds: float
     training_seconds: float
 
 
 def clock(device: torch.device) -> float:
-    """Returns seconds, once the device has done all that it was asked to."""
+    """Returns the time in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 class Side(ABC):
-    """Both stages of training on given images."""
+    """Trains both stages on given images. It lives in a process of its own (`SideProcess`)."""
 
     device: torch.device
 
     @abstractmethod
     def first_step(self) -> None:
-        """Trains until the first step of stage 1 is done."""
+        """Takes the first training step of stage 1."""
 
     @abstractmethod
-    def visit(self) -> dict[str, list[EpochTime]]:
-        """Trains both stages; returns the times of epochs of each phase."""
+    def epoch_times(self) -> dict[str, list[EpochTime]]:
+        """Trains both stages; returns the times of the epochs of each phase."""
 
     @abstractmethod
-    def training(self, phase: str) -> Callable[[], int]:
-        """Returns a function that trains on the first batches of an epoch of a phase, their
-        augmentation included, and returns the number of images."""
+    def train_batches(self, phase: str) -> int:
+        """Trains on the first batches of an epoch, which it also augments; returns the number of
+        images."""
 
     @abstractmethod
     def evaluate(self) -> int:
-        """Passes the evaluated images through the network; returns their number."""
+        """Evaluates the network; returns the number of images."""
 
     @abstractmethod
     def load(self, batches: int | None = None) -> int:
-        """Brings the batches of an epoch of the feature phase, or the first so many, to the device;
+        """Brings batches of the feature phase to the device, a whole epoch if `batches` is None;
         returns the number of images."""
 
     def rate(self, quantity: str) -> float:
-        """Returns the images a second of training in a phase, of the `evaluation` pass, or of the
-        `augmentation`.
+        """Returns images a second of `evaluation`, of `augmentation`, or of a phase's training.
 
-        This is no work for `torch.utils.benchmark.Timer`, which does it three times to warm up, and
-        on one thread.
+        `torch.utils.benchmark.Timer` would do the work three times before it measures, on one
+        thread.
         """
-        works = {"evaluation": self.evaluate, "augmentation": self.load}
-        work = works[quantity] if quantity in works else self.training(quantity)
         began = clock(self.device)
-        images = work()
+        if quantity == "evaluation":
+            images = self.evaluate()
+        elif quantity == "augmentation":
+            images = self.load()
+        else:
+            images = self.train_batches(quantity)
         return images / (clock(self.device) - began)
+
+    def process_id(self) -> int:
+        """Returns the number of the process."""
+        return os.getpid()
+
+    def device_memory(self) -> int | None:
+        """Returns the peak memory of the process on the device, in bytes; None on a CPU."""
+        is_cuda = self.device.type == "cuda"
+        return torch.cuda.max_memory_allocated(self.device) if is_cuda else None

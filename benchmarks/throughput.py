@@ -1,12 +1,14 @@
-"""How fast this project is on this machine, and a plain loop in the released code's manner.
+"""Measures how fast this project is on this machine, beside a plain loop that works as the released
+code does.
 
     python -m benchmarks.throughput [--output DIR]
 
-Both sides are measured in turns, so that other work on the machine meets both: the images a second
-of training, of the evaluation pass and of the augmentation, the seconds of an epoch on one, two and
-four times the same images, start-up and memory. Where all images would take too long, it is on a
-part of them, and the plain loop's workers persist (its option). Ends within ten minutes on two
-cores, with `training ratio: N.NN` and `augmentation ratio: N.NN`, ours over plain.
+It measures images a second (training, evaluation, augmentation), seconds of an epoch on one, two
+and four times the same images, start-up and memory. All sides take turns, so that other work on the
+machine slows all of them. If epochs of all images take too long, it takes a part of the images, and
+the plain loop keeps its workers between epochs. It ends within ten minutes on two cores. The last
+two lines are `training ratio: N.NN` and `augmentation ratio: N.NN`, our speed divided by that of
+the plain loop.
 """
 
 import argparse
@@ -25,15 +27,15 @@ from utils.runs.run_folder import check_writable
 
 MEMORY_PART = 0.02
 RATE_PARTS = {0.25: ("pretraining", "evaluation"), 0.05: ("features", "augmentation")}
-"""Which images a second are measured on which part of the images: an epoch of CIFAR-100-LT's stage
-1 and of its features is then about `TRAINING_BATCHES` long."""
+"""The parts of the images on which rates are measured. An epoch of the phase, on CIFAR-100-LT, then
+has about `TRAINING_BATCHES` batches."""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
-    """Returns the benchmark's own flags, and those that it shares with `main.py`.
+    """Returns the flags of the benchmark, and the settings that the flags of `main.py` stand for.
 
     Raises:
-        UserError: something in it is unknown or out of bounds.
+        UserError: a flag is unknown, or its value is out of bounds.
     """
     parser = Parser(
         prog="python -m benchmarks.throughput",
@@ -44,38 +46,41 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Set
     )
     add = parser.add_argument
     add("--budget", type=values.positive, default=500.0, metavar="S", help="seconds to spend")
-    add("--fraction", type=values.fraction, metavar="F", help="part of the images that is size 1")
-    add("--quick", action="store_true", help="few made-up images, once: tries the program")
+    add("--fraction", type=values.fraction, metavar="F", help="part of the images that is size x1")
+    add("--quick", action="store_true", help="few made-up images: shows that the program works")
     precisions = ("auto", *PRECISIONS)
-    text = "ours: auto is bf16 where it is native (default: auto)"
+    text = "of ours; auto: bf16 where it is native, else float32 (default: auto)"
     add("--precision", choices=precisions, default="auto", help=text)
-    add("--persistent_workers", action="store_true", help="plain loaders keep their workers")
+    text = "the plain loop keeps its workers between epochs"
+    add("--persistent_workers", action="store_true", help=text)
     add("--output", type=Path, metavar="DIR", help="writes throughput.json and throughput.md there")
-    add("--end_to_end", action="store_true", help="instead: both stages at full length (for GPUs)")
-    text = "of --end_to_end, in epochs (default: 200,80,20)"
+    text = "measures only both stages at full length, on real images (for GPUs)"
+    add("--end_to_end", action="store_true", help=text)
+    text = "epochs of each phase for --end_to_end (default: 200,80,20)"
     add("--lengths", type=_lengths, default=RECIPE, metavar="P,F,C", help=text)
-    add("--plain_epochs", type=values.positive_count, default=2, metavar="N")
-    add("--plain_full", action="store_true", help="plain at full length too, not projected")
+    text = "epochs of each phase from which --end_to_end projects the plain loop (default: 2)"
+    add("--plain_epochs", type=values.positive_count, default=2, metavar="N", help=text)
+    text = "--end_to_end trains the plain loop at full length and projects nothing"
+    add("--plain_full", action="store_true", help=text)
     arguments, flags = parser.parse_known_args(argv)
     if arguments.output is not None:
         check_writable(arguments.output)
     settings = settings_of(flags, arguments.persistent_workers, arguments.quick)
-    precision = None if arguments.precision == "auto" else arguments.precision
-    return arguments, on_this_machine(settings, precision)
+    return arguments, on_this_machine(settings, arguments.precision)
 
 
 def _lengths(text: str) -> dict[str, int]:
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+    if len(parts) != 3:
         raise argparse.ArgumentTypeError(
             f"{text}: it is three whole numbers of epochs, such as 200,80,20"
         )
-    return dict(zip(RECIPE, map(int, parts), strict=True))
+    return {phase: int(values.count(part)) for phase, part in zip(RECIPE, parts, strict=True)}
 
 
 def throughput(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Measures, prints, and writes what `--output` asks for."""
-    # Imported here, because a side's process imports this module too, before its clock stops.
+    """Measures, prints the results, and writes them if `--output` asks for it."""
+    # Imported here, because the processes of the sides import this module too when they start.
     from benchmarks import rounds
     from benchmarks.data import benchmark_data
     from benchmarks.measurements import Measurements
@@ -86,7 +91,7 @@ def throughput(arguments: argparse.Namespace, settings: Settings) -> None:
     deadline = time.perf_counter() + (0 if quick else arguments.budget)
     is_whole = quick or settings.options.gpu != "cpu" or fraction == 1
     if not is_whole:
-        # Their start would weigh on a part of the images more than it does on all of them.
+        # In an epoch of few images, the start of workers would weigh more than in a whole epoch.
         settings = replace(settings, persistent_workers=True)
     data, images = benchmark_data(settings)
     found = Measurements()
@@ -96,21 +101,21 @@ def throughput(arguments: argparse.Namespace, settings: Settings) -> None:
         )
         for part, quantities in RATE_PARTS.items():
             of_data = 1.0 if is_whole else part
-            rounds.measure_rates(found, sides, of_data, quantities, repetitions=2 if quick else 5)
+            rounds.measure_rates(found, sides, of_data, quantities, rounds=2 if quick else 5)
         if fraction is None:
             fraction = 1.0 if is_whole else rounds.affordable(sides, SIZES, deadline)
         parts = {size: fraction * size for size in SIZES}
         report = Report(settings, images, data, parts, found)
         print(report.introduction(), flush=True)
         rounds.measure_epochs(found, sides, parts, deadline)
-    print(report.text())
+    print(f"\n{report.text()}\n")
     if arguments.output is not None:
         report.write(arguments.output)
     print(report.ratio_lines())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0 done, 1 it failed, 2 bad input."""
+    """Runs the command line; returns 0 if it is done, 1 if it failed, 2 for bad input."""
 
     def program() -> None:
         arguments, settings = parse_arguments(argv)
@@ -118,7 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             throughput(arguments, settings)
             return
         if arguments.quick:
-            raise UserError("--end_to_end --quick: short ones are --end_to_end --lengths 1,1,1")
+            raise UserError(
+                "--end_to_end and --quick cannot be combined; --end_to_end --lengths 1,1,1 is short"
+            )
         from benchmarks.end_to_end import end_to_end
 
         end_to_end(arguments, settings)

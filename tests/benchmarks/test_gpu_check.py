@@ -1,13 +1,15 @@
-"""`python -m benchmarks.gpu_check`, as far as a machine without a GPU can tell."""
+"""`python -m benchmarks.gpu_check`, mostly on machines without a GPU."""
 
 import json
 import subprocess
+from contextlib import closing, nullcontext
 
 import pytest
 import torch
 
 from benchmarks import gpu_check
 from benchmarks.data import benchmark_data
+from benchmarks.our_side import OurSide
 from benchmarks.settings import RECIPE, settings_of
 from tests.support.helpers import without_gpus
 from utils.machine.device import choose_machine
@@ -23,7 +25,7 @@ def test_without_a_gpu_it_says_so_in_one_line_and_writes_nothing(tmp_path, capsy
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A kind of step measured on the CPU, where the profiler sees no kernels."""
+    """The record of a kind of step on a CPU, on which the profiler sees no kernels."""
     settings = settings_of(["--gpu", "cpu"], quick=True)
     data, _ = benchmark_data(settings)
     with without_gpus():
@@ -42,15 +44,18 @@ def test_every_phase_is_measured(measured):
     assert measured["features"]["steps"] == measured["classifier"]["steps"] == 3
 
 
-def test_the_table_adds_up_the_recipe_and_compares_with_the_plain_loop(measured):
+def test_the_report_adds_up_the_recipe_and_compares_with_the_plain_loop(measured):
     record = {
         "kinds": {"bf16, graph": measured},
         "images_per_second": {"features": {"plain float32": 50.0, "ours bf16": 200.0}},
         "left_out": ["tf32, graph"],
     }
     lines = gpu_check.report(record).splitlines()
+    heading, _, *phases, recipe = [[cell.strip() for cell in line.split("|")] for line in lines[:6]]
+    assert heading[3:6] == ["kernels", "busy_ms", "step_ms"]
+    assert [row[2] for row in phases] == list(measured)
     total = sum(found["projected_seconds"] for found in measured.values())
-    assert lines[4].split()[-1] == f"{total:.1f}" and "projected" in lines[4]
+    assert recipe[2] == "recipe" and recipe[heading.index("projected_seconds")] == f"{total:.4g}"
     assert "features, images/s: plain float32 50, ours bf16 200: ratio 4.00" in lines
     assert lines[-1] == "left out: tf32, graph"
 
@@ -74,7 +79,7 @@ def test_its_status_is_0_only_if_all_tests_passed(tests, status, tmp_path, monke
     assert capsys.readouterr().out.endswith("left out: bf16, graph\n")
 
 
-def test_a_machine_without_pytest_is_told_apart_from_passed_tests(monkeypatch):
+def test_without_pytest_no_tests_have_passed(monkeypatch):
     ended = subprocess.CompletedProcess([], 1, stdout="", stderr="No module named pytest\n")
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: ended)
     assert gpu_check.run_tests() == {
@@ -84,7 +89,7 @@ def test_a_machine_without_pytest_is_told_apart_from_passed_tests(monkeypatch):
     }
 
 
-def test_where_no_kind_fits_it_still_compares_with_the_plain_loop(monkeypatch):
+def test_if_no_kind_is_measured_it_still_compares_with_the_plain_loop(monkeypatch):
     def refused(settings, data, folder):
         raise gpu_check.UserError("no such precision")
 
@@ -98,6 +103,37 @@ def test_where_no_kind_fits_it_still_compares_with_the_plain_loop(monkeypatch):
         record = gpu_check.check(settings_of([]))
     assert record["kinds"] == {} and len(record["left_out"]) == len(gpu_check.KINDS)
     assert [settings.options.precision for settings in compared] == ["float32"]
+
+
+def test_the_comparison_with_the_plain_loop_warms_up_once(monkeypatch):
+    class Asked:
+        def __init__(self, name, rates):
+            self.name, self.rates = name, iter(rates)
+
+        def ask(self, method, phase, part, persistent_workers):
+            assert (method, part, persistent_workers) == ("rate", 1.0, True)
+            return next(self.rates)
+
+    sides = [Asked("plain float32", [1, 2, 10, 20]), Asked("ours bf16", [3, 4, 30, 40])]
+    monkeypatch.setattr(gpu_check, "both_sides", lambda settings: nullcontext(sides))
+    assert gpu_check.compare_with_plain(settings_of([])) == {
+        "pretraining": {"plain float32": 10, "ours bf16": 30},
+        "features": {"plain float32": 20, "ours bf16": 40},
+    }
+
+
+def test_batches_are_counted_as_in_training(tmp_path):
+    """All batch-norm layers but one leave the count to the end of an epoch. The count of a step
+    would otherwise have more kernels than a step of training."""
+    settings = settings_of(["--gpu", "cpu"], quick=True)
+    data, _ = benchmark_data(settings)
+    side = OurSide(settings, data, tmp_path)
+    model = side._phases["pretraining"][0].model
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    with closing(side.steps("pretraining")) as steps:
+        next(steps)
+        assert [norm.num_batches_tracked for norm in norms] == [1] + [None] * (len(norms) - 1)
+    assert [norm.num_batches_tracked for norm in norms] == [1] * len(norms)
 
 
 def test_on_a_gpu_kernels_are_counted(cuda, tmp_path):

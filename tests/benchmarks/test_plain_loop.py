@@ -1,5 +1,5 @@
-"""The plain loop that speed is compared with: its numbers are the method's, its augmentation is
-the same law and the same pixels."""
+"""The plain loop: its losses and updates are those of the method. Its augmentation draws from the
+same distribution as ours, and gives the same pixels."""
 
 import random
 from collections import Counter
@@ -51,7 +51,7 @@ def loop(tmp_path):
 
 
 def problem(seed, num_classes=7, batch=24):
-    """Features, targets, centroids and unequal margins, in float64."""
+    """Returns features, targets, centroids and unequal margins, in float64."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(batch, 16, dtype=torch.float64, generator=generator)
     targets = torch.randint(num_classes - 2, (batch,), generator=generator)  # two are absent
@@ -80,7 +80,7 @@ def test_the_robust_loss_and_its_gradients_are_the_released_ones(seed, temperatu
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_the_losses_of_a_step_are_ours(loop, phase):
+def test_the_losses_of_a_step_are_those_of_this_project(loop, phase):
     features, targets, centroids, epsilons = (
         t.float() if t.is_floating_point() else t for t in problem(1, num_classes=10)
     )
@@ -100,8 +100,7 @@ def test_the_losses_of_a_step_are_ours(loop, phase):
     torch.testing.assert_close(sum(found.values()), expected)
 
 
-def test_a_feature_step_updates_what_it_should(loop):
-    """Against SGD on our own objective from the same weights."""
+def test_a_feature_step_updates_as_sgd_on_our_objective(loop):
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(16, 3, 32, 32, generator=generator)
     targets = torch.randint(10, (16,), generator=generator)
@@ -143,13 +142,21 @@ def test_an_epoch_trains_its_own_part(loop, phase):
 
 
 @pytest.mark.parametrize("phase", PHASES[:2])
-def test_the_rate_of_training_is_of_its_first_batches(loop, phase, monkeypatch):
+def test_the_rate_of_training_is_that_of_its_first_batches(loop, phase, monkeypatch):
     monkeypatch.setattr("benchmarks.plain_loop.TRAINING_BATCHES", 2)
     assert loop.rate(phase) > 0 and len(loop.statistics) == 2
 
 
+def test_a_rate_of_the_feature_phase_has_a_centroid_of_every_class(loop, monkeypatch):
+    """Also of the classes that no image of the first batch has."""
+    steps = []
+    monkeypatch.setattr(loop, "step", lambda *arguments: steps.append(arguments) or {})
+    loop.rate("features")
+    assert steps and all(centroids.isfinite().all() for *_, centroids in steps)
+
+
 @pytest.mark.parametrize("quantity", ["evaluation", "augmentation"])
-def test_the_rates_of_other_passes_train_nothing(loop, quantity):
+def test_other_rates_train_nothing(loop, quantity):
     assert loop.rate(quantity) > 0 and not loop.statistics
 
 
@@ -158,7 +165,7 @@ def test_accuracies_of_a_batch():
     assert accuracies(logits, torch.tensor([0, 1, 7, 4])) == (50.0, 75.0)
 
 
-def test_centroids_and_accuracies_are_those_of_our_evaluator(loop):
+def test_centroids_and_accuracies_equal_those_of_our_evaluator(loop):
     machine = Machine(torch.device("cpu"), "float32")
     evaluator = Evaluator(loop.data, machine)
     loop.epoch("pretraining")
@@ -172,7 +179,7 @@ def test_centroids_and_accuracies_are_those_of_our_evaluator(loop):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "_".join(map(str, v)))
-def test_drawn_operations_give_our_pixels(variant):
+def test_each_operation_gives_our_pixels(variant):
     batch = images(12)
     batch[1], batch[2] = 77, batch[2] // 8 + 100
     ours = operations.apply_operation(batch, *variant)
@@ -181,8 +188,8 @@ def test_drawn_operations_give_our_pixels(variant):
         assert np.array_equal(found, expected.permute(1, 2, 0).numpy())
 
 
-def test_the_policy_is_drawn_by_its_law(monkeypatch, python_random):
-    """Uniform over sub-policies, each operation with its probability, signs even."""
+def test_the_policy_draws_from_its_distribution(monkeypatch, python_random):
+    """Sub-policies are uniform, operations have their probabilities, both signs are as likely."""
     drawn = []
     monkeypatch.setattr(pillow_policy, "apply_operation", lambda image, *op: drawn.append(op))
     random.seed(0)
@@ -201,7 +208,7 @@ def test_the_policy_is_drawn_by_its_law(monkeypatch, python_random):
     assert sum(d * d for d in deviations) < stats.chi2.ppf(0.999, len(possible))
 
 
-def test_cutout_is_ours():
+def test_cutout_gives_our_pixels():
     from tests.datasets.loading.test_augmentation import reference_cutout
 
     image = images(1)[0]
@@ -213,7 +220,7 @@ def test_cutout_is_ours():
         assert torch.equal(found, reference_cutout(image, y, x).float())
 
 
-def test_the_chains_normalise_as_ours_and_crop_within_the_padded_image():
+def test_the_transforms_normalise_as_ours_and_crop_within_the_padded_image():
     image = images(1)[0]
     normalise = Normalise(CIFAR_MEAN, CIFAR_STD, torch.device("cpu"))
 

@@ -1,10 +1,12 @@
-"""`python -m benchmarks.throughput`: its parts and bad input; tests/slow has a whole quick run."""
+"""`python -m benchmarks.throughput`: its parts, and bad input. tests/slow has a whole quick run."""
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -14,9 +16,9 @@ from benchmarks import rounds, throughput
 from benchmarks.data import benchmark_data, scaled
 from benchmarks.measurements import Measurements, line_through
 from benchmarks.memory import PeakMemory, memory_of_tree
-from benchmarks.report import Report
+from benchmarks.report import Report, markdown
 from benchmarks.settings import PHASES, RECIPE, settings_of
-from benchmarks.sides import SIZES, SideProcess, device_memory, process_of, side_names
+from benchmarks.sides import SIZES, SideProcess, side_names
 from datasets.samplers import visits_every_class
 from utils.errors import RunError, UserError
 from utils.options.parse import parse_stages
@@ -65,7 +67,7 @@ def test_scaled_data_keep_their_shape():
     assert torch.equal(half, torch.arange(10))  # spread over the classes
 
 
-def test_made_up_images_have_the_sizes_of_the_real_ones(tmp_path, monkeypatch):
+def test_made_up_data_have_the_sizes_of_real_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data, images = benchmark_data(settings_of([]))
     assert "made-up" in images
@@ -73,7 +75,7 @@ def test_made_up_images_have_the_sizes_of_the_real_ones(tmp_path, monkeypatch):
     assert max(data.class_counts) == 500 and min(data.class_counts) == 5
 
 
-def test_a_line_with_a_fixed_part_that_is_not_negative():
+def test_the_fixed_part_of_a_line_is_not_negative():
     assert line_through([1, 2, 4], [7, 9, 13]) == pytest.approx((5, 2))
     fixed, slope = line_through([1, 2, 4], [1, 2.5, 6])
     assert fixed == 0 and slope == pytest.approx(30 / 21)
@@ -87,10 +89,15 @@ def test_medians_and_quartiles():
     ours, plain = found.summary()
     assert (ours["median"], ours["quartiles"], ours["size"]) == (3, [2, 4], 2)
     assert plain["values"] == [100] and plain["size"] is None
-    texts = found.texts()
-    assert texts.loc[("speed", 2), "ours"] == "3 (2 to 4)"
-    assert texts.loc[("speed", 0), "plain"] == "100"
-    assert found.medians().loc[("speed", 2), "ours"] == 3
+    assert found.text("speed", "ours", 2) == "3 (2 to 4)"
+    assert found.text("speed", "plain") == "100"
+    assert found.median("speed", "ours", 2) == 3
+    assert found.without_size() == ["speed"]
+
+
+def test_a_table_in_markdown_has_columns_of_equal_width():
+    table = markdown([["", "seconds"], ["stage 1", "3"]])
+    assert table == "|         | seconds |\n| ------- | ------- |\n| stage 1 | 3       |"
 
 
 def test_a_command_of_main_trains_both_stages_for_the_lengths():
@@ -101,7 +108,8 @@ def test_a_command_of_main_trains_both_stages_for_the_lengths():
 
 
 def made_up_measurements(seconds):
-    """Epochs that take 1 + images · `seconds` of a side, and twice the rate of the plain loop."""
+    """Returns epochs of 1 + images · `seconds` of a side, and a rate that is twice the plain
+    loop's."""
     found = Measurements()
     for name in side_names("bf16"):
         found.add("features images/s", name, 50.0 if name.startswith("plain") else 100.0)
@@ -115,8 +123,14 @@ def made_up_measurements(seconds):
     return found
 
 
+def cells(text):
+    """Returns the cells of each row of Markdown tables, by the first cell."""
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
+    return {title: row for title, *row in rows}
+
+
 def test_the_tables_of_a_report(tmp_path, monkeypatch):
-    """Of parts of the images, the full length is projected by a line through their sizes."""
+    """A line through the sizes projects the full length from parts of the images."""
     settings = QUICK.with_flags("--precision", "bf16")
     monkeypatch.setattr("utils.machine.device.has_native_bf16", lambda device: True)
     data, _ = benchmark_data(QUICK)  # 25 training images, and 40 in an epoch of stage 2
@@ -125,56 +139,59 @@ def test_the_tables_of_a_report(tmp_path, monkeypatch):
     report.sizes = {1: {"pretraining": 3, "features": 10, "classifier": 10}}
     report.sizes[2] = {phase: 2 * images for phase, images in report.sizes[1].items()}
     for name, each in seconds.items():
-        assert report.projected[name].tolist() == pytest.approx(
+        projected = report.projection(name)
+        assert list(projected["epoch_seconds"].values()) == pytest.approx(
             [1 + 25 * each, *[1 + 40 * each] * 2]
         )
         expected = 200 * (1 + 25 * each) + 100 * (1 + 40 * each)
-        assert report.recipe_seconds[name] == pytest.approx(expected)
+        assert projected["recipe_seconds"] == pytest.approx(expected)
     assert report.ratio_lines() == "training ratio: 2.00\naugmentation ratio: 1.00"
-    medians, growth, epochs, projection = report.tables.values()
-    assert medians.loc["augmentation to batches, images/s"].tolist() == ["7", "7", "7", "1"]
-    row = growth.loc["stage 2, features, x2"].tolist()
-    assert row == [20, "30.5, 1.97", "20.5, 1.95", "10.5, 1.91", "2.00"]
-    assert epochs.loc["stage 1, x1"].tolist() == ["10", "7", "4"]
-    assert projection.loc["all, minutes", "plain / ours bf16"] == "2.94"
+    medians, training, epochs, projection = map(cells, report.text().split("\n## "))
+    assert medians["augmentation images/s"] == ["7", "7", "7", "1"]
+    assert medians["features images/s"] == ["50", "100", "100", "2"]
+    row = ["20", "30.5, 1.97", "20.5, 1.95", "10.5, 1.91", "2.00"]
+    assert training["features, x2"] == row
+    assert epochs["pretraining, x1"] == ["3", "10, 1.00", "7, 1.00", "4, 1.00", "1.00"]
+    assert projection["all, minutes"] == ["455", "305", "155", "2.94"]
     report.write(tmp_path)
     text = (tmp_path / "throughput.md").read_text()
-    assert "| stage 1, x1 | 10 | 7 | 4 |\n| stage 1, x2 |" in text
+    assert report.text() in text
     assert text.endswith("training ratio: 2.00  \naugmentation ratio: 1.00\n")
 
 
 def test_rounds_end_in_time(monkeypatch):
     monkeypatch.setattr(rounds.time, "perf_counter", lambda: 30.0)
-    assert rounds._time_left(began=10.0, rounds=2, deadline=41.0)
-    assert not rounds._time_left(began=10.0, rounds=2, deadline=39.0)
+    assert rounds._is_time_left(began=10.0, rounds=2, deadline=41.0)
+    assert not rounds._is_time_left(began=10.0, rounds=2, deadline=39.0)
 
 
 @pytest.mark.parametrize(
     ("seconds", "left", "expected"),
     [(1, 1e9, 0.02), (10, 150, 0.008), (2, 60, 0.008), (2, 64, 0.012)],
 )
-def test_no_more_images_than_there_is_time_for(seconds, left, expected, monkeypatch):
-    """A warm-up and two rounds of one, two and four times the images: 21 visits of a side."""
+def test_there_is_time_for_the_part_of_the_images(seconds, left, expected, monkeypatch):
+    """A warm-up and two rounds, each on one, two and four times the images, take 21 times as long
+    as a first measurement."""
     now = [0.0]
 
-    class Visited:
-        def ask(self, function, part):
-            now[0] += seconds / 2  # of two sides
+    class Asked:
+        def ask(self, method, part):
+            now[0] += seconds / 2  # there are two sides
 
     monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
-    found = rounds.affordable([Visited(), Visited()], (1, 2, 4), deadline=left + seconds)
+    found = rounds.affordable([Asked(), Asked()], (1, 2, 4), deadline=left + seconds)
     assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("part", [*rounds.PARTS, *throughput.RATE_PARTS, throughput.MEMORY_PART])
-def test_every_class_is_visited_on_a_part_of_the_images(part):
-    """As the paper's sampler must; of CIFAR-100, whose largest class has 500 images."""
+def test_the_sampler_visits_every_class_of_a_part_of_the_images(part):
+    """The largest class of CIFAR-100 has 500 images."""
     for size in SIZES if part in rounds.PARTS else (1,):
         assert visits_every_class(100, math.ceil(500 * part * size), 4)
 
 
 def test_the_memory_of_workers_counts():
-    """A child that holds 200 MB of its own is seen from here, as long as it lives."""
+    """The 200 MB of a child count as long as it lives."""
     code = "x = b'1' * 200_000_000; print(flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     before = memory_of_tree(os.getpid())
@@ -186,7 +203,7 @@ def test_the_memory_of_workers_counts():
     assert memory_of_tree(os.getpid()) - before < 50e6
 
 
-def test_the_most_memory_is_remembered(monkeypatch):
+def test_the_peak_is_the_largest_value(monkeypatch):
     seen = iter([2 * 2**20, 5 * 2**20])
     monkeypatch.setattr("benchmarks.memory.INTERVAL", 0.001)
     monkeypatch.setattr("benchmarks.memory.memory_of_tree", lambda process: next(seen, 3 * 2**20))
@@ -196,24 +213,20 @@ def test_the_most_memory_is_remembered(monkeypatch):
     assert peak.mebibytes == 5 and not peak.is_alive()
 
 
-def failing(side):
-    raise UserError(f"{type(side).__name__} on {len(side.data.train)} images")
-
-
-def ending(side):
-    os._exit(3)
-
-
-def test_a_side_works_in_a_process_of_its_own(tmp_path):
-    """What fails there fails here; a process that ends is a failure of the run."""
-    side = SideProcess("ours float32", QUICK, tmp_path)
-    try:
-        process = side.ask(process_of, 0.5)
-        assert process != os.getpid() and side.ask(process_of, 0.5) == process
-        assert side.ask(device_memory, 0.5) is None
-        with pytest.raises(UserError, match="OurSide on 14 images"):
-            side.ask(failing, 0.5)
+def test_a_side_works_in_its_own_process(tmp_path):
+    with closing(SideProcess("ours float32", QUICK, tmp_path)) as side:
+        process = side.ask("process_id", part=0.5)
+        assert process != os.getpid() and side.ask("process_id") == process
+        assert side.ask("device_memory", part=0.5) is None
+        os.kill(process, signal.SIGKILL)
         with pytest.raises(RunError, match="ours float32: its process has ended"):
-            side.ask(ending)
-    finally:
-        side.close()
+            side.ask("device_memory", part=0.5)
+
+
+def test_an_error_in_the_process_of_a_side_is_raised_here(tmp_path):
+    settings = settings_of(["--gpu", "cpu", "--data_root", "/nowhere"])
+    with (
+        closing(SideProcess("plain float32", settings, tmp_path)) as side,
+        pytest.raises(UserError, match="/nowhere"),
+    ):
+        side.ask("process_id")
