@@ -5,7 +5,7 @@ It keeps what costs the released code time: worker processes with Pillow on ever
 without a graph and without channels-last; four passes through worker pools in an epoch of stage 2;
 a loss that loops over classes; `.item()` on every loss and accuracy of every step; features joined
 by `torch.cat`; predictions appended one by one. It also keeps what helps: TF32 convolutions,
-cuDNN's benchmark mode and pinned memory on CUDA, and on request workers that persist.
+cuDNN's benchmark mode and pinned memory on CUDA. With `--persistent_workers` its workers persist.
 """
 
 from collections.abc import Iterable

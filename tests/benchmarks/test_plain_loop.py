@@ -189,7 +189,7 @@ def test_each_operation_gives_our_pixels(variant):
 
 
 def test_the_policy_draws_from_its_distribution(monkeypatch, python_random):
-    """Sub-policies are uniform, operations have their probabilities, both signs are as likely."""
+    """Sub-policies are uniform, operations have their probabilities, signs are equally likely."""
     drawn = []
     monkeypatch.setattr(pillow_policy, "apply_operation", lambda image, *op: drawn.append(op))
     random.seed(0)
