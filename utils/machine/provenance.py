@@ -20,8 +20,9 @@ def commit() -> str | None:
 
 
 def _git(*arguments: str) -> str:
+    # Without the optional lock: a run reads the repository and leaves its index alone.
     ran = subprocess.run(
-        ["git", "-C", str(REPOSITORY), *arguments],
+        ["git", "--no-optional-locks", "-C", str(REPOSITORY), *arguments],
         check=True,
         capture_output=True,
         text=True,

@@ -1,5 +1,6 @@
 """The commit that a run records."""
 
+import os
 import subprocess
 
 from utils.machine import provenance
@@ -28,3 +29,18 @@ def test_the_commit_is_named_and_changed_files_are_told(tmp_path, monkeypatch):
     assert provenance.commit() == name
     (tmp_path / "file").write_text("two")
     assert provenance.commit() == f"{name}+changes"
+
+
+def test_the_index_is_left_alone(tmp_path, monkeypatch):
+    """`git status` writes the index anew if a file has another time, and locks it for that."""
+    monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
+    git(tmp_path, "init", "-q")
+    (tmp_path / "file").write_text("one")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    os.utime(tmp_path / "file", (1, 1))
+    index = (tmp_path / ".git" / "index").read_bytes()
+    assert not provenance.commit().endswith("+changes")
+    assert (tmp_path / ".git" / "index").read_bytes() == index
+    git(tmp_path, "status")
+    assert (tmp_path / ".git" / "index").read_bytes() != index
