@@ -1,5 +1,6 @@
 """Memory that a process frees stays with it."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -22,21 +23,24 @@ for _ in range({ROUNDS}):
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 print(kept, faults[-1] - faults[1])
 """
-PAGES = (ROUNDS - 2) * BLOCKS * BLOCK // 4096
+SETTINGS = ("MALLOC_", "GLIBC_TUNABLES")
+"""How the names of variables begin by which a user sets glibc's memory."""
 
 
 def pages_of(mode: str) -> tuple[str, int]:
-    """What the program says, and how many pages it got from the system once it was warm."""
+    """Returns what the program prints: what the function returned, and how many pages the system
+    gave once the program was warm. The size of a page depends on the system's settings."""
     command = [sys.executable, "-c", PROGRAM, mode]
-    kept, pages = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(SETTINGS)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    kept, pages = ran.stdout.split()
     return kept, int(pages)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_a_step_gets_no_memory_from_the_system_again():
     kept, pages = pages_of("kept")
-    assert kept == "True" and pages < PAGES / 100
-    assert pages_of("by default")[1] > PAGES / 2
+    assert kept == "True" and pages < pages_of("by default")[1] / 10
 
 
 def test_other_systems_and_libraries_are_left_alone(monkeypatch):
