@@ -73,7 +73,7 @@ def test_what_comes_with_the_code_is_found_under_its_earlier_names(monkeypatch):
     flags = (
         "--dataset cifar100 --resume True --epochs 50 --pretrained "
         "cifar100_resnet32_CE_None_exp_0.01_0 --feat_sampler resample,4 --feat_lr 0.005 "
-        "--feat_loss ce_lt,robust_loss --cls_sampler none --cls_loss ce --temperature 1 --margin 1 "
+        "--feat_loss ce_lt --cls_sampler none --cls_loss ce --temperature 1 --margin 1 "
         "--root_log nowhere --root_model nowhere --evaluation True"
     )
     monkeypatch.chdir(Path(__file__).parents[3])
