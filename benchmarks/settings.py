@@ -19,7 +19,7 @@ SHARED = (
 """The options of `main.py` that a benchmark takes. The plain loop ignores precision and step."""
 
 RELEASED_WORKERS = 20
-QUICK = ("--dataset", "cifar10", "--imb_factor", "0.5", "--arch", "resnet20", "--batch-size", "16")
+QUICK = ("--dataset", "cifar10", "--imb_factor", "0.5", "--arch", "resnet8", "--batch-size", "16")
 PHASES: tuple[str, ...] = ("pretraining", "features", "classifier")
 RECIPE: dict[str, int] = dict(zip(PHASES, (FULL_STAGE_1, *FULL_STAGE_2), strict=True))
 """The published number of epochs of each phase."""

@@ -5,6 +5,7 @@ from models.heads import COSINE_SCALE, NormedLinear
 from models.network import Network
 from models.resnet_cifar import (
     ResNetCifar,
+    resnet8,
     resnet20,
     resnet32,
     resnet44,
@@ -20,6 +21,7 @@ __all__ = [
     "NormedLinear",
     "ResNetCifar",
     "build_model",
+    "resnet8",
     "resnet20",
     "resnet32",
     "resnet44",

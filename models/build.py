@@ -8,6 +8,7 @@ from torch import nn
 
 from models.heads import NormedLinear
 from models.resnet_cifar import (
+    resnet8,
     resnet20,
     resnet32,
     resnet44,
@@ -28,6 +29,7 @@ def _large(name: str) -> Callable[..., nn.Module]:
 
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": resnet8,
     "resnet20": resnet20,
     "resnet32": resnet32,
     "resnet44": resnet44,

@@ -79,6 +79,11 @@ class ResNetCifar(Network):
         return x.mean(dim=(2, 3), dtype=torch.float32)
 
 
+def resnet8(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
+    """Returns ResNet-8 for CIFAR, the smallest of the family: for trying things out."""
+    return ResNetCifar(1, num_classes, normed_head)
+
+
 def resnet20(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
     """Returns ResNet-20 for CIFAR."""
     return ResNetCifar(3, num_classes, normed_head)

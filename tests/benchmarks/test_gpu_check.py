@@ -140,4 +140,4 @@ def test_on_a_gpu_kernels_are_counted(cuda, tmp_path):
     settings = settings_of(["--gpu", "0", "--step", "graph"], quick=True)
     data, _ = benchmark_data(settings)
     found = gpu_check.measure_kind(settings, data, tmp_path)
-    assert found["features"]["kernels"] > 100 and found["features"]["busy_ms"] > 0
+    assert found["features"]["kernels"] > 50 and found["features"]["busy_ms"] > 0

@@ -28,6 +28,7 @@ from datasets.loading.autoaugment import POLICIES, VARIANTS
 from datasets.loading.resident import Normalise
 from datasets.splits import CIFAR_MEAN, CIFAR_STD
 from losses import DROLoss, stage_1_objective, stage_2_objective
+from models import build_model
 from utils.evaluation.evaluator import Evaluator, class_centroids
 from utils.machine.device import Machine
 
@@ -107,7 +108,7 @@ def test_a_feature_step_updates_as_sgd_on_our_objective(loop):
     centroids = torch.rand(10, 64, generator=generator)
     counts = loop.data.class_counts
     before = {name: w.clone() for name, w in loop.model.state_dict().items()}
-    model = type(loop.model)(3, 10)
+    model = build_model(QUICK.options.arch, 10)
     model.load_state_dict(before)
     epsilons = torch.nn.Parameter(torch.ones(10))
     trained = [p for name, p in model.named_parameters() if not name.startswith("linear.")]

@@ -15,6 +15,7 @@ from models.folding import fold_batch_norm
 from models.resnet_cifar import BasicBlock
 
 BLOCKS = {
+    "resnet8": 1,
     "resnet20": 3,
     "resnet32": 5,
     "resnet44": 7,

@@ -191,7 +191,7 @@ def serialised(content: object, **how: bool) -> bytes:
 
 def good_checkpoint() -> dict:
     weights = {"module.linear.weight": torch.arange(12.0).reshape(3, 4), "module.b": torch.zeros(3)}
-    return {"epoch": 7, "arch": "resnet20", "state_dict": weights, "best_acc1": 12.5}
+    return {"epoch": 7, "arch": "resnet8", "state_dict": weights, "best_acc1": 12.5}
 
 
 GOOD = {

@@ -27,7 +27,7 @@ from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
 
 
-def both_stages(root, data, epochs=2, arch="resnet20"):
+def both_stages(root, data, epochs=2, arch="resnet8"):
     """Returns the flags of stage 1 and of stage 2 from it, and the folder of stage 2's records."""
     common = ["--root_log", root, "--root_model", root, "--seed", 1, "-b", 16, "-a", arch, *data]
     common = [str(flag) for flag in common]
@@ -41,7 +41,7 @@ def both_stages(root, data, epochs=2, arch="resnet20"):
     return first, second, run_folder(parse_options(second)).records
 
 
-def train_and_evaluate(root, *data, arch="resnet20"):
+def train_and_evaluate(root, *data, arch="resnet8"):
     """Trains both stages and evaluates; returns the folder of stage 2's records."""
     first, second, records = both_stages(root, data, arch=arch)
     succeed(first)
@@ -54,7 +54,7 @@ def train_and_evaluate(root, *data, arch="resnet20"):
 def test_a_tree_trains_and_evaluates_with_its_own_normalisation(tmp_path, no_figures):
     tree = write_folder(tmp_path / "own")
     records = train_and_evaluate(tmp_path, "--dataset", "folder", "--data_root", tree)
-    assert records.parent.name.startswith("folder_resnet20_CE_None_natural_0.01_0-")
+    assert records.parent.name.startswith("folder_resnet8_CE_None_natural_0.01_0-")
     summary = read_summary(records)
     assert (summary["dataset"], summary["class_counts"]) == ("folder", [6, 3, 2])
     arguments = json.loads((records / "args.json").read_text())
@@ -167,7 +167,7 @@ def test_the_real_cifar_100_as_a_plain_tree_gives_the_same_subset():
 
 def test_evaluation_takes_the_image_size_from_the_checkpoint(tmp_path, no_figures):
     tree = write_folder(tmp_path / "own")
-    flags = ["--dataset", "folder", "--data_root", tree, "-a", "resnet20", "--epochs", 1, "-b", 16]
+    flags = ["--dataset", "folder", "--data_root", tree, "-a", "resnet8", "--epochs", 1, "-b", 16]
     flags += ["--root_log", tmp_path / "runs", "--root_model", tmp_path / "runs", "--seed", 0]
     succeed([*flags, "--image_size", 16])
     evaluation = [str(flag) for flag in (*flags, "--evaluation", "True")]
@@ -189,7 +189,7 @@ def test_a_class_of_a_name_that_is_not_utf_8_trains_and_evaluates(tmp_path, no_f
     tree = write_folder(tmp_path / "own", counts=(4, 3, 2), splits=("",))
     folder = os.fsencode(tree)
     os.rename(folder + b"/ant", folder + b"/\xe9t\xe9")
-    flags = ["--dataset", "folder", "--data_root", tree, "-a", "resnet20", "--epochs", 1, "-b", 16]
+    flags = ["--dataset", "folder", "--data_root", tree, "-a", "resnet8", "--epochs", 1, "-b", 16]
     flags += ["--root_log", tmp_path / "runs", "--root_model", tmp_path / "runs", "--seed", 0]
     outcome = succeed([str(flag) for flag in flags])
     assert "0.2 of each class (--test_fraction)" in outcome.out

@@ -34,7 +34,7 @@ main.main(sys.argv[1:])
 
 def test_an_epoch_trains_and_is_evaluated_without_slow_imports(tmp_path):
     write_npz(tmp_path / "images.npz", side=32)
-    flags = f"--gpu cpu -a resnet20 -b 4 --epochs 200 --root_log {tmp_path} --root_model {tmp_path}"
+    flags = f"--gpu cpu -a resnet8 -b 4 --epochs 200 --root_log {tmp_path} --root_model {tmp_path}"
     data = ["--dataset", "npz", "--data_root", str(tmp_path / "images.npz")]
     done = subprocess.run(
         [sys.executable, "-c", UNTIL_THE_FIRST_RECORD, *data, *flags.split()],

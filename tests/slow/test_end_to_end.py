@@ -10,7 +10,7 @@ from tests.support.helpers import write_tree
 
 def test_end_to_end_on_a_few_images(tmp_path, capsys):
     tree = write_tree(tmp_path / "data", train=24, test=4, side=32)
-    argv = f"--end_to_end --dataset cifar10 --data_root {tree} --imb_factor 0.2 -a resnet20 -b 64"
+    argv = f"--end_to_end --dataset cifar10 --data_root {tree} --imb_factor 0.2 -a resnet8 -b 64"
     argv += f" -j 0 --lengths 1,1,1 --plain_epochs 1 --output {tmp_path / 'found'}"
     assert throughput.main([*argv.split(), "--precision", "float32"]) == 0
     ours, plain, last = capsys.readouterr().out.splitlines()

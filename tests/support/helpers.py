@@ -164,7 +164,7 @@ def make_data(folder: Path) -> Path:
 def common(tree: Path, root: Path) -> list[object]:
     """Returns flags for both stages."""
     return [
-        *("--dataset", "cifar10", "--data_root", tree, "--imb_factor", 0.2, "-a", "resnet20"),
+        *("--dataset", "cifar10", "--data_root", tree, "--imb_factor", 0.2, "-a", "resnet8"),
         *("-b", 32, "--seed", 3, "--root_log", root, "--root_model", root),
     ]
 

@@ -31,7 +31,7 @@ def write_run(folder, seed=0, stage=1, epochs=4, finished=True, heldout=False, b
         "dataset": "digits",
         "data_root": f"/data/{seed}",
         "imb_factor": 0.05,
-        "arch": "resnet20",
+        "arch": "resnet8",
         "lr": 0.1,
         "exp_str": f"run{seed}",
         "seed": seed,
@@ -76,7 +76,7 @@ def write_summary(folder, arguments, stage, base, heldout):
 
     summary = {
         "dataset": "digits",
-        "arch": "resnet20",
+        "arch": "resnet8",
         "stage": stage,
         "selected_on": "test",
         "epochs": 4,

@@ -83,7 +83,7 @@ def make_stage(
     flags: str,
     machine: Machine,
     data: LongTailedData,
-    arch: str = "resnet20",
+    arch: str = "resnet8",
     head_scale: float | None = None,
 ) -> tuple[Run, Stage]:
     """Returns the stage that the flags describe: stage 2 with `--pretrained`, else stage 1. If a
@@ -102,7 +102,7 @@ def make_stage(
 def untrained_teacher(run: Run) -> Teacher:
     """A teacher with random weights, in the place of the one that `--teacher` names."""
     with unset_fake_temporarily():  # a fake network cannot be copied
-        network = build_model("resnet20", run.data.num_classes).eval()
+        network = build_model("resnet8", run.data.num_classes).eval()
         network = fold_batch_norm(network, run.machine.conv_dtype).requires_grad_(False)
     return Teacher(run.place(network), None)
 

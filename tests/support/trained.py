@@ -9,7 +9,7 @@ NAMES = ["ant", "bee", "cat", "dog", "elk", "fox"]
 
 
 def write_checkpoint(
-    folder, names=NAMES, side=8, network="resnet20", head_scale=None, seed=0, **changes
+    folder, names=NAMES, side=8, network="resnet8", head_scale=None, seed=0, **changes
 ):
     """Writes `ckpt.best.pth.tar` with these changes into the folder, and returns its path."""
     torch.manual_seed(seed)

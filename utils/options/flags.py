@@ -14,7 +14,15 @@ BENCHMARK_LISTS = ("imagenet_lt", "inaturalist18")
 DATASETS = ("cifar10", "cifar100", "digits", *OWN_DATASETS, *BENCHMARK_LISTS)
 FILE_DATASETS = ("folder", "csv", *BENCHMARK_LISTS)
 NATURAL_DATASETS = (*OWN_DATASETS, *BENCHMARK_LISTS)  # these keep their own class counts
-CIFAR_NETWORKS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
+CIFAR_NETWORKS = (
+    "resnet8",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "resnet1202",
+)
 IMAGENET_NETWORKS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnext50")
 ARCHITECTURES = (*CIFAR_NETWORKS, *IMAGENET_NETWORKS)
 CLASSIFICATION_LOSSES = ("ce", "ce_lt", "ce_bal", "bs", "bs_lt")

@@ -121,12 +121,12 @@ def a_checkpoint_whose_weights_are_empty(scene):
     return scene.stage_2_from(scene.checkpoint() | {"state_dict": {}})
 
 
-@case("strange.pth.tar", "resnet32", "resnet20")
+@case("strange.pth.tar", "resnet32", "resnet8")
 def a_checkpoint_of_another_architecture(scene):
     return scene.stage_2_from(scene.checkpoint() | {"arch": "resnet32"})
 
 
-@case("strange.pth.tar", "layer1.3")
+@case("strange.pth.tar", "layer1.1")
 def a_checkpoint_of_another_architecture_that_claims_to_be_this_one(scene):
     from models import build_model
 
@@ -134,10 +134,10 @@ def a_checkpoint_of_another_architecture_that_claims_to_be_this_one(scene):
     return scene.stage_2_from(scene.checkpoint() | {"state_dict": weights})
 
 
-@case("strange.pth.tar", "layer3.2.bn2.weight")
+@case("strange.pth.tar", "layer3.0.bn2.weight")
 def a_checkpoint_with_a_missing_weight(scene):
     content = scene.checkpoint()
-    del content["state_dict"]["layer3.2.bn2.weight"]
+    del content["state_dict"]["layer3.0.bn2.weight"]
     return scene.stage_2_from(content)
 
 
@@ -152,7 +152,7 @@ def a_checkpoint_with_a_weight_of_another_shape(scene):
 def a_checkpoint_of_another_number_of_classes(scene):
     from models import build_model
 
-    weights = build_model("resnet20", 100).state_dict()
+    weights = build_model("resnet8", 100).state_dict()
     return scene.stage_2_from(scene.checkpoint() | {"state_dict": weights})
 
 

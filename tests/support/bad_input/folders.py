@@ -114,7 +114,7 @@ def a_resume_from_a_checkpoint_of_other_classes(scene):
 
     path = scene.unfinished() / "ckpt.pth.tar"
     content = torch.load(path, weights_only=True)
-    weights = build_model("resnet20", 100).state_dict()
+    weights = build_model("resnet8", 100).state_dict()
     torch.save(content | {"state_dict": weights}, path)
     return scene.stage_1("--resume", "True")
 

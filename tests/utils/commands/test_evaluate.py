@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import resnet20
+from models import resnet8
 from tests.support.helpers import (
     CLASS_COUNTS,
     NOTHING,
@@ -128,7 +128,7 @@ def skewed(tmp_path_factory):
     for i in range(2, 30):
         save(tree / "test" / "ant" / f"{i:02}.png", noise(32, 32, 3, seed=i))
     flags = [
-        *("--dataset", "folder", "--data_root", tree, "-a", "resnet20", "--epochs", 1, "-b", 8),
+        *("--dataset", "folder", "--data_root", tree, "-a", "resnet8", "--epochs", 1, "-b", 8),
         *("--augment", "none", "--seed", 0, "--root_log", tmp_path, "--root_model", tmp_path),
     ]
     argv = [str(flag) for flag in flags]
@@ -181,7 +181,7 @@ def test_evaluation_saves_the_classifiers_that_it_fits(tree, both):
     (row,) = [row for row in outcome.out.splitlines() if row.startswith("ncm_centred")]
     assert row.split()[-1] == "n/a"
     chosen = load(folder / "ckpt.best.pth.tar")
-    model = resnet20(10)
+    model = resnet8(10)
     model.load_state_dict(chosen["state_dict"])
     readings = json.loads((folder / "readings.json").read_text())
     with np.load(folder / "outputs_test.npz") as outputs:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import resnet20
+from models import resnet8
 from utils.errors import UserError
 from utils.evaluation.classifier_files import (
     load_classifier,
@@ -98,7 +98,7 @@ def test_a_checkpoint_is_no_file_of_classifiers(bank, tmp_path):
 
 
 def test_the_digest_depends_on_weights_and_statistics_but_not_on_memory_layout():
-    model = resnet20(10)
+    model = resnet8(10)
     digest = weights_digest(model)
     model.to(memory_format=torch.channels_last)
     assert weights_digest(model) == digest

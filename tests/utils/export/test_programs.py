@@ -19,7 +19,7 @@ from utils.predict.network import load_network
 
 SIDE = 16
 DESCRIPTION = {
-    "arch": "resnet20",
+    "arch": "resnet8",
     "dataset": "folder",
     "class_names": NAMES,
     "image_size": SIDE,
@@ -87,7 +87,7 @@ def test_safetensors_hold_the_weights_and_are_a_backbone(tmp_path, capsys):
     expected = trained.network.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    model = build_model("resnet20", 3)
+    model = build_model("resnet8", 3)
     load_backbone(model, path)
     assert torch.equal(model.conv1.weight, expected["conv1.weight"])
 

@@ -90,7 +90,7 @@ def test_help_describes_every_recipe():
 
 
 def test_a_run_records_its_recipe_and_what_it_stands_for(tmp_path):
-    argv = "--dataset digits -a resnet20 --recipe ce_decay --augment none --epochs 0 --seed 0"
+    argv = "--dataset digits -a resnet8 --recipe ce_decay --augment none --epochs 0 --seed 0"
     roots = ["--root_log", str(tmp_path), "--root_model", str(tmp_path)]
     assert main([*argv.split(), *roots]) == 0
     [path] = tmp_path.rglob("args.json")

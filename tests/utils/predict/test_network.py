@@ -16,7 +16,7 @@ from utils.predict.network import find_checkpoint, load_network
 def test_size_normalisation_and_names_are_the_checkpoints(tmp_path):
     path = write_checkpoint(tmp_path / "run")
     trained = load_network(tmp_path / "run")
-    assert (trained.path, trained.arch, trained.dataset) == (path, "resnet20", "folder")
+    assert (trained.path, trained.arch, trained.dataset) == (path, "resnet8", "folder")
     assert (trained.image_size, trained.class_names) == (8, NAMES)
     assert trained.normalisation.as_dict() == {"mean": MEAN, "std": STD}
 
@@ -25,7 +25,7 @@ def test_size_normalisation_and_names_are_the_checkpoints(tmp_path):
 def test_the_network_normalises_images_itself(head_scale, tmp_path):
     path = write_checkpoint(tmp_path, head_scale=head_scale)
     images = torch.rand(3, 3, 8, 8)
-    plain = build_model("resnet20", len(NAMES), head_scale=head_scale).eval()
+    plain = build_model("resnet8", len(NAMES), head_scale=head_scale).eval()
     plain.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_a_file_is_taken_as_it_is_and_a_folder_gives_its_best(tmp_path):
 
 @pytest.mark.parametrize(
     ("dataset", "arch", "expected", "side"),
-    [("cifar100", "resnet20", CIFAR, 32), ("imagenet_lt", "resnet10", IMAGENET, 224)],
+    [("cifar100", "resnet8", CIFAR, 32), ("imagenet_lt", "resnet10", IMAGENET, 224)],
 )
 def test_an_earlier_checkpoint_gets_the_usual_size_and_normalisation(
     dataset, arch, expected, side, tmp_path
@@ -87,7 +87,7 @@ def test_the_released_codes_checkpoints_are_read(tmp_path):
     path = write_checkpoint(tmp_path)
     content = torch.load(path, weights_only=True)
     wrapped = {f"module.{name}": w for name, w in content["state_dict"].items()}
-    torch.save({"epoch": 3, "arch": "resnet20", "state_dict": wrapped, "best_acc1": 1.0}, path)
+    torch.save({"epoch": 3, "arch": "resnet8", "state_dict": wrapped, "best_acc1": 1.0}, path)
     assert load_network(path).normalisation == CIFAR
 
 
@@ -96,7 +96,7 @@ def test_the_released_codes_checkpoints_are_read(tmp_path):
     [
         ({"arch": "vgg"}, "network 'vgg'"),
         ({"arch": None}, "network None"),
-        ({"arch": "resnet32"}, "missing (layer1.3"),
+        ({"arch": "resnet32"}, "missing (layer1.1"),
         ({"data": {"class_names": ["ant"]}}, "must be a list of 6 names"),
         ({"data": {"image_size": "8"}}, "image_size must be a whole number from 1 to 1024"),
         ({"data": {"normalisation": {"mean": [0.0]}}}, "three numbers"),

@@ -64,7 +64,7 @@ def write_images(folder, number, side=8):
 def test_classes_and_confidences_are_the_networks(run, tmp_path):
     folder = write_images(tmp_path / "images", 70)
     rows = predictions(run, folder, output=tmp_path / "p.csv")
-    plain = build_model("resnet20", len(NAMES)).eval()
+    plain = build_model("resnet8", len(NAMES)).eval()
     content = torch.load(run / "ckpt.best.pth.tar", weights_only=True)
     plain.load_state_dict(content["state_dict"])
     images = np.stack([noise(8, 8, 3, seed=i) for i in range(70)]) / 255

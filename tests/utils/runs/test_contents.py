@@ -15,7 +15,7 @@ from utils.runs.contents import contents_of
 from utils.runs.folders import differences, digest_of, find_evaluated, linked, run_folder
 from utils.runs.resuming import prepare
 
-FLAGS = "--dataset digits -a resnet20 --augment none --seed 0"
+FLAGS = "--dataset digits -a resnet8 --augment none --seed 0"
 STAGE_2 = "--epochs 2 --balanced_clf_nepochs 1 --feat_loss ce,robust_loss --cls_loss ce"
 
 
@@ -76,7 +76,7 @@ def test_a_teacher_that_is_a_run_counts_by_the_checkpoint_that_the_protocol_choo
 def test_the_teachers_of_several_seeds_count_together():
     for seed in (0, 1):
         write(f"checkpoint/deep/seed{seed}/ckpt.best.pth.tar", b"%d" % seed)
-    flags = "--dataset digits -a resnet20 --teacher deep --seeds 0,1"
+    flags = "--dataset digits -a resnet8 --teacher deep --seeds 0,1"
     options = options_of(flags)
     folder = run_folder(options).models
     for of_seed in options.by_seed():
@@ -192,10 +192,10 @@ def test_a_file_that_is_no_table_is_refused_in_one_line(tmp_path):
 def test_a_whole_run_by_a_backbone_that_is_moved_then_lost(tmp_path, no_figures):
     import torch
 
-    from models import resnet20
+    from models import resnet8
 
     path = tmp_path / "weights.pth"
-    torch.save(resnet20(7).state_dict(), path)
+    torch.save(resnet8(7).state_dict(), path)
     argv = f"{FLAGS} -b 64 --epochs 1 --imb_factor 0.1 --resume True --backbone".split()
     outcome = succeed([*argv, path])
     [folder] = (tmp_path / "checkpoint").glob("digits_*")

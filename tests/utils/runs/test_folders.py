@@ -97,7 +97,7 @@ def test_the_summary_has_the_keys_and_types_of_the_interface(stage, finished):
         *("parameters", "images_seen", "class_counts", "test", "heldout"),
         *(["features"] if stage == 2 else []),
     ]
-    expected = {"dataset": "cifar10", "arch": "resnet20", "stage": stage, "selected_on": "test"}
+    expected = {"dataset": "cifar10", "arch": "resnet8", "stage": stage, "selected_on": "test"}
     expected |= {"epochs": 1 + stage, "seed": 3, "class_counts": CLASS_COUNTS}
     assert {key: summary[key] for key in expected} == expected
     assert isinstance(summary["seconds"], float)
@@ -122,17 +122,17 @@ def test_the_summary_has_the_keys_and_types_of_the_interface(stage, finished):
 
 @pytest.mark.parametrize("name", ["ckpt.pth.tar", "ckpt.best.pth.tar"])
 def test_a_checkpoint_has_the_released_keys_and_names_its_subset(name, finished):
-    for folder, arch in ((finished / STAGE_1_NAME, "resnet20"), (stage_2_folder(finished),) * 2):
+    for folder, arch in ((finished / STAGE_1_NAME, "resnet8"), (stage_2_folder(finished),) * 2):
         checkpoint = load(folder / name)
         assert {"epoch", "arch", "state_dict", "best_acc1"} <= set(checkpoint)
-        assert checkpoint["arch"] == "resnet20", arch
+        assert checkpoint["arch"] == "resnet8", arch
         assert type(checkpoint["epoch"]) is int
         assert type(checkpoint["best_acc1"]) is float
         assert 0 <= checkpoint["best_acc1"] <= 100
         assert checkpoint["class_counts"] == CLASS_COUNTS
         assert isinstance(checkpoint["fingerprint"], str)
         assert "conv1.weight" in checkpoint["state_dict"]
-        assert "layer3.2.bn2.running_var" in checkpoint["state_dict"]
+        assert "layer3.0.bn2.running_var" in checkpoint["state_dict"]
         assert checkpoint["state_dict"]["linear.weight"].shape == (10, 64)
 
 

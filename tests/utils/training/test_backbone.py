@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import resnet20
+from models import resnet8
 from tests.support.faults import disk_full_for
 from tests.support.helpers import (
     FEATURES_ONLY,
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 def public(tmp_path_factory):
     """Gives weights of a ResNet-20 with the names that DataParallel gives them."""
     torch.manual_seed(11)
-    path = tmp_path_factory.mktemp("public") / "resnet20.pth"
-    torch.save(nn.DataParallel(resnet20(1000)).state_dict(), path)
+    path = tmp_path_factory.mktemp("public") / "resnet8.pth"
+    torch.save(nn.DataParallel(resnet8(1000)).state_dict(), path)
     return path
 
 
@@ -116,7 +116,7 @@ def test_a_backbone_that_does_not_fit_leaves_nothing_behind(tree, tmp_path):
     [
         (("-a", "resnet18", "--backbone", "x.pth"), "imagenet"),
         (("-a", "resnet18", "--backbone", "x.pth", "--normalisation", "cifar"), "cifar"),
-        (("-a", "resnet20", "--backbone", "x.pth"), "auto"),
+        (("-a", "resnet8", "--backbone", "x.pth"), "auto"),
         (("-a", "resnet18"), "auto"),
     ],
 )

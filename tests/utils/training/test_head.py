@@ -43,7 +43,7 @@ def test_ldam_implies_a_cosine_head_and_other_losses_a_linear_one(flags, head):
 def test_a_cosine_head_trains_is_evaluated_and_starts_a_stage_2(tree, tmp_path):
     argv = stage_1(tree, tmp_path, "--loss_type", "BS", "--head", "cosine", "--epochs", 1)
     succeed(argv)
-    (first,) = tmp_path.glob("cifar10_resnet20_BS_*")
+    (first,) = tmp_path.glob("cifar10_resnet8_BS_*")
     weight = weights_of(first)["linear.weight"]
     assert weight.shape == (64, 10) and "linear.bias" not in weights_of(first)
 
@@ -68,14 +68,14 @@ def test_a_cosine_head_trains_is_evaluated_and_starts_a_stage_2(tree, tmp_path):
     )
 
     for path in export_checkpoints(first, tmp_path / "exported", with_last=True):
-        model = checkpoint.build_from(load(path), path, "resnet20", 10)
+        model = checkpoint.build_from(load(path), path, "resnet8", 10)
         assert model.linear.scale == COSINE_SCALE
 
 
 def test_the_stage_before_ldams_loss_scales_nothing(tree, tmp_path):
     """LDAM multiplies cosines by 30 itself, so the head must not do it again."""
     succeed(stage_1(tree, tmp_path, "--loss_type", "LDAM", "--head", "cosine", "--epochs", 1))
-    (folder,) = tmp_path.glob("cifar10_resnet20_LDAM_*")
+    (folder,) = tmp_path.glob("cifar10_resnet8_LDAM_*")
     loss = read_records(folder)[0]["results"]["test"]["linear"]["loss"]
     assert loss < np.log(10) + 1  # cosines are within 1 of each other, 30 times them are not
 
@@ -83,7 +83,7 @@ def test_the_stage_before_ldams_loss_scales_nothing(tree, tmp_path):
 def test_another_head_than_the_checkpoints_is_an_error(tmp_path):
     path = tmp_path / "x.pth.tar"
     for scale, kind, other in ((None, "linear", "cosine"), (30.0, "cosine", "linear")):
-        start = {"state_dict": build_model("resnet20", 10, scale).state_dict()}
-        assert checkpoint.build_from(start, path, "resnet20", 10, kind) is not None
+        start = {"state_dict": build_model("resnet8", 10, scale).state_dict()}
+        assert checkpoint.build_from(start, path, "resnet8", 10, kind) is not None
         with pytest.raises(UserError, match=f"a {kind} head, not --head {other}"):
-            checkpoint.build_from(start, path, "resnet20", 10, other)
+            checkpoint.build_from(start, path, "resnet8", 10, other)

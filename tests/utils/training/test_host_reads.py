@@ -48,7 +48,7 @@ def reads_of(fake_mode, monkeypatch, tmp_path):
     # A fake network cannot be copied; what folding computes is tested on a CPU.
     for module in ("utils.evaluation.evaluator", "utils.training.training_pass"):
         monkeypatch.setattr(f"{module}.fold_batch_norm", lambda model, _: model.eval())
-    monkeypatch.setitem(ARCHITECTURES, "resnet20", SmallNetwork)
+    monkeypatch.setitem(ARCHITECTURES, "resnet8", SmallNetwork)
 
     def run(flags):
         folders = f"--root_log {tmp_path} --root_model {tmp_path}"

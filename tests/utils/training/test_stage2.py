@@ -242,7 +242,7 @@ def test_a_checkpoint_in_the_released_form_starts_the_same_stage_2(tree, pretrai
     original = load(pretrained / STAGE_1_NAME / "ckpt.best.pth.tar")
     for prefix in ("", "module."):
         weights = {prefix + name: weight for name, weight in original["state_dict"].items()}
-        released = {"epoch": original["epoch"], "arch": "resnet20", "state_dict": weights}
+        released = {"epoch": original["epoch"], "arch": "resnet8", "state_dict": weights}
         released["best_acc1"] = torch.tensor([original["best_acc1"]])
         root = tmp_path / f"released{prefix}"
         (root / STAGE_1_NAME).mkdir(parents=True)

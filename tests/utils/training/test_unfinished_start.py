@@ -21,13 +21,13 @@ def warnings_of(capsys):
     warnings."""
 
     def start(path: Path, *flags: object) -> list[str]:
-        argv = ["--dataset", "digits", "-a", "resnet20", *STAGE_2.split(), *map(str, flags)]
+        argv = ["--dataset", "digits", "-a", "resnet8", *STAGE_2.split(), *map(str, flags)]
         options = parse_options([*argv, "-b", "16"])
         machine = Machine(torch.device("cpu"), "float32")
         generator = torch.Generator().manual_seed(0)
         run = Run(options, run_folder(options), machine, small_data(), generator)
-        weights = build_model("resnet20", CLASSES).state_dict()
-        finetuning(run, {"state_dict": weights, "arch": "resnet20"}, path)
+        weights = build_model("resnet8", CLASSES).state_dict()
+        finetuning(run, {"state_dict": weights, "arch": "resnet8"}, path)
         return capsys.readouterr().err.splitlines()
 
     return start
