@@ -10,7 +10,14 @@ from utils.options.recipes import FULL_STAGE_1, FULL_STAGE_2, RECIPES, Recipe
 from utils.runs.run_folder import LAST_CHECKPOINT
 
 PROTOCOLS = ("test", "last", "heldout")
-TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+TITLES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "digits": "Digits",
+    "folder": "Images in a folder",
+    "csv": "Images in a table",
+    "npz": "Images in an npz file",
+}
 
 
 @dataclass(frozen=True, order=True)

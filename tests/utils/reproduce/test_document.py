@@ -124,13 +124,15 @@ def test_other_data_are_ranked_first_and_the_winner_has_its_command(tmp_path, no
     write_results(tmp_path, {winner: "python main.py the command"})
     page = (tmp_path / "RESULTS.md").read_text()
     assert "This trains `control`, the first row:\n\n```sh\npython main.py the" in page
-    ranked = [r for r in rows_of(page, "## Which method for folder? 2, 2+1 epochs, float32")][1:]
+    ranked = [
+        r for r in rows_of(page, "## Which method? Images in a folder, 2, 2+1 epochs, float32")
+    ][1:]
     ranked = [line for line in ranked if "`" in line[0]]
     assert [line[0] for line in ranked] == ["`control`", "`dro_lt`", "`ce`"]
     # Of 200 images: 50 +- 1.97 sqrt(50 * 50 / 200) percent.
     assert ranked[0][2:6] == ["50.00 [43.03, 56.97]", "", "1.00", "-4.00"]
     assert ranked[1][3].startswith("-10.00 [")
-    assert "## Not run" not in page and "cut short" not in page.split("## folder")[1]
+    assert "## Not run" not in page and "cut short" not in page.split("## Images in a folder")[1]
 
 
 def test_two_rows_are_ranked_and_one_has_its_command_alone(tmp_path, no_figures):

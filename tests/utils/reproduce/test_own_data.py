@@ -66,7 +66,7 @@ def test_rows_are_ranked_by_held_out_images(made):
     folder, outcome = made
     assert f"table: {folder / 'comparison' / 'page.html'}" in outcome.out
     page = (folder / "comparison" / "RESULTS.md").read_text()
-    ranking = page.split("## Which method for CIFAR-10? 1, 1+1 epochs, float32")[1].split("```")[0]
+    ranking = page.split("## Which method? CIFAR-10, 1, 1+1 epochs, float32")[1].split("```")[0]
     assert (
         "ranked by their accuracy on **held-out images**. The test set selects nothing."
         in " ".join(ranking.split())
