@@ -1,6 +1,7 @@
 """The measurements. In each round all sides take turns, so that other work on the machine slows all
 of them."""
 
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -47,10 +48,23 @@ def measure_rates(
     part: float,
     quantities: Sequence[str],
     rounds: int,
+    deadline: float = math.inf,
 ) -> None:
     """Measures images a second of these quantities on a part of the images, after a round that
-    warms up. The plain loop's workers persist, so that their start does not count."""
+    warms up. The plain loop's workers persist, so that their start does not count.
+
+    Args:
+        found: takes the values.
+        sides: the processes.
+        part: the part of the images.
+        quantities: what is measured.
+        rounds: how many rounds at most. There are two at least.
+        deadline: the time of `time.perf_counter` at which no third round may still run.
+    """
+    began = time.perf_counter()
     for i in range(rounds + 1):
+        if i > 2 and not _is_time_left(began, i, deadline):
+            break
         for quantity in quantities:
             for side in sides:
                 rate = side.ask("rate", quantity, part=part, persistent_workers=True)

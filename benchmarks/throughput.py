@@ -29,6 +29,8 @@ MEMORY_PART = 0.02
 RATE_PARTS = {0.25: ("pretraining", "evaluation"), 0.05: ("features", "augmentation")}
 """The parts of the images on which rates are measured. An epoch of the phase, on CIFAR-100-LT, then
 has about `TRAINING_BATCHES` batches."""
+RATE_SHARE = 0.35
+"""The share of the remaining time that the rates of each part may take."""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
@@ -101,7 +103,10 @@ def throughput(arguments: argparse.Namespace, settings: Settings) -> None:
         )
         for part, quantities in RATE_PARTS.items():
             of_data = 1.0 if is_whole else part
-            rounds.measure_rates(found, sides, of_data, quantities, rounds=2 if quick else 5)
+            now = time.perf_counter()
+            until = now + RATE_SHARE * max(0, deadline - now)
+            most = 2 if quick else 5
+            rounds.measure_rates(found, sides, of_data, quantities, most, until)
         if fraction is None:
             fraction = 1.0 if is_whole else rounds.affordable(sides, SIZES, deadline)
         parts = {size: fraction * size for size in SIZES}

@@ -165,6 +165,24 @@ def test_rounds_end_in_time(monkeypatch):
     assert not rounds._is_time_left(began=10.0, rounds=2, deadline=39.0)
 
 
+@pytest.mark.parametrize(("deadline", "expected"), [(math.inf, 5), (0, 2), (13, 3)])
+def test_rates_take_two_rounds_and_more_if_there_is_time(deadline, expected, monkeypatch):
+    """Two sides of two quantities take 3.2 seconds a round; the first round is the warm-up."""
+    now = [0.0]
+
+    class Asked:
+        name = "asked"
+
+        def ask(self, method, *arguments, **settings):
+            now[0] += 0.8
+            return 5.0
+
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
+    found = Measurements()
+    rounds.measure_rates(found, [Asked(), Asked()], 1.0, ["features", "training"], 5, deadline)
+    assert len(found.values("features images/s", "asked")) == 2 * expected
+
+
 @pytest.mark.parametrize(
     ("seconds", "left", "expected"),
     [(1, 1e9, 0.02), (10, 150, 0.008), (2, 60, 0.008), (2, 64, 0.012)],
