@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,8 @@ import numpy as np
 from datasets.files.images import IMAGE_SUFFIXES, is_image, shown
 from utils.errors import UserError
 from utils.options.data_paths import is_hidden, names_in
+
+CACHE_NAME = re.compile(r"(.*\.)?decoded(-\d+)?\.npz")
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def class_folders(folder: Path, remarks: Remarks | None = None) -> dict[str, lis
     for entry in _entries(folder, remarks):
         if _is_folder(entry):
             found.setdefault(class_name(entry.name), []).append(entry.name)
-        elif _is_there(entry, remarks) and not _is_cache(entry.name):
+        elif _is_there(entry, remarks) and not is_cache(entry.name):
             remarks.outside.append(shown(entry.path))
     return {name: found[name] for name in sorted(found)}
 
@@ -194,8 +197,10 @@ def _is_there(entry: os.DirEntry, remarks: Remarks) -> bool:
     return False
 
 
-def _is_cache(name: str) -> bool:
-    return name.startswith("decoded") and name.endswith(".npz")
+def is_cache(name: str) -> bool:
+    """Returns True for the decoded images that this project keeps beside a tree or a table
+    (`datasets.files.cache`)."""
+    return CACHE_NAME.fullmatch(name) is not None
 
 
 def list_pngs(folder: Path, classes: Sequence[str]) -> FileList:

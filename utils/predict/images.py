@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.files.images import fit, read_pixels
+from datasets.files.trees import is_cache
 from utils.machine.cores import usable_cores
 from utils.options.data_paths import is_hidden
 
@@ -17,9 +18,9 @@ from utils.options.data_paths import is_hidden
 def image_paths(places: Iterable[Path], without: Iterable[Path] = ()) -> Iterator[str]:
     """Yields the given files, and the files in the given folders at any depth.
 
-    As in training, hidden files and folders are skipped, and links to folders are followed, except
-    for links to a folder above. Files come in the order of the file system, because sorting would
-    need all names in memory.
+    As in training, hidden files and folders and the caches of decoded images are skipped, and links
+    to folders are followed, except for links to a folder above. Files come in the order of the file
+    system, because sorting would need all names in memory.
 
     Args:
         places: files and folders.
@@ -42,7 +43,7 @@ def _below(folder: str, above: frozenset[str], left_out: set[str]) -> Iterator[s
         return
     with entries:
         for entry in entries:
-            if is_hidden(entry.name):
+            if is_hidden(entry.name) or is_cache(entry.name):
                 continue
             if entry.is_dir():
                 if os.path.realpath(entry.path) not in above:

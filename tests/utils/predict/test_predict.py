@@ -223,6 +223,8 @@ def test_each_file_is_found_once_at_any_depth(tmp_path):
         "p.csv",
         "__MACOSX/f.png",
         "deep/@eaDir/g.png",
+        "decoded-32.npz",
+        "table.decoded-32.npz",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"")
