@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from models import ARCHITECTURES, NormedLinear, build_model, resnet20, resnet32
 from models.folding import fold_batch_norm
 from models.resnet_cifar import BasicBlock
+from utils.options import flags
 
 BLOCKS = {
     "resnet8": 1,
@@ -100,7 +101,7 @@ def test_every_architecture_has_the_parameters_and_shapes_of_its_depth(arch):
 
 
 def test_every_architecture_is_listed():
-    assert set(ARCHITECTURES) == {*BLOCKS, *IMAGENET}
+    assert list(ARCHITECTURES) == [*BLOCKS, *IMAGENET] == list(flags.ARCHITECTURES)
 
 
 @pytest.mark.parametrize("arch", IMAGENET)
