@@ -10,7 +10,7 @@ import torch
 from benchmarks import gpu_check
 from benchmarks.data import benchmark_data
 from benchmarks.our_side import OurSide
-from benchmarks.settings import RECIPE, settings_of
+from benchmarks.settings import settings_of
 from tests.support.helpers import without_gpus
 from utils.machine.device import choose_machine
 
@@ -21,43 +21,6 @@ def test_without_a_gpu_it_says_so_in_one_line_and_writes_nothing(tmp_path, capsy
     out, err = capsys.readouterr()
     assert out == "" and err == "gpu_check: error: no CUDA device here: nothing to check\n"
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """The record of a kind of step on a CPU, on which the profiler sees no kernels."""
-    settings = settings_of(["--gpu", "cpu"], quick=True)
-    data, _ = benchmark_data(settings)
-    with without_gpus():
-        return gpu_check.measure_kind(settings, data, tmp_path_factory.mktemp("kind"))
-
-
-def test_every_phase_is_measured(measured):
-    assert measured.keys() == RECIPE.keys()
-    for phase, found in measured.items():
-        assert found["step_ms"] > 0 and found["epoch_seconds"] > 0
-        assert found["kernels"] == found["busy_ms"] == 0
-        assert found["idle_seconds"] == found["epoch_seconds"]
-        assert found["projected_seconds"] == pytest.approx(
-            found["epoch_seconds"] * {"pretraining": 200, "features": 80, "classifier": 20}[phase]
-        )
-    assert measured["features"]["steps"] == measured["classifier"]["steps"] == 3
-
-
-def test_the_report_adds_up_the_recipe_and_compares_with_the_plain_loop(measured):
-    record = {
-        "kinds": {"bf16, graph": measured},
-        "images_per_second": {"features": {"plain float32": 50.0, "ours bf16": 200.0}},
-        "left_out": ["tf32, graph"],
-    }
-    lines = gpu_check.report(record).splitlines()
-    heading, _, *phases, recipe = [[cell.strip() for cell in line.split("|")] for line in lines[:6]]
-    assert heading[3:6] == ["kernels", "busy_ms", "step_ms"]
-    assert [row[2] for row in phases] == list(measured)
-    total = sum(found["projected_seconds"] for found in measured.values())
-    assert recipe[2] == "recipe" and recipe[heading.index("projected_seconds")] == f"{total:.4g}"
-    assert "features, images/s: plain float32 50, ours bf16 200: ratio 4.00" in lines
-    assert lines[-1] == "left out: tf32, graph"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,9 @@
 
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -18,9 +16,8 @@ from benchmarks.measurements import Measurements, line_through
 from benchmarks.memory import PeakMemory, memory_of_tree
 from benchmarks.report import Report, markdown
 from benchmarks.settings import PHASES, RECIPE, settings_of
-from benchmarks.sides import SIZES, SideProcess, side_names
+from benchmarks.sides import SIZES, side_names
 from datasets.samplers import visits_every_class
-from utils.errors import RunError, UserError
 from utils.options.parse import parse_stages
 
 QUICK = settings_of(["--gpu", "cpu"], quick=True)
@@ -229,22 +226,3 @@ def test_the_peak_is_the_largest_value(monkeypatch):
         while peak.mebibytes < 5:
             time.sleep(0.001)
     assert peak.mebibytes == 5 and not peak.is_alive()
-
-
-def test_a_side_works_in_its_own_process(tmp_path):
-    with closing(SideProcess("ours float32", QUICK, tmp_path)) as side:
-        process = side.ask("process_id", part=0.5)
-        assert process != os.getpid() and side.ask("process_id") == process
-        assert side.ask("device_memory", part=0.5) is None
-        os.kill(process, signal.SIGKILL)
-        with pytest.raises(RunError, match="ours float32: its process has ended"):
-            side.ask("device_memory", part=0.5)
-
-
-def test_an_error_in_the_process_of_a_side_is_raised_here(tmp_path):
-    settings = settings_of(["--gpu", "cpu", "--data_root", "/nowhere"])
-    with (
-        closing(SideProcess("plain float32", settings, tmp_path)) as side,
-        pytest.raises(UserError, match="/nowhere"),
-    ):
-        side.ask("process_id")

@@ -56,10 +56,16 @@ def test_sigterm_ends_a_real_process_with_143_and_resume_goes_on(tree, six_epoch
     assert not differences_of_runs(folder, six_epochs)
 
 
+def heed_interrupts() -> None:
+    """A process that is started in the background of a shell ignores SIGINT, and so do its
+    children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_sigint_ends_a_process_with_130_and_resume_goes_on(tree, six_epochs, tmp_path):
     argv = stage_1(tree, tmp_path, "--epochs", 6, "--resume", "True")
     folder = tmp_path / STAGE_1_NAME
-    process = fork(argv, tmp_path / "output")
+    process = fork(argv, tmp_path / "output", before=heed_interrupts)
     wait_for(lambda: epochs_in_log(folder) >= 1)
     os.kill(process.pid, signal.SIGINT)
     process.join(60)

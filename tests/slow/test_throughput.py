@@ -1,17 +1,23 @@
-"""`python -m benchmarks.throughput --quick`: what a whole run prints and writes."""
+"""`python -m benchmarks.throughput --quick`: what a whole run prints and writes; its processes."""
 
 import contextlib
 import io
 import json
+import os
 import re
+import signal
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import throughput
-from benchmarks.settings import PHASES
-from benchmarks.sides import PLAIN, side_names
+from benchmarks.settings import PHASES, settings_of
+from benchmarks.sides import PLAIN, SideProcess, side_names
+from utils.errors import RunError, UserError
+
+QUICK = settings_of(["--gpu", "cpu"], quick=True)
 
 RATIO = r"training ratio: (\d+\.\d\d)\naugmentation ratio: (\d+\.\d\d)\n$"
 
@@ -88,3 +94,22 @@ def test_what_it_says_of_itself(quick, record):
     text = (folder / "throughput.md").read_text()
     assert re.search(RATIO.replace(r"\n", r" *\n"), text)
     assert all(cell in text for cell in ("PROJECTION", "start-up", "x4", "made-up"))
+
+
+def test_a_side_works_in_its_own_process(tmp_path):
+    with closing(SideProcess("ours float32", QUICK, tmp_path)) as side:
+        process = side.ask("process_id", part=0.5)
+        assert process != os.getpid() and side.ask("process_id") == process
+        assert side.ask("device_memory", part=0.5) is None
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(RunError, match="ours float32: its process has ended"):
+            side.ask("device_memory", part=0.5)
+
+
+def test_an_error_in_the_process_of_a_side_is_raised_here(tmp_path):
+    settings = settings_of(["--gpu", "cpu", "--data_root", "/nowhere"])
+    with (
+        closing(SideProcess("plain float32", settings, tmp_path)) as side,
+        pytest.raises(UserError, match="/nowhere"),
+    ):
+        side.ask("process_id")

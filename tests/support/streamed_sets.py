@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from datasets import load_data
+from datasets.splits import LongTailedData
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
 
@@ -90,3 +92,9 @@ def stage_2(data: Path, root: Path, *extra: object, **settings) -> list[str]:
 
 def records_of(command: list[str]) -> Path:
     return run_folder(parse_options(command)).records
+
+
+def data_of(root: Path, *flags: object, dataset: str = "imagenet_lt") -> LongTailedData:
+    """Returns the listed set as a run with these flags gets it."""
+    argv = ("--dataset", dataset, "--data_root", root, "--image_size", 64, "-j", 0, *flags)
+    return load_data(parse_options([str(flag) for flag in argv]))

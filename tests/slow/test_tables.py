@@ -1,48 +1,24 @@
-"""Whole tiny tables: what is missing is run, an interruption costs nothing, failures are told."""
+"""Whole tiny tables: what is missing is run, failures are told, and a table that is interrupted or
+killed (SIGKILL) goes on to the numbers of one that is not."""
 
-import contextlib
-import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.faults import disk_full_for
-from tests.support.helpers import REPOSITORY, Outcome, snapshot, without_gpus, write_tree
-from tests.support.small_images import images_of_any_side
+from tests.support.faults import disk_full_for, interrupted_at_check
+from tests.support.helpers import REPOSITORY, snapshot, write_tree
+from tests.support.tables import ROWS, called, reproduce, table_of
 from utils.export.__main__ import main as export
-from utils.options.parse import parse_stages
-from utils.reproduce.__main__ import main
 from utils.reproduce.plan import Cell
 
 pytestmark = pytest.mark.usefixtures("no_figures")
-
-ROWS = "cifar10/2/ce,cifar10/2/control,cifar10/2/dro_lt"
-
-
-def reproduce(folder: Path, tree: Path, *extra: object, rows: str = ROWS) -> Outcome:
-    """The tiny table in this process: runs below `folder/checkpoint`, results beside them."""
-    argv = ["--rows", rows, "--stage1", 1, "--stage2", "1+1", "--protocols", "last"]
-    argv += ["--root", folder / "checkpoint", "--results", folder / "results"]
-    return called([*argv, "--data_root", tree, *extra])
-
-
-def called(argv) -> Outcome:
-    out, err = io.StringIO(), io.StringIO()
-    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
-    with without_gpus(), images_of_any_side(), streams[0], streams[1]:
-        status = main([str(argument) for argument in argv])
-    return Outcome(status, out.getvalue(), err.getvalue())
-
-
-def table_of(folder: Path) -> list[dict]:
-    """`table.json` without what the clock decides."""
-    entries = json.loads((folder / "results" / "table.json").read_text())
-    clock = ("seconds", "chain_seconds")
-    return [{k: v for k, v in entry.items() if k not in clock} for entry in entries]
 
 
 def runs_below(folder: Path) -> int:
@@ -207,41 +183,6 @@ def test_seeds_of_stage_2_from_one_stage_1(tree, tmp_path):
     assert all(command[0] == "main.py" and "--seed" in command for command in commands)
 
 
-def test_a_dry_run_prints_commands_and_makes_nothing(tree, tmp_path):
-    outcome = reproduce(tmp_path, tree, "--dry-run", "--seeds", "0,1")
-    assert outcome.status == 0 and not list(tmp_path.iterdir())
-    commands = [line for line in outcome.out.splitlines() if line.startswith("python main.py")]
-    assert len(commands) == 6
-    assert all(parse_stages(command.split()[2:]) for command in commands)
-
-
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        (["--rows", "cifar100/100/x"], "'cifar100/100/x' is not a row"),
-        (["--dataset", "digits", "--rows", "x"], "'x' is not a row"),
-        (["--dataset", "nothing"], "--dataset"),
-        (["--seeds", "0,x"], "--seeds"),
-        (["--protocols", "test,best"], "unknown protocol 'best'"),
-        (["--stage2", "9"], "'9' is not FEATURES+CLASSIFIER"),
-        (["--stage1", "0"], "--stage1"),
-        (["--epochs", "3"], "--epochs: the rows set it"),
-        (["--arch", "resnet20"], "--arch: the rows set it"),
-        (["--dataset", "digits", "--epochs", "3"], "--epochs: the rows set it"),
-        (["--dataset", "digits", "--arch", "resnet20", "--seed", "3"], "--seed: the rows set it"),
-        (["--dataset", "folder", "--data_root", "nowhere"], "nowhere"),
-        (["--file", "dro_lt=nowhere"], "nowhere: no such folder"),
-        (["--nonsense"], "--nonsense"),
-    ],
-)
-def test_bad_input_is_one_line_and_nothing_is_run(argv, says, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(argv) == 2
-    message = capsys.readouterr().err
-    assert says in message and message.count("\n") == 1
-    assert message.startswith("reproduce: error: ") and not list(tmp_path.iterdir())
-
-
 def test_damaged_records_are_bad_input(made, tmp_path):
     copy_of(made, tmp_path, "results/runs")
     damaged = next((tmp_path / "results" / "runs").rglob("summary.json"))
@@ -261,3 +202,37 @@ def test_the_table_of_records_needs_no_torch(made, tmp_path):
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
     )
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("number", [2, 9])
+def test_an_interrupted_table_goes_on_to_the_same_numbers(number, tree, made, tmp_path):
+    with interrupted_at_check(number) as count:
+        outcome = reproduce(tmp_path, tree)
+        assert outcome.status == 143, count()
+    assert "the same command goes on" in outcome.err
+    assert not (tmp_path / "results" / "RESULTS.md").exists()
+    assert reproduce(tmp_path, tree).status == 0
+    assert table_of(tmp_path) == table_of(made)
+
+
+def test_a_killed_table_goes_on_to_the_same_numbers(tree, made, tmp_path):
+    killed = tmp_path / "killed"
+    argv = ["-m", "tests.support.small_images", "utils.reproduce", "--rows", ROWS]
+    argv += ["--stage1", "1", "--stage2", "1+1", "--protocols", "last"]
+    argv += ["--root", killed / "checkpoint"]
+    argv += ["--results", killed / "results", "--data_root", tree]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, argv)],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    for _ in range(1200):  # killed in the first stage 2
+        if list((killed / "checkpoint").glob("*/robust_*/ckpt.pth.tar")):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    assert reproduce(killed, tree).status == 0
+    assert table_of(killed) == table_of(made)

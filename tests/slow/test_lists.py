@@ -1,0 +1,95 @@
+"""Whole runs on ImageNet-LT by its lists."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.support.helpers import (
+    load,
+    read_records,
+    read_summary,
+    succeed,
+)
+from tests.support.streamed_sets import (
+    CLASSES,
+    SIDE,
+    data_of,
+    records_of,
+    stage_1,
+    stage_2,
+    training_counts,
+    write_imagenet_lt,
+)
+from utils.evaluation.evaluator import extract_features
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    return write_imagenet_lt(tmp_path_factory.mktemp("imagenet"))
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Gives a small data set that the test may change."""
+    return write_imagenet_lt(tmp_path / "own", classes=3)
+
+
+def test_both_stages_and_the_evaluation_of_a_listed_set(imagenet, tmp_path, no_figures):
+    succeed(stage_1(imagenet, tmp_path))
+    second = stage_2(imagenet, tmp_path)
+    succeed(second)
+    succeed([*second, "--evaluation", "True"])
+    first, last = read_records(records_of(stage_1(imagenet, tmp_path)))
+    assert (first["lr"], last["lr"]) == pytest.approx((0.05, 0.025))
+    assert last["train_loss"] < first["train_loss"]
+    records = records_of(second)
+    assert records.parent.name.startswith("imagenet_lt_resnet10_CE_None_natural_0.01_0-")
+    assert json.loads((records / "args.json").read_text())["image_size"] == SIDE
+    summary = read_summary(records)
+    assert summary["class_counts"] == training_counts(CLASSES)
+    assert summary["heldout"]["images"] == CLASSES
+    for reading in ("linear", "ncm"):
+        groups = summary["test"]["last"][reading]
+        # All classes have fewer than 20 images.
+        assert groups["many"] is groups["medium"] is None and groups["few"] is not None
+    with np.load(records / "outputs_train.npz") as outputs:
+        assert outputs["feats"].shape == (sum(training_counts(CLASSES)), 512)
+        assert np.bincount(outputs["labels"]).tolist() == training_counts(CLASSES)
+
+
+@pytest.mark.parametrize("stream", ["True", "False"])
+def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
+    own, tmp_path, monkeypatch, no_figures, stream
+):
+    """A visit takes 12 images of each of three classes, and a batch has 4: nine batches in an
+    epoch."""
+    data = data_of(own, "--stream", stream)
+    sizes = []
+
+    def extract(model, batches, machine):
+        features, targets = extract_features(model, batches, machine)
+        sizes.append(len(targets))
+        return features, targets
+
+    flags = ["-b", "4", "--stream", stream, "--epochs", "1", "--balanced_clf_nepochs", "1"]
+    succeed(stage_1(own, tmp_path, "--epochs", 0))
+    monkeypatch.setattr("utils.training.training_pass.extract_features", extract)
+    monkeypatch.setattr(
+        "utils.evaluation.evaluator.PIXELS_A_PASS", {"cpu": 9 * SIDE**2, "cuda": 9 * SIDE**2}
+    )
+    monkeypatch.setattr("utils.training.training_pass.STREAMED_BATCHES_A_PASS", 1)
+    succeed([*stage_2(own, tmp_path), *flags])
+    assert data.class_counts[0] == 12
+    assert sizes == ([16, 16, 4] if stream == "True" else [36])
+
+
+def test_a_network_for_large_images_takes_a_cosine_head_from_ldam(own, tmp_path, no_figures):
+    extra = ("--loss_type", "LDAM", "--train_rule", "DRW")
+    first = stage_1(own, tmp_path, *extra)
+    succeed(first)
+    pretrained = records_of(first).name
+    second = stage_2(own, tmp_path, "--pretrained", pretrained)
+    succeed(second)
+    weights = load(records_of(second) / "ckpt.pth.tar")["state_dict"]
+    assert weights["linear.weight"].shape == (512, 3) and "linear.bias" not in weights

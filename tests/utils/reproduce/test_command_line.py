@@ -1,0 +1,52 @@
+"""`python -m utils.reproduce`: what it refuses, and what it says without running anything."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.helpers import write_tree
+from tests.support.tables import reproduce
+from utils.options.parse import parse_stages
+from utils.reproduce.__main__ import main
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    return write_tree(tmp_path_factory.mktemp("data"), train=8, test=2)
+
+
+def test_a_dry_run_prints_commands_and_makes_nothing(tree, tmp_path):
+    outcome = reproduce(tmp_path, tree, "--dry-run", "--seeds", "0,1")
+    assert outcome.status == 0 and not list(tmp_path.iterdir())
+    commands = [line for line in outcome.out.splitlines() if line.startswith("python main.py")]
+    assert len(commands) == 6
+    assert all(parse_stages(command.split()[2:]) for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--rows", "cifar100/100/x"], "'cifar100/100/x' is not a row"),
+        (["--dataset", "digits", "--rows", "x"], "'x' is not a row"),
+        (["--dataset", "nothing"], "--dataset"),
+        (["--seeds", "0,x"], "--seeds"),
+        (["--protocols", "test,best"], "unknown protocol 'best'"),
+        (["--stage2", "9"], "'9' is not FEATURES+CLASSIFIER"),
+        (["--stage1", "0"], "--stage1"),
+        (["--epochs", "3"], "--epochs: the rows set it"),
+        (["--arch", "resnet20"], "--arch: the rows set it"),
+        (["--dataset", "digits", "--epochs", "3"], "--epochs: the rows set it"),
+        (["--dataset", "digits", "--arch", "resnet20", "--seed", "3"], "--seed: the rows set it"),
+        (["--dataset", "folder", "--data_root", "nowhere"], "nowhere"),
+        (["--file", "dro_lt=nowhere"], "nowhere: no such folder"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_run(argv, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    message = capsys.readouterr().err
+    assert says in message and message.count("\n") == 1
+    assert message.startswith("reproduce: error: ") and not list(tmp_path.iterdir())
