@@ -1,4 +1,4 @@
-# make demo   both stages and the evaluation on embedded digits, 2 minutes on 2 slow cores
+# make demo   both stages and the evaluation on embedded digits, 3 minutes on 2 slow cores
 # make table  the paper's table: runs what is missing, or ROWS=cifar100/100 SEEDS=0,1,2 of it
 # make test   lint and tests, 4 min 39 s on 2 slow cores
 # make slow   the tests that take longer: kills, several processes, compiling, benchmarks
