@@ -1,4 +1,4 @@
-"""Runs that are repeated, interrupted, killed, resumed or replaced end with the same bits."""
+"""Runs that are repeated, interrupted, resumed or replaced end with the same bits."""
 
 import fcntl
 import signal

@@ -5,12 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.support.helpers import (
-    load,
-    read_records,
-    read_summary,
-    succeed,
-)
+from tests.support.helpers import load, read_records, read_summary, succeed
 from tests.support.streamed_sets import (
     CLASSES,
     SIDE,
@@ -24,18 +19,13 @@ from tests.support.streamed_sets import (
 from utils.evaluation.evaluator import extract_features
 
 
-@pytest.fixture(scope="module")
-def imagenet(tmp_path_factory):
-    return write_imagenet_lt(tmp_path_factory.mktemp("imagenet"))
-
-
 @pytest.fixture
-def own(tmp_path):
-    """Gives a small data set that the test may change."""
-    return write_imagenet_lt(tmp_path / "own", classes=3)
+def three_classes(tmp_path):
+    return write_imagenet_lt(tmp_path / "images", classes=3)
 
 
-def test_both_stages_and_the_evaluation_of_a_listed_set(imagenet, tmp_path, no_figures):
+def test_both_stages_and_the_evaluation_of_a_listed_set(tmp_path, no_figures):
+    imagenet = write_imagenet_lt(tmp_path / "imagenet")
     succeed(stage_1(imagenet, tmp_path))
     second = stage_2(imagenet, tmp_path)
     succeed(second)
@@ -60,11 +50,11 @@ def test_both_stages_and_the_evaluation_of_a_listed_set(imagenet, tmp_path, no_f
 
 @pytest.mark.parametrize("stream", ["True", "False"])
 def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
-    own, tmp_path, monkeypatch, no_figures, stream
+    three_classes, tmp_path, monkeypatch, no_figures, stream
 ):
     """A visit takes 12 images of each of three classes, and a batch has 4: nine batches in an
     epoch."""
-    data = data_of(own, "--stream", stream)
+    data = data_of(three_classes, "--stream", stream)
     sizes = []
 
     def extract(model, batches, machine):
@@ -73,23 +63,25 @@ def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
         return features, targets
 
     flags = ["-b", "4", "--stream", stream, "--epochs", "1", "--balanced_clf_nepochs", "1"]
-    succeed(stage_1(own, tmp_path, "--epochs", 0))
+    succeed(stage_1(three_classes, tmp_path, "--epochs", 0))
     monkeypatch.setattr("utils.training.training_pass.extract_features", extract)
     monkeypatch.setattr(
         "utils.evaluation.evaluator.PIXELS_A_PASS", {"cpu": 9 * SIDE**2, "cuda": 9 * SIDE**2}
     )
     monkeypatch.setattr("utils.training.training_pass.STREAMED_BATCHES_A_PASS", 1)
-    succeed([*stage_2(own, tmp_path), *flags])
+    succeed([*stage_2(three_classes, tmp_path), *flags])
     assert data.class_counts[0] == 12
     assert sizes == ([16, 16, 4] if stream == "True" else [36])
 
 
-def test_a_network_for_large_images_takes_a_cosine_head_from_ldam(own, tmp_path, no_figures):
+def test_a_network_for_large_images_takes_a_cosine_head_from_ldam(
+    three_classes, tmp_path, no_figures
+):
     extra = ("--loss_type", "LDAM", "--train_rule", "DRW")
-    first = stage_1(own, tmp_path, *extra)
+    first = stage_1(three_classes, tmp_path, *extra)
     succeed(first)
     pretrained = records_of(first).name
-    second = stage_2(own, tmp_path, "--pretrained", pretrained)
+    second = stage_2(three_classes, tmp_path, "--pretrained", pretrained)
     succeed(second)
     weights = load(records_of(second) / "ckpt.pth.tar")["state_dict"]
     assert weights["linear.weight"].shape == (512, 3) and "linear.bias" not in weights

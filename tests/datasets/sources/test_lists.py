@@ -7,9 +7,7 @@ import torch
 
 from datasets import normalisation
 from datasets.sources.lists import _read_list
-from tests.support.helpers import (
-    call,
-)
+from tests.support.helpers import call
 from tests.support.streamed_sets import (
     CLASSES,
     data_of,

@@ -9,8 +9,6 @@ from tests.support.tables import reproduce
 from utils.options.parse import parse_stages
 from utils.reproduce.__main__ import main
 
-pytestmark = pytest.mark.usefixtures("no_figures")
-
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:

@@ -1,4 +1,5 @@
-"""Which method for these images? The table's machinery on other data than the paper's."""
+"""Which method for these images? Estimates, held-out images and commands on other data than the
+paper's. `tests/slow/test_comparison.py` has whole comparisons."""
 
 import json
 import shlex
@@ -13,11 +14,6 @@ from utils.reproduce.plan import Cell, DataSet, Length
 from utils.reproduce.running import few_steps, measured_seconds, users_commands
 from utils.reproduce.sharing import with_subset
 from utils.runs.folders import run_folder
-
-pytestmark = pytest.mark.usefixtures("no_figures")
-
-TINY = ("--dataset", "cifar10", "--arch", "resnet8", "--imb_factor", 0.5, "--augment", "none")
-ROWS = "ce,classifier_only,control"
 
 
 @pytest.mark.parametrize(
