@@ -71,6 +71,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(s in str(error) for s in _SIGNS_OF_SHORTAGE)
 
 
+def is_failure_to_compile(error: BaseException) -> bool:
+    """Returns True for an error of torch.compile, such as a missing C++ compiler. Its type is told
+    by the name, because the import of its module takes seconds."""
+    return any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__)
+
+
 ENDINGS = (UserError, RunError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
 """The errors that `ending` takes. A `RuntimeError` counts only if it means that memory ran out."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.errors import RunError, is_out_of_memory
+from utils.errors import RunError, is_failure_to_compile, is_out_of_memory
 from utils.evaluation.evaluator import Evaluator, class_centroids
 from utils.machine import collectives
 from utils.progress import Progress
@@ -64,7 +64,7 @@ class Trainer:
         turns.
 
         Raises:
-            RunError: a loss is not finite, or memory runs out.
+            RunError: a loss is not finite, memory runs out, or torch.compile fails.
             OSError: a file cannot be written; the files before it are whole.
             Interrupted: a signal came; the run folder has the checkpoint of a finished epoch.
         """
@@ -91,6 +91,9 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise self._shortage(error) from error
+            if is_failure_to_compile(error):
+                reason = " ".join(str(error).split("Set TORCHDYNAMO_VERBOSE")[0].split())[:300]
+                raise RunError(f"--step compile: {reason}; use --step auto") from error
             raise
         finally:
             try:
