@@ -12,8 +12,8 @@ from utils.evaluation.statistics import (
     paired_difference,
     unpaired_difference,
 )
-from utils.options.recipes import RECIPES
-from utils.reproduce.plan import Length
+from utils.options.recipes import RECIPES, Recipe
+from utils.reproduce.plan import Cell, Length
 from utils.reproduce.published import REMARKS
 from utils.reproduce.results import CELL, CHAINS, Frame, number_of_images, predictions
 
@@ -60,28 +60,22 @@ def comparisons(frame: Frame, parts: tuple = PARTS) -> Frame:
     """Returns the difference that each of `parts` makes, if both of its rows have runs.
 
     There is a line for each data set, length, precision, protocol and kind of seeds, with both mean
-    accuracies, their `Difference`, and the difference of NCM.
+    accuracies, their `Difference`, and the difference of NCM. `mixed_precision` says if the stages
+    2 of the rows differ in precision, such as `float32 against bf16`.
     """
     return pd.DataFrame([line for part in parts for line in _part(frame, *part)])
 
 
 def _part(frame: Frame, what: str, ours: str, theirs: str) -> Iterator[dict[str, Any]]:
     mine, other = frame[frame["row"] == ours], frame[frame["row"] == theirs]
-    recipe = RECIPES[theirs]
     if mine.empty or other.empty:
         return
-    # If theirs is a stage 1, only the length and the precision of stage 1 must be the same.
-    mine = mine.assign(
-        their_length=[length.of(recipe) for length in mine["length"]],
-        their_precision=[p if recipe.start else p.split("+")[0] for p in mine["precision"]],
-    )
-    other = other.rename(columns={"length": "their_length", "precision": "their_precision"})
-    same = ["data", "protocol", "of_seeds", "seed", "their_length", "their_precision"]
-    pairs = mine.merge(other, on=same, suffixes=("", "_of_other"))
-    for key, seeds in pairs.groupby(CELL, sort=False):
+    pairs = _pairs(mine, other, RECIPES[theirs])
+    for key, seeds in pairs.groupby([*CELL, "precision_of_other"], sort=False):
         ncm = (seeds["ncm"] - seeds["ncm_of_other"]).mean(skipna=False)
         yield {
-            **dict(zip(CELL, key, strict=True)),
+            **dict(zip(CELL, key[:-1], strict=True)),
+            "mixed_precision": _mixed_precision(seeds["cell"].iloc[0], key[-1], RECIPES[theirs]),
             "what": what,
             "ours": ours,
             "theirs": theirs,
@@ -91,6 +85,38 @@ def _part(frame: Frame, what: str, ours: str, theirs: str) -> Iterator[dict[str,
             "difference": _difference(seeds),
             "ncm_points": ncm,
         }
+
+
+def _pairs(mine: Frame, other: Frame, recipe: Recipe) -> Frame:
+    """Returns the pairs of runs to compare, one in each line.
+
+    Both runs have one start and one length; if the other is a stage 1, these are those of stage 1.
+    A stage 2 is compared with a stage 2 of another precision only if there is none of its own.
+    """
+    mine = mine.assign(
+        their_length=[length.of(recipe) for length in mine["length"]],
+        start_precision=mine["precision"].map(_of_start),
+    )
+    other = other.rename(columns={"length": "their_length"})
+    other = other.assign(start_precision=other["precision"].map(_of_start))
+    same = ["data", "protocol", "of_seeds", "seed", "their_length", "start_precision"]
+    pairs = mine.merge(other, on=same, suffixes=("", "_of_other"))
+    if recipe.start is None:
+        return pairs
+    is_own = pairs["precision"] == pairs["precision_of_other"]
+    return pairs[is_own | ~pairs["cell"].isin(pairs["cell"][is_own])]
+
+
+def _of_start(precision: str) -> str:
+    """Returns the precision of stage 1."""
+    return precision.split("+")[0]
+
+
+def _mixed_precision(ours: Cell, theirs: str, recipe: Recipe) -> str:
+    """Returns the precisions of two stages 2 as text if they differ, else an empty text."""
+    if recipe.start is None or ours.precision == theirs:
+        return ""
+    return " against ".join(precision.split("+")[-1] for precision in (ours.precision, theirs))
 
 
 def _difference(seeds: Frame) -> Difference:

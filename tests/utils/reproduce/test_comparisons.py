@@ -85,6 +85,22 @@ def test_a_stage_2_is_compared_with_the_stage_1_of_its_own_precision(tmp_path):
     write_run(tmp_path, "dro_lt", [1.0, 1.0, 50.0], length=CUT, precision="bf16+float32")
     [line] = lines(tmp_path, "all of stage 2")
     assert line["difference"].points == 20.0
+    assert line["mixed_precision"] == ""
+
+
+def test_a_stage_2_is_compared_with_one_of_another_precision_only_if_its_own_has_none(tmp_path):
+    for row, precision, top1 in (
+        ("dro_lt", "bf16+float32", 50.0),
+        ("control", "bf16", 46.0),
+    ):
+        write_run(tmp_path, row, [1.0, 1.0, top1], length=CUT, precision=precision)
+    [line] = lines(tmp_path)
+    assert (line["precision"], line["mixed_precision"]) == ("bf16+float32", "float32 against bf16")
+    assert line["difference"].points == 4.0
+    write_run(tmp_path, "control", [1.0, 1.0, 48.0], length=CUT, precision="bf16+float32")
+    [line] = lines(tmp_path)
+    assert line["mixed_precision"] == ""
+    assert line["difference"].points == 2.0
 
 
 def test_predictions_on_other_test_images_are_not_paired(tmp_path):
