@@ -14,7 +14,7 @@ PAPER_STAGE_2 = (
 
 # After stage 1, features have a length of about 16. τ = 1 at that length corresponds to τ = 0.06 at
 # length 1, which is close to the released parser's defaults. So this takes those defaults. The
-# margins are not learned: they would fall 1/τ² times as fast.
+# margin is shared: learned ones fall 1/τ² times as fast.
 AT_UNIT_LENGTH = "--temperature 0.07 --margin 0.1 --margin_type shared"
 NORMALISED = f"--robust_distance normalised {AT_UNIT_LENGTH}"
 # After stage 1, distances are 8 to 12. At these distances d²/20 has about the slope of d/1.
@@ -85,6 +85,16 @@ RECIPES = {
     "dro_lt_layers": Recipe("DRO-LT on two layers", "--feat_layers layer2,layer3", start="ce"),
     "dro_lt_normalised": Recipe(
         "DRO-LT, normalised features, shared margin", NORMALISED, start="ce"
+    ),
+    "dro_lt_normalised_learned": Recipe(
+        "DRO-LT, normalised features, learned margins",
+        f"{NORMALISED} --margin_type learned",
+        start="ce",
+    ),
+    "dro_lt_normalised_temperature": Recipe(
+        "DRO-LT, normalised features, shared margin, temperature 0.2",
+        f"{NORMALISED} --temperature 0.2",
+        start="ce",
     ),
     "dro_lt_squared": Recipe(
         "DRO-LT, squared distances, temperature 20",

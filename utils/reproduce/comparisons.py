@@ -26,6 +26,17 @@ PARTS = (
     ),
     ("the robust loss, margins bounded at zero", "dro_lt_bounded", "control"),
     ("the robust loss, normalised distances", "dro_lt_normalised", "control"),
+    ("normalised distances over Euclidean, shared margin", "dro_lt_normalised", "dro_lt_shared"),
+    (
+        "learned margins over one shared margin, normalised distances",
+        "dro_lt_normalised_learned",
+        "dro_lt_normalised",
+    ),
+    (
+        "temperature 0.2 over 0.07, normalised distances",
+        "dro_lt_normalised_temperature",
+        "dro_lt_normalised",
+    ),
     ("AutoAugment and Cutout in stage 1", "ce_autoaugment", "ce"),
     ("LDAM-DRW over cross-entropy", "ldam_drw", "ce"),
     ("classifier re-trained alone, balanced", "classifier_only", "ce"),
