@@ -87,14 +87,10 @@ RECIPES = {
         "DRO-LT, normalised features, shared margin", NORMALISED, start="ce"
     ),
     "dro_lt_normalised_learned": Recipe(
-        "DRO-LT, normalised features, learned margins",
-        f"{NORMALISED} --margin_type learned",
-        start="ce",
+        "DRO-LT, normalised, learned margins", f"{NORMALISED} --margin_type learned", start="ce"
     ),
     "dro_lt_normalised_temperature": Recipe(
-        "DRO-LT, normalised features, shared margin, temperature 0.2",
-        f"{NORMALISED} --temperature 0.2",
-        start="ce",
+        "DRO-LT, normalised, temperature 0.2", f"{NORMALISED} --temperature 0.2", start="ce"
     ),
     "dro_lt_squared": Recipe(
         "DRO-LT, squared distances, temperature 20",

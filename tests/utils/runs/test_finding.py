@@ -69,16 +69,18 @@ def test_an_earlier_run_is_found_as_the_start_of_a_stage_2_and_evaluated(earlier
     assert path.parent == folder.records == earlier / NAME
 
 
-def test_what_comes_with_the_code_is_found_under_its_earlier_names(monkeypatch):
+@pytest.mark.parametrize("losses", ["ce_lt,robust_loss", "ce_lt"])
+@pytest.mark.parametrize("more", ["", "--seed 0", "--precision bf16"])
+def test_the_stages_2_that_come_with_the_code_are_found(losses, more, monkeypatch):
     flags = (
-        "--dataset cifar100 --resume True --epochs 50 --pretrained "
+        "--dataset cifar100 --resume True --epochs 100 --pretrained "
         "cifar100_resnet32_CE_None_exp_0.01_0 --feat_sampler resample,4 --feat_lr 0.005 "
-        "--feat_loss ce_lt --cls_sampler none --cls_loss ce --temperature 1 --margin 1 "
-        "--root_log nowhere --root_model nowhere --evaluation True"
+        f"--feat_loss {losses} --cls_sampler none --cls_loss ce --temperature 1 --margin 1 "
+        f"--root_log nowhere --root_model nowhere --evaluation True {more}"
     )
     monkeypatch.chdir(Path(__file__).parents[3])
     path, folder = find_evaluated(options_of(flags))
-    assert path.parts[0] == "pretrained" and path.parent.name.endswith("_precision=bf16")
+    assert path.parts[0] == "pretrained" and f"feat-{losses}-" in path.parent.name
     assert folder.records.parts[0] == "nowhere"
 
 
