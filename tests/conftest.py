@@ -71,6 +71,13 @@ def gpus_for_those_who_ask(request) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def equal_random_numbers() -> None:
+    """Each test draws the same numbers in every run, so that a failure can be seen again."""
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """The handwritten digits, balanced."""

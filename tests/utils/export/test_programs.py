@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch.testing import assert_close
 
 from models import build_model
 from models.backbone import load_backbone
 from tests.support.helpers import snapshot
+from tests.support.rounding import assert_as_accurate
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
 from utils.export.__main__ import main
 from utils.export.programs import PACKAGES
@@ -43,14 +43,10 @@ def exported(format, tmp_path, capsys, **settings):
 def assert_equal_outputs(run, trained):
     """Asserts that `run` returns the network's features and logits of images in [0, 1], for batches
     of any size."""
-    plain = trained.network
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    network = trained.with_normalisation()
     for number in (1, 2, 5):
         images = torch.rand(number, 3, SIDE, SIDE)
-        with torch.no_grad():
-            expected = plain((images - mean) / std)
-        for found, wanted in zip(run(images), expected, strict=True):
-            assert_close(torch.as_tensor(found), wanted, rtol=1e-5, atol=1e-5)
+        assert_as_accurate(run(images), network, images)
 
 
 @pytest.mark.parametrize("head_scale", [None, 30.0])
