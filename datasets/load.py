@@ -40,7 +40,7 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
         UserError: files are missing or damaged, a class has no training images,
             `--select_on heldout` has no held-out images, or a flag or the data contradict
             `recorded`.
-        RunError: the images do not fit into
+        RunError: the images do not fit into memory.
     """
     found = (recorded or {}).get("data")
     remembered: Mapping = found if isinstance(found, Mapping) else {}

@@ -109,9 +109,9 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
     """Runs a program and returns its exit status.
 
     Args:
-        name: the program's name, for the message. program: returns the exit status, or None for 0.
-        If it raises one of `ENDINGS`, one line goes
-            to standard error, and the status is that of `ending`.
+        name: the program's name, for the message.
+        program: returns the exit status, or None for 0. If it raises one of `ENDINGS`, one line
+            goes to standard error, and the status is that of `ending`.
     """
     try:
         status = program()
