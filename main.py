@@ -65,8 +65,13 @@ def _run(argv: Sequence[str] | None) -> None:
     stages = parse_stages(argv)
     if not stages[-1].resume:  # a finished run needs no data
         check_data(stages[-1])
-    stages = linked(stages)
     # Torch is imported only after the options have been checked, so that errors come at once.
+    if stages[-1].check_images:
+        from utils.commands.check import check_images
+
+        check_images(stages[-1])
+        return
+    stages = linked(stages)
     from utils.commands.evaluate import evaluate
     from utils.commands.train import train
 

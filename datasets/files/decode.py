@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from datasets.files.cache import decode, decode_once
-from datasets.files.images import LARGE_SIDE, fault_of, listed
+from datasets.files.images import LARGE_SIDE, DataFaults, fault_of, read_pixels
 from datasets.files.reader import ImageReader, check_shared_memory
 from datasets.files.trees import FileList
 from datasets.splits import AnySplit, Split, StreamedSplit
-from utils.errors import UserError
 from utils.machine.cores import usable_cores
 from utils.options.flags import Options
 
@@ -25,30 +25,35 @@ def load_files(
 ) -> dict[str, AnySplit]:
     """Returns the images of each split, decoded or streamed.
 
+    Of images that are streamed, only the headers are read here, unless `--check_images` asks for
+    more.
+
     Args:
         splits: the files of each split, by name.
-        options: only `image_side`, `stream` and `workers` are used, and names for messages.
+        options: only `image_side`, `stream`, `workers` and `check_images` are used, and names for
+            messages.
         faults: what is already known to be wrong.
         cache: path of the cache of decoded images; None for no cache.
 
     Raises:
-        UserError: `faults` is not empty, or a file is unreadable. The message has the number of
-            faults and the first few.
+        DataFaults: `faults` is not empty, or a file is unreadable.
         RunError: there is too little memory, or too little memory that processes can share.
     """
     side = side_of(options)
     is_streamed = streams(options, sum(map(len, splits.values())))
-    if is_streamed:
+    title = f"decoding {options.dataset}"
+    if is_streamed and options.check_images:
+        for name, files in splits.items():
+            faults += pixel_faults(files, f"{title} {name}")
+    elif is_streamed:
         for files in splits.values():
             faults += header_faults(files)
     elif cache is not None:
-        images = decode_once(splits, side, f"decoding {options.dataset}", cache, faults)
+        images = decode_once(splits, side, title, cache, faults)
     else:
-        title = f"decoding {options.dataset}"
         images = {n: decode(files, side, f"{title} {n}", faults) for n, files in splits.items()}
     if faults:
-        number = f"{len(faults)} faults: " if len(faults) > 1 else ""
-        raise UserError(f"--data_root {options.data_root}: {number}{listed(faults)}")
+        raise DataFaults(f"--data_root {options.data_root}", faults)
     if not is_streamed:
         return {
             name: Split.from_arrays(images[name], np.array(files.labels), files.files)
@@ -96,6 +101,24 @@ def header_faults(files: FileList) -> list[str]:
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = pool.map(_header_fault, map(files.path, files.names))
         return [fault for fault in found if fault is not None]
+
+
+def pixel_faults(files: FileList, title: str) -> list[str]:
+    """Returns a message for each file that cannot be read to its end as an image.
+
+    Args:
+        files: the images.
+        title: of the progress bar.
+    """
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        found = pool.map(_pixel_fault, map(files.path, files.names))
+        progress = tqdm(found, title, total=len(files), unit="image", disable=None)
+        return [fault for fault in progress if fault is not None]
+
+
+def _pixel_fault(path: str) -> str | None:
+    found = read_pixels(path, lambda image: image)
+    return found if isinstance(found, str) else None
 
 
 def _header_fault(path: str) -> str | None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from utils.errors import UserError
+
 # A file with one of these endings that Pillow cannot open is a broken image. Any other file is
 # opened to see whether it is one.
 IMAGE_SUFFIXES = (
@@ -18,6 +20,20 @@ IMAGE_SUFFIXES = (
 LARGE_SIDE = 64
 SHOWN_FAULTS = 3
 LONGEST_SHAPE = 32  # longer side over shorter side; a longer image is cut to it
+
+
+class DataFaults(UserError):
+    """Something is wrong with image files, with how they lie, or with the table that lists them.
+
+    Attributes:
+        faults: a message for each. The message of the error itself has the first three.
+    """
+
+    def __init__(self, place: str, faults: Sequence[str]) -> None:
+        number = f"{len(faults)} faults: " if len(faults) > 1 else ""
+        hint = "; --check_images True lists them all" if len(faults) > SHOWN_FAULTS else ""
+        super().__init__(f"{place}: {number}{listed(faults)}{hint}")
+        self.faults = faults
 
 
 def listed(faults: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets.files.cache import cache_beside
 from datasets.files.decode import load_files, side_of
-from datasets.files.images import listed, shown
+from datasets.files.images import DataFaults, shown
 from datasets.files.trees import FileList
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
@@ -36,7 +36,7 @@ def load_csv(options: Options) -> BalancedData:
     if not rows and not faults:
         faults.append("no images are listed")
     if faults:
-        raise UserError(f"--data_root {shown(path)}: {listed(faults)}")
+        raise DataFaults(f"--data_root {shown(path)}", faults)
     trained = {label for _, label, split in rows if split == "train"}
     if not trained:
         raise UserError(f"--data_root {shown(path)}: no line of the split train")

@@ -708,6 +708,14 @@ class Options:
         help="do not train: print accuracies and write outputs of the run's best checkpoint",
         **BOOLEAN,
     )
+    check_images: bool = flag(
+        RECORDS,
+        "--check_images",
+        role=Role.COMMAND,
+        help="do not train: read every image file of the data whole, and print a line for each one "
+        "that cannot be read",
+        **BOOLEAN,
+    )
     readings: str | None = flag(
         RECORDS,
         "--readings",

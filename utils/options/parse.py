@@ -166,6 +166,8 @@ def _checked(options: Options) -> Options:
         raise UserError(f"--start-epoch {options.start_epoch} is beyond --epochs {options.epochs}")
     if options.resume and options.overwrite:
         raise UserError("--resume True and --overwrite True contradict each other")
+    if options.evaluation and options.check_images:
+        raise UserError("--evaluation True and --check_images True contradict each other")
     _check_declared(options)
     if options.stage == 1:
         _check_stage_1(options)
@@ -210,6 +212,11 @@ def _check_data(options: Options) -> None:
         raise UserError(
             f"--stream True: --dataset {options.dataset} is always held in memory; only "
             f"{', '.join(FILE_DATASETS)} can be streamed"
+        )
+    if options.check_images and options.dataset not in FILE_DATASETS:
+        raise UserError(
+            f"--check_images True: --dataset {options.dataset} is not read from a file for each "
+            f"image; only {', '.join(FILE_DATASETS)} are"
         )
     if options.list_root is not None and options.dataset not in BENCHMARK_LISTS:
         raise UserError(

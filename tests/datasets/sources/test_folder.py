@@ -133,7 +133,7 @@ def test_all_faults_are_collected_counted_and_the_first_few_named(tmp_path, stre
     assert message.startswith(f"--data_root {tmp_path}: 5 faults: ")
     assert f"{tmp_path}/train/dog: no images" in message
     assert f"{tmp_path}/test/eel: a class without a folder in {tmp_path}/train" in message
-    assert f"{tmp_path}/train/ant/00.png: " in message and message.endswith(" and 2 more")
+    assert f"{tmp_path}/train/ant/00.png: " in message and " and 2 more; " in message
     assert not list(tmp_path.glob("*.npz"))
 
 

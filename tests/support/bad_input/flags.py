@@ -81,6 +81,7 @@ flag("--margin_type", "fixed", "--margin_type", "'fixed'", "learned", "sample_co
 flag("--resume", "perhaps", "--resume", "'perhaps'", "True or False")
 flag("--evaluation", "2", "--evaluation", "'2'", "True or False")
 flag("--overwrite", "y", "--overwrite", "'y'", "True or False")
+flag("--check_images", "yes!", "--check_images", "'yes!'", "True or False")
 flag("--as_released", "None", "--as_released", "'None'", "True or False", stage=2)
 flag("--exp_str", "a/b", "--exp_str", "'a/b'", "no '/'")
 flag("--exp_str", "", "--exp_str", "''", "1 to 100 characters")
@@ -188,6 +189,17 @@ def robust_distance_without_a_robust_loss(scene):
 @case("--resume True", "--overwrite True")
 def resume_with_overwrite(scene):
     return scene.stage_1("--resume", "True", "--overwrite", "True")
+
+
+@case("--evaluation True", "--check_images True", "contradict")
+def check_with_evaluation(scene):
+    of_files = ("--dataset", "folder", "--data_root", scene.tmp)
+    return scene.stage_1(*of_files, "--evaluation", "True", "--check_images", "True")
+
+
+@case("--check_images True", "--dataset digits", "folder, csv")
+def check_of_images_without_files(scene):
+    return scene.stage_1("--dataset", "digits", "--check_images", "True")
 
 
 @case("--start-epoch 3", "--epochs 2")
