@@ -1,4 +1,7 @@
-"""The progress bar of an epoch."""
+"""The progress bar of an epoch, and how long the other epochs will take."""
+
+from collections import deque
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -44,3 +47,29 @@ class Progress:
 
     def _show(self, loss: Tensor) -> None:
         self.bar.set_postfix(loss=f"{loss.item():.4f}")
+
+
+class Pace:
+    """How long an epoch takes: the median of the last nine epochs of the phase. So an epoch in
+    which the machine slept, or compiled the step, does not count for long."""
+
+    EPOCHS = 9
+
+    def __init__(self) -> None:
+        self.phase = ""
+        self.seconds: deque[float] = deque(maxlen=self.EPOCHS)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Counts an epoch of a phase."""
+        if phase != self.phase:
+            self.phase = phase
+            self.seconds.clear()
+        self.seconds.append(seconds)
+
+    def seconds_of(self, epochs: int) -> float:
+        """Returns the seconds that so many more epochs will take, at the pace of this phase.
+
+        Raises:
+            StatisticsError: no epoch has been counted.
+        """
+        return median(self.seconds) * epochs

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from utils.progress import Progress
+from utils.progress import Pace, Progress
 
 
 class Terminal(io.StringIO):
@@ -52,3 +52,19 @@ def test_the_bar_shows_only_losses_that_a_batch_had(monkeypatch):
     shown = [text for text in run_progress() if text]
     assert shown
     assert set(shown) <= {f"loss={loss:.4f}" for loss in (4.0, 3.0, 2.0, 1.0)}
+
+
+def test_one_slow_epoch_does_not_change_the_estimate():
+    pace = Pace()
+    for seconds in (10.0, 10.0, 4000.0, 12.0, 11.0):
+        pace.add("features", seconds)
+    assert pace.seconds_of(3) == 33
+
+
+def test_the_estimate_follows_the_last_epochs_and_starts_anew_with_a_phase():
+    pace = Pace()
+    for seconds in [10.0] * 20 + [30.0] * 5:
+        pace.add("features", seconds)
+    assert pace.seconds_of(1) == 30
+    pace.add("classifier", 2.0)
+    assert pace.seconds_of(10) == 20

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from utils.errors import RunError, is_failure_to_compile, is_out_of_memory
 from utils.evaluation.evaluator import Evaluator, class_centroids
 from utils.machine import collectives
-from utils.progress import Progress
+from utils.progress import Pace, Progress
 from utils.runs import checkpoint
 from utils.runs.epoch_log import RunLog, console_line
 from utils.training.keeper import Keeper
@@ -69,7 +69,7 @@ class Trainer:
             Interrupted: a signal came; the run folder has the checkpoint of a finished epoch.
         """
         log = collectives.together(self._open_log, self.world)
-        began, first_epoch, seconds_before = time.perf_counter(), self.epoch, self.seconds
+        began, seconds_before, pace = time.perf_counter(), self.seconds, Pace()
         try:
             if not self.phases:
                 self._keep_untrained()
@@ -82,10 +82,11 @@ class Trainer:
                 self.epoch, self.results = epoch, self._read_accuracies(phase, epoch)
                 self.selection.offer(epoch, phase.name, self.results)
                 now = time.perf_counter()
+                pace.add(phase.name, now - epoch_began)
                 record = self._record(phase, rate, trained, now - epoch_began)
                 self.seconds = seconds_before + now - began
                 collectives.from_main(partial(self._keep, log, record, phase), self.world)
-                left = (now - began) / (epoch - first_epoch) * (self.last_epoch - epoch)
+                left = pace.seconds_of(self.last_epoch - epoch)
                 tqdm.write(self.title + console_line(record, self.last_epoch, left), sys.stdout)
             collectives.from_main(self.keeper.wait, self.world)
         except (RuntimeError, MemoryError) as error:
