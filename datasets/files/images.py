@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,24 @@ from utils.errors import UserError
 # opened to see whether it is one.
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".heic", ".heif"),
 )
+HEIF_SUFFIXES = (".heic", ".heif")
 
 # Images of this side (in pixels) and more are treated as ImageNet's, smaller ones as CIFAR's.
 LARGE_SIDE = 64
 SHOWN_FAULTS = 3
 LONGEST_SHAPE = 32  # longer side over shorter side; a longer image is cut to it
+
+
+def register_heif() -> None:
+    """Makes Pillow read HEIC, in which many phones save photographs, if the package pillow-heif is
+    installed."""
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+
+
+register_heif()
 
 
 class DataFaults(UserError):
@@ -152,5 +165,10 @@ def fault_of(path: str, error: Exception) -> str:
         return f"{shown(path)}: {error.strerror}"
     # Pillow's own message would name the file a second time.
     if isinstance(error, Image.UnidentifiedImageError):
+        is_heif = path.lower().endswith(HEIF_SUFFIXES)
+        if is_heif and ".heic" not in Image.registered_extensions():
+            return (
+                f"{shown(path)}: needs the package pillow-heif: python -m pip install pillow-heif"
+            )
         return f"{shown(path)}: not an image that Pillow can read"
     return f"{shown(path)}: {error or type(error).__name__}"
