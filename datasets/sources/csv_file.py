@@ -15,6 +15,7 @@ from datasets.splits import BalancedData
 from utils.errors import UserError
 from utils.options.data_paths import split_called
 from utils.options.flags import Options
+from utils.options.tables import listed_name, read_table
 
 COLUMNS = ("path", "label", "split")
 
@@ -22,9 +23,10 @@ COLUMNS = ("path", "label", "split")
 def load_csv(options: Options) -> BalancedData:
     """Returns the images that the table at `--data_root` lists.
 
-    The table is UTF-8 text with or without a byte order mark. Paths are relative to the table, and
-    a label may be any text. Classes are sorted: first whole numbers by value, then other labels.
-    If there is no column `split`, `--test_fraction` splits off a test set.
+    The table is UTF-8 text with or without a byte order mark. Its columns are separated by commas,
+    semicolons or tabs. Paths are relative to the table, and a label may be any text. Classes are
+    sorted: first whole numbers by value, then other labels. If there is no column `split`,
+    `--test_fraction` splits off a test set.
 
     Raises:
         UserError: there is no table, a line has no path, label or known split, an image is missing,
@@ -64,17 +66,17 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
     first: dict[str, int] = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            header = [name.strip().lower() for name in reader.fieldnames or []]
+            reader = read_table(file)
+            header = list(reader.fieldnames or [])
             if not {"path", "label"} <= set(header):
                 faults.append(
                     "its first line must name the columns path,label or path,label,split, not "
-                    f"{','.join(header)[:80]!r}"
+                    f"{reader.reader.dialect.delimiter.join(header)[:80]!r}"
                 )
                 return
-            reader.fieldnames = header
             for row in reader:
                 name, label, split = ((row.get(column) or "").strip() for column in COLUMNS)
+                name = listed_name(path.parent, name)
                 if "split" not in header:
                     split = "train"
                 fault = _fault(name, label, split)

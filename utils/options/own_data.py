@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from utils.options.data_paths import is_hidden, split_called
+from utils.options.tables import listed_name, read_table
 
 DIGITS = 8
 
@@ -64,12 +65,11 @@ def content_digest(root: str, without: tuple[str, ...] = (), is_table: bool = Fa
 def _listed_sizes(table: Path) -> Iterator[bytes]:
     """Yields the size in bytes of each file that a table lists, in its order."""
     with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
         try:
-            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
-            for row in reader:
+            for row in read_table(file):
+                name = listed_name(table.parent, (row.get("path") or "").strip())
                 try:
-                    size = os.stat(table.parent / (row.get("path") or "").strip()).st_size
+                    size = os.stat(table.parent / name).st_size
                 except (OSError, ValueError):
                     size = -1  # loading the data reports it
                 yield b"%d\n" % size

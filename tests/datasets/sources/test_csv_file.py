@@ -19,6 +19,9 @@ def write_table(root, counts=(10, 5), header="path,label", mark=b"", row="{path}
     return root / "table.csv"
 
 
+ROW = "{path},{label},{split}"
+
+
 def csv_data(path, *flags):
     return load_data(options("--dataset", "csv", "--data_root", path, *flags))
 
@@ -37,6 +40,32 @@ def test_the_splits_of_a_table_are_kept(tmp_path):
     data = csv_data(table, "--select_on", "heldout")
     assert data.class_counts == [4, 2] and len(data.test) == 5 and len(data.heldout) == 4
     assert {int(name.split("_")[1][:-4]) % 3 for name in data.test.files} == {1}
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_columns_may_be_separated_by_semicolons_or_tabs(tmp_path, delimiter, mark):
+    with_commas = csv_data(write_table(tmp_path, header="path,label,split", row=ROW))
+    header, row = "path,label,split".replace(",", delimiter), ROW.replace(",", delimiter)
+    data = csv_data(write_table(tmp_path, header=header, row=row, mark=mark))
+    assert data.train.files == with_commas.train.files
+    assert data.fingerprint == with_commas.fingerprint
+
+
+def test_a_label_may_have_semicolons(tmp_path):
+    data = csv_data(write_table(tmp_path, row="{path},{label}; a; tree; of; a; kind"))
+    assert data.class_names == [f"{name}; a; tree; of; a; kind" for name in ("oak", "élm")]
+
+
+def test_paths_may_have_the_backslashes_of_windows(tmp_path):
+    expected = csv_data(write_table(tmp_path)).train.files
+    table = tmp_path / "table.csv"
+    table.write_text(table.read_text().replace("/", "\\"))
+    assert csv_data(table).train.files == expected
+    # A file whose name has a backslash keeps it.
+    (tmp_path / "images" / "0_0.png").rename(tmp_path / "images\\0_0.png")
+    data = csv_data(table)
+    assert "images\\0_0.png" in data.train.files + data.test.files
 
 
 def test_whole_numbers_are_sorted_as_numbers(tmp_path):
