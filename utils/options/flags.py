@@ -36,6 +36,7 @@ READINGS = (
     "ncm_centred",
     "tau_norm",
     "tau_norm_tuned",
+    "temperature_scaling",
     "lws",
     "crt",
     "logit_adjustment",

@@ -144,7 +144,7 @@ def test_the_tuned_tau_is_the_best_of_the_grid_on_heldout_images(bank, head):
         return np.mean([(preds[labels == c] == c).float().mean().item() for c in range(4)])
 
     scores = [score(tau) for tau in TAUS]
-    assert score(FITTERS["tau_norm_tuned"](bank).tau) == max(scores)
+    assert score(FITTERS["tau_norm_tuned"](bank).tuned["tau"]) == max(scores)
     assert max(scores) > min(scores)
 
 
@@ -153,12 +153,51 @@ def test_the_tuned_tau_does_not_depend_on_the_test_set(bank, test_set):
     fitted = fit(["tau_norm_tuned"], bank)
     one = read(fitted, features, targets, COUNTS)["tau_norm_tuned"]
     other = read(fitted, features, targets.flip(0), COUNTS)["tau_norm_tuned"]
-    assert one["tau"] == other["tau"] == fitted["tau_norm_tuned"].tau
+    assert one["tau"] == other["tau"] == fitted["tau_norm_tuned"].tuned["tau"]
     assert one["top1"] != other["top1"]
 
 
+@pytest.mark.parametrize("make_head", HEADS.values(), ids=HEADS)
+def test_the_temperature_is_where_the_heldout_cross_entropy_is_stationary(make_head, test_set):
+    """d/dβ of the mean of log Σ exp(β z) − β z_y, with β = 1 / T, is the mean of Σ p z − z_y."""
+    torch.manual_seed(3)
+    training = blobs(COUNTS, 0)
+    heldout = blobs([50] * 4, 1)
+    bank = FeatureBank(*training, trained(make_head(), *training), COUNTS, heldout)
+    own, scaled = FITTERS["linear"](bank), FITTERS["temperature_scaling"](bank)
+    logits, labels = own(heldout[0]).double().numpy(), heldout[1].numpy()
+    shares = np.exp(logits / scaled.tuned["temperature"])
+    shares /= shares.sum(axis=1, keepdims=True)
+    slopes = (shares * logits).sum(axis=1) - logits[np.arange(len(labels)), labels]
+    assert abs(slopes.mean()) < 1e-3 * np.abs(slopes).mean()
+    features, targets = test_set
+    expected = own(features) / scaled.tuned["temperature"]
+    torch.testing.assert_close(scaled(features), expected, rtol=1e-4, atol=1e-4)
+    # The held-out images here are many and like those of the test set.
+    records = read({"own": own, "scaled": scaled}, features, targets, COUNTS)
+    assert records["own"]["per_class"] == records["scaled"]["per_class"]
+    assert records["scaled"]["temperature"] == scaled.tuned["temperature"]
+
+
+def test_the_temperature_of_sharpened_logits_is_found():
+    """Labels drawn from softmax(z), and logits 3 z: the temperature is 3."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(20_000, 5, generator=generator)
+    drawn = torch.multinomial(features.softmax(dim=1), 1, generator=generator).squeeze(1)
+    head = nn.Linear(5, 5)
+    with torch.no_grad():
+        head.weight.copy_(3 * torch.eye(5))
+        head.bias.zero_()
+    bank = FeatureBank(features[:5], torch.arange(5), head, [1] * 5, (features, drawn))
+    scaled = FITTERS["temperature_scaling"](bank)
+    assert scaled.tuned["temperature"] == pytest.approx(3, rel=0.03)
+    assert calibration_error(head(features).detach(), drawn) > 0.15
+    assert calibration_error(scaled(features), drawn) < 0.02
+
+
 def test_without_heldout_images_nothing_is_tuned(bank):
-    assert set(fit(READINGS, replace(bank, heldout=None))) == set(READINGS) - {"tau_norm_tuned"}
+    tuned = {"tau_norm_tuned", "temperature_scaling"}
+    assert set(fit(READINGS, replace(bank, heldout=None))) == set(READINGS) - tuned
 
 
 @pytest.mark.parametrize("make_head", HEADS.values(), ids=HEADS)
