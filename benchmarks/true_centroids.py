@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace, flags: list[str]) -> None:
     found = {name: measure(network, splits, data, machine) for name, network in networks.items()}
     print(table(found))
     if arguments.output is not None:
-        about = {"commit": commit(), "command": sys.argv, "fingerprint": data.fingerprint}
+        about = {"commit": commit(), "arguments": sys.argv[1:], "fingerprint": data.fingerprint}
         write_json(arguments.output, about | {"networks": found})
         print(arguments.output)
 
