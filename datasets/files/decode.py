@@ -1,6 +1,7 @@
 """From lists of image files to splits, which are decoded into memory or streamed."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,12 +43,10 @@ def load_files(
     side = side_of(options)
     is_streamed = streams(options, sum(map(len, splits.values())))
     title = f"decoding {options.dataset}"
-    if is_streamed and options.check_images:
+    if is_streamed:
+        fault = _pixel_fault if options.check_images else _header_fault
         for name, files in splits.items():
-            faults += pixel_faults(files, f"{title} {name}")
-    elif is_streamed:
-        for files in splits.values():
-            faults += header_faults(files)
+            faults += faults_in(files, fault, f"checking {options.dataset} {name}")
     elif cache is not None:
         images = decode_once(splits, side, title, cache, faults)
     else:
@@ -96,32 +95,28 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def header_faults(files: FileList) -> list[str]:
-    """Returns a message for each file whose first bytes are not those of an image."""
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        found = pool.map(_header_fault, map(files.path, files.names))
-        return [fault for fault in found if fault is not None]
-
-
-def pixel_faults(files: FileList, title: str) -> list[str]:
-    """Returns a message for each file that cannot be read to its end as an image.
+def faults_in(files: FileList, fault: Callable[[str], str | None], title: str) -> list[str]:
+    """Returns a message for each file that has a fault.
 
     Args:
         files: the images.
+        fault: from the path of a file to what is wrong with it; None if nothing is.
         title: of the progress bar.
     """
     with ThreadPoolExecutor(usable_cores()) as pool:
-        found = pool.map(_pixel_fault, map(files.path, files.names))
+        found = pool.map(fault, map(files.path, files.names))
         progress = tqdm(found, title, total=len(files), unit="image", disable=None)
-        return [fault for fault in progress if fault is not None]
+        return [message for message in progress if message is not None]
 
 
 def _pixel_fault(path: str) -> str | None:
+    """Returns what is wrong with a file, which is read to its end; None if nothing is."""
     found = read_pixels(path, lambda image: image)
     return found if isinstance(found, str) else None
 
 
 def _header_fault(path: str) -> str | None:
+    """Returns what is wrong with the first bytes of a file; None if nothing is."""
     try:
         with Image.open(path):
             return None
