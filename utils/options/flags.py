@@ -439,15 +439,16 @@ class Options:
         type=values.weight,
         metavar="W",
     )
-    robust_from: int = flag(
+    robust_from: int | float = flag(
         ROBUST,
         "--robust_from",
         role=Role.ROBUST_LOSS,
         only_stage=1,
         needs="robust_weight",
-        help="stage 1 with --robust_weight: the robust loss joins in epoch E",
+        help="stage 1 with --robust_weight: the robust loss joins in epoch E; with E < 1, after "
+        "this share of the epochs",
         default=1,
-        type=values.positive_count,
+        type=values.epoch_or_share,
         metavar="E",
     )
     robust_distance: str = flag(
@@ -799,6 +800,12 @@ class Options:
         if self.stage == 1:
             return self.robust_weight is not None
         return any(term.is_robust for term in self.feature_losses)
+
+    @property
+    def robust_start(self) -> int:
+        """The first epoch of stage 1 with the robust loss, by `--robust_from`."""
+        start = self.robust_from
+        return int(start) if start >= 1 else int(start * self.epochs) + 1
 
     @property
     def feature_losses(self) -> tuple[LossTerm, ...]:

@@ -254,7 +254,7 @@ def _check_stage_1(options: Options) -> None:
             f"--mixup {options.mixup} and --robust_weight {options.robust_weight} cannot be "
             "combined: a mixed image has two targets, the robust loss takes one"
         )
-    if options.robust_from > options.epochs > 0:
+    if options.robust_start > options.epochs > 0:
         raise UserError(f"--robust_from {options.robust_from} is beyond --epochs {options.epochs}")
 
 
@@ -274,7 +274,7 @@ def _check_stage_2(options: Options) -> None:
             f"stage 2 with {options.balanced_clf_nepochs} classifier epochs needs --cls_loss, "
             "such as ce"
         )
-    if options.pretrain_epochs is not None and options.robust_from > 1:
+    if options.pretrain_epochs is not None and options.robust_from != 1:
         raise UserError(
             "--robust_from and --pretrain_epochs cannot be combined; train stage 1 in a separate "
             "command"

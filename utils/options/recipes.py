@@ -23,6 +23,10 @@ AT_SQUARES = "--temperature 20"
 # Usual settings for a strong stage 1.
 STRONG = "--augment autoaugment --wd 5e-4 --schedule cosine --warmup 5"
 
+# The robust loss joins late, because centroids of an untrained network mean nothing; the paper
+# starts it from a trained network, too. DRW's class weights join after the same share of epochs.
+JOINT = f"--robust_weight 0.1 --robust_from 0.8 {NORMALISED}"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -122,8 +126,8 @@ RECIPES = {
         teacher="bs_resnet56",
     ),
     "bs_robust": Recipe(
-        "balanced softmax + 0.1 robust loss, one stage",
-        f"--loss_type BS {STRONG} --robust_weight 0.1 {NORMALISED}",
+        "balanced softmax + 0.1 robust loss at the end, one stage",
+        f"--loss_type BS {STRONG} {JOINT}",
     ),
     "bs_contrastive": Recipe(
         "balanced softmax with a balanced contrast", f"--loss_type BS {STRONG} --contrastive bcl"

@@ -134,6 +134,18 @@ image_side = _number(int, "a whole number with 8 <= x <= 1024", lambda n: 8 <= n
 seed = _number(int, "a whole number with 0 <= x < 2**32", lambda n: 0 <= n < 2**32)
 
 
+def epoch_or_share(text: str) -> int | float:
+    """Returns an epoch, counted from 1, or a share of the epochs."""
+    for kind in (positive_count, part):
+        try:
+            return kind(text)
+        except argparse.ArgumentTypeError:
+            pass
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is neither an epoch, a whole number >= 1, nor a share of the epochs, 0 < x < 1"
+    )
+
+
 def device(text: str) -> int | str:
     """Returns the number of a CUDA device, written `1` or `cuda:1`; or `cpu`."""
     name = text.strip().lower()

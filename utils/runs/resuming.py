@@ -66,9 +66,12 @@ def _check_length(options: Options, before: int, folder: RunFolder) -> None:
         raise UserError(
             f"--epochs {options.epochs}: the run in {folder.records} already has {done} epochs"
         )
-    if done and options.schedule != "absolute":
+    scaled = [f"--schedule {options.schedule}"] if options.schedule != "absolute" else []
+    if options.has_robust_loss and options.robust_from < 1:
+        scaled.append(f"--robust_from {options.robust_from}")
+    if done and scaled:
         raise UserError(
-            f"--epochs {options.epochs} (recorded: {before}): with --schedule {options.schedule} "
+            f"--epochs {options.epochs} (recorded: {before}): with {' and '.join(scaled)} "
             f"the {done} finished epochs of the run in {folder.records} would have been different "
             "at the new length; another --exp_str gives the longer run its own folder"
         )

@@ -206,6 +206,6 @@ def _objectives(
 
     def objective(epoch: int) -> Objective:
         is_late = options.train_rule == "DRW" and epoch > drw_start
-        return make(options.train_rule == "Reweight" or is_late, epoch >= options.robust_from)
+        return make(options.train_rule == "Reweight" or is_late, epoch >= options.robust_start)
 
     return objective

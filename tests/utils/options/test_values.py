@@ -22,6 +22,15 @@ def test_an_absent_flag_has_no_terms():
     assert options.robust_layers == options.chosen_readings == ()
 
 
+@pytest.mark.parametrize(
+    ("start", "epochs", "first"),
+    [("1", 200, 1), ("161", 200, 161), ("0.8", 200, 161), ("0.8", 30, 25), ("0.8", 1, 1)],
+)
+def test_the_robust_loss_starts_at_an_epoch_or_after_a_share_of_the_epochs(start, epochs, first):
+    flags = ["--robust_weight", "0.1", "--robust_from", start, "--epochs", str(epochs)]
+    assert parse_options(flags).robust_start == first
+
+
 @pytest.mark.parametrize("name", FEATURE_LOSSES)
 def test_a_term_is_spelt_as_its_flag(name):
     [term] = parse_losses(name)

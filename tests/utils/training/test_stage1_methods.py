@@ -1,6 +1,10 @@
 """Whole runs of stage 1 with the methods beside its classification losses."""
 
+import json
+import shutil
+
 import pytest
+import torch
 
 from tests.support.faults import interrupted_at_check
 from tests.support.helpers import (
@@ -9,6 +13,7 @@ from tests.support.helpers import (
     differences_of_runs,
     load,
     read_csv,
+    read_records,
     stage_1,
     succeed,
 )
@@ -62,3 +67,28 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(flags, tree, finished, tmp_
         assert all(float(row["train_distillation"]) > 0 for row in rows)
         header = load(whole / "ckpt.best.pth.tar")
         assert header["loss_type"] == "BS" and header["prior_weight"] == 1.0
+
+
+def test_a_robust_loss_that_joins_late_leaves_the_epochs_before_it_to_the_same_bits(tree, tmp_path):
+    """So a run without the robust loss can be continued with it."""
+    late = ("--robust_weight", 0.5, "--robust_from", 0.5, "--margin_type", "shared")
+    late = ("--loss_type", "BS", *late, "--margin", 0.1, "--resume", "True")
+    succeed(stage_1(tree, tmp_path / "whole", *late))
+    with interrupted_at_check(12):  # in the second epoch
+        assert call(stage_1(tree, tmp_path / "plain", "--loss_type", "BS")).status == 143
+    whole, plain = (only_folder(tmp_path / name) for name in ("whole", "plain"))
+    parts = tmp_path / "parts" / whole.name
+    shutil.copytree(plain, parts)
+    shutil.copy(whole / "args.json", parts)
+    margins = torch.full((10,), 0.1)
+    for path in parts.glob("ckpt*.pth.tar"):
+        torch.save(load(path) | {"epsilons": margins}, path)
+    [record] = read_records(parts)
+    (parts / "log.jsonl").write_text(json.dumps(record | {"margins": margins.tolist()}) + "\n")
+
+    succeed(stage_1(tree, tmp_path / "parts", *late))
+    assert not differences_of_runs(whole, parts)
+    assert [bool(row["train_robust_loss"]) for row in read_csv(whole)] == [False, True]
+
+    longer = call(stage_1(tree, tmp_path / "whole", *late, "--epochs", 4))
+    assert longer.status == 2 and "--robust_from 0.5" in longer.err
