@@ -126,7 +126,7 @@ RECIPES = {
         teacher="bs_resnet56",
     ),
     "bs_robust": Recipe(
-        "balanced softmax + 0.1 robust loss at the end, one stage",
+        "balanced softmax, robust loss joins at the end",
         f"--loss_type BS {STRONG} {JOINT}",
     ),
     "bs_contrastive": Recipe(
