@@ -1,11 +1,13 @@
 """What few training images cost after the features are trained: classifiers that are fitted to the
-training images, beside the same classifiers fitted to images that the network has never seen.
+training images, beside the same classifiers fitted to as many unseen images of every class.
 
     python -m benchmarks.true_centroids NAME=CHECKPOINT... [--output FILE.json] [flags of main.py]
 
-The long-tailed subset of CIFAR leaves most images of rare classes out. The mean features of these
-images are nearly what the robust loss calls the true centroids. The flags are those of the
-checkpoints' data and network (--dataset, --data_root, --imb_factor, --arch, ...).
+The unseen images are test images. The test set is split into ten parts with equal shares of each
+class, and the images of a part are classified by what is fitted to the other nine. The mean
+features of nine parts are nearly what the robust loss calls the true centroids. Nothing is chosen
+by these accuracies. The flags are those of the checkpoints' data and network (--dataset,
+--data_root, --imb_factor, --arch, ...).
 """
 
 import argparse
@@ -16,24 +18,22 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
-from benchmarks.settings import DATASETS
-from datasets import LongTailedData, Split, load_data
+from datasets import LongTailedData, load_data
 from datasets.loading.resident import Normalise
 from datasets.loading.streamed import make_loader
-from datasets.long_tail import left_out_indices
-from datasets.sources.cifar import load_cifar
+from datasets.splits import AnySplit
 from models.network import Network
 from utils.errors import UserError, run_program
-from utils.evaluation.classifiers import FeatureBank, fit, read
+from utils.evaluation.classifiers import FeatureBank, fit
 from utils.evaluation.evaluator import PIXELS_A_PASS, extract_features
+from utils.evaluation.metrics import accuracy_record
 from utils.evaluation.shot_groups import GROUPS
 from utils.files import write_json
 from utils.machine.device import Machine, choose_machine
 from utils.machine.provenance import commit
-from utils.options.data_paths import data_root
-from utils.options.flags import Options
 from utils.options.parse import Parser, parse_options
 from utils.runs import checkpoint
 
@@ -43,67 +43,57 @@ CLASSIFIERS = {
     "crt": "linear, fitted with equal weight for each class",
 }
 OF_TRAINING, OF_UNSEEN = "training", "unseen"
+FOLDS = 10
 
 Features = tuple[Tensor, Tensor]
 """Features ``[N, D]`` and labels ``[N]``."""
 
 
-def unseen_images(options: Options, data: LongTailedData) -> Split:
-    """Returns the training images that the long-tailed subset leaves out. For a class that keeps
-    all its images, they are these images.
-
-    Args:
-        options: the options of CIFAR's data.
-        data: what `load_data` returns for them.
-    """
-    everything = cast(Split, load_cifar(options.dataset, data_root(options)).train)
-    labels = everything.labels.numpy()
-    left_out = left_out_indices(labels, data.class_counts, options.rand_number)
-    whole = np.setdiff1d(np.arange(data.num_classes), labels[left_out])
-    return everything.subset(np.concatenate([np.flatnonzero(np.isin(labels, whole)), left_out]))
-
-
 def compare(
-    head: Any, features: dict[str, Features], test: Features, class_counts: Sequence[int]
+    head: Any, training: Features, test: Features, class_counts: Sequence[int]
 ) -> dict[str, dict[str, dict]]:
     """Returns the accuracies on the test images, by classifier and by the images that it was fitted
-    to: ``{classifier: {images: record}}``, with the records of `classifiers.read`.
+    to: ``{classifier: {images: record}}``, with the records of `accuracy_record`.
 
     Args:
         head: the network's last layer.
-        features: the features of each kind of images.
+        training: the features of the training images.
         test: those of the test images.
         class_counts: training images of each class, for many, medium and few.
     """
-    found: dict[str, dict[str, dict]] = {name: {} for name in CLASSIFIERS}
-    for images, (own, labels) in features.items():
-        counts = torch.bincount(labels, minlength=len(class_counts)).tolist()
-        bank = FeatureBank(own, labels, head, counts)
-        for name, record in read(fit(list(CLASSIFIERS), bank), *test, class_counts).items():
-            found[name][images] = record
-    return found
+    features, labels = test
+    fitted = fit(list(CLASSIFIERS), FeatureBank(*training, head, class_counts))
+    by_training = {name: classifier(features) for name, classifier in fitted.items()}
+    by_unseen = {name: torch.empty_like(scores) for name, scores in by_training.items()}
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    for others, part in folds.split(np.zeros(len(labels)), labels.cpu()):
+        counts = torch.bincount(labels[others], minlength=len(class_counts)).tolist()
+        bank = FeatureBank(features[others], labels[others], head, counts)
+        for name, classifier in fit(list(CLASSIFIERS), bank).items():
+            by_unseen[name][part] = classifier(features[part])
+    return {
+        name: {
+            OF_TRAINING: accuracy_record(by_training[name], labels, class_counts),
+            OF_UNSEEN: accuracy_record(by_unseen[name], labels, class_counts),
+        }
+        for name in CLASSIFIERS
+    }
 
 
 def measure(
-    network: nn.Module, splits: dict[str, Split], data: LongTailedData, machine: Machine
+    network: nn.Module, data: LongTailedData, machine: Machine
 ) -> dict[str, dict[str, dict]]:
-    """Returns what `compare` returns for a network.
-
-    Args:
-        network: the network, on the CPU.
-        splits: the images to fit to, by name, and those named `test`.
-        data: gives the normalisation and the class counts.
-        machine: the device.
-    """
+    """Returns what `compare` returns for a network, which is on the CPU."""
     layout = torch.channels_last
     network = network.to(machine.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     normalise = Normalise(data.mean, data.std, machine.device)
-    features = {}
-    for name, split in splits.items():
+
+    def features_of(split: AnySplit) -> Features:
         size = PIXELS_A_PASS[machine.device.type] // split.area
-        features[name] = extract_features(network, make_loader(split, normalise, size), machine)
-    test = features.pop("test")
-    return compare(cast(Network, network).linear, features, test, data.class_counts)
+        return extract_features(network, make_loader(split, normalise, size), machine)
+
+    head = cast(Network, network).linear
+    return compare(head, features_of(data.train), features_of(data.test), data.class_counts)
 
 
 def table(found: dict[str, dict[str, dict[str, dict]]]) -> str:
@@ -132,12 +122,10 @@ def run(arguments: argparse.Namespace, flags: list[str]) -> None:
     """Measures the networks of the command line and prints the table.
 
     Raises:
-        UserError: an argument is not NAME=CHECKPOINT, a checkpoint is missing or of another
-            network, or the data are not CIFAR's.
+        UserError: an argument is not NAME=CHECKPOINT; a checkpoint is missing, or of another
+            network or other images; or a class has too few test images.
     """
     options = parse_options(flags)
-    if options.dataset not in DATASETS:
-        raise UserError(f"--dataset must be one of {', '.join(DATASETS)}, not {options.dataset}")
     checkpoints = {}
     for text in arguments.networks:
         name, equals, place = text.partition("=")
@@ -145,15 +133,18 @@ def run(arguments: argparse.Namespace, flags: list[str]) -> None:
             raise UserError(f"{text!r} is not NAME=CHECKPOINT")
         checkpoints[name] = checkpoint.load(Path(place)), Path(place)
     data = load_data(options)
+    if (fewest := int(data.test.labels.bincount(minlength=data.num_classes).min())) < FOLDS:
+        raise UserError(f"a class has {fewest} test images, and {FOLDS} are needed")
+    for content, path in checkpoints.values():
+        if not data.has_fingerprint(content.get("fingerprint")):
+            raise UserError(f"{path} was trained on other images than those of the flags")
     networks = {
         name: checkpoint.build_from(content, path, options.arch, data.num_classes)
         for name, (content, path) in checkpoints.items()
     }
     machine = choose_machine(options.gpu, options.precision)
-    unseen = unseen_images(options, data)
-    splits: Any = {OF_TRAINING: data.train, OF_UNSEEN: unseen, "test": data.test}
-    print(f"{len(data.train)} training images, {len(unseen)} unseen ones, {len(data.test)} test")
-    found = {name: measure(network, splits, data, machine) for name, network in networks.items()}
+    print(f"{len(data.train)} training images, {len(data.test)} test images in {FOLDS} parts")
+    found = {name: measure(network, data, machine) for name, network in networks.items()}
     print(table(found))
     if arguments.output is not None:
         about = {"commit": commit(), "arguments": sys.argv[1:], "fingerprint": data.fingerprint}

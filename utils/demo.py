@@ -1,5 +1,5 @@
 """`make demo`: both stages, the control and an evaluation on long-tailed handwritten digits, with a
-table of the accuracies. It takes a minute or two on two cores and downloads nothing.
+table of the accuracies. It takes about three minutes on two slow cores and downloads nothing.
 
     python -m utils.demo [--seed N] [--folder DIR]
 """
