@@ -37,6 +37,8 @@ Views = tuple[Tensor, Tensor]
 """The features ``[V · B, D]`` of V more views of the batch, view by view, and the weights of the
 classifier ``[K, D]``."""
 
+LDAM_MARGIN, LDAM_SCALE = 0.5, 30.0
+"""The largest margin, and the scale of the head with which LDAM trains."""
 CLASSIFICATION_WEIGHT, CONTRASTIVE_WEIGHT = 2.0, 0.6
 """The weights of classification and contrast in balanced contrastive learning (Zhu et al., CVPR
 2022)."""
@@ -144,7 +146,8 @@ def stage_1_objective(
     """Returns the objective of stage 1.
 
     L is `CE`, `Focal` (γ = 1), `LDAM` (largest margin 0.5, scale 30) or `BS` (balanced softmax,
-    τ = `prior_weight`), with effective-number class weights if `reweighted`. The objective is
+    τ = `prior_weight`), with effective-number class weights if `reweighted`. All take logits; for
+    LDAM these are the cosines times the scale, as `--head cosine` returns them. The objective is
 
     - (1 − v) · L + w · R + v · D, with a robust loss R of weight w (`robust`) and a distillation
       loss D of weight v (`distillation`); without one of them its weight is 0;
@@ -159,7 +162,8 @@ def stage_1_objective(
     elif loss_type == "Focal":
         loss = FocalLoss(weight=weight, gamma=1.0)
     elif loss_type == "LDAM":
-        loss = LDAMLoss(class_counts, max_m=0.5, weight=weight, s=30)
+        # The head has scaled the cosines, so the margin is scaled here: s · (x − Δ) = s·x − s·Δ.
+        loss = LDAMLoss(class_counts, max_m=LDAM_SCALE * LDAM_MARGIN, weight=weight, s=1)
     elif loss_type == "BS":
         loss = BalancedSoftmaxLoss(class_counts, prior_weight, weight)
     else:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 COSINE_SCALE = 30.0
-"""The scale s of a cosine head, for losses that do not scale the logits themselves."""
+"""The scale s of a cosine head."""
 
 
 class NormedLinear(nn.Module):
@@ -13,8 +13,8 @@ class NormedLinear(nn.Module):
 
     It is the head of `--head cosine` and of LDAM (Cao et al., "Learning Imbalanced Datasets with
     Label-Distribution-Aware Margin Loss", NeurIPS 2019, section 3.1: features and weights are both
-    normalised). `LDAMLoss` multiplies by its own scale, so s is 1 with it. A plain cross-entropy
-    on cosines needs s = 30.
+    normalised). Cosines are within [-1, 1], so a cross-entropy needs a scale such as s = 30. With
+    s = 1 it is the released head of LDAM, whose loss multiplies by 30.
 
     Args:
         in_features: D.

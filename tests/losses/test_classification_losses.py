@@ -249,12 +249,13 @@ def test_an_objective_of_logits_needs_no_centroids(device):
 def test_stage_1_objectives_are_the_published_losses(loss_type, reweighted, device):
     features, logits, targets, _ = random_outputs(device)
     weight = effective_number_weights(COUNTS) if reweighted else None
+    ldam = LDAMLoss(COUNTS, max_m=0.5, weight=weight, s=30).to(device)
     expected = {
-        "CE": nn.CrossEntropyLoss(weight=weight),
-        "Focal": FocalLoss(weight, gamma=1.0),
-        "LDAM": LDAMLoss(COUNTS, max_m=0.5, weight=weight, s=30),
-        "BS": BalancedSoftmaxLoss(COUNTS, 1.0, weight),
-    }[loss_type].to(device)
+        "CE": nn.CrossEntropyLoss(weight=weight).to(device),
+        "Focal": FocalLoss(weight, gamma=1.0).to(device),
+        "LDAM": lambda logits, targets: ldam(logits / 30, targets),
+        "BS": BalancedSoftmaxLoss(COUNTS, 1.0, weight).to(device),
+    }[loss_type]
     objective = stage_1_objective(loss_type, COUNTS, reweighted).to(device)
     loss, parts = objective(features, logits, targets)
     assert objective.names == [loss_type]

@@ -23,7 +23,8 @@ class Machine:
 
     Args:
         device: the device of this process.
-        precision: of convolutions and matrix products, `float32`, `tf32` or `bf16`.
+        precision: of convolutions, `float32`, `tf32` or `bf16`; with `bf16` also of
+            matrix products.
         step: `eager`, `graph` or `compile`.
         micro_batches: number of parts in which a step takes a batch.
         world: the processes that share the work; each has its own device.

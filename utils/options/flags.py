@@ -805,7 +805,7 @@ class Options:
     def robust_start(self) -> int:
         """The first epoch of stage 1 with the robust loss, by `--robust_from`."""
         start = self.robust_from
-        return int(start) if start >= 1 else int(start * self.epochs) + 1
+        return int(start) if start >= 1 else int(round(start * self.epochs, 6)) + 1
 
     @property
     def feature_losses(self) -> tuple[LossTerm, ...]:

@@ -254,6 +254,11 @@ def _check_stage_1(options: Options) -> None:
             f"--mixup {options.mixup} and --robust_weight {options.robust_weight} cannot be "
             "combined: a mixed image has two targets, the robust loss takes one"
         )
+    if options.train_rule == "Resample":
+        raise UserError(
+            f"--train_rule Resample and --robust_weight {options.robust_weight} cannot be "
+            "combined: an epoch of resampled images may miss a class, which then has no centroid"
+        )
     if options.robust_start > options.epochs > 0:
         raise UserError(f"--robust_from {options.robust_from} is beyond --epochs {options.epochs}")
 

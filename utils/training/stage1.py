@@ -123,11 +123,8 @@ def _mixup(run: Run, batch_size: int) -> Mixup | None:
 
 
 def _head_scale(options: Options) -> float | None:
-    """Returns the scale of a cosine head, or None for a linear head. With LDAM it is 1, because the
-    loss scales the cosines."""
-    if options.loss_type == "LDAM":
-        return 1.0
-    return COSINE_SCALE if options.head == "cosine" else None
+    """Returns the scale of a cosine head, which LDAM always has, or None for a linear head."""
+    return COSINE_SCALE if options.loss_type == "LDAM" or options.head == "cosine" else None
 
 
 def _groups(

@@ -62,7 +62,7 @@ def _offsets(start: dict, path: Path, class_counts: list[int]) -> Tensor | None:
     """Returns the offsets of the teacher's logits, from the losses that its checkpoint records, or
     the `args.json` beside it."""
     said = start
-    if "loss_type" not in start:
+    if not {"loss_type", "feat_loss", "cls_loss"} & start.keys():
         try:
             said = json.loads((path.parent / "args.json").read_text())
         except (OSError, ValueError):

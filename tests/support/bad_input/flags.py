@@ -151,6 +151,11 @@ def mixed_images_for_the_robust_loss(scene):
     return scene.stage_1("--mixup", 0.5, "--robust_weight", 0.5)
 
 
+@case("--train_rule Resample", "--robust_weight 0.5", "may miss a class")
+def resampled_images_for_the_robust_loss(scene):
+    return scene.stage_1("--train_rule", "Resample", "--robust_weight", 0.5)
+
+
 @case("--robust_from 3", "--epochs 2")
 def a_robust_loss_that_begins_beyond_the_end(scene):
     return scene.stage_1("--robust_from", 3, "--robust_weight", 0.5)

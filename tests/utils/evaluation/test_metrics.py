@@ -269,3 +269,15 @@ def test_top_1_and_top_5_agree_with_scikit_learn():
 
 def test_percent_has_four_decimals_and_none_for_nan():
     assert percent(1 / 3) == 33.3333 and percent(float("nan")) is None
+
+
+def test_a_label_that_the_training_set_lacks_is_never_right(convert):
+    """It may be the largest one, so that the training labels do not say how many classes exist."""
+    train, targets = convert(np.array([0, 0, 1])), convert(np.array([0, 1, 2, 2]))
+    many, medium, few, per_class = shot_accuracy(convert(np.array([0, 1, 1, 0])), targets, train)
+    assert per_class.tolist() == [1.0, 1.0, 0.0]
+    assert math.isnan(many) and math.isnan(medium) and few == pytest.approx(2 / 3)
+    train_feats = convert(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]))
+    feats = convert(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]))
+    *_, per_class, mean = nearest_centroid_accuracy(train_feats, train, feats, targets)
+    assert per_class.tolist() == [1.0, 1.0, 0.0] and mean == pytest.approx(2 / 3)

@@ -24,7 +24,14 @@ def test_an_absent_flag_has_no_terms():
 
 @pytest.mark.parametrize(
     ("start", "epochs", "first"),
-    [("1", 200, 1), ("161", 200, 161), ("0.8", 200, 161), ("0.8", 30, 25), ("0.8", 1, 1)],
+    [
+        ("1", 200, 1),
+        ("161", 200, 161),
+        ("0.8", 200, 161),
+        ("0.8", 30, 25),
+        ("0.29", 100, 30),
+        ("0.8", 1, 1),
+    ],
 )
 def test_the_robust_loss_starts_at_an_epoch_or_after_a_share_of_the_epochs(start, epochs, first):
     flags = ["--robust_weight", "0.1", "--robust_from", start, "--epochs", str(epochs)]

@@ -72,12 +72,19 @@ def test_a_cosine_head_trains_is_evaluated_and_starts_a_stage_2(tree, tmp_path):
         assert model.linear.scale == COSINE_SCALE
 
 
-def test_the_stage_before_ldams_loss_scales_nothing(tree, tmp_path):
-    """LDAM multiplies cosines by 30 itself, so the head must not do it again."""
-    succeed(stage_1(tree, tmp_path, "--loss_type", "LDAM", "--head", "cosine", "--epochs", 1))
+def test_the_test_loss_of_ldam_is_that_of_its_checkpoint(tree, tmp_path):
+    """The cross-entropy is that of 30 times the cosines, in training as in evaluation."""
+    argv = stage_1(tree, tmp_path, "--loss_type", "LDAM", "--head", "cosine", "--epochs", 1)
+    succeed(argv)
     (folder,) = tmp_path.glob("cifar10_resnet8_LDAM_*")
+    succeed([*argv, "--evaluation", "True"])
+    with np.load(folder / "outputs_test.npz") as outputs:
+        features, labels = torch.from_numpy(outputs["feats"]), torch.from_numpy(outputs["labels"])
+    weight = weights_of(folder, "ckpt.best.pth.tar")["linear.weight"]
+    logits = 30 * F.normalize(features, dim=1) @ F.normalize(weight, dim=0)
+    expected = F.cross_entropy(logits, labels)
     loss = read_records(folder)[0]["results"]["test"]["linear"]["loss"]
-    assert loss < np.log(10) + 1  # cosines are within 1 of each other, 30 times them are not
+    assert loss == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_another_head_than_the_checkpoints_is_an_error(tmp_path):

@@ -60,8 +60,8 @@ def test_a_teacher_of_another_network_predicts_as_its_checkpoint(scale, run, tmp
         ({"loss_type": "BS", "prior_weight": 0.5}, COUNTS, 0.5),
         ({"loss_type": "BS", "class_counts": [5, 4, 3, 2, 1]}, [5, 4, 3, 2, 1], 1.0),
         ({"loss_type": "CE"}, None, None),
-        ({"feat_loss": "bs_lt,robust_loss", "cls_loss": "bs", "loss_type": None}, COUNTS, 1.0),
-        ({"feat_loss": "bs", "cls_loss": "ce", "loss_type": None}, None, None),
+        ({"feat_loss": "bs_lt,robust_loss", "cls_loss": "bs"}, COUNTS, 1.0),
+        ({"feat_loss": "bs", "cls_loss": "ce"}, None, None),
         ({}, None, None),
     ],
 )
