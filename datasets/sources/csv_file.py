@@ -2,6 +2,7 @@
 `split`."""
 
 import csv
+import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from datasets.splits import BalancedData
 from utils.errors import UserError
 from utils.options.data_paths import split_called
 from utils.options.flags import Options
-from utils.options.tables import listed_name, read_table
+from utils.options.tables import listed_name, read_table, table_rows
 
 COLUMNS = ("path", "label", "split")
 
@@ -29,8 +30,8 @@ def load_csv(options: Options) -> BalancedData:
     `--test_fraction` splits off a test set.
 
     Raises:
-        UserError: there is no table, a line has no path, label or known split, an image is missing,
-            unreadable or listed twice, or a class has no training images.
+        UserError: there is no table, a line has no path, label or known split, or a cell too many,
+            an image is missing, unreadable or listed twice, or a class has no training images.
     """
     path = Path(options.data_root)
     faults: list[str] = []
@@ -68,24 +69,34 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = read_table(file)
             header = list(reader.fieldnames or [])
+            while header and not header[-1]:  # spreadsheets write delimiters behind the last cell
+                header.pop()
+            delimiter = reader.reader.dialect.delimiter
             if not {"path", "label"} <= set(header):
                 faults.append(
                     "its first line must name the columns path,label or path,label,split, not "
-                    f"{reader.reader.dialect.delimiter.join(header)[:80]!r}"
+                    f"{delimiter.join(header)[:80]!r}"
                 )
                 return
-            for row in reader:
-                name, label, split = ((row.get(column) or "").strip() for column in COLUMNS)
+            twice = [column for column in COLUMNS if header.count(column) > 1]
+            if twice:
+                faults.append(f"line 1: two columns have the name {twice[0]}")
+                return
+            for line, cells in table_rows(reader, faults):
+                row = dict(zip(header, cells, strict=False))
+                name, label, split = (row.get(column, "").strip() for column in COLUMNS)
                 name = listed_name(path.parent, name)
                 if "split" not in header:
                     split = "train"
-                fault = _fault(name, label, split)
-                if fault is None and name in first:
-                    fault = f"{name} is already listed in line {first[name]}"
+                fault = _surplus(cells[len(header) :], delimiter) or _fault(name, label, split)
+                if fault is None:
+                    place = os.path.abspath(path.parent / name)
+                    if place in first:
+                        fault = f"{name} is already listed in line {first[place]}"
+                    first.setdefault(place, line)
                 if fault is not None:
-                    faults.append(f"line {reader.line_num}: {fault}")
+                    faults.append(f"line {line}: {fault}")
                     continue
-                first[name] = reader.line_num
                 yield name, unicodedata.normalize("NFC", label), split_called(split) or ""
     except FileNotFoundError:
         raise UserError(f"--data_root {shown(path)}: no such file") from None
@@ -95,6 +106,17 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
         raise UserError(
             f"--data_root {shown(path)}: not a table of text in UTF-8 ({error})"
         ) from None
+
+
+def _surplus(cells: list[str], delimiter: str) -> str | None:
+    """Returns a message about the first text in cells that no column has; None if all are empty."""
+    texts = [cell.strip() for cell in cells if cell.strip()]
+    if not texts:
+        return None
+    return (
+        f"{texts[0]!r} is in no column of the first line; a cell with {delimiter!r} in it needs "
+        "quotation marks"
+    )
 
 
 def _fault(name: str, label: str, split: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -23,9 +24,41 @@ def read_table(file: TextIO) -> csv.DictReader:
     """
     first = file.readline()
     file.seek(0)
-    reader = csv.DictReader(file, delimiter=max(DELIMITERS, key=first.count), skipinitialspace=True)
+    delimiter = max(DELIMITERS, key=first.count)
+    reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
     reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+    if reader.reader.line_num > 1:
+        raise csv.Error("the first line ends inside quotation marks")
     return reader
+
+
+def table_rows(reader: csv.DictReader, faults: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yields the line and the cells of each row that is not empty.
+
+    A row must be one line. Lines behind a quotation mark that is left open would become one cell,
+    so that their images would be lost.
+
+    Args:
+        reader: from `read_table`, before its first row.
+        faults: takes rows that are no rows of a table, or longer than a line.
+    """
+    rows = reader.reader
+    while True:
+        first, fault = rows.line_num + 1, None
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:
+            cells, fault = [], f"not a row of a table ({error})"
+        if cells is None:
+            return
+        last = rows.line_num
+        if fault is None and last > first:
+            fault = "a cell with a line break"
+        if fault is not None:
+            lines = f"line {last}" if first == last else f"lines {first} to {last}"
+            faults.append(f"{lines}: {fault}; is a quotation mark left open?")
+        elif cells:
+            yield first, cells
 
 
 def listed_name(folder: Path, name: str) -> str:

@@ -68,6 +68,24 @@ def test_paths_may_have_the_backslashes_of_windows(tmp_path):
     assert "images\\0_0.png" in data.train.files + data.test.files
 
 
+def test_cells_behind_the_last_column_may_be_empty(tmp_path):
+    table = write_table(tmp_path, header="path,label,,", row="{path},{label},, ,")
+    assert csv_data(table).class_counts == [8, 4]
+
+
+def test_a_quoted_label_may_have_commas_and_quotation_marks(tmp_path):
+    table = write_table(tmp_path, row='{path}, "{label}, the ""tree"""')
+    assert csv_data(table).class_names == ['oak, the "tree"', 'élm, the "tree"']
+
+
+def test_an_absolute_path_is_the_relative_one(tmp_path, monkeypatch):
+    save(tmp_path / "a.png", noise(32, 32, 3))
+    (tmp_path / "t.csv").write_text(f"path,label,split\na.png,x,train\n{tmp_path}/a.png,x,test\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"line 3: .*/a\.png is already listed in line 2"):
+        csv_data("t.csv")
+
+
 def test_whole_numbers_are_sorted_as_numbers(tmp_path):
     lines = ["path,label"]
     for label in (10, 9, 2):
@@ -87,6 +105,16 @@ def test_whole_numbers_are_sorted_as_numbers(tmp_path):
         ("path,label\na.png", "line 2: no label for a.png"),
         ("path,label\n,x", "line 2: no path"),
         ("path,label\na.png,x\nb.png,y\na.png,y", "line 4: a.png is already listed in line 2"),
+        ("path,label\na.png,x\n./b.png,y\n./c/../a.png,y", "a.png is already listed in line 2"),
+        ('path,label\na.png,"x\nb.png,y\n', "lines 2 to 3: not a row of a table"),
+        ('path,label\na.png,"x\nb.png,"y"\n', "lines 2 to 3: not a row of a table"),
+        ('path,label\na.png,"x\nb.png,"\n', "lines 2 to 3: a cell with a line break"),
+        ('path,label\n\nb.png,"y"z', "line 3: not a row of a table (',' expected after '\"')"),
+        ('path,label,"note\na.png,x,"\nb.png,y,', "the first line ends inside quotation marks"),
+        ("path,label\na.png,Smith, Ann", "line 2: 'Ann' is in no column of the first line"),
+        ("path,label\na.png,x,,test", "line 2: 'test' is in no column of the first line"),
+        ("path,label,\na.png,x,test", "line 2: 'test' is in no column of the first line"),
+        ("path,label,Label\na.png,x,y", "line 1: two columns have the name label"),
         ("path,label,split\na.png,x,trian", "line 2: split 'trian'"),
         ("path,label,split\na.png,x,test", "no line of the split train"),
         ("path,label,split\na.png,x,train\nb.png,y,test", "label 'y' has no training images"),

@@ -122,3 +122,25 @@ def an_imbalance_factor_that_empties_a_class_of_cifar(scene):
 @case("--imb_factor 0.02", "class class_5")
 def a_step_that_empties_half_the_classes(scene):
     return scene.stage_1("--imb_type", "step", "--imb_factor", 0.02)
+
+
+def of_table(scene, *rows):
+    """Returns the command of a run on a table with these rows."""
+    table = scene.tmp / "table.csv"
+    table.write_text("\n".join(["path,label,split", *rows, ""]))
+    return scene.stage_1("--dataset", "csv", "--data_root", table)
+
+
+@case("table.csv", "lines 3 to 4", "quotation mark")
+def a_quotation_mark_that_is_left_open_in_a_table(scene):
+    return of_table(scene, "a.png,x,train", 'b.png,"y,train', "c.png,y,train")
+
+
+@case("table.csv", "line 2", "'train' is in no column", "quotation marks")
+def a_label_with_a_comma_in_a_table(scene):
+    return of_table(scene, "a.png,Smith, Ann,train")
+
+
+@case("table.csv", "line 3", "./a.png is already listed in line 2")
+def an_image_that_a_table_lists_twice_in_two_spellings(scene):
+    return of_table(scene, "a.png,x,train", "./a.png,x,test")
