@@ -36,21 +36,21 @@ def load_csv(options: Options) -> BalancedData:
     path = Path(options.data_root)
     faults: list[str] = []
     rows = list(_rows(path, faults))
-    if not rows and not faults:
-        faults.append("no images are listed")
-    if faults:
-        raise DataFaults(f"--data_root {shown(path)}", faults)
     trained = {label for _, label, split in rows if split == "train"}
-    if not trained:
-        raise UserError(f"--data_root {shown(path)}: no line of the split train")
-    classes = sorted(trained, key=_number_first)
-    for label in sorted({label for _, label, _ in rows} - trained):
-        faults.append(f"label {label!r} has no training images")
+    if not faults and not trained:
+        faults.append("no line of the split train" if rows else "no images are listed")
+    # `--check_images True` reads the images of the other lines too.
+    if faults and not (options.check_images and rows):
+        raise DataFaults(f"--data_root {shown(path)}", faults)
+    classes = sorted({label for _, label, _ in rows}, key=_number_first)
+    if not faults:  # a line with a fault may be the training image that a label lacks
+        lacking = [label for label in classes if label not in trained]
+        faults += [f"label {label!r} has no training images" for label in lacking]
     of_class = {label: k for k, label in enumerate(classes)}
     lists = {}
     for split in dict.fromkeys(split for *_, split in rows):
         # The order of a tree: class after class; a class keeps the order of the table.
-        chosen = [row for row in rows if row[2] == split and row[1] in of_class]
+        chosen = [row for row in rows if row[2] == split]
         chosen.sort(key=lambda row: of_class[row[1]])
         labels = [of_class[label] for _, label, _ in chosen]
         lists[split] = FileList(path.parent, [name for name, *_ in chosen], labels)

@@ -61,6 +61,36 @@ def test_whole_images_are_counted_and_nothing_is_trained(stream, own):
     assert {path.name for path in own.parent.iterdir()} == {"own"}
 
 
+def test_one_fault_is_not_many(own, damaged):
+    for path in damaged[1:]:
+        path.unlink()
+    found = call([*FLAGS, "--check_images", "True"])
+    assert found.err == "main.py: error: --data_root own: 1 fault, listed on standard output\n"
+
+
+@pytest.mark.parametrize("stream", ["True", "False"])
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (["ant/00.png,ant,dev", "bee/00.png,bee,train"], ["line 2: split 'dev'"]),
+        (["ant/00.png,ant,test", "bee/00.png,bee,test"], ["no line of the split train"]),
+        (["ant/00.png,ant,train"], ["label 'cat' has no training images"]),
+    ],
+)
+def test_the_files_of_a_table_are_read_beside_the_faults_of_its_lines(stream, rows, says, own):
+    table = own / "train" / "table.csv"
+    rows = ["path,label,split", *rows, "lost.png,cat,test", "lost too.png,cat,val"]
+    table.write_text("\n".join(rows))
+    before = snapshot(own)
+    flags = ("--dataset", "csv", "--data_root", table, "--stream", stream)
+    found = call([*flags, "--check_images", "True"])
+    assert found.status == 2 and f"{len(says) + 2} faults, listed" in found.err
+    *lines, first, second = found.out.splitlines()
+    assert all(line.startswith(part) for line, part in zip(lines, says, strict=True))
+    assert "lost.png: no such file" in first and "lost too.png: no such file" in second
+    assert snapshot(own) == before
+
+
 def test_every_line_of_a_table_with_a_fault_is_listed(own):
     table = own / "table.csv"
     table.write_text("path,label\n" + "train/ant/00.png,\n" * 5)

@@ -26,9 +26,9 @@ def check_images(options: Options) -> None:
         data = load_data(options)
     except DataFaults as error:
         print(*error.faults, sep="\n")
+        number = f"{len(error.faults)} fault{'s' * (len(error.faults) > 1)}"
         raise UserError(
-            f"--data_root {options.data_root}: {len(error.faults)} faults, listed on standard "
-            "output"
+            f"--data_root {options.data_root}: {number}, listed on standard output"
         ) from None
     print(data.account())
     print("every image can be read")
