@@ -12,6 +12,11 @@ from utils.errors import UserError
 from utils.options.flags import NATURAL_DATASETS, Options
 
 
+class RecordedFraction(float):
+    """A `--test_fraction` that a checkpoint recorded. Data that contradict it need another message
+    than data that contradict a flag."""
+
+
 def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
     """Returns the options with the recorded image size, test fraction and choice of `--stream
     auto`.
@@ -41,7 +46,7 @@ def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
                 f"--test_fraction {options.test_fraction} contradicts the checkpoint, whose test "
                 f"images are {fraction} of each class; leave the flag out"
             )
-        changes["test_fraction"] = fraction
+        changes["test_fraction"] = RecordedFraction(fraction)
     return replace(options, **changes)
 
 

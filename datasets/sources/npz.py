@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 
 from datasets.files.images import fit, listed, shown
+from datasets.origin import Origin
+from datasets.sources.own_splits import check_class_count, roles_of
 from datasets.splits import BalancedData, Split
 from utils.errors import UserError
 from utils.options.flags import Options
@@ -29,7 +31,7 @@ def load_archive(options: Options) -> BalancedData:
 
     Raises:
         UserError: the file is missing or damaged, an array is missing or has another type or shape,
-            or a class has no training images.
+            there is one class, a class has no training images, or `--test_fraction` is given.
     """
     path = Path(options.data_root)
     arrays, names = _read(path)
@@ -45,14 +47,17 @@ def load_archive(options: Options) -> BalancedData:
         faults = _label_faults({split: _labels(arrays, split) for split in splits})
     if faults:
         raise UserError(f"--data_root {path}: {listed(faults)}")
+    classes = [str(label) for label in range(int(_labels(arrays, "train").max()) + 1)]
+    check_class_count(classes, options)
+    roles = roles_of({split: f"{split}_images" for split in splits}, options)
     side = options.image_side or arrays["train_images"].shape[1]
     loaded = {
-        split: Split.from_arrays(_resized(arrays[f"{split}_images"], side), _labels(arrays, split))
-        for split in splits
+        role: Split.from_arrays(_resized(arrays[f"{split}_images"], side), _labels(arrays, split))
+        for split, role in roles.items()
     }
-    classes = [str(label) for label in range(int(loaded["train"].labels.max()) + 1)]
-    test = loaded.pop("test" if "test" in loaded else "val")
-    return BalancedData(loaded["train"], test, classes, loaded.get("val"))
+    named = {role: f"{split}_images" for split, role in roles.items()}
+    origin = Origin(named["test"], named.get("heldout"))
+    return BalancedData(loaded["train"], loaded["test"], classes, loaded.get("heldout"), origin)
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -1,11 +1,14 @@
 """Which of a user's own images train and which test."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from datasets.files.images import shown
 from datasets.files.trees import FileList
 from datasets.origin import Origin
+from datasets.recorded import RecordedFraction
 from utils.errors import UserError
 from utils.options.flags import Options
 
@@ -46,30 +49,73 @@ class FoundSplits:
         )
 
 
-def with_test_split(found: FoundSplits, options: Options, faults: list[str]) -> FoundSplits:
-    """Returns the splits with a test set.
-
-    - With `test` and `val`, `val` becomes `heldout`.
-    - With only one of them, it is the test set.
-    - With neither, `--test_fraction` of each class's training images become the test set.
+def check_class_count(classes: Sequence[str], options: Options) -> None:
+    """Checks that there is more than one class.
 
     Raises:
-        UserError: `--test_fraction` is given for data that have a test set, or no class has two
-            images.
+        UserError: there is one.
     """
-    lists, names = dict(found.lists), dict(found.names)
-    if "test" in lists or "val" in lists:
-        if not options.is_at_default("test_fraction"):
-            own = names.get("test", names.get("val"))
-            raise UserError(
-                f"--test_fraction {options.test_fraction}: these data have a test split of their "
-                f"own, {own}; leave the flag out"
-            )
-        role = "heldout" if "test" in lists else "test"
-        if "val" in lists:
-            lists[role], names[role] = lists.pop("val"), names.pop("val")
+    if len(classes) == 1:
+        raise UserError(
+            f"--data_root {shown(options.data_root)}: {classes[0]} is the only class there; a data "
+            "set has two classes or more"
+        )
+
+
+def roles_of(names: Mapping[str, str], options: Options) -> dict[str, str]:
+    """Returns the role of each of the data's own splits: `train`, `test` or `heldout`. With `test`
+    and `val`, `val` is held out. With only one of them, it is the test set.
+
+    Args:
+        names: where each split comes from, in words.
+        options: only `test_fraction` is used, and `data_root` for messages.
+
+    Raises:
+        UserError: there is a test set, but `--test_fraction` is given, or the checkpoint's test
+            images were split off.
+    """
+    test = names.get("test", names.get("val"))
+    roles = {split: split for split in names}
+    if test is None:
+        return roles
+    if "val" in names:
+        roles["val"] = "heldout" if "test" in names else "test"
+    fraction = options.test_fraction
+    if isinstance(fraction, RecordedFraction):
+        raise UserError(
+            f"--data_root {shown(options.data_root)}: a test split of its own, {test}, contradicts "
+            f"the checkpoint, whose test images are {fraction} of each class; leave the data as "
+            "they were"
+        )
+    if not options.is_at_default("test_fraction"):
+        raise UserError(
+            f"--test_fraction {fraction}: these data have a test split of their own, {test}; leave "
+            "the flag out"
+        )
+    return roles
+
+
+def with_test_split(found: FoundSplits, options: Options, faults: list[str]) -> FoundSplits:
+    """Returns the splits with a test set: one of their own, else `--test_fraction` of each class's
+    training images.
+
+    Args:
+        found: the splits that the data have.
+        options: only `test_fraction` and `rand_number` are used, and `data_root` for messages.
+        faults: what is already known to be wrong, which may be why a class is missing or small.
+
+    Raises:
+        UserError: there is one class, no class has two images, or `--test_fraction` is given or
+            recorded for data that have a test set.
+    """
+    if not faults:
+        check_class_count(found.classes, options)
+    roles = roles_of(found.names, options)
+    if "test" in roles.values():
+        lists = {roles[split]: files for split, files in found.lists.items()}
+        names = {roles[split]: name for split, name in found.names.items()}
         return replace(found, lists=lists, names=names)
-    train, test = split_off_test(lists["train"], options.test_fraction, options.rand_number)
+    train, test = split_off_test(found.lists["train"], options.test_fraction, options.rand_number)
     if not len(test) and not faults:
         raise UserError(
             f"--data_root {options.data_root}: no class has two images, so no image can be split "
@@ -78,7 +124,7 @@ def with_test_split(found: FoundSplits, options: Options, faults: list[str]) -> 
     return replace(
         found,
         lists={"train": train, "test": test},
-        test_fraction=options.test_fraction,
+        test_fraction=float(options.test_fraction),  # checkpoints take only plain numbers
         rand_number=options.rand_number,
     )
 

@@ -32,10 +32,25 @@ def test_an_npz_file_is_resized_where_a_side_is_asked_for(tmp_path):
     np.testing.assert_array_equal(pixels_of(data.test)[0], first)
 
 
+def test_the_line_about_the_data_names_the_arrays(tmp_path):
+    write_npz(tmp_path / "own.npz")
+    line = npz_data(tmp_path / "own.npz").account()
+    assert line.endswith("5 test (test_images), 5 held out (val_images)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "own"), [({}, "test_images"), ({"test_images": None, "test_labels": None}, "val_")]
+)
+def test_a_test_fraction_contradicts_the_test_images_of_an_npz_file(tmp_path, changes, own):
+    write_npz(tmp_path / "own.npz", **changes)
+    with pytest.raises(UserError, match=f"--test_fraction 0.3: .* of their own, {own}"):
+        npz_data(tmp_path / "own.npz", "--test_fraction", 0.3)
+
+
 def test_val_is_the_test_set_of_an_npz_file_without_one(tmp_path):
     arrays = write_npz(tmp_path / "own.npz", test_images=None, test_labels=None)
     data = npz_data(tmp_path / "own.npz")
-    assert data.heldout is None
+    assert data.heldout is None and "5 test (val_images), none held out" in data.account()
     np.testing.assert_array_equal(pixels_of(data.test)[..., 0], arrays["val_images"])
 
 
@@ -59,6 +74,14 @@ def test_val_is_the_test_set_of_an_npz_file_without_one(tmp_path):
         (
             {"test_labels": np.array([0, 1, 2, 7, 0]), "val_labels": np.array([0, 9, 2, 1, 0])},
             ["[7] of test_labels", "[9] of val_labels"],
+        ),
+        (
+            {
+                "train_labels": np.zeros(13, int),
+                "test_labels": np.zeros(5, int),
+                "val_labels": 0 * np.arange(5),
+            },
+            ["0 is the only class there", "two classes or more"],
         ),
         ({"test_images": noise(0, 28, 28), "test_labels": noise(0)}, ["test_images has no images"]),
     ],

@@ -1,5 +1,7 @@
 """Trees and tables without test images: a part of each class is set aside."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,17 @@ def test_a_test_fraction_contradicts_test_images_of_their_own(tmp_path):
         folder_data(tmp_path, "--test_fraction", 0.3)
 
 
+@pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
+def test_a_single_class_is_refused(tmp_path, splits):
+    write_folder(tmp_path, splits=splits)
+    for split in splits:
+        shutil.rmtree(tmp_path / split / "bee")
+        shutil.rmtree(tmp_path / split / "cat")
+    with pytest.raises(UserError, match="ant is the only class there; a data set has two classes"):
+        folder_data(tmp_path)
+    assert not list(tmp_path.glob("decoded*"))
+
+
 def test_single_images_alone_cannot_be_split(tmp_path):
     with pytest.raises(UserError, match="no class has two images"):
         folder_data(write_flat(tmp_path, counts=(1, 1)))
@@ -73,3 +86,23 @@ def test_stage_2_and_evaluation_test_on_the_images_that_stage_1_set_aside(tmp_pa
         assert again.test.files == first.test.files
     with pytest.raises(UserError, match=r"--test_fraction 0\.3 contradicts the checkpoint"):
         load_data(options(*flags, "--test_fraction", 0.3), recorded)
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.3])
+@pytest.mark.parametrize("own", ["test", "val"])
+def test_test_images_of_their_own_contradict_a_checkpoint_that_split_them_off(
+    tmp_path, fraction, own
+):
+    write_folder(tmp_path, splits=("train",))
+    flags = ("--dataset", "folder", "--data_root", tmp_path)
+    first = load_data(options(*flags, "--test_fraction", fraction))
+    recorded = {"data": first.description()}
+    again = load_data(options(*flags), recorded)
+    # Checkpoints are read with weights_only, which refuses other types than torch's and Python's.
+    assert type(again.description()["test_fraction"]) is float
+    write_folder(tmp_path, splits=("train", own))
+    with pytest.raises(UserError) as raised:
+        load_data(options(*flags), recorded)
+    assert f"of its own, {own}/, contradicts the checkpoint" in str(raised.value)
+    assert f"are {fraction} of each class" in str(raised.value)
+    assert "--test_fraction" not in str(raised.value)

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tests.support.bad_input.cases import case
+from tests.support.own_images import write_npz
 
 
 @case("--dataset cifar10", "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "nowhere")
@@ -144,3 +145,15 @@ def a_label_with_a_comma_in_a_table(scene):
 @case("table.csv", "line 3", "./a.png is already listed in line 2")
 def an_image_that_a_table_lists_twice_in_two_spellings(scene):
     return of_table(scene, "a.png,x,train", "./a.png,x,test")
+
+
+@case("table.csv", "x is the only class", "two classes or more")
+def a_table_of_one_class(scene):
+    return of_table(scene, "a.png,x,train", "b.png,x,test")
+
+
+@case("--test_fraction 0.3", "test_images", "leave the flag out")
+def a_test_fraction_for_an_npz_file(scene):
+    write_npz(scene.tmp / "own.npz")
+    flags = ("--dataset", "npz", "--data_root", scene.tmp / "own.npz")
+    return scene.stage_1(*flags, "--test_fraction", 0.3)
