@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import UserError, run_program
-from utils.files import atomic_write
 from utils.options import values
 from utils.options.flags import READINGS
 from utils.options.parse import Parser
+from utils.predict.targets import check_targets, is_standard_output, written
 
 
 def build_parser() -> Parser:
@@ -47,7 +47,7 @@ def build_parser() -> Parser:
         type=Path,
         default=Path("predictions.csv"),
         metavar="CSV",
-        help="the file to write (default: predictions.csv)",
+        help="the file to write, or /dev/stdout (default: predictions.csv)",
     )
     parser.add_argument(
         "--classifier",
@@ -80,9 +80,12 @@ def predict(arguments: argparse.Namespace) -> None:
     """Writes the CSV file and, if it is asked for, the page.
 
     Raises:
-        UserError: there is no such network, image or folder, or the network cannot be used.
+        UserError: there is no such network, image or folder, the network cannot be used, or a file
+            cannot be written.
     """
-    _check_paths(arguments)
+    targets = [path for path in (arguments.output, arguments.html) if path is not None]
+    _check_images(arguments.images)
+    check_targets(targets)
     # Torch is imported only after the arguments have been checked.
     from tqdm import tqdm
 
@@ -99,8 +102,7 @@ def predict(arguments: argparse.Namespace) -> None:
         trained, machine, find_classifier(trained, arguments.classifier, arguments.root_log)
     )
     kept, skipped = LeastCertain(), 0
-    written = [path for path in (arguments.output, arguments.html) if path is not None]
-    results = predictor(image_paths(arguments.images, without=written))
+    results = predictor(image_paths(arguments.images, without=targets))
     with _csv_rows(arguments.output) as rows:
         rows.writerow(header(min(LIKELIEST, len(trained.class_names))))
         for result in tqdm(results, "images", unit="image", disable=None):
@@ -122,16 +124,19 @@ def predict(arguments: argparse.Namespace) -> None:
             file=sys.stderr,
         )
     by = "" if arguments.classifier == "linear" else f", classifier {arguments.classifier}"
-    print(f"{arguments.output}: {kept.count} images, by {trained.path}{by}")
+    # The remarks would be rows of a table that goes to standard output.
+    remarks = sys.stderr if any(map(is_standard_output, targets)) else sys.stdout
+    print(f"{arguments.output}: {kept.count} images, by {trained.path}{by}", file=remarks)
     if not has_confidence(arguments.classifier):
         print(
             f"{arguments.classifier}: its scores are cosines or distances; their softmax puts "
-            "images in an order but is not a probability"
+            "images in an order but is not a probability",
+            file=remarks,
         )
     if arguments.html is not None:
         title = f"Predictions by {trained.path.parent.name}{by}"
         write_page(arguments.html, kept, skipped, title)
-        print(f"{arguments.html}: the least certain of them")
+        print(f"{arguments.html}: the least certain of them", file=remarks)
 
 
 def header(number: int) -> list[str]:
@@ -140,27 +145,21 @@ def header(number: int) -> list[str]:
     return ["file", "class", "confidence", *(name for pair in pairs for name in pair)]
 
 
-def _check_paths(arguments: argparse.Namespace) -> None:
+def _check_images(paths: Sequence[Path]) -> None:
     """Checks that images and folders are there.
 
     Raises:
-        UserError: an image or folder is missing, or a file cannot be written at its path.
+        UserError: an image or folder is missing.
     """
-    for path in arguments.images:
+    for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such image or folder")
-    for path in (arguments.output, arguments.html):
-        if path is not None and not path.parent.is_dir():
-            raise UserError(f"cannot write {path}: no folder {path.parent}")
-        if path is not None and path.is_dir():
-            raise UserError(f"cannot write {path}: it is a folder")
 
 
 @contextmanager
 def _csv_rows(path: Path) -> Iterator:
-    """Gives a CSV writer; the file appears after its last row. Names that are not UTF-8 keep their
-    bytes."""
-    with atomic_write(path) as binary:
+    """Gives a CSV writer; names that are not UTF-8 keep their bytes."""
+    with written(path) as binary:
         text = io.TextIOWrapper(binary, "utf-8", errors="surrogateescape", newline="")
         yield csv.writer(text, lineterminator="\n")
         text.flush()

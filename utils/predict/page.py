@@ -10,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from datasets.files.images import to_rgb
-from utils.files import atomic_write
 from utils.predict.predictions import Prediction
+from utils.predict.targets import written
 
 SHOWN = 200
 THUMBNAIL = 160  # pixels of the longer side
@@ -71,7 +71,7 @@ def write_page(path: Path, kept: LeastCertain, skipped: int, title: str) -> None
     text = environment.get_template("page.html").render(
         title=title, cards=cards, count=kept.count, skipped=skipped
     )
-    with atomic_write(path) as file:
+    with written(path) as file:
         file.write(text.encode())
 
 

@@ -55,6 +55,12 @@ def predictions(run, *places, output, flags=()):
     return rows
 
 
+def linked(path, to):
+    """Makes a link. Devices are reached by one, so that a fault would not replace them."""
+    path.symlink_to(to)
+    return path
+
+
 def write_images(folder, number, side=8):
     for i in range(number):
         save(folder / f"{i:04}.png", noise(side, side, 3, seed=i))
@@ -295,6 +301,13 @@ def test_names_that_are_not_utf8_keep_their_bytes(run, tmp_path):
         (["RUN", "images", "--output", "no/p.csv"], "no folder no"),
         (["RUN", "images", "--output", "images"], "it is a folder"),
         (["RUN", "images", "--html", "no/p.html"], "no folder no"),
+        (["RUN", "--output", "images/0000.png", "images"], "images/0000.png: it is there"),
+        (["RUN", "images", "--output", "photo.csv"], "neither a table nor a page"),
+        (["RUN", "images", "--html", "notes"], "give a new name"),
+        (["RUN", "images", "--output", "loop"], "loop: it is there"),
+        (["RUN", "images", "--output", "x", "--html", "./x"], "write x and x: they are the same"),
+        (["RUN", "images", "--output", "x", "--html", "to_x"], "they are the same file"),
+        (["RUN", "images", "--output", "to_photo"], "to_photo: it is there"),
         (["RUN", "images", "--gpu", "-3"], "--gpu"),
     ],
 )
@@ -302,11 +315,57 @@ def test_bad_input_is_one_line_and_nothing_is_written(argv, says, run, tmp_path,
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "images", 1)
     (tmp_path / "empty").mkdir()
+    Image.fromarray(noise(8, 8, 3)).save(tmp_path / "photo.csv", "png")
+    (tmp_path / "notes").write_text("mine")
+    for name, to in {"loop": "loop", "to_x": "x", "to_photo": "images/0000.png"}.items():
+        linked(tmp_path / name, to)
     before = snapshot(tmp_path)
     status, out, err = predict(*(str(run) if word == "RUN" else word for word in argv))
     assert (status, out) == (2, "")
     assert err.startswith("predict: error: ") and says in err and err.count("\n") == 1
     assert snapshot(tmp_path) == before
+
+
+def test_an_earlier_table_and_page_are_replaced_whatever_their_names(run, tmp_path):
+    folder = write_images(tmp_path / "images", 2)
+    for names in (("table", "page"), ("p.csv", "p.html"), ("empty", "page.txt")):
+        (tmp_path / "empty").touch()
+        output, page = (tmp_path / name for name in names)
+        for _ in range(2):
+            assert len(predictions(run, folder, output=output, flags=("--html", page))) == 2
+        assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_link_stays_and_the_file_that_it_leads_to_is_written(run, tmp_path):
+    folder = write_images(tmp_path / "images", 2)
+    (tmp_path / "far").mkdir()
+    link = linked(tmp_path / "p.csv", "far/p.csv")
+    for _ in range(2):
+        assert len(predictions(run, folder, output=link)) == 2
+        assert link.is_symlink() and os.listdir(tmp_path / "far") == ["p.csv"]
+
+
+def test_a_pipe_and_a_device_are_written_to(run, tmp_path):
+    folder = write_images(tmp_path / "images", 2)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    null = linked(tmp_path / "null", "/dev/null")
+    status, _, err = predict(run, folder, "--output", pipe, "--html", null)
+    assert status == 0, err
+    assert os.read(reader, 1 << 16).count(b"\n") == 3 and pipe.is_fifo()
+    assert null.is_char_device()
+    os.close(reader)
+
+
+def test_standard_output_gets_the_table_alone(run, tmp_path, capfd):
+    folder = write_images(tmp_path / "images", 2)
+    output = linked(tmp_path / "output", "/dev/stdout")
+    assert main([str(run), str(folder), "--output", str(output)]) == 0
+    out, err = capfd.readouterr()
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert {row["file"] for row in rows} == {str(folder / f"{i:04}.png") for i in range(2)}
+    assert f"{output}: 2 images, by " in err
 
 
 def test_an_earlier_table_is_kept_where_the_run_fails(run, tmp_path, monkeypatch):
