@@ -23,12 +23,18 @@ if sys.version_info < (3, 11):  # noqa: UP036
     sys.stderr.write("main.py: error: Python 3.11 or newer is needed, this is " + found + "\n")
     sys.exit(2)
 
-import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
-from utils.errors import ENDINGS, Interrupted, UserError, ending, is_out_of_memory
+from utils.errors import (
+    ENDINGS,
+    Interrupted,
+    UserError,
+    ending,
+    is_out_of_memory,
+    replace_unencodable,
+)
 from utils.machine.processes import ALONE, World, world_of_environment
 from utils.options.data_paths import check_data
 from utils.options.parse import parse_stages
@@ -84,9 +90,7 @@ def _run(argv: Sequence[str] | None) -> None:
 def _take_surroundings_as_they_are() -> None:
     """Makes output streams replace characters that they cannot show, and matplotlib ignore the
     window that a notebook's environment asks for."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    replace_unencodable()
     if "matplotlib" not in sys.modules:
         os.environ.pop("MPLBACKEND", None)
 

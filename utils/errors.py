@@ -1,6 +1,7 @@
 """Errors of the program, and how it ends with them: one line on standard error, and a status."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -106,13 +107,14 @@ def ending(error: BaseException) -> tuple[int, str]:
 
 
 def run_program(name: str, program: Callable[[], int | None]) -> int:
-    """Runs a program and returns its exit status.
+    """Runs a program and returns its exit status. It prints what its streams can show.
 
     Args:
         name: the program's name, for the message.
         program: returns the exit status, or None for 0. If it raises one of `ENDINGS`, one line
             goes to standard error, and the status is that of `ending`.
     """
+    replace_unencodable()
     try:
         status = program()
         sys.stdout.flush()
@@ -121,6 +123,13 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
         if message:
             print(f"{name}: error: {message}", file=sys.stderr)
     return status or 0
+
+
+def replace_unencodable() -> None:
+    """Makes output streams replace characters that they cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _write_nowhere() -> None:

@@ -1,5 +1,6 @@
 """How a program ends with an error: its status, and one line on standard error."""
 
+import io
 import os
 import subprocess
 import sys
@@ -50,6 +51,23 @@ def test_a_program_that_ends_by_itself_has_its_own_status(returned, status, caps
 def test_ctrl_c_says_nothing(capsys):
     assert run_program("tried", raising(KeyboardInterrupt())) == 130
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_stream_shows_what_it_can_of_a_name(encoding, monkeypatch):
+    """Bytes that are not UTF-8 stand in names as characters that no stream can encode."""
+    for name in ("stdout", "stderr"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding, errors="strict")
+        monkeypatch.setattr(sys, name, stream)
+
+    def program():
+        print("caf\udce9")
+        raise UserError("caf\udce9: no such folder")
+
+    assert run_program("tried", program) == 2
+    sys.stdout.flush(), sys.stderr.flush()
+    assert sys.stdout.buffer.getvalue() == b"caf?\n"
+    assert sys.stderr.buffer.getvalue() == b"tried: error: caf?: no such folder\n"
 
 
 def test_a_reader_that_goes_away_ends_a_program_quietly():

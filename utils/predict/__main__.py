@@ -89,6 +89,7 @@ def predict(arguments: argparse.Namespace) -> None:
     # Torch is imported only after the arguments have been checked.
     from tqdm import tqdm
 
+    from datasets.files.images import shown
     from utils.evaluation.classifiers import has_confidence
     from utils.machine.device import choose_machine
     from utils.predict.images import image_paths
@@ -134,7 +135,7 @@ def predict(arguments: argparse.Namespace) -> None:
             file=remarks,
         )
     if arguments.html is not None:
-        title = f"Predictions by {trained.path.parent.name}{by}"
+        title = f"Predictions by {shown(trained.path.parent.name)}{by}"
         write_page(arguments.html, kept, skipped, title)
         print(f"{arguments.html}: the least certain of them", file=remarks)
 

@@ -291,6 +291,13 @@ def test_names_that_are_not_utf8_keep_their_bytes(run, tmp_path):
     assert "caf\N{REPLACEMENT CHARACTER}" in (tmp_path / "page.html").read_text()
 
 
+def test_the_runs_folder_may_have_a_name_that_is_not_utf8(run, tmp_path):
+    folder = write_images(tmp_path / "images", 1)
+    strange = run.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    predictions(strange, folder, output=tmp_path / "p.csv", flags=("--html", tmp_path / "p.html"))
+    assert "Predictions by caf\\xe9" in (tmp_path / "p.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
