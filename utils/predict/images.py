@@ -19,8 +19,9 @@ def image_paths(places: Iterable[Path], without: Iterable[Path] = ()) -> Iterato
     """Yields the given files, and the files in the given folders at any depth.
 
     As in training, hidden files and folders and the caches of decoded images are skipped, and links
-    to folders are followed, except for links to a folder above. Files come in the order of the file
-    system, because sorting would need all names in memory.
+    to folders are followed, except for links to a folder above. Folders of runs are skipped too,
+    because their pictures are no photographs. Files come in the order of the file system, because
+    sorting would need all names in memory.
 
     Args:
         places: files and folders.
@@ -45,17 +46,33 @@ def _below(folder: str, above: frozenset[str], left_out: set[str]) -> Iterator[s
         for entry in entries:
             if is_hidden(entry.name) or is_cache(entry.name):
                 continue
-            if entry.is_dir():
-                if os.path.realpath(entry.path) not in above:
+            if _is_folder(entry):
+                if os.path.realpath(entry.path) not in above and not _is_run(entry.path):
                     yield from _below(entry.path, above, left_out)
             elif _is_file(entry) and os.path.abspath(entry.path) not in left_out:
                 yield entry.path
 
 
+def _is_run(folder: str) -> bool:
+    """Returns True for the folder of a run. A folder of photographs may hold the runs too."""
+    has_record = os.path.isfile(os.path.join(folder, "args.json"))
+    return has_record and any(Path(folder).glob("ckpt*.pth.tar"))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself, which `_is_file` takes
+        return False
+
+
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Returns True for a file, and for a link to nothing, so that it is listed as unreadable. Pipes
-    and devices do not count, because reading them might never end."""
-    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    """Returns True for a file, and for a link to nothing or to itself, so that it is listed as
+    unreadable. Pipes and devices do not count, because reading them might never end."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:  # reading it as an image fails too, with the reason
+        return True
 
 
 def decoded(paths: Iterable[str], side: int, ahead: int) -> Iterator[tuple[str, np.ndarray | str]]:

@@ -253,6 +253,30 @@ def test_a_pipe_is_passed_over_and_a_link_to_nowhere_is_listed(run, tmp_path):
     assert err.startswith(f"skipped {folder / 'link.png'}: ")
 
 
+def test_a_link_to_itself_is_listed(run, tmp_path):
+    folder = write_images(tmp_path / "images", 1)
+    linked(folder / "loop", "loop")
+    status, _, err = predict(run, folder, "--output", tmp_path / "p.csv")
+    assert status == 0 and "1 of 2 files" in err
+    assert err.startswith(f"skipped {folder / 'loop'}: Too many levels of symbolic links")
+
+
+def test_the_pictures_of_runs_are_no_photographs(tmp_path):
+    """A folder with only one of a run's files is none; a run's folder may be asked for."""
+    run = tmp_path / "checkpoint" / "run"
+    for name in ("checkpoint/run/seed0", "checkpoint/run", "records", "weights", "."):
+        save(tmp_path / name / "report.png", noise(8, 8, 3))
+    for folder in (run, run / "seed0", tmp_path / "records"):
+        (folder / "args.json").write_text("{}")
+    for folder in (run, run / "seed0", tmp_path / "weights"):
+        (folder / "ckpt.best.pth.tar").write_bytes(b"")
+    found = {os.path.relpath(path, tmp_path) for path in image_paths([tmp_path])}
+    assert {name for name in found if name.endswith(".png")} == {
+        *("report.png", "records/report.png", "weights/report.png")
+    }
+    assert str(run / "report.png") in image_paths([run])
+
+
 def test_a_folder_that_cannot_be_listed_is_skipped(tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir()
     (tmp_path / "a.png").write_bytes(b"")
