@@ -5,11 +5,12 @@
 
 checkpoint: the run's best checkpoints, without the state that only a resumed run needs. They go to
 a folder with the run's name below DIR (default: pretrained), and a stage 2 goes inside the folder
-of its stage 1. There --pretrained and --evaluation find them.
+of its stage 1. There --pretrained and --evaluation find them. A checkpoint with which a run can be
+resumed is never replaced.
 
 onnx, pt2, safetensors: DIR/model.onnx, an ONNX model; DIR/model.pt2, a program of torch.export; or
 DIR/model.safetensors, the weights. Each has the class names, the image size and the normalisation
-in it. RUN may also be a checkpoint file. DIR is the folder of the checkpoint by default.
+in it. DIR is the folder of the checkpoint by default.
 """
 
 import argparse
@@ -30,7 +31,12 @@ def build_parser() -> Parser:
         prog="python -m utils.export",
         description=__doc__,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or its name")
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="a run folder, its name below checkpoint or pretrained, or a .pth.tar file in it",
+    )
     parser.add_argument(
         "--format", choices=FORMATS, default="checkpoint", help="see above (default: checkpoint)"
     )
@@ -53,8 +59,10 @@ def export(arguments: argparse.Namespace) -> list[Path]:
     """
     if arguments.format == "checkpoint":
         from utils.export.checkpoints import export_checkpoints
+        from utils.predict.network import find_checkpoint
 
-        return export_checkpoints(arguments.run, arguments.output or PRETRAINED, arguments.last)
+        folder = find_checkpoint(arguments.run).parent
+        return export_checkpoints(folder, arguments.output or PRETRAINED, arguments.last)
     if arguments.last:
         raise UserError(f"--last works with --format checkpoint, not with {arguments.format}")
     from utils.export.programs import WRITERS, check_packages

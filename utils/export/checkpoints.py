@@ -1,9 +1,11 @@
 """Small checkpoints of a finished run, for publication. They lack the state that only a resumed run
 needs."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.runs import checkpoint
 from utils.runs.records import place_of, read_run
 from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by
 
@@ -24,13 +26,12 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
             starts.
 
     Raises:
-        UserError: the run is not finished, or a checkpoint is damaged.
+        UserError: the run is not finished, a checkpoint is damaged, or a file that a run needs to
+            be resumed is where a small one would go.
     """
     run = read_run(folder)
     if not run.is_finished:
         raise UserError(f"{folder}: this run is not finished (no summary.json)")
-    from utils.runs import checkpoint
-
     chosen_by = {BEST_CHECKPOINT: run.arguments.get("select_on", "test")}
     if run.stage == 1:
         # In stage 2, other protocols' checkpoints would belong to a chain that begins differently.
@@ -45,7 +46,25 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
         # Earlier versions wrote the run's protocol into the last epoch's checkpoint too.
         slim[name]["selected_on"] = chosen_by[name]
     target = output / place_of(folder, run.stage)
+    _check_target(target, folder, found)
     target.mkdir(parents=True, exist_ok=True)
     for name, content in slim.items():
         checkpoint.save(target / name, content)
     return [target / name for name in found]
+
+
+def _check_target(target: Path, folder: Path, names: Iterable[str]) -> None:
+    """Checks that the files in the target folder are not those of a run.
+
+    Raises:
+        UserError: they are the exported run's own, or one has the state that a resumed run needs.
+    """
+    if target.exists() and target.samefile(folder):
+        raise UserError(f"{target} is the run's own folder: give another --output")
+    # Beside a run's last checkpoint, the small ones would count as its best.
+    for path in (target / name for name in (LAST_CHECKPOINT, *names)):
+        if path.exists() and "optimizers" in checkpoint.load(path):
+            raise UserError(
+                f"{path} is there already, a checkpoint with which a run can be resumed: give "
+                "another --output"
+            )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.support.helpers import (
+    RELEASED_NAME,
     REPOSITORY,
     STAGE_1_NAME,
     call,
@@ -196,5 +197,38 @@ def test_only_finished_runs_are_exported(finished, tmp_path, capsys):
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "out")]) == 2
     assert main([str(tmp_path / "nothing"), "--output", str(tmp_path / "out")]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert "not finished" in lines[0] and "no such folder" in lines[1] and len(lines) == 2
+    assert "not finished" in lines[0] and "no such run" in lines[1] and len(lines) == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("last", [[], ["--last"]])
+def test_checkpoints_with_which_a_run_can_be_resumed_are_never_replaced(
+    last, both, tmp_path, capsys
+):
+    """Neither those of the exported run, which a link may lead to, nor those of another."""
+    shutil.copytree(both, tmp_path / "other", ignore=shutil.ignore_patterns("args.json"))
+    (tmp_path / "link").symlink_to(both)
+    before = snapshot(tmp_path)
+    for run in (both / STAGE_1_NAME, stage_2_folder(both)):
+        for output in (both, tmp_path / "link", tmp_path / "other"):
+            assert main([str(run), "--output", str(output), *last]) == 2
+            err = capsys.readouterr().err
+            assert err.startswith(f"export: error: {output}") and err.count("\n") == 1
+            assert err.endswith("give another --output\n")
+    assert snapshot(tmp_path) == before
+
+
+def test_earlier_exported_checkpoints_are_replaced(finished, tmp_path):
+    for _ in range(2):
+        assert main([str(finished / STAGE_1_NAME), "--output", str(tmp_path), "--last"]) == 0
+
+
+def test_a_run_is_looked_up_as_for_a_prediction(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "checkpoint", ignore=shutil.ignore_patterns("robust_*"))
+    monkeypatch.chdir(tmp_path)
+    folder = f"checkpoint/{STAGE_1_NAME}"
+    for i, run in enumerate(
+        (STAGE_1_NAME, RELEASED_NAME, "checkpoint", folder, f"{folder}/ckpt.best.pth.tar")
+    ):
+        assert main([run, "--output", f"out{i}"]) == 0, run
+        assert (tmp_path / f"out{i}" / STAGE_1_NAME / "ckpt.best.pth.tar").is_file()
