@@ -8,6 +8,7 @@ import numpy as np
 
 from datasets import normalisation
 from datasets.long_tail import counts_by_size, left_out_indices, long_tail_indices
+from datasets.origin import LEFT_OUT
 from datasets.recorded import (
     check_classes,
     normalisation_of,
@@ -137,7 +138,7 @@ def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData
         held_out = None if heldout is None or not len(heldout) else balanced.train.subset(heldout)
         is_asked = options.heldout_fraction > 0
         fraction = f"{options.heldout_fraction:g} of each class (--heldout_fraction)"
-        origin = replace(origin, heldout=fraction if is_asked else "left out by the subset")
+        origin = replace(origin, heldout=fraction if is_asked else LEFT_OUT.heldout)
     return LongTailedData(
         name=options.dataset,
         train=balanced.train.subset(chosen),
@@ -163,4 +164,9 @@ def _set_aside(options: Options, balanced: BalancedData) -> tuple[np.ndarray, np
     sizes = np.bincount(labels, minlength=len(balanced.class_names))
     remaining = sizes - (sizes * options.heldout_fraction).astype(int)
     heldout = left_out_indices(labels, remaining, options.rand_number)
+    if not len(heldout):
+        raise UserError(
+            f"--heldout_fraction {options.heldout_fraction} holds out no image: the largest class "
+            f"has {sizes.max()} training images, so it must be at least 1/{sizes.max()}"
+        )
     return np.delete(everything, heldout), heldout

@@ -25,6 +25,7 @@ class Origin:
 
 
 OWN_TEST_SET = Origin()
+LEFT_OUT = Origin(heldout="left out by the subset")
 
 
 def account(

@@ -34,6 +34,11 @@ def pack(argv: Sequence[str] | None = None) -> Path:
     options = parse_options(flags)
     if options.dataset not in ("cifar10", "cifar100"):
         raise UserError(f"--dataset {options.dataset} cannot be packed; cifar10 and cifar100 can")
+    if options.heldout_fraction > 0:
+        raise UserError(
+            f"--heldout_fraction {options.heldout_fraction}: a packed set has images that the "
+            "subset leaves out as its held-out ones; leave the flag out"
+        )
 
     from datasets import load_data
     from datasets.sources.packed import packed_name, write_packed

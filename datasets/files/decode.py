@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.files.cache import decode, decode_once
-from datasets.files.images import LARGE_SIDE, DataFaults, fault_of, read_pixels
+from datasets.files.images import LARGE_SIDE, DataFaults, check_range, fault_of, read_pixels
 from datasets.files.reader import ImageReader, check_shared_memory
 from datasets.files.trees import FileList
 from datasets.splits import AnySplit, Split, StreamedSplit
@@ -118,7 +118,8 @@ def _pixel_fault(path: str) -> str | None:
 def _header_fault(path: str) -> str | None:
     """Returns what is wrong with the first bytes of a file; None if nothing is."""
     try:
-        with Image.open(path):
+        with Image.open(path) as image:
+            check_range(image)
             return None
     except Exception as error:  # Pillow's readers raise errors of many types for broken files
         return fault_of(path, error)

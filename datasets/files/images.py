@@ -1,6 +1,7 @@
 """How one image file becomes pixels."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -23,6 +24,12 @@ HEIF_SUFFIXES = (".heic", ".heif")
 LARGE_SIDE = 64
 SHOWN_FAULTS = 3
 LONGEST_SHAPE = 32  # longer side over shorter side; a longer image is cut to it
+
+
+# Pillow warns of images with more pixels than this, and refuses those with twice as many. A scan or
+# a panorama may have more than its usual limit.
+Image.MAX_IMAGE_PIXELS = 500_000_000
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def register_heif() -> None:
@@ -84,20 +91,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: the image is 32-bit grey, which has no known range.
         OSError: the file is cut off or damaged (and whatever else Pillow raises).
     """
-    kind, image = image.format, _upright(image)
-    # Pillow opens 16-bit PGM files in a mode of 32 bits.
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PPM", "PNG")):
+    check_range(image)
+    image = _upright(image)
+    if image.mode.startswith("I"):
         grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         clear = image.info.get("transparency")
         if isinstance(clear, int):
             grey[np.asarray(image) == clear] = 255
         image = Image.fromarray(grey)
-    elif image.mode in ("I", "F"):
-        raise ValueError("32-bit grey has no known range: save it with 8 or 16 bits")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def check_range(image: Image.Image) -> None:
+    """Checks that the range of an opened image's values is known. No pixels are read.
+
+    Raises:
+        ValueError: the image is 32-bit grey.
+    """
+    # Pillow opens 16-bit PGM and PNG files in a mode of 32 bits.
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PPM", "PNG")):
+        raise ValueError("32-bit grey has no known range: save it with 8 or 16 bits")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -163,6 +179,8 @@ def fault_of(path: str, error: Exception) -> str:
         return f"{shown(path)}: {'a link to nothing' if is_link else 'no such file'}"
     if isinstance(error, OSError) and error.strerror:
         return f"{shown(path)}: {error.strerror}"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{shown(path)}: more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} megapixels"
     # Pillow's own message would name the file a second time.
     if isinstance(error, Image.UnidentifiedImageError):
         is_heif = path.lower().endswith(HEIF_SUFFIXES)

@@ -97,13 +97,16 @@ def class_name(folder: str) -> str:
     return unicodedata.normalize("NFC", shown(folder))
 
 
-def class_folders(folder: Path, remarks: Remarks | None = None) -> dict[str, list[str]]:
+def class_folders(
+    folder: Path, remarks: Remarks | None = None, without: Sequence[str] = ()
+) -> dict[str, list[str]]:
     """Returns the class folders inside a folder: from the name of each class, sorted, to the names
     of its folders. Hidden folders are left out.
 
     Args:
         folder: the folder of a split, or of a tree without splits.
         remarks: takes files beside the class folders, and faults.
+        without: real paths of folders that are no classes.
 
     Raises:
         UserError: there is no such folder.
@@ -114,7 +117,8 @@ def class_folders(folder: Path, remarks: Remarks | None = None) -> dict[str, lis
     found: dict[str, list[str]] = {}
     for entry in _entries(folder, remarks):
         if _is_folder(entry):
-            found.setdefault(class_name(entry.name), []).append(entry.name)
+            if os.path.realpath(entry.path) not in without:
+                found.setdefault(class_name(entry.name), []).append(entry.name)
         elif _is_there(entry, remarks) and not is_cache(entry.name):
             remarks.outside.append(shown(entry.path))
     return {name: found[name] for name in sorted(found)}

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,13 +73,21 @@ def _connect_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _load_official(name: str, root: Path) -> BalancedData:
+def load_official(name: str, root: Path) -> dict[str, Any]:
+    """Returns torchvision's data sets `train` and `test`. The files are downloaded if they are
+    missing, and checked by md5.
+
+    Raises:
+        UserError: they are missing and cannot be downloaded, or they are damaged.
+    """
     source = _torchvision_source(name)
     new_folders = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         with _connect_timeout(CONNECT_SECONDS):
-            train = source(str(root), train=True, download=True)
-            test = source(str(root), train=False, download=True)
+            return {
+                split: source(str(root), train=split == "train", download=True)
+                for split in ("train", "test")
+            }
     except Exception as error:  # torchvision passes on urllib's and tarfile's errors too
         with suppress(OSError):
             for folder in new_folders:
@@ -88,6 +97,10 @@ def _load_official(name: str, root: Path) -> BalancedData:
             f"{source.filename} (md5 {source.tgz_md5}) from {source.url} into {root}, or PNG "
             f"files into {root / name}/{{train,test}}/<class>/"
         ) from error
+
+
+def _load_official(name: str, root: Path) -> BalancedData:
+    train, test = load_official(name, root).values()
     return BalancedData(
         train=Split.from_arrays(train.data, np.asarray(train.targets)),
         test=Split.from_arrays(test.data, np.asarray(test.targets)),

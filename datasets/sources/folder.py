@@ -8,7 +8,7 @@ from datasets.files.images import shown
 from datasets.files.trees import FileList, Remarks, class_folders, list_classes
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
-from utils.options.data_paths import Tree, read_tree
+from utils.options.data_paths import Tree, read_tree, run_roots
 from utils.options.flags import Options
 
 
@@ -24,12 +24,14 @@ def load_folder(options: Options) -> BalancedData:
             images.
     """
     root = Path(options.data_root)
-    tree = read_tree(root)
+    runs = run_roots(options)
+    tree = read_tree(root, runs)
     remarks = Remarks()
+    folders = class_folders(root, remarks, runs)  # with splits, only for the files beside them
     if tree.splits:
         classes, lists = _list_splits(tree, remarks)
     else:
-        classes, lists = _list_flat(root, remarks)
+        classes, lists = _list_flat(root, folders, remarks)
     names = {split: f"{folder.name}/" for split, folder in tree.splits.items()}
     found = with_test_split(FoundSplits(classes, lists, names), options, remarks.faults)
     loaded = load_files(found.lists, options, remarks.faults, cache_beside(root, side_of(options)))
@@ -48,8 +50,9 @@ def _list_splits(tree: Tree, remarks: Remarks) -> tuple[list[str], dict[str, Fil
     folders = {split: class_folders(folder, remarks) for split, folder in tree.splits.items()}
     training = tree.splits["train"]
     classes = list(folders["train"])
-    if not classes:
-        remarks.faults.append(f"no class folders in {shown(training)}")
+    for split, folder in tree.splits.items():
+        if not folders[split]:
+            remarks.faults.append(f"no class folders in {shown(folder)}")
     lists = {}
     for split, folder in tree.splits.items():
         lists[split] = list_classes(folder, classes, folders[split], remarks, f"{folder.name}/")
@@ -65,9 +68,10 @@ def _list_splits(tree: Tree, remarks: Remarks) -> tuple[list[str], dict[str, Fil
     return classes, lists
 
 
-def _list_flat(root: Path, remarks: Remarks) -> tuple[list[str], dict[str, FileList]]:
+def _list_flat(
+    root: Path, folders: dict[str, list[str]], remarks: Remarks
+) -> tuple[list[str], dict[str, FileList]]:
     """Returns the class names and all files of a tree without splits, as the split `train`."""
-    folders = class_folders(root, remarks)
     classes = list(folders)
     files = list_classes(root, classes, folders, remarks)
     for label in set(range(len(classes))) - set(files.labels):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datasets.origin import LEFT_OUT, OWN_TEST_SET
 from datasets.splits import LongTailedData, Split
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -70,7 +71,10 @@ def load_packed(options: Options) -> LongTailedData | None:
             name: _decode(arrays, name) for name in ("train", "test", "heldout")
         }
         class_names = [str(name) for name in arrays["class_names"]]
-        return LongTailedData(name=options.dataset, class_names=class_names, **splits)
+        origin = OWN_TEST_SET if splits["heldout"] is None else LEFT_OUT
+        return LongTailedData(
+            name=options.dataset, class_names=class_names, origin=origin, **splits
+        )
     except UserError:
         raise
     except Exception as error:  # whatever the bytes made of the readers

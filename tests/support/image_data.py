@@ -22,10 +22,12 @@ def splits_of(balanced):
 
 
 def arrays(name, labels, seed):
-    """Returns the content of an official file: rows of 1024 red, 1024 green and 1024 blue
-    values."""
+    """Returns the content of an official file: rows of 1024 red, 1024 green and 1024 blue values,
+    labels, and file names, which are not in the order of the alphabet."""
     key = "labels" if name == "cifar10" else "fine_labels"
-    return {"data": noise(len(labels), 3072, seed=seed), key: [int(label) for label in labels]}
+    names = [f"{(37 * i + seed) % 101:03d}_{seed}.png" for i in range(len(labels))]
+    images = noise(len(labels), 3072, seed=seed)
+    return {"data": images, key: [int(label) for label in labels], "filenames": names}
 
 
 def write_official(name, root, monkeypatch, labels=None):

@@ -115,7 +115,7 @@ class _Job:
         if self.action not in ("continue", "finished"):
             return
         recorded = recorded_options(self.folder)
-        if recorded.get("fingerprint") not in (None, data.fingerprint):
+        if not data.has_fingerprint(recorded.get("fingerprint")):
             raise UserError(
                 f"--resume True: the run in {self.folder.records} has other training images: "
                 f"--data_root {self.options.data_root} (recorded: {recorded.get('data_root')})"

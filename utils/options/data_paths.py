@@ -2,6 +2,7 @@
 so a wrong path is reported at once."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def check_data(options: Options) -> None:
     """
     root = data_root(options)
     if options.dataset == "folder":
-        read_tree(root)
+        read_tree(root, run_roots(options))
     elif options.dataset in ("npz", "csv"):
         _check_file(root, options.dataset)
     elif options.dataset in BENCHMARK_LISTS:
@@ -56,6 +57,12 @@ def check_data(options: Options) -> None:
 def data_root(options: Options) -> Path:
     """Returns `--data_root` with `~` replaced."""
     return expanded(options.data_root)
+
+
+def run_roots(options: Options) -> tuple[str, ...]:
+    """Returns the real paths of `--root_log` and `--root_model`. They are no part of the data, even
+    if they lie below `--data_root`."""
+    return tuple(os.path.realpath(root) for root in (options.root_log, options.root_model))
 
 
 def expanded(path: str) -> Path:
@@ -69,22 +76,37 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def read_tree(root: Path) -> Tree:
-    """Returns the splits of the tree, under any of their names; no splits for class folders.
+def split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
+    """Returns the folders of splits: from the name of each to its split; empty for class folders.
 
     A folder is a split if it has the name of one, and if any folder with such a name has folders
     in it. Otherwise it is a class: a class of pictures of trains is not a training set.
+
+    Args:
+        root: the folder of the tree.
+        folders: the names of the folders in it.
+    """
+    named = {name: split for name in folders if (split := split_called(name)) is not None}
+    if len(named) < len(folders) and not any(_folders_in(root / name) for name in named):
+        return {}
+    return named
+
+
+def read_tree(root: Path, without: Sequence[str] = ()) -> Tree:
+    """Returns the splits of the tree, under any of their names; no splits for class folders.
+
+    Args:
+        root: the folder of the tree.
+        without: real paths of folders in it that are no part of the data.
 
     Raises:
         UserError: there is no such folder, the tree is one level higher or lower, or a split is
             there twice.
     """
     _check_folder(root, "a folder that holds train and test, or one folder for each class")
-    folders = _folders_in(root)
-    named = {name: split for name in folders if (split := split_called(name)) is not None}
+    folders = [n for n in _folders_in(root) if os.path.realpath(root / n) not in without]
+    named = split_folders(root, folders)
     others = [name for name in folders if name not in named]
-    if others and not any(_folders_in(root / name) for name in named):
-        named, others = {}, folders
     splits: dict[str, Path] = {}
     for name, split in named.items():
         if split in splits:

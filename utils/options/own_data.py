@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from utils.options.data_paths import is_hidden, split_called
+from utils.options.data_paths import is_hidden, split_folders
 from utils.options.tables import listed_name, read_table
 
 DIGITS = 8
+SIDECAR_SUFFIXES = (".db", ".ini", ".txt", ".xml", ".json", ".csv", ".xmp", ".aae")
 
 
 @cache
@@ -79,10 +80,10 @@ def _listed_sizes(table: Path) -> Iterator[bytes]:
 
 def _listing(root: Path, without: Sequence[str]) -> Iterator[bytes]:
     """Yields a line for each file: its name below `root`, and its size in bytes. Hidden files and
-    folders are left out, as when the images are loaded."""
-    folders = [entry for entry in _entries(root) if entry.is_dir()]
-    splits = [entry for entry in folders if split_called(entry.name) is not None]
-    below = [entry.path for entry in splits or folders]
+    folders are left out, as when the images are loaded. So are files that programs write beside
+    images, and that are no images by their suffix: they may come and go."""
+    folders = [entry.name for entry in _entries(root) if entry.is_dir()]
+    below = [os.path.join(root, name) for name in split_folders(root, folders) or folders]
     while below:
         folder = below.pop()
         if os.path.realpath(folder) in without:
@@ -90,7 +91,7 @@ def _listing(root: Path, without: Sequence[str]) -> Iterator[bytes]:
         for entry in _entries(folder):
             if entry.is_dir():
                 below.append(entry.path)
-            elif entry.is_file():
+            elif entry.is_file() and not entry.name.lower().endswith(SIDECAR_SUFFIXES):
                 name = os.path.relpath(entry.path, root)
                 yield f"{name}\0{entry.stat().st_size}\n".encode(errors="surrogateescape")
 

@@ -1,5 +1,7 @@
 """A user's own images as a tree: what is read, and what is refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -145,10 +147,62 @@ def test_a_tree_without_training_images_is_refused_with_what_is_there(tmp_path):
     assert f"no class folders in {tmp_path}/train" in refused(tmp_path)
 
 
-def test_32_bit_grey_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_split_without_class_folders_is_refused_by_name(split, tmp_path):
     write_folder(tmp_path)
-    save(tmp_path / "train" / "ant" / "x.tif", noise(32, 32).astype(np.float32))
-    assert "x.tif: 32-bit grey" in refused(tmp_path)
+    shutil.rmtree(tmp_path / "test")
+    save(tmp_path / split / "loose.png", noise(32, 32, 3))
+    assert f"no class folders in {tmp_path}/{split}" in refused(tmp_path)
+
+
+def test_images_beside_the_splits_are_mentioned(tmp_path):
+    write_folder(tmp_path)
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name, noise(32, 32, 3))
+    (tmp_path / "decoded-32.npz").write_bytes(b"a cache")
+    outside = f"2 files outside the class folders (such as {tmp_path / 'a.png'})"
+    assert outside in folder_data(tmp_path).account()
+
+
+@pytest.mark.parametrize("splits", [False, True], ids=["flat", "splits"])
+def test_the_folder_of_runs_is_no_class(splits, tmp_path, monkeypatch):
+    """`cd photos; python main.py --data_root .` leaves `checkpoint` among the photos."""
+    root = tmp_path / "photos"
+    write_folder(root)
+    if not splits:
+        shutil.rmtree(root / "test")
+        root = (root / "train").rename(tmp_path / "flat")
+    save(root / "checkpoint" / "run" / "report.png", noise(32, 32, 3))
+    monkeypatch.chdir(root)
+    data = folder_data(".")
+    assert data.class_names == list(CLASSES) and "ignored" not in data.account()
+    monkeypatch.chdir(tmp_path.parent)
+    if not splits:  # runs are elsewhere, so it is a folder as any other
+        assert "checkpoint" in folder_data(root).class_names
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_32_bit_grey_is_refused_by_name(stream, tmp_path):
+    write_folder(tmp_path)
+    for split in ("train", "test"):
+        save(tmp_path / split / "ant" / "x.tif", noise(32, 32).astype(np.float32))
+    message = refused(tmp_path, "--stream", stream)
+    assert "train/ant/x.tif: 32-bit grey" in message
+    assert "test/ant/x.tif: 32-bit grey" in message
+
+
+def test_too_many_pixels_are_named_by_their_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)
+    write_folder(tmp_path)
+    save(tmp_path / "train" / "ant" / "scan.png", np.zeros((1500, 1400), np.uint8))
+    assert "scan.png: more than 2 megapixels" in refused(tmp_path)
+
+
+def test_a_part_that_holds_no_image_out_is_refused(tmp_path):
+    write_folder(tmp_path)
+    message = refused(tmp_path, "--heldout_fraction", 0.1, "--select_on", "heldout")
+    assert "holds out no image" in message and "at least 1/6" in message
+    assert len(folder_data(tmp_path, "--heldout_fraction", 0.17).heldout) == 1
 
 
 def test_a_held_out_fraction_and_val_contradict_each_other(tmp_path):

@@ -83,6 +83,18 @@ def test_a_renamed_pack_is_refused(packed, tmp_path):
         load(tmp_path, "--imb_factor", "0.5")
 
 
+def test_a_packed_set_says_where_its_held_out_images_are_from(packed, tree):
+    line = load(packed.parent).account()
+    assert "held out (left out by the subset)" in line and line == load(tree).account()
+
+
+def test_a_fraction_is_not_packed(tree, small_cifar, tmp_path):
+    flags = ["--dataset", "cifar10", "--data_root", str(tree), "--heldout_fraction", "0.3"]
+    with pytest.raises(UserError, match="leave the flag out"):
+        pack([*flags, "--output", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_held_out_images_are_refused(packed):
     with pytest.raises(UserError, match="--heldout_fraction"):
         load(packed.parent, "--heldout_fraction", "0.1")

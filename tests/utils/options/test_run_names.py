@@ -184,3 +184,23 @@ def test_what_systems_put_beside_own_data_does_not_change_them(name, tmp_path):
         (folder / name / "thumbnail.png").write_bytes(b"not loaded")
     content_digest.cache_clear()
     assert content_digest(str(data)) == before
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", "IMG_1.AAE", "notes.txt"])
+def test_what_programs_put_beside_images_does_not_change_them(name, tmp_path):
+    data = own_data(tmp_path, "data")
+    before = content_digest(str(data))
+    (data / "train" / "one" / name).write_bytes(b"no image")
+    content_digest.cache_clear()
+    assert content_digest(str(data)) == before
+
+
+def test_a_class_with_the_name_of_a_split_is_a_class(tmp_path):
+    """Then images of the other classes are images of the data too."""
+    for name in ("train/a.png", "bus/red/b.png", "car/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"image")
+    before = content_digest(str(tmp_path))
+    (tmp_path / "bus" / "red" / "d.png").write_bytes(b"image")
+    content_digest.cache_clear()
+    assert content_digest(str(tmp_path)) != before
