@@ -71,8 +71,8 @@ def comparisons(frame: Frame, parts: tuple = PARTS) -> Frame:
     """Returns the difference that each of `parts` makes, if both of its rows have runs.
 
     There is a line for each data set, length, precision, protocol and kind of seeds, with both mean
-    accuracies, their `Difference`, and the difference of NCM. `mixed_precision` says if the stages
-    2 of the rows differ in precision, such as `float32 against bf16`.
+    accuracies, their `Difference`, and the difference of NCM. `mixed_precision` says if the last
+    stages of the rows differ in precision, such as `float32 against bf16`.
     """
     return pd.DataFrame([line for part in parts for line in _part(frame, *part)])
 
@@ -81,7 +81,7 @@ def _part(frame: Frame, what: str, ours: str, theirs: str) -> Iterator[dict[str,
     mine, other = frame[frame["row"] == ours], frame[frame["row"] == theirs]
     if mine.empty or other.empty:
         return
-    pairs = _pairs(mine, other, RECIPES[theirs])
+    pairs = _pairs(mine, other, RECIPES[ours], RECIPES[theirs])
     for key, seeds in pairs.groupby([*CELL, "precision_of_other"], sort=False):
         ncm = (seeds["ncm"] - seeds["ncm_of_other"]).mean(skipna=False)
         yield {
@@ -98,21 +98,23 @@ def _part(frame: Frame, what: str, ours: str, theirs: str) -> Iterator[dict[str,
         }
 
 
-def _pairs(mine: Frame, other: Frame, recipe: Recipe) -> Frame:
+def _pairs(mine: Frame, other: Frame, ours: Recipe, theirs: Recipe) -> Frame:
     """Returns the pairs of runs to compare, one in each line.
 
     Both runs have one start and one length; if the other is a stage 1, these are those of stage 1.
-    A stage 2 is compared with a stage 2 of another precision only if there is none of its own.
+    Runs of one stage are compared across precisions only if there is no other run of the same.
     """
     mine = mine.assign(
-        their_length=[length.of(recipe) for length in mine["length"]],
+        their_length=[length.of(theirs) for length in mine["length"]],
         start_precision=mine["precision"].map(_of_start),
     )
     other = other.rename(columns={"length": "their_length"})
     other = other.assign(start_precision=other["precision"].map(_of_start))
-    same = ["data", "protocol", "of_seeds", "seed", "their_length", "start_precision"]
+    same = ["data", "protocol", "of_seeds", "seed", "their_length"]
+    if ours.start is not None:
+        same.append("start_precision")
     pairs = mine.merge(other, on=same, suffixes=("", "_of_other"))
-    if recipe.start is None:
+    if ours.start is not None and theirs.start is None:
         return pairs
     is_own = pairs["precision"] == pairs["precision_of_other"]
     return pairs[is_own | ~pairs["cell"].isin(pairs["cell"][is_own])]
@@ -124,8 +126,9 @@ def _of_start(precision: str) -> str:
 
 
 def _mixed_precision(ours: Cell, theirs: str, recipe: Recipe) -> str:
-    """Returns the precisions of two stages 2 as text if they differ, else an empty text."""
-    if recipe.start is None or ours.precision == theirs:
+    """Returns the precisions of two last stages as text if they differ, else an empty text. A stage
+    2 has that of the stage 1 it starts from."""
+    if ours.precision == theirs or (ours.start is not None and recipe.start is None):
         return ""
     return " against ".join(precision.split("+")[-1] for precision in (ours.precision, theirs))
 

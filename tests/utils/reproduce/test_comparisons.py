@@ -103,6 +103,19 @@ def test_a_stage_2_is_compared_with_one_of_another_precision_only_if_its_own_has
     assert line["difference"].points == 2.0
 
 
+def test_a_stage_1_is_compared_with_one_of_another_precision_only_if_its_own_has_none(tmp_path):
+    what = "balanced softmax and its recipe over cross-entropy"
+    write_run(tmp_path, "bs", [50.0] * 20, length=Length(20), precision="float32")
+    write_run(tmp_path, "ce", [38.0] * 20, length=Length(20), precision="bf16")
+    found = lines(tmp_path, what)
+    assert {line["mixed_precision"] for line in found} == {"float32 against bf16"}
+    assert {line["difference"].points for line in found} == {12.0}
+    write_run(tmp_path, "ce", [39.0] * 20, length=Length(20), precision="float32")
+    found = lines(tmp_path, what)
+    assert {line["mixed_precision"] for line in found} == {""}
+    assert {line["difference"].points for line in found} == {11.0}
+
+
 def test_predictions_on_other_test_images_are_not_paired(tmp_path):
     pair(tmp_path, ours=50.0)
     [folder] = (tmp_path / "runs").glob("*/dro_lt/*")
