@@ -65,7 +65,7 @@ def shot_accuracy(
         train_labels: labels of the training set ``[M]``; their counts decide the groups.
     """
     preds, targets, train_labels = map(_labels, (preds, targets, train_labels))
-    num_classes = int(torch.cat([train_labels, targets]).max()) + 1
+    num_classes = int(torch.cat([train_labels.cpu(), targets.cpu()]).max()) + 1
     class_counts = torch.bincount(train_labels, minlength=num_classes).cpu().numpy()
     per_class = per_class_accuracy(preds == targets, targets, len(class_counts))
     return *group_accuracies(per_class, class_counts), per_class
