@@ -12,7 +12,8 @@ Written by `python -m utils.options.document`; `python main.py --help` shows the
 
 Booleans take `True` or `False`; the flag alone means `True`. Abbreviated flags are refused.
 The column *affects* says what a flag decides. Two runs that differ in such a flag have different
-run folders, and a resumed run keeps its value. A flag that affects nothing may change then.
+run folders, and a resumed run keeps its value. A flag that affects nothing may change when a run is
+resumed.
 Letters in capitals stand for the value of a flag; n_c is the number of training images of class c,
 n_max that of the largest class, N the number of training images, K the number of classes.
 """
