@@ -9,18 +9,13 @@ import numpy as np
 from datasets import normalisation
 from datasets.long_tail import counts_by_size, left_out_indices, long_tail_indices
 from datasets.origin import LEFT_OUT
-from datasets.recorded import (
-    check_classes,
-    normalisation_of,
-    test_rand_number,
-    with_recorded,
-)
+from datasets.recorded import check_classes, normalisation_of, with_recorded
 from datasets.sources.cifar import HELDOUT_IMAGES_PER_CLASS, load_cifar
 from datasets.sources.csv_file import load_csv
 from datasets.sources.digits import load_digits
 from datasets.sources.folder import load_folder
 from datasets.sources.lists import load_lists
-from datasets.sources.npz import load_archive
+from datasets.sources.npz import load_npz
 from datasets.sources.packed import load_packed, other_packs, packed_name
 from datasets.splits import BalancedData, LongTailedData
 from utils.errors import UserError
@@ -52,9 +47,7 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
     options = with_recorded(options, remembered)
     data = None if options.dataset in NATURAL_DATASETS else load_packed(options)
     if data is None:
-        of_test = test_rand_number(options, remembered)
-        source = SOURCES[options.dataset](replace(options, rand_number=of_test))
-        data = make_long_tailed(options, source)
+        data = make_long_tailed(options, SOURCES[options.dataset](options, remembered))
     check_classes(options, data.class_names, remembered)
     if options.select_on == "heldout" and data.heldout is None:
         raise UserError(
@@ -90,14 +83,16 @@ def _load_cifar(options: Options) -> BalancedData:
         raise
 
 
-SOURCES: dict[str, Callable[[Options], BalancedData]] = {
-    **dict.fromkeys(("cifar10", "cifar100"), _load_cifar),
-    "digits": lambda options: load_digits(),
+SOURCES: dict[str, Callable[[Options, Mapping], BalancedData]] = {
+    **dict.fromkeys(("cifar10", "cifar100"), lambda options, recorded: _load_cifar(options)),
+    "digits": lambda options, recorded: load_digits(),
     "folder": load_folder,
     "csv": load_csv,
-    "npz": load_archive,
-    **dict.fromkeys(BENCHMARK_LISTS, load_lists),
+    "npz": load_npz,
+    **dict.fromkeys(BENCHMARK_LISTS, lambda options, recorded: load_lists(options)),
 }
+"""The sources by the names of their data sets: from the options, and what a checkpoint or an
+earlier run records about its data, to all images."""
 
 
 def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData:

@@ -12,14 +12,8 @@ from utils.errors import UserError
 from utils.options.flags import NATURAL_DATASETS, Options
 
 
-class RecordedFraction(float):
-    """A `--test_fraction` that a checkpoint recorded. Data that contradict it need another message
-    than data that contradict a flag."""
-
-
 def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
-    """Returns the options with the recorded image size, test fraction and choice of `--stream
-    auto`.
+    """Returns the options with the recorded image size and choice of `--stream auto`.
 
     Args:
         options: the options of this run.
@@ -39,15 +33,24 @@ def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
         changes["image_size"] = size if options.dataset in NATURAL_DATASETS else None
     if options.stream == "auto" and isinstance(recorded.get("streamed"), bool):
         changes["stream"] = recorded["streamed"]
-    fraction = recorded.get("test_fraction")
-    if isinstance(fraction, float) and 0 < fraction < 1:
-        if options.test_fraction != fraction and not options.is_at_default("test_fraction"):
-            raise UserError(
-                f"--test_fraction {options.test_fraction} contradicts the checkpoint, whose test "
-                f"images are {fraction} of each class; leave the flag out"
-            )
-        changes["test_fraction"] = RecordedFraction(fraction)
     return replace(options, **changes)
+
+
+def recorded_test_fraction(options: Options, recorded: Mapping[str, Any]) -> float | None:
+    """Returns the recorded part of each class that became test images; None if none is recorded.
+
+    Raises:
+        UserError: `--test_fraction` contradicts it.
+    """
+    fraction: Any = recorded.get("test_fraction")
+    if not (isinstance(fraction, float) and 0 < fraction < 1):
+        return None
+    if options.test_fraction != fraction and not options.is_at_default("test_fraction"):
+        raise UserError(
+            f"--test_fraction {options.test_fraction} contradicts the checkpoint, whose test "
+            f"images are {fraction} of each class; leave the flag out"
+        )
+    return fraction
 
 
 def test_rand_number(options: Options, recorded: Mapping[str, Any]) -> int:

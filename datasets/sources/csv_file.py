@@ -4,7 +4,7 @@
 import csv
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from datasets.files.cache import cache_beside
@@ -21,13 +21,13 @@ from utils.options.tables import listed_name, read_table, table_rows
 COLUMNS = ("path", "label", "split")
 
 
-def load_csv(options: Options) -> BalancedData:
+def load_csv(options: Options, recorded: Mapping) -> BalancedData:
     """Returns the images that the table at `--data_root` lists.
 
     The table is UTF-8 text with or without a byte order mark. Its columns are separated by commas,
     semicolons or tabs. Paths are relative to the table, and a label may be any text. Classes are
-    sorted: first whole numbers by value, then other labels. If there is no column `split`,
-    `--test_fraction` splits off a test set.
+    sorted: first whole numbers by value, then other labels. If there is no column `split`, a test
+    set is split off (`own_splits.with_test_split`).
 
     Raises:
         UserError: there is no table, a line has no path, label or known split, or a cell too many,
@@ -55,7 +55,7 @@ def load_csv(options: Options) -> BalancedData:
         labels = [of_class[label] for _, label, _ in chosen]
         lists[split] = FileList(path.parent, [name for name, *_ in chosen], labels)
     names = {split: f"lines of the split {split}" for split in lists}
-    found = with_test_split(FoundSplits(classes, lists, names), options, faults)
+    found = with_test_split(FoundSplits(classes, lists, names), options, recorded, faults)
     loaded = load_files(found.lists, options, faults, cache_beside(path, side_of(options)))
     return BalancedData(
         loaded["train"], loaded["test"], classes, loaded.get("heldout"), origin=found.origin()

@@ -1,5 +1,6 @@
 """A user's own images in a tree: ``root/{train,test,val}/<class>/**``, or ``root/<class>/**``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from datasets.files.cache import cache_beside
@@ -12,12 +13,12 @@ from utils.options.data_paths import Tree, read_tree, run_roots
 from utils.options.flags import Options
 
 
-def load_folder(options: Options) -> BalancedData:
+def load_folder(options: Options, recorded: Mapping) -> BalancedData:
     """Returns the images of the tree below `--data_root`. Classes and files are in sorted order;
     images may lie at any depth below their class.
 
     `test` is the test set and `val` has the held-out images. If there is only one of the two, it is
-    the test set. If there is neither, `--test_fraction` splits off a test set.
+    the test set. If there is neither, a test set is split off (`own_splits.with_test_split`).
 
     Raises:
         UserError: a folder or an image is missing, empty or unreadable, or a class has no training
@@ -33,7 +34,8 @@ def load_folder(options: Options) -> BalancedData:
     else:
         classes, lists = _list_flat(root, folders, remarks)
     names = {split: f"{folder.name}/" for split, folder in tree.splits.items()}
-    found = with_test_split(FoundSplits(classes, lists, names), options, remarks.faults)
+    splits = FoundSplits(classes, lists, names)
+    found = with_test_split(splits, options, recorded, remarks.faults)
     loaded = load_files(found.lists, options, remarks.faults, cache_beside(root, side_of(options)))
     ignored = remarks.ignored() + [f"folder {shown(name)}" for name in tree.others]
     return BalancedData(

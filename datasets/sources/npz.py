@@ -1,6 +1,7 @@
 """A user's own images in an npz file with the keys of MedMNIST (Yang et al., "MedMNIST v2 - A
 large-scale lightweight benchmark", Scientific Data 2023)."""
 
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +21,7 @@ SHOWN_CLASSES = 5  # classes without training images that a message names
 SHOWN_NAMES = 8  # arrays that a message names
 
 
-def load_archive(options: Options) -> BalancedData:
+def load_npz(options: Options, recorded: Mapping) -> BalancedData:
     """Returns the images of the npz file at `--data_root`.
 
     - `{train,test,val}_images`: uint8 ``[N, S, S]`` or ``[N, S, S, 1]`` (grey, repeated to three
@@ -49,7 +50,7 @@ def load_archive(options: Options) -> BalancedData:
         raise UserError(f"--data_root {path}: {listed(faults)}")
     classes = [str(label) for label in range(int(_labels(arrays, "train").max()) + 1)]
     check_class_count(classes, options)
-    roles = roles_of({split: f"{split}_images" for split in splits}, options)
+    roles = roles_of({split: f"{split}_images" for split in splits}, options, recorded)
     side = options.image_side or arrays["train_images"].shape[1]
     loaded = {
         role: Split.from_arrays(_resized(arrays[f"{split}_images"], side), _labels(arrays, split))

@@ -8,7 +8,7 @@ import numpy as np
 from datasets.files.images import shown
 from datasets.files.trees import FileList
 from datasets.origin import Origin
-from datasets.recorded import RecordedFraction
+from datasets.recorded import recorded_test_fraction, test_rand_number
 from utils.errors import UserError
 from utils.options.flags import Options
 
@@ -62,13 +62,14 @@ def check_class_count(classes: Sequence[str], options: Options) -> None:
         )
 
 
-def roles_of(names: Mapping[str, str], options: Options) -> dict[str, str]:
+def roles_of(names: Mapping[str, str], options: Options, recorded: Mapping) -> dict[str, str]:
     """Returns the role of each of the data's own splits: `train`, `test` or `heldout`. With `test`
     and `val`, `val` is held out. With only one of them, it is the test set.
 
     Args:
         names: where each split comes from, in words.
         options: only `test_fraction` is used, and `data_root` for messages.
+        recorded: what a checkpoint records about its data; empty without one.
 
     Raises:
         UserError: there is a test set, but `--test_fraction` is given, or the checkpoint's test
@@ -80,8 +81,8 @@ def roles_of(names: Mapping[str, str], options: Options) -> dict[str, str]:
         return roles
     if "val" in names:
         roles["val"] = "heldout" if "test" in names else "test"
-    fraction = options.test_fraction
-    if isinstance(fraction, RecordedFraction):
+    fraction = recorded_test_fraction(options, recorded)
+    if fraction is not None:
         raise UserError(
             f"--data_root {shown(options.data_root)}: a test split of its own, {test}, contradicts "
             f"the checkpoint, whose test images are {fraction} of each class; leave the data as "
@@ -89,19 +90,22 @@ def roles_of(names: Mapping[str, str], options: Options) -> dict[str, str]:
         )
     if not options.is_at_default("test_fraction"):
         raise UserError(
-            f"--test_fraction {fraction}: these data have a test split of their own, {test}; leave "
-            "the flag out"
+            f"--test_fraction {options.test_fraction}: these data have a test split of their own, "
+            f"{test}; leave the flag out"
         )
     return roles
 
 
-def with_test_split(found: FoundSplits, options: Options, faults: list[str]) -> FoundSplits:
-    """Returns the splits with a test set: one of their own, else `--test_fraction` of each class's
-    training images.
+def with_test_split(
+    found: FoundSplits, options: Options, recorded: Mapping, faults: list[str]
+) -> FoundSplits:
+    """Returns the splits with a test set: one of their own, else a part of each class's training
+    images, the recorded one or `--test_fraction`.
 
     Args:
         found: the splits that the data have.
         options: only `test_fraction` and `rand_number` are used, and `data_root` for messages.
+        recorded: as for `roles_of`.
         faults: what is already known to be wrong, which may be why a class is missing or small.
 
     Raises:
@@ -110,23 +114,21 @@ def with_test_split(found: FoundSplits, options: Options, faults: list[str]) -> 
     """
     if not faults:
         check_class_count(found.classes, options)
-    roles = roles_of(found.names, options)
+    roles = roles_of(found.names, options, recorded)
     if "test" in roles.values():
         lists = {roles[split]: files for split, files in found.lists.items()}
         names = {roles[split]: name for split, name in found.names.items()}
         return replace(found, lists=lists, names=names)
-    train, test = split_off_test(found.lists["train"], options.test_fraction, options.rand_number)
+    fraction = recorded_test_fraction(options, recorded) or options.test_fraction
+    seed = test_rand_number(options, recorded)
+    train, test = split_off_test(found.lists["train"], fraction, seed)
     if not len(test) and not faults:
         raise UserError(
             f"--data_root {options.data_root}: no class has two images, so no image can be split "
             "off for a test set"
         )
-    return replace(
-        found,
-        lists={"train": train, "test": test},
-        test_fraction=float(options.test_fraction),  # checkpoints take only plain numbers
-        rand_number=options.rand_number,
-    )
+    lists = {"train": train, "test": test}
+    return replace(found, lists=lists, test_fraction=fraction, rand_number=seed)
 
 
 def split_off_test(files: FileList, fraction: float, rand_number: int) -> tuple[FileList, FileList]:
