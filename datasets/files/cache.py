@@ -1,7 +1,5 @@
 """Decodes all images of a list of files into memory, and keeps the result in a cache file."""
 
-import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +13,7 @@ from tqdm import tqdm
 from datasets.files.images import fit, read_pixels
 from datasets.files.trees import FileList
 from utils.errors import RunError
+from utils.files import atomic_write
 from utils.machine.cores import usable_cores
 
 # Raise it whenever files are decoded in another way, so that earlier caches are not used.
@@ -123,14 +122,6 @@ def _read_cache(
 
 def _write_cache(path: Path, digest: str, images: dict[str, np.ndarray]) -> None:
     """Saves the decoded images if the folder is writable; if it is not, nothing happens."""
-    with suppress(OSError):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                # By NumPy's type hints, ** could also be allow_pickle.
-                np.savez(file, listing=np.array(digest), **images)  # pyright: ignore[reportArgumentType]
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+    with suppress(OSError), atomic_write(path) as file:
+        # By NumPy's type hints, ** could also be allow_pickle.
+        np.savez(file, listing=np.array(digest), **images)  # pyright: ignore[reportArgumentType]

@@ -2,7 +2,6 @@
 
 import os
 import struct
-import tempfile
 import time
 import zlib
 from pathlib import Path
@@ -139,7 +138,7 @@ def test_the_cache_is_skipped_where_the_folder_is_read_only(tree, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(datasets.files.cache, "atomic_write", refuse)
     balanced = load_cifar("cifar10", tree)
     assert torch.bincount(balanced.train.labels).tolist() == [3] * 10
     assert sorted(os.listdir(tree / "cifar10")) == ["test", "train"]
