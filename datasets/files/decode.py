@@ -1,11 +1,11 @@
 """From lists of image files to splits, which are decoded into memory or streamed."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -87,12 +87,7 @@ def streams(options: Options, num_images: int) -> bool:
         return options.stream
     side = side_of(options)
     decoded = num_images * 3 * side**2
-    return side >= LARGE_SIDE or decoded > MEMORY_SHARE * memory_bytes()
-
-
-def memory_bytes() -> int:
-    """Returns the physical memory of this machine in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return side >= LARGE_SIDE or decoded > MEMORY_SHARE * psutil.virtual_memory().total
 
 
 def faults_in(files: FileList, fault: Callable[[str], str | None], title: str) -> list[str]:

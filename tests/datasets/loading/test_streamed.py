@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from datasets.files import decode as file_splits
 from datasets.files.decode import streams
 from datasets.files.images import fit
 from datasets.files.reader import ImageReader, augmented, check_shared_memory
@@ -310,7 +310,7 @@ def test_no_more_workers_start_than_there_are_cores():
 def test_large_images_stream_and_small_ones_beyond_a_quarter_of_the_memory(
     monkeypatch, flags, images, expected
 ):
-    monkeypatch.setattr(file_splits, "memory_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=1_000_000))
     assert streams(parse_options(["--dataset", "folder", *flags]), images) is expected
 
 
