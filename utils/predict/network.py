@@ -1,7 +1,6 @@
 """A trained network with everything that new images need: their size, their normalisation and the
 names of the classes."""
 
-import glob
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ from utils.evaluation.classifier_files import load_classifier
 from utils.evaluation.classifiers import apply_classifier
 from utils.options.flags import BENCHMARK_LISTS, IMAGENET_NETWORKS
 from utils.runs import checkpoint
-from utils.runs.lookup import PRETRAINED
+from utils.runs.lookup import PRETRAINED, with_digest
 from utils.runs.records import place_of
 from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 
-DIGEST = 8 * "[0-9a-f]"
 CLASSIFIERS = "classifiers.pth"
 RUNS = Path("checkpoint")
 ROOTS = (Path(), RUNS, PRETRAINED)
@@ -122,7 +120,7 @@ def _digested(places: Sequence[Path]) -> Path | None:
         UserError: there are several.
     """
     for place in places:
-        found = sorted(place.parent.glob(f"{glob.escape(place.name)}-{DIGEST}"))
+        found = with_digest(place)
         if len(found) > 1:
             raise UserError(
                 f"{place}: several runs have this name and a digest: {', '.join(map(str, found))}; "

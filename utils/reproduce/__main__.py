@@ -28,8 +28,9 @@ from utils.options.values import seed as seed_value
 from utils.reproduce.filing import file_run
 from utils.reproduce.plan import FULL_LENGTH, PROTOCOLS, Cell, DataSet, Length, plan
 from utils.reproduce.rows import OF_OWN_DATA, select_recipes, select_rows
-from utils.reproduce.running import Runner, duration, measured_seconds, users_commands
+from utils.reproduce.running import Runner, measured_seconds, users_commands
 from utils.reproduce.sharing import check_passed_on, with_subset
+from utils.runs.epoch_log import duration
 
 OWN_LENGTH = Length(30, 8, 2)
 """The default on own data. A laptop can train it on ten thousand small images."""

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from tqdm import tqdm
-
 from utils.errors import UserError
 from utils.options.parse import parse_options
 from utils.options.recipes import FULL_STAGE_1
 from utils.reproduce.filing import file_records
 from utils.reproduce.plan import Cell, Length
+from utils.runs.epoch_log import duration
 from utils.runs.folders import run_folder
 from utils.runs.lookup import PRETRAINED
 from utils.runs.records import RecordedRun, read_epochs, read_run
@@ -153,10 +152,6 @@ def run_main(argv: list[str]) -> int:
     finally:
         sys.argv = before
         gc.collect()  # frees the graphs and caches of this run
-
-
-def duration(seconds: float) -> str:
-    return tqdm.format_interval(int(seconds))
 
 
 def measured_seconds(cells: Sequence[Cell], extra: Sequence[str]) -> float:
