@@ -116,7 +116,7 @@ def class_folders(
     remarks = remarks or Remarks()
     found: dict[str, list[str]] = {}
     for entry in _entries(folder, remarks):
-        if _is_folder(entry):
+        if is_folder(entry):
             if os.path.realpath(entry.path) not in without:
                 found.setdefault(class_name(entry.name), []).append(entry.name)
         elif _is_there(entry, remarks) and not is_cache(entry.name):
@@ -162,7 +162,7 @@ def _images(folder: Path, inside: str, above: tuple[str, ...], remarks: Remarks)
     has the real paths of the folders on the way, to find links that lead back up."""
     for entry in _entries(folder, remarks):
         name = inside + entry.name
-        if _is_folder(entry):
+        if is_folder(entry):
             place = os.path.realpath(entry.path)
             if place in above:
                 remarks.faults.append(f"{shown(entry.path)}: a link to a folder that it is in")
@@ -186,10 +186,11 @@ def _entries(folder: Path, remarks: Remarks) -> list[os.DirEntry]:
         return []
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def is_folder(entry: os.DirEntry) -> bool:
+    """Returns True for a folder and for a link to one."""
     try:
         return entry.is_dir()
-    except OSError:  # such as a link to itself, which `_is_there` reports
+    except OSError:  # such as a link to itself, which counts as a file
         return False
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.files.images import fit, read_pixels
-from datasets.files.trees import is_cache
+from datasets.files.trees import is_cache, is_folder
 from utils.machine.cores import usable_cores
 from utils.options.data_paths import is_hidden
 
@@ -46,7 +46,7 @@ def _below(folder: str, above: frozenset[str], left_out: set[str]) -> Iterator[s
         for entry in entries:
             if is_hidden(entry.name) or is_cache(entry.name):
                 continue
-            if _is_folder(entry):
+            if is_folder(entry):
                 if os.path.realpath(entry.path) not in above and not _is_run(entry.path):
                     yield from _below(entry.path, above, left_out)
             elif _is_file(entry) and os.path.abspath(entry.path) not in left_out:
@@ -57,13 +57,6 @@ def _is_run(folder: str) -> bool:
     """Returns True for the folder of a run. A folder of photographs may hold the runs too."""
     has_record = os.path.isfile(os.path.join(folder, "args.json"))
     return has_record and any(Path(folder).glob("ckpt*.pth.tar"))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # such as a link to itself, which `_is_file` takes
-        return False
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
