@@ -21,6 +21,7 @@ import torch
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
+from benchmarks.report import markdown
 from datasets import LongTailedData, load_data
 from datasets.loading.resident import Normalise
 from datasets.loading.streamed import make_loader
@@ -98,18 +99,15 @@ def measure(
 
 def table(found: dict[str, dict[str, dict[str, dict]]]) -> str:
     """Returns the accuracies of all networks as a table in Markdown."""
-    lines = [
-        "| network | classifier | fitted to training images: top-1 (many / medium / few) | "
-        "to unseen images | difference |",
-        "|---|---|---|---|---|",
-    ]
+    fitted_to = ["fitted to training images: top-1 (many / medium / few)", "to unseen images"]
+    rows = [["network", "classifier", *fitted_to, "difference"]]
     for network, classifiers in found.items():
         for name, records in classifiers.items():
             before, after = records[OF_TRAINING], records[OF_UNSEEN]
             gain = after["top1"] - before["top1"]
-            cells = (network, CLASSIFIERS[name], _shown(before), _shown(after), f"{gain:+.2f}")
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            accuracies = [_shown(before), _shown(after)]
+            rows.append([network, CLASSIFIERS[name], *accuracies, f"{gain:+.2f}"])
+    return markdown(rows)
 
 
 def _shown(record: dict) -> str:

@@ -65,7 +65,7 @@ def test_the_program_prints_a_table_and_writes_the_record(root, tmp_path, capsys
     data = (*FLAGS, "--arch", "resnet8", "--data_root", str(root))
     assert main([f"random={path}", "--output", str(output), *data]) == 0
     out, err = capsys.readouterr()
-    assert err == "" and out.count("| random |") == 3
+    assert err == "" and out.count("| random ") == 3
     found = json.loads(output.read_text())["networks"]["random"]
     assert set(found) == {"ncm_cosine", "ncm_euclidean", "crt"}
     top1 = found["crt"]["unseen"]["top1"]
