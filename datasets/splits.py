@@ -51,16 +51,6 @@ class Split:
         """The width of an image in pixels; data sets have square images."""
         return self.images.shape[3]
 
-    @property
-    def area(self) -> int:
-        """Pixels of an image."""
-        return self.images.shape[2] * self.images.shape[3]
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of an image, in pixels."""
-        return self.images.shape[2], self.images.shape[3]
-
     def subset(self, positions: np.ndarray) -> "Split":
         """Returns the images at these positions, int64 ``[M]``."""
         chosen = torch.from_numpy(positions)
@@ -118,16 +108,6 @@ class StreamedSplit:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def area(self) -> int:
-        """Pixels of an image."""
-        return self.side**2
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of an image, in pixels."""
-        return self.side, self.side
 
     def subset(self, positions: np.ndarray) -> "StreamedSplit":
         """Returns the images at these positions, int64 ``[M]``."""

@@ -50,17 +50,16 @@ class Run:
         Raises:
             UserError: the batches are too small for the network.
         """
-        train = self.data.train
+        train, side = self.data.train, self.data.image_size
         smallest = 1
         if model is not None:
-            height, width = train.image_size
             parts = self.machine.micro_batches * self.machine.world.size
-            smallest = smallest_batch(model, height, width, parts)
+            smallest = smallest_batch(model, side, parts)
             if min(self.options.batch_size, len(order)) < smallest:
                 raise UserError(
                     f"-b {self.options.batch_size} with {len(order)} images per epoch: a batch "
                     f"must have at least {smallest} images, because {self.options.arch} leaves one "
-                    f"value per channel of an image of {height} x {width} pixels and batch-norm "
+                    f"value per channel of an image of {side} x {side} pixels and batch-norm "
                     "needs two, in each process and each part of --accumulate"
                 )
         return make_loader(

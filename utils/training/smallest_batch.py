@@ -6,13 +6,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @torch.no_grad()
-def values_per_channel(model: nn.Module, height: int, width: int) -> int:
+def values_per_channel(model: nn.Module, side: int) -> int:
     """Returns the smallest number of values per channel that any batch-norm layer gets for one
     image; 2 if the network has no batch-norm.
 
     Args:
         model: the network.
-        height, width: of the image, in pixels.
+        side: width and height of the image in pixels.
     """
     found: list[int] = []
 
@@ -24,7 +24,7 @@ def values_per_channel(model: nn.Module, height: int, width: int) -> int:
     was_training = model.training
     model.eval()  # keeps the running statistics
     try:
-        image = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+        image = torch.zeros(1, 3, side, side, device=next(model.parameters()).device)
         model(image.contiguous(memory_format=torch.channels_last))
     finally:
         model.train(was_training)
@@ -33,7 +33,7 @@ def values_per_channel(model: nn.Module, height: int, width: int) -> int:
     return min(found, default=2)
 
 
-def smallest_batch(model: nn.Module, height: int, width: int, parts: int) -> int:
+def smallest_batch(model: nn.Module, side: int, parts: int) -> int:
     """Returns the smallest number of images that a training batch may have.
 
     If a network shrinks an image to one value per channel, a single image has no variance, and
@@ -42,7 +42,7 @@ def smallest_batch(model: nn.Module, height: int, width: int, parts: int) -> int
 
     Args:
         model: the network.
-        height, width: of the images, in pixels.
+        side: width and height of the images in pixels.
         parts: the number of parts of a batch that are normalised each by itself.
     """
-    return 2 * parts if values_per_channel(model, height, width) == 1 else 1
+    return 2 * parts if values_per_channel(model, side) == 1 else 1

@@ -19,7 +19,7 @@ from utils.training.smallest_batch import smallest_batch, values_per_channel
 def test_batch_norm_refuses_a_single_image_where_one_value_a_channel_is_left(arch, side, expected):
     model = build_model(arch, 3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert values_per_channel(model.train(), side, side) == expected
+    assert values_per_channel(model.train(), side) == expected
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     image = torch.randn(1, 3, side, side, generator=seeded())
@@ -34,7 +34,7 @@ def test_batch_norm_refuses_a_single_image_where_one_value_a_channel_is_left(arc
     ("side", "parts", "expected"), [(32, 1, 2), (32, 6, 12), (64, 1, 1), (64, 6, 1)]
 )
 def test_every_part_of_a_batch_needs_two_images_or_the_batch_one(side, parts, expected):
-    assert smallest_batch(build_model("resnet10", 3), side, side, parts) == expected
+    assert smallest_batch(build_model("resnet10", 3), side, parts) == expected
 
 
 def loader_of(count: int, batch: int, smallest: int) -> ResidentLoader:
