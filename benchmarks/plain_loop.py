@@ -116,7 +116,8 @@ class PlainLoop(Side):
         self.test_loader = self._loader(arrays_of(data.test), "none")
 
     def _loader(self, split: tuple[np.ndarray, list[int]], augment: str, **order) -> DataLoader:
-        images = PillowImages(*split, make_transform(augment, self.data.mean, self.data.std))
+        channels = self.data.normalisation
+        images = PillowImages(*split, make_transform(augment, channels.mean, channels.std))
         workers = self.settings.options.workers
         # The workers of the released code are forked. This process may be spawned.
         context = "fork" if workers and "fork" in get_all_start_methods() else None

@@ -87,7 +87,7 @@ def measure(
     """Returns what `compare` returns for a network, which is on the CPU."""
     layout = torch.channels_last
     network = network.to(machine.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
-    normalise = Normalise(data.mean, data.std, machine.device)
+    normalise = Normalise(data.normalisation, machine.device)
 
     def features_of(split: AnySplit) -> Features:
         size = PIXELS_A_PASS[machine.device.type] // split.side**2

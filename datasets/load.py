@@ -54,8 +54,7 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
             f"--select_on heldout: --dataset {options.dataset} has no held-out images here; "
             "--heldout_fraction 0.1 sets some aside"
         )
-    used = _normalisation(options, data, remembered)
-    return replace(data, mean=used.mean, std=used.std)
+    return replace(data, normalisation=_normalisation(options, data, remembered))
 
 
 def _normalisation(

@@ -16,8 +16,6 @@ from datasets.normalisation import CIFAR, Normalisation
 from datasets.origin import OWN_TEST_SET, Origin, account
 from utils.errors import UserError
 
-CIFAR_MEAN, CIFAR_STD = CIFAR.mean, CIFAR.std
-
 PART, STREAMED_PART = 1000, 64  # images that `pixels` yields at a time
 BEGINNING = 4096  # first bytes of a file that enter the fingerprint of streamed images
 
@@ -197,18 +195,14 @@ class BalancedData:
 
 @dataclass(frozen=True)
 class LongTailedData:
-    """A long-tailed training set, its test set and its held-out images, or None.
-
-    `mean` and `std` normalise the three channels of images scaled to [0, 1].
-    """
+    """A long-tailed training set, its test set and its held-out images, or None."""
 
     name: str
     train: AnySplit
     test: AnySplit
     heldout: AnySplit | None
     class_names: list[str]
-    mean: tuple[float, ...] = CIFAR_MEAN
-    std: tuple[float, ...] = CIFAR_STD
+    normalisation: Normalisation = CIFAR
     origin: Origin = OWN_TEST_SET
 
     @property
@@ -254,7 +248,7 @@ class LongTailedData:
         return {
             "class_names": list(self.class_names),
             "image_size": self.image_size,
-            "normalisation": Normalisation(self.mean, self.std).as_dict(),
+            "normalisation": self.normalisation.as_dict(),
             "streamed": self.is_streamed,
             "test_fraction": self.origin.test_fraction,
             "test_rand_number": self.origin.test_rand_number,

@@ -1,7 +1,7 @@
 """Loaders: how images become normalised batches on the device."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from datasets.loading.ahead import DrawnAhead
 from datasets.loading.augmentation import AUGMENTATIONS
 from datasets.loading.transfer import to_device
+from datasets.normalisation import Normalisation
 from datasets.samplers import Order, SequentialOrder
 from datasets.splits import AnySplit, Split
 from utils.machine.processes import ALONE, World
@@ -25,13 +26,13 @@ class Normalise:
     """Makes uint8 images ``[B, C, H, W]`` float32, channels-last: (x / 255 − mean) / std.
 
     Args:
-        mean, std: mean and standard deviation of each channel ``[C]``, of images scaled to [0, 1].
+        normalisation: mean and standard deviation of each channel, of images scaled to [0, 1].
         device: the device of the images.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
-        self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(std, device=device).view(1, -1, 1, 1)
+    def __init__(self, normalisation: Normalisation, device: torch.device) -> None:
+        self.mean = torch.tensor(normalisation.mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(normalisation.std, device=device).view(1, -1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
         scaled = images.to(torch.float32, memory_format=torch.channels_last).div_(255)

@@ -26,7 +26,7 @@ from benchmarks.settings import PHASES, settings_of
 from datasets.loading import operations
 from datasets.loading.autoaugment import POLICIES, VARIANTS
 from datasets.loading.resident import Normalise
-from datasets.splits import CIFAR_MEAN, CIFAR_STD
+from datasets.normalisation import CIFAR
 from losses import DROLoss, stage_1_objective, stage_2_objective
 from models import build_model
 from utils.evaluation.evaluator import Evaluator, class_centroids
@@ -223,10 +223,10 @@ def test_cutout_gives_our_pixels():
 
 def test_the_transforms_normalise_as_ours_and_crop_within_the_padded_image():
     image = images(1)[0]
-    normalise = Normalise(CIFAR_MEAN, CIFAR_STD, torch.device("cpu"))
+    normalise = Normalise(CIFAR, torch.device("cpu"))
 
     def make(augment):
-        return make_transform(augment, CIFAR_MEAN, CIFAR_STD)(to_pillow(image))
+        return make_transform(augment, CIFAR.mean, CIFAR.std)(to_pillow(image))
 
     torch.testing.assert_close(make("none"), normalise(image[None])[0])
     padded = F.pad(image, [4] * 4)

@@ -14,12 +14,12 @@ def test_own_data_are_normalised_by_their_training_images(tmp_path):
     write_npz(tmp_path / "own.npz", colour=True)
     data = npz_data(tmp_path / "own.npz")
     scaled = pixels_of(data.train).reshape(-1, 3) / 255.0
-    np.testing.assert_allclose(data.mean, scaled.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(data.std, scaled.std(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(data.normalisation.mean, scaled.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(data.normalisation.std, scaled.std(axis=0), rtol=1e-12)
     for name, constants in normalisation.CONSTANTS.items():
         chosen = npz_data(tmp_path / "own.npz", "--normalisation", name)
-        assert (chosen.mean, chosen.std) == (constants.mean, constants.std)
-    assert load_data(options("--dataset", "digits")).mean == normalisation.CIFAR.mean
+        assert chosen.normalisation == constants
+    assert load_data(options("--dataset", "digits")).normalisation == normalisation.CIFAR
 
 
 def test_a_channel_without_deviation_is_only_centred():
@@ -32,7 +32,7 @@ def test_the_recorded_normalisation_counts_where_none_is_asked_for(tmp_path):
     write_npz(tmp_path / "own.npz")
     remembered = {"data": {"normalisation": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}}
     chosen = options("--dataset", "npz", "--data_root", tmp_path / "own.npz")
-    assert load_data(chosen, remembered).mean == (0.1, 0.2, 0.3)
+    assert load_data(chosen, remembered).normalisation.mean == (0.1, 0.2, 0.3)
     for damaged in (
         {},
         {"mean": [0.1], "std": [1.0] * 3},

@@ -60,7 +60,7 @@ def test_a_tree_trains_and_evaluates_with_its_own_normalisation(tmp_path, no_fig
     arguments = json.loads((records / "args.json").read_text())
     remembered = load(records.parent / "ckpt.best.pth.tar")["data"]["normalisation"]
     data = folder_data(tree)
-    assert remembered == {"mean": list(data.mean), "std": list(data.std)}
+    assert remembered == data.normalisation.as_dict()
     assert arguments["normalisation"] == "auto"
     assert arguments["data"]["normalisation"] == remembered
     assert arguments["imb_type"] == "natural" and arguments["data"]["image_size"] == 32
@@ -134,7 +134,7 @@ def equal_to_cifar(cifar, tree, side=32):
         options("--dataset", cifar[0], "--data_root", tree.parent, "--imb_factor", cifar[1])
     )
     assert (own.fingerprint, own.class_counts) == (theirs.fingerprint, theirs.class_counts)
-    assert (own.class_names, own.mean, own.std) == (theirs.class_names, theirs.mean, theirs.std)
+    assert (own.class_names, own.normalisation) == (theirs.class_names, theirs.normalisation)
     for split in ("train", "test", "heldout"):
         ours, expected = getattr(own, split), getattr(theirs, split)
         assert torch.equal(ours.images, expected.images), split

@@ -35,13 +35,14 @@ from datasets.loading.resident import Normalise
 from datasets.samplers import ShuffledOrder
 from datasets.splits import StreamedSplit
 from datasets.loading.streamed import StreamedLoader
+from datasets.normalisation import Normalisation
 
 def peak(images):
     names = [f"{i % 11}.jpg" for i in range(images)]
     labels = torch.zeros(images, dtype=torch.long)
     split = StreamedSplit(Path(sys.argv[1]), names, labels, 64, ImageReader(0))
     generator = torch.Generator().manual_seed(0)
-    normalise = Normalise((0.5,) * 3, (0.5,) * 3, torch.device("cpu"))
+    normalise = Normalise(Normalisation((0.5,) * 3, (0.5,) * 3), torch.device("cpu"))
     order = ShuffledOrder(images, generator)
     for batch, _ in StreamedLoader(split, normalise, 16, order, "crop_flip", generator):
         pass

@@ -16,9 +16,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.normalisation import CIFAR
 from datasets.samplers import ShuffledOrder
 from datasets.sources.digits import load_digits
-from datasets.splits import CIFAR_MEAN, CIFAR_STD, LongTailedData, Split
+from datasets.splits import LongTailedData, Split
 from losses import (
     DistillationLoss,
     Margins,
@@ -39,7 +40,7 @@ KINDS = ("stage 1", "distilled", "stage 2", "layers")
 STEPS, BATCH, CLASSES, RATE = 20, 32, 10, 0.0001
 WARM_UP_EPOCHS = 20
 CPU = torch.device("cpu")
-NORMALISE = Normalise(CIFAR_MEAN, CIFAR_STD, CPU)
+NORMALISE = Normalise(CIFAR, CPU)
 
 
 def digits() -> LongTailedData:

@@ -123,7 +123,7 @@ class Evaluator:
         self.num_classes = data.num_classes
         self.class_counts = data.class_counts
         self.batch_size = max(1, PIXELS_A_PASS[machine.device.type] // data.train.side**2)
-        self.normalise = Normalise(data.mean, data.std, machine.device)
+        self.normalise = Normalise(data.normalisation, machine.device)
         self.train_loader = self._loader(data.train)
         self.loaders = {name: self._loader(s) for name, s in data.evaluation_splits.items()}
         self._network: nn.Module | None = None

@@ -64,7 +64,7 @@ class Run:
                 )
         return make_loader(
             train,
-            Normalise(self.data.mean, self.data.std, self.machine.device),
+            Normalise(self.data.normalisation, self.machine.device),
             self.options.batch_size,
             order=order,
             augment=self.options.augment,

@@ -6,6 +6,7 @@ import torch
 
 from datasets.loading.ahead import DrawnAhead
 from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.normalisation import Normalisation
 from datasets.samplers import ClassAwareOrder, EffectiveNumberOrder, ShuffledOrder
 from datasets.splits import Split
 from tests.support.helpers import noise, seeded
@@ -22,7 +23,7 @@ def make_loader(kind, is_ahead, monkeypatch, augment="autoaugment"):
     """Returns a loader with one generator, and a function that returns what a checkpoint would have
     of it."""
     generator = seeded(3)
-    normalise = Normalise((0.5,) * 3, (0.5,) * 3, torch.device("cpu"))
+    normalise = Normalise(Normalisation((0.5,) * 3, (0.5,) * 3), torch.device("cpu"))
     order = ORDERS[kind](generator)
     loader = ResidentLoader(Split(noise(24), LABELS), normalise, 7, order, augment, generator)
     next_epoch = loader._next_epoch

@@ -8,8 +8,9 @@ from torchvision import transforms
 
 import datasets.loading.resident
 from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.normalisation import CIFAR, Normalisation
 from datasets.samplers import ClassAwareOrder, EffectiveNumberOrder, SequentialOrder, ShuffledOrder
-from datasets.splits import CIFAR_MEAN, CIFAR_STD, Split
+from datasets.splits import Split
 from tests.support.helpers import noise, seeded
 from utils.machine.device import Machine
 
@@ -18,12 +19,12 @@ CPU = Machine(torch.device("cpu"), "float32")
 
 def test_normalising_equals_torchvision_to_the_last_bit(device):
     reference = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize(CIFAR_MEAN, CIFAR_STD)]
+        [transforms.ToTensor(), transforms.Normalize(CIFAR.mean, CIFAR.std)]
     )
     # Every grey level in every channel, and noise.
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 8, 32).expand(1, 3, 8, 32)
     images = torch.cat([noise(4)[:, :, :8], levels])
-    result = Normalise(CIFAR_MEAN, CIFAR_STD, device)(images.to(device))
+    result = Normalise(CIFAR, device)(images.to(device))
     expected = torch.stack([reference(image.permute(1, 2, 0).numpy()) for image in images])
     if device.type == "cpu":
         assert torch.equal(result, expected)
@@ -34,7 +35,7 @@ def test_normalising_equals_torchvision_to_the_last_bit(device):
 def test_normalised_images_are_channels_last_floats_and_the_source_is_untouched(device):
     images = noise(4).to(device)
     before = images.clone()
-    result = Normalise(CIFAR_MEAN, CIFAR_STD, device)(images)
+    result = Normalise(CIFAR, device)(images)
     assert result.dtype == torch.float32 and result.shape == images.shape
     assert result.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, before)
@@ -47,7 +48,7 @@ def numbered_split(n, device="cpu"):
 
 
 def loader_of(split, batch_size, order=None, augment="none", generator=None):
-    unchanged = Normalise((0.0,) * 3, (1 / 255,) * 3, split.images.device)
+    unchanged = Normalise(Normalisation((0.0,) * 3, (1 / 255,) * 3), split.images.device)
     return ResidentLoader(split, unchanged, batch_size, order, augment, generator)
 
 
@@ -209,7 +210,7 @@ def test_global_generators_are_left_alone():
 def test_views_are_the_same_images_augmented_anew():
     images = noise(10)
     split = Split(images, torch.arange(10))
-    normalise = Normalise(CIFAR_MEAN, CIFAR_STD, torch.device("cpu"))
+    normalise = Normalise(CIFAR, torch.device("cpu"))
 
     def loader(augment):
         settings = {"order": ShuffledOrder(10, seeded(1)), "generator": seeded(2), "views": 3}

@@ -17,6 +17,7 @@ from datasets.files.images import fit
 from datasets.files.reader import ImageReader, augmented, check_shared_memory
 from datasets.loading.resident import Normalise
 from datasets.loading.streamed import StreamedLoader, make_loader
+from datasets.normalisation import Normalisation
 from datasets.samplers import ClassAwareOrder, ShuffledOrder
 from datasets.splits import Split, StreamedSplit
 from tests.support.streamed_sets import write_jpeg
@@ -51,7 +52,7 @@ def generator_of(seed=5):
 
 def unchanged(device="cpu"):
     """Returns a normalisation that keeps the values 0 to 255."""
-    return Normalise((0.0,) * 3, (1 / 255,) * 3, torch.device(device))
+    return Normalise(Normalisation((0.0,) * 3, (1 / 255,) * 3), torch.device(device))
 
 
 def epoch_of(loader):
@@ -84,7 +85,7 @@ def test_without_augmentation_batches_are_the_fitted_images_in_order(folder, sid
 
 def test_batches_are_normalised_float32_channels_last_on_the_device(folder, device):
     split = split_of(folder)
-    normalise = Normalise((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), device)
+    normalise = Normalise(Normalisation((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), device)
     for images, targets in make_loader(split, normalise, 4):
         assert images.dtype == torch.float32 and targets.dtype == torch.int64
         assert images.device.type == targets.device.type == device.type

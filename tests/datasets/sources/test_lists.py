@@ -34,7 +34,7 @@ def test_imagenet_lt_is_streamed_with_its_own_imbalance_and_its_validation_list_
     assert data.is_streamed and data.class_counts == training_counts(CLASSES)
     assert (len(data.test), len(data.heldout)) == (2 * CLASSES, CLASSES)
     assert data.class_names[:2] == ["n00000000", "n00000001"]
-    assert (data.mean, data.std) == (normalisation.IMAGENET.mean, normalisation.IMAGENET.std)
+    assert data.normalisation == normalisation.IMAGENET
     lines = (imagenet / "ImageNet_LT_train.txt").read_text().split("\n")[:-1]
     listed = dict(line.split() for line in lines)
     labels = dict(zip(data.train.names, data.train.labels.tolist(), strict=True))

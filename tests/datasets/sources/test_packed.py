@@ -36,7 +36,7 @@ def assert_same(ours, theirs):
     assert ours.fingerprint == theirs.fingerprint
     assert ours.class_names == theirs.class_names and ours.name == theirs.name
     assert ours.class_counts == theirs.class_counts
-    assert (ours.mean, ours.std) == (theirs.mean, theirs.std)
+    assert ours.normalisation == theirs.normalisation
     assert ours.evaluation_splits.keys() == theirs.evaluation_splits.keys()
     for name, split in ours.evaluation_splits.items():
         assert torch.equal(split.images, theirs.evaluation_splits[name].images)

@@ -9,7 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from datasets.loading.resident import Normalise, ResidentLoader
-from datasets.splits import CIFAR_MEAN, CIFAR_STD, LongTailedData, Split
+from datasets.normalisation import CIFAR
+from datasets.splits import LongTailedData, Split
 from tests.support.helpers import noise, seeded
 from utils.evaluation.evaluator import Evaluator, class_centroids, equal_size, extract_features
 from utils.evaluation.geometry import feature_geometry
@@ -56,7 +57,7 @@ def reference_features(model, split):
     reference = TinyNetwork()
     reference.load_state_dict(model.state_dict())
     reference.eval()
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CIFAR_MEAN, CIFAR_STD))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CIFAR.mean, CIFAR.std))
     with torch.no_grad():
         rows = [reference.features((i[None].float() / 255 - mean) / std) for i in split.images]
     return torch.cat(rows).numpy()
@@ -73,7 +74,7 @@ def trained_a_little(num_classes=5):
 
 
 def loader_for(split, batch_size=10):
-    normalise = Normalise(CIFAR_MEAN, CIFAR_STD, torch.device("cpu"))
+    normalise = Normalise(CIFAR, torch.device("cpu"))
     return ResidentLoader(split, normalise, batch_size)
 
 
@@ -183,7 +184,7 @@ def test_top_1_is_a_share_of_the_images_and_balanced_a_mean_over_classes_for_bot
         """A network whose feature is a point on a circle; the image's first value is its angle."""
 
         def features(self, images):
-            value = (images[:, 0, 0, 0] * CIFAR_STD[0] + CIFAR_MEAN[0]) * 255
+            value = (images[:, 0, 0, 0] * CIFAR.std[0] + CIFAR.mean[0]) * 255
             angle = value.round() * (2 * torch.pi / 5)
             return torch.stack([angle.cos(), angle.sin()], dim=1)
 

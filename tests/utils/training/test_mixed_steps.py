@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from datasets.loading.resident import Normalise
-from datasets.splits import CIFAR_MEAN, CIFAR_STD
+from datasets.normalisation import CIFAR
 from losses import ContrastiveBranch, DistillationLoss, stage_1_objective
 from models import build_model
 from tests.support.helpers import noise
@@ -42,7 +42,7 @@ def make(kind, mixup=None, teacher=None, micro_batches=1, contrast=None, head_sc
 
 
 def batch():
-    images = Normalise(CIFAR_MEAN, CIFAR_STD, CPU)(noise(10))
+    images = Normalise(CIFAR, CPU)(noise(10))
     return images, torch.arange(10) % 5
 
 

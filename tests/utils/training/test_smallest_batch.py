@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.normalisation import CIFAR
 from datasets.samplers import ShuffledOrder
-from datasets.splits import CIFAR_MEAN, CIFAR_STD, Split
+from datasets.splits import Split
 from models import build_model
 from tests.support.helpers import call, noise, seeded, succeed
 from tests.support.own_images import write_folder
@@ -39,7 +40,7 @@ def test_every_part_of_a_batch_needs_two_images_or_the_batch_one(side, parts, ex
 
 def loader_of(count: int, batch: int, smallest: int) -> ResidentLoader:
     split = Split(noise(count, side=4), torch.arange(count))
-    normalise = Normalise(CIFAR_MEAN, CIFAR_STD, torch.device("cpu"))
+    normalise = Normalise(CIFAR, torch.device("cpu"))
     order = ShuffledOrder(count, seeded())
     return ResidentLoader(split, normalise, batch, order, smallest_batch=smallest)
 

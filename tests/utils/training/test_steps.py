@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from datasets.loading.resident import Normalise
-from datasets.splits import CIFAR_MEAN, CIFAR_STD
+from datasets.normalisation import CIFAR
 from losses import make_margins, stage_2_objective
 from models import build_model
 from tests.support.helpers import noise, seeded
@@ -53,7 +53,7 @@ def stage_2_step(precision, frozen=False, lr=0.1, momentum=0.0):
 
 
 def step_inputs():
-    images = Normalise(CIFAR_MEAN, CIFAR_STD, torch.device("cpu"))(noise(16))
+    images = Normalise(CIFAR, torch.device("cpu"))(noise(16))
     targets = torch.arange(16) % 5
     return images, targets, torch.randn(5, 64, generator=seeded(1))
 
