@@ -3,17 +3,15 @@
 import copy
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from datasets.loading.augmentation import Draws
 from datasets.samplers import Order
 
-Drawn = TypeVar("Drawn")
 
-
-class DrawnAhead(Generic[Drawn]):
+class DrawnAhead:
     """Draws epochs from an order and a generator, one epoch ahead if `begin` is called.
 
     The thread works on copies. Order and generator advance only when `take` returns the epoch, so a
@@ -29,14 +27,14 @@ class DrawnAhead(Generic[Drawn]):
 
     def __init__(
         self,
-        draw: Callable[[Order, torch.Generator], Drawn],
+        draw: Callable[[Order, torch.Generator], Draws],
         order: Order,
         generator: torch.Generator,
     ) -> None:
         self.draw, self.order, self.generator = draw, order, generator
         self.thread = ThreadPoolExecutor(1, "draws")
         self.before: list[Tensor] = []
-        self.after: Future[tuple[Drawn, dict, Tensor]] | None = None
+        self.after: Future[tuple[Draws, dict, Tensor]] | None = None
 
     def begin(self) -> None:
         """Starts to draw the epoch that the next `take` will return."""
@@ -45,13 +43,13 @@ class DrawnAhead(Generic[Drawn]):
         order = copy.deepcopy(self.order, {id(self.generator): generator})
         self.before = self._state()
 
-        def draw() -> tuple[Drawn, dict, Tensor]:
+        def draw() -> tuple[Draws, dict, Tensor]:
             drawn = self.draw(order, generator)
             return drawn, order.state_dict(), generator.get_state()
 
         self.after = self.thread.submit(draw)
 
-    def take(self) -> Drawn:
+    def take(self) -> Draws:
         """Returns the next epoch's draws; order and generator then have their state from after
         it."""
         after, self.after = self.after, None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from datasets.loading.ahead import DrawnAhead
-from datasets.loading.augmentation import AUGMENTATIONS
+from datasets.loading.augmentation import AUGMENTATIONS, Draws
 from datasets.loading.transfer import to_device
 from datasets.normalisation import Normalisation
 from datasets.samplers import Order, SequentialOrder
@@ -83,7 +83,7 @@ class Loader(ABC):
         self.world = world
         self.smallest_batch = smallest_batch
         self.views = views
-        self._ahead: DrawnAhead[tuple[Tensor, ...]] | None = None
+        self._ahead: DrawnAhead | None = None
 
     def __len__(self) -> int:
         """Returns the number of batches in an epoch."""
@@ -159,7 +159,7 @@ class ResidentLoader(Loader):
             for batch, batch_targets in zip(views, targets.split(whole), strict=True):
                 yield (batch[0] if self.views == 1 else torch.cat(batch)), batch_targets
 
-    def _next_epoch(self, is_ahead: bool) -> tuple[Tensor, ...]:
+    def _next_epoch(self, is_ahead: bool) -> Draws:
         if self.generator is None:
             return self._draw(self.order, None)
         if self._ahead is None:
@@ -171,7 +171,7 @@ class ResidentLoader(Loader):
             self._ahead.begin()
         return epoch
 
-    def _draw(self, order: Order, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+    def _draw(self, order: Order, generator: torch.Generator | None) -> Draws:
         """Returns the positions of an epoch's images, and the draws of their augmentation."""
         positions = order.draw()
         height, width = self.split.images.shape[2:]
