@@ -108,8 +108,7 @@ class OurSide(Side):
 
     def batch_sizes(self, name: str) -> list[int]:
         """Returns the sizes of the batches in an epoch of a phase."""
-        loader = self._phases[name][1].loader
-        return loader.sizes(len(loader.order), loader.batch_size)
+        return self._phases[name][1].loader.batch_sizes
 
     def steps(self, name: str) -> Generator[None, None, None]:
         """Trains a phase, epoch after epoch, and yields after each step."""

@@ -87,12 +87,12 @@ class Loader(ABC):
 
     def __len__(self) -> int:
         """Returns the number of batches in an epoch."""
-        return len(self.sizes(len(self.order), self.batch_size))
+        return len(self.batch_sizes)
 
     @property
-    def largest_batch(self) -> int:
-        """Number of images in the largest batch."""
-        return max(self.sizes(len(self.order), self.batch_size))
+    def batch_sizes(self) -> list[int]:
+        """Number of images in each batch of an epoch."""
+        return self.sizes(len(self.order), self.batch_size)
 
     def sizes(self, count: int, batch_size: int) -> list[int]:
         """Returns the sizes of the batches into which `count` images are divided."""

@@ -70,7 +70,7 @@ def pretraining(run: Run) -> Stage:
         optimizer=run.sgd(_groups(run, model, margins, contrast), options.lr),
         learning_rate=rate_of,
         after_update=_projection(margins, options.margin_min),
-        mixup=_mixup(run, loader.largest_batch),
+        mixup=_mixup(run, max(loader.batch_sizes)),
         teacher=None if teacher is None else teacher.network,
         views=views,
     )

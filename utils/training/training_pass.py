@@ -88,9 +88,8 @@ class TrainingPass:
         step = self._step(phase, objective)
         is_frozen = phase.features_are_frozen
         batches = self._frozen_batches(phase) if is_frozen else phase.loader.pixels()
-        number = len(phase.loader)
-        statistics = torch.zeros(number, 2 + len(objective.names), device=self.machine.device)
-        sizes = phase.loader.sizes(len(phase.loader.order), phase.loader.batch_size)
+        sizes = phase.loader.batch_sizes
+        statistics = torch.zeros(len(sizes), 2 + len(objective.names), device=self.machine.device)
         if phase.mixup is not None:
             batches = phase.mixup.along(batches, epoch, sizes)
         with bar, batches_counted_at_once(model):

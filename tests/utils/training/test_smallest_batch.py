@@ -67,7 +67,7 @@ def test_images_that_are_too_few_for_a_batch_join_the_one_before(
     loader = loader_of(count, batch, smallest)
     batches = [targets for _, targets in loader]
     assert [len(targets) for targets in batches] == expected
-    assert (len(loader), loader.largest_batch) == (len(expected), max(expected))
+    assert (len(loader), loader.batch_sizes) == (len(expected), expected)
     plain = torch.cat([targets for _, targets in loader_of(count, batch, 1)])
     assert torch.equal(torch.cat(batches), plain)  # the same order
 
