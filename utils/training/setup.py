@@ -108,6 +108,17 @@ class Run:
         factor = self.options.backbone_lr
         return {"params": parameters} | ({} if factor == 1 else {RATE_FACTOR: factor})
 
+    def margins(self, num_layers: int | None = None) -> Margins:
+        """Returns the margins of the robust loss before the first step, on the device. `num_layers`
+        is that of `Margins`."""
+        kind, start = self.options.margin_type, self.options.starting_margin
+        return Margins(kind, start, self.data.class_counts, num_layers).to(self.machine.device)
+
+    def margins_group(self, margins: Margins) -> dict[str, Any]:
+        """Returns the optimiser's group of learned margins, with their own `--margin_wd`."""
+        decay = self.options.margin_wd
+        return {"params": margins.trained} | ({} if decay is None else {"weight_decay": decay})
+
     def sgd(self, parameters: Iterable[Tensor] | list[dict], lr: float) -> torch.optim.SGD:
         """Returns SGD with `--momentum` and `--weight-decay`.
 

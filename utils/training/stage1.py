@@ -56,7 +56,7 @@ def pretraining(run: Run) -> Stage:
         order = EffectiveNumberOrder(data.train.labels, run.generator)
     else:
         order = ShuffledOrder(len(data.train), run.generator)
-    margins = _margins(run)
+    margins = run.margins() if options.has_robust_loss else None
     teacher = None if options.teacher is None else load_teacher(run)
     contrast = _contrast(run, model)
     views = 1 if contrast is None else CONTRASTIVE_VIEWS
@@ -75,15 +75,6 @@ def pretraining(run: Run) -> Stage:
         views=views,
     )
     return Stage(model, [phase], margins, contrast=contrast)
-
-
-def _margins(run: Run) -> Margins | None:
-    """Returns the margins of the joint loss, or None without that loss."""
-    options = run.options
-    if not options.has_robust_loss:
-        return None
-    kind = (options.margin_type, options.starting_margin, run.data.class_counts)
-    return Margins(*kind).to(run.machine.device)
 
 
 def _projection(margins: Margins | None, lowest: float | None) -> Callable[[], None] | None:
@@ -138,9 +129,7 @@ def _groups(
         backbone = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
         groups = [run.backbone_group(backbone), {"params": head}]
     if margins is not None and margins.trained:
-        decay = run.options.margin_wd
-        of_decay = {} if decay is None else {"weight_decay": decay}
-        groups.append({"params": margins.trained} | of_decay)
+        groups.append(run.margins_group(margins))
     if contrast is not None:
         groups.append({"params": list(contrast.parameters())})
     return groups
@@ -181,8 +170,10 @@ def _objectives(
     if teacher is not None:
         is_balanced = options.loss_type == "BS"
         offsets = prior_offsets(class_counts, options.prior_weight) if is_balanced else None
-        settings = (options.teacher_temperature, options.teacher_power, offsets, teacher.offsets)
-        distillation = DistillationLoss(*settings), options.teacher_weight
+        loss = DistillationLoss(
+            options.teacher_temperature, options.teacher_power, offsets, teacher.offsets
+        )
+        distillation = loss, options.teacher_weight
     robust = None
     if margins is not None and options.robust_weight is not None:
         loss = DROLoss(
@@ -195,10 +186,14 @@ def _objectives(
 
     @cache  # equal objectives must be one object, because a step is made for each object
     def make(is_reweighted: bool, is_joint: bool) -> Objective:
-        joint = robust if is_joint else None
-        classification = (options.loss_type, class_counts, is_reweighted, options.prior_weight)
         return stage_1_objective(
-            *classification, robust=joint, distillation=distillation, contrast=contrast
+            options.loss_type,
+            class_counts,
+            is_reweighted,
+            options.prior_weight,
+            robust=robust if is_joint else None,
+            distillation=distillation,
+            contrast=contrast,
         )
 
     def objective(epoch: int) -> Objective:

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from datasets.samplers import ClassAwareOrder, Order, ShuffledOrder, visits_every_class
-from losses import Margins, Objective, stage_2_objective
+from losses import Objective, stage_2_objective
 from models.layers import LayerFeatures
 from utils.errors import UserError
 from utils.options.flags import Options
@@ -40,17 +40,15 @@ def finetuning(run: Run, start: dict, path: Path) -> Stage:
     model = run.place(model)
     network = _with_layers(model, options)
     columns = None if network is None else network.columns
-    kind = (options.margin_type, options.starting_margin, data.class_counts)
-    margins = Margins(*kind, num_layers=None if columns is None else len(columns)).to(device)
+    margins = run.margins(None if columns is None else len(columns))
 
     classifier = list(model.get_submodule("linear").parameters())
     features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
-    groups = [run.backbone_group(features)]
-    if options.margin_wd is None and options.backbone_lr == 1:
-        features += margins.trained
-    elif margins.trained:
-        decay = {} if options.margin_wd is None else {"weight_decay": options.margin_wd}
-        groups.append({"params": margins.trained} | decay)
+    # As in the released code, margins with the rate and decay of the features are in their group.
+    are_alike = options.margin_wd is None and options.backbone_lr == 1
+    groups = [run.backbone_group(features + margins.trained if are_alike else features)]
+    if margins.trained and not are_alike:
+        groups.append(run.margins_group(margins))
 
     features_order = _order(run, options.feature_sampler)
     features_loader = run.training_loader(features_order, model if options.feature_epochs else None)
