@@ -22,8 +22,8 @@ from utils.runs.folders import run_folder
 from utils.runs.records import read_epochs
 from utils.training.phase import Phase
 from utils.training.setup import Run
-from utils.training.stage1 import pretraining
-from utils.training.stage2 import finetuning
+from utils.training.stage1 import stage_1
+from utils.training.stage2 import stage_2
 from utils.training.trainer import Trainer
 
 
@@ -51,11 +51,11 @@ class OurSide(Side):
         lengths = dict.fromkeys(PHASES, self.epochs)
         first, second = parse_stages(self.settings.command(lengths, root))
         run = self._run(first)
-        stage = pretraining(run)
+        stage = stage_1(run)
         yield Trainer(run, stage)
         start = {"arch": first.arch, "state_dict": stage.model.state_dict()}
         run = self._run(second)
-        yield Trainer(run, finetuning(run, start, Path("stage 1")))
+        yield Trainer(run, stage_2(run, start, Path("stage 1")))
 
     def _run(self, options: Options) -> Run:
         assert options.seed is not None  # the command has a seed

@@ -154,7 +154,7 @@ def test_an_unforeseen_failure_of_a_run_is_told_too(tree, tmp_path, monkeypatch)
     def fail(*_: object) -> None:
         raise RuntimeError("out of everything")
 
-    monkeypatch.setattr("utils.commands.train.finetuning", fail)
+    monkeypatch.setattr("utils.commands.train.stage_2", fail)
     outcome = reproduce(tmp_path, tree, rows="cifar10/2/control")
     assert outcome.status == 1 and "out of everything" in outcome.err
     assert {entry["method"] for entry in table_of(tmp_path)} == {"ce"}

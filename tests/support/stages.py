@@ -21,8 +21,8 @@ from utils.training.eager_step import EagerStep
 from utils.training.graph_step import add_momenta
 from utils.training.phase import Phase
 from utils.training.setup import Run, Stage
-from utils.training.stage1 import pretraining
-from utils.training.stage2 import finetuning
+from utils.training.stage1 import stage_1
+from utils.training.stage2 import stage_2
 from utils.training.teacher import Teacher
 
 STAGE_2 = (
@@ -94,9 +94,9 @@ def make_stage(
     torch.manual_seed(0)
     if options.stage == 1:
         with patch("utils.training.stage1.load_teacher", untrained_teacher):
-            return run, pretraining(run)
+            return run, stage_1(run)
     start = build_model(arch, data.num_classes, head_scale=head_scale)
-    return run, finetuning(run, {"state_dict": start.state_dict(), "arch": arch}, Path("x"))
+    return run, stage_2(run, {"state_dict": start.state_dict(), "arch": arch}, Path("x"))
 
 
 def untrained_teacher(run: Run) -> Teacher:

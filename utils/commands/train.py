@@ -25,8 +25,8 @@ from utils.runs.resuming import check_holds_no_run, prepare
 from utils.runs.run_folder import RunFolder, recorded_options
 from utils.training.seeds import side_by_side, summarise_seeds
 from utils.training.setup import Run
-from utils.training.stage1 import pretraining
-from utils.training.stage2 import finetuning
+from utils.training.stage1 import stage_1
+from utils.training.stage2 import stage_2
 from utils.training.summary import final_table, summarise
 from utils.training.trainer import Trainer
 
@@ -98,9 +98,14 @@ class _Job:
         return self.action != "finished"
 
     @property
+    def has_begun(self) -> bool:
+        """True if the folder has the records of this run, which is not replaced."""
+        return self.action in ("continue", "finished")
+
+    @property
     def has_data_elsewhere(self) -> bool:
         """True if the run began with another `--data_root`, where other images may be."""
-        if self.action not in ("continue", "finished"):
+        if not self.has_begun:
             return False
         before = recorded_options(self.folder).get("data_root")
         given = self.options.data_root
@@ -112,7 +117,7 @@ class _Job:
         Raises:
             UserError: it did not.
         """
-        if self.action not in ("continue", "finished"):
+        if not self.has_begun:
             return
         recorded = recorded_options(self.folder)
         if not data.has_fingerprint(recorded.get("fingerprint")):
@@ -149,7 +154,7 @@ def _plan(stages: Sequence[Options]) -> tuple[list[list[_Job]], dict | None]:
             check_holds_no_run(run_folder(stage))
     jobs = [[_Job.of(options) for options in stage.by_seed()] for stage in stages]
     remembered = None
-    begun = [job.folder for job in jobs[0] if job.action in ("continue", "finished")]
+    begun = [job.folder for job in jobs[0] if job.has_begun]
     if begun:
         remembered = recorded_options(begun[0])
     elif stages[0].stage == 2:
@@ -200,7 +205,7 @@ def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trai
     def build() -> tuple[Run, Trainer]:
         assert options.seed is not None  # `_Job.of` drew one if it was not given
         run = Run(options, folder, machine, data, generator=seed_everything(options.seed))
-        trainer = Trainer(run, pretraining(run) if start is None else finetuning(run, *start))
+        trainer = Trainer(run, stage_1(run) if start is None else stage_2(run, *start))
         if state is not None:
             _take_up(trainer, state, folder.last_checkpoint)
         return run, trainer

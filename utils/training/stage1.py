@@ -34,7 +34,7 @@ CONTRASTIVE_VIEWS = 3
 """One view for the classifier, two for the contrastive loss."""
 
 
-def pretraining(run: Run) -> Stage:
+def stage_1(run: Run) -> Stage:
     """Returns stage 1: one phase that trains everything.
 
     Raises:

@@ -22,7 +22,7 @@ from utils.training.rates import cosine_rate
 from utils.training.setup import Run, Stage, warn, warn_of_other_data
 
 
-def finetuning(run: Run, start: dict, path: Path) -> Stage:
+def stage_2(run: Run, start: dict, path: Path) -> Stage:
     """Returns stage 2, which starts from the stage-1 checkpoint `start`, read from `path`.
 
     Raises:

@@ -12,7 +12,7 @@ from utils.machine.device import Machine
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
 from utils.training.setup import Run
-from utils.training.stage2 import finetuning
+from utils.training.stage2 import stage_2
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def warnings_of(capsys):
         generator = torch.Generator().manual_seed(0)
         run = Run(options, run_folder(options), machine, small_data(), generator)
         weights = build_model("resnet8", CLASSES).state_dict()
-        finetuning(run, {"state_dict": weights, "arch": "resnet8"}, path)
+        stage_2(run, {"state_dict": weights, "arch": "resnet8"}, path)
         return capsys.readouterr().err.splitlines()
 
     return start
