@@ -54,8 +54,8 @@ class Objective(nn.Module):
     Args:
         losses: the loss modules, by name.
         weights: w_i, one for each loss; 1 each if None.
-        columns: for a robust loss, the columns of features and centroids that it takes; all if its
-            name is not there.
+        columns: for a robust loss, by name, the columns of features and centroids that it takes;
+            all if it is not named.
     """
 
     weights: Tensor
@@ -116,7 +116,8 @@ class Objective(nn.Module):
                 if mixed is not None:
                     raise ValueError("the robust loss takes one target an image, not two")
                 assert centroids is not None
-                return loss.to_centroids(*self._columns_of(name, features, targets, centroids))
+                own = self.columns.get(name, slice(None))
+                return loss.to_centroids(features[:, own], targets, centroids[:, own])
             if mixed is None:
                 return loss(logits, targets)
             others, share = mixed
@@ -124,14 +125,6 @@ class Objective(nn.Module):
 
         parts = torch.stack([value(name, loss) for name, loss in self.losses.items()])
         return (self.weights * parts).sum(), parts.detach()
-
-    def _columns_of(
-        self, name: str, features: Tensor, targets: Tensor, centroids: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        if name not in self.columns:
-            return features, targets, centroids
-        columns = self.columns[name]
-        return features[:, columns], targets, centroids[:, columns]
 
 
 def stage_1_objective(
@@ -220,17 +213,17 @@ def stage_2_objective(
     losses: dict[str, nn.Module] = {}
     weights: list[float] = []
     columns_of: dict[str, slice] = {}
-    # None stands for all columns.
-    layers: dict[str | None, Any] = {None: epsilons}
+    layers: Any = [("", slice(None), epsilons)]
     if columns is not None:
-        layers = dict(zip(columns, () if epsilons is None else epsilons, strict=True))
+        each = zip(columns.items(), () if epsilons is None else epsilons, strict=True)
+        layers = [(f"@{layer}", part, own) for (layer, part), own in each]
     for name in names:
         base, make_weights = _base_and_weights(name)
         class_weights = make_weights(class_counts) if make_weights else None
         if base == "robust_loss":
-            for layer, layer_epsilons in layers.items():
-                layer_name = name if layer is None else f"{name}@{layer}"
-                losses[layer_name] = DROLoss(
+            for layer, layer_columns, layer_epsilons in layers:
+                columns_of[name + layer] = layer_columns
+                losses[name + layer] = DROLoss(
                     temperature,
                     class_weights=class_weights,
                     epsilons=layer_epsilons,
@@ -238,8 +231,6 @@ def stage_2_objective(
                     distance=distance,
                 )
                 weights.append(1.0 if robust_weight is None else robust_weight)
-                if layer is not None and columns is not None:
-                    columns_of[layer_name] = columns[layer]
         else:
             losses[name] = STAGE_2_LOSSES[base](class_counts, class_weights, prior_weight)
             weights.append(1.0 if robust_weight is None else 1.0 - robust_weight)
