@@ -1,6 +1,6 @@
 """Which checkpoints a run keeps."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Keeper:
         self,
         portable: dict[str, Any],
         chosen_by: Iterable[str],
-        state: Callable[[], dict[str, Any]],
+        state: dict[str, Any],
         is_due: bool,
     ) -> None:
         """Copies the epoch's checkpoint if a protocol chooses it. After every `--checkpoint_every`
@@ -40,7 +40,7 @@ class Keeper:
         Args:
             portable: the epoch's checkpoint with what evaluation and the next stage need.
             chosen_by: the protocols that choose this epoch.
-            state: returns `portable` and everything else that a resumed run needs.
+            state: `portable` and everything else that a resumed run needs.
             is_due: True if the files must be written now.
 
         Raises:
@@ -50,7 +50,7 @@ class Keeper:
         paths = {path: protocol for protocol in chosen_by if (path := self._path(protocol))}
         if not (is_due or paths):
             return
-        whole = checkpoint.on_host(state() if is_due else portable)
+        whole = checkpoint.on_host(state if is_due else portable)
         content = {key: whole[key] for key in portable}
         for path, protocol in paths.items():
             self._unwritten[path] = content | {"selected_on": protocol}

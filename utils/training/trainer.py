@@ -184,8 +184,7 @@ class Trainer:
 
     def _save(self, phase_name: str, is_due: bool) -> None:
         chosen_by = self.selection.chosen_by(self.epoch)
-        state = partial(self.state_dict, phase_name)
-        self.keeper.keep(self._portable(), chosen_by, state, is_due)
+        self.keeper.keep(self._portable(), chosen_by, self.state_dict(phase_name), is_due)
 
     def state_dict(self, phase_name: str) -> dict[str, Any]:
         """Returns everything that a resumed run needs, in the released form of a checkpoint."""
