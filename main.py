@@ -53,9 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     world = ALONE
     try:
-        _take_surroundings_as_they_are()
+        replace_unencodable()
+        _ignore_backend_of_notebooks()
         world = world_of_environment()
-        with _heard_once(world):
+        with _only_main_prints(world):
             _run(argv)
             sys.stdout.flush()
     except Interrupted as error:
@@ -87,16 +88,14 @@ def _run(argv: Sequence[str] | None) -> None:
         train(stages)
 
 
-def _take_surroundings_as_they_are() -> None:
-    """Makes output streams replace characters that they cannot show, and matplotlib ignore the
-    window that a notebook's environment asks for."""
-    replace_unencodable()
+def _ignore_backend_of_notebooks() -> None:
+    """Makes matplotlib ignore the window that a notebook's environment asks for."""
     if "matplotlib" not in sys.modules:
         os.environ.pop("MPLBACKEND", None)
 
 
 @contextmanager
-def _heard_once(world: World) -> Iterator[None]:
+def _only_main_prints(world: World) -> Iterator[None]:
     """Inside, only the main process of a run prints anything."""
     if world.is_main:
         yield

@@ -31,12 +31,12 @@ def write_tree(name: str, root: Path, output: Path) -> Path:
     from PIL import Image
     from tqdm import tqdm
 
-    from datasets.sources.cifar import load_official
+    from datasets.sources.cifar import official_sets
 
     tree = output / name
     if tree.exists():
         raise UserError(f"--output {output}: {tree} is already there")
-    splits = load_official(name, root)
+    splits = official_sets(name, root)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".png_tree.") as unfinished:
         for split, source in splits.items():

@@ -73,7 +73,7 @@ def _connect_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def load_official(name: str, root: Path) -> dict[str, Any]:
+def official_sets(name: str, root: Path) -> dict[str, Any]:
     """Returns torchvision's data sets `train` and `test`. The files are downloaded if they are
     missing, and checked by md5.
 
@@ -100,7 +100,7 @@ def load_official(name: str, root: Path) -> dict[str, Any]:
 
 
 def _load_official(name: str, root: Path) -> BalancedData:
-    train, test = load_official(name, root).values()
+    train, test = official_sets(name, root).values()
     return BalancedData(
         train=Split.from_arrays(train.data, np.asarray(train.targets)),
         test=Split.from_arrays(test.data, np.asarray(test.targets)),
