@@ -90,7 +90,7 @@ def measure(
     normalise = Normalise(data.normalisation, machine.device)
 
     def features_of(split: AnySplit) -> Features:
-        size = PIXELS_A_PASS[machine.device.type] // split.side**2
+        size = PIXELS_A_PASS // split.side**2
         return extract_features(network, make_loader(split, normalise, size), machine)
 
     head = cast(Network, network).linear

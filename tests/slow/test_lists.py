@@ -65,9 +65,7 @@ def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
     flags = ["-b", "4", "--stream", stream, "--epochs", "1", "--balanced_clf_nepochs", "1"]
     succeed(stage_1(three_classes, tmp_path, "--epochs", 0))
     monkeypatch.setattr("utils.training.training_pass.extract_features", extract)
-    monkeypatch.setattr(
-        "utils.evaluation.evaluator.PIXELS_A_PASS", {"cpu": 9 * SIDE**2, "cuda": 9 * SIDE**2}
-    )
+    monkeypatch.setattr("utils.evaluation.evaluator.PIXELS_A_PASS", 9 * SIDE**2)
     monkeypatch.setattr("utils.training.training_pass.STREAMED_BATCHES_A_PASS", 1)
     succeed([*stage_2(three_classes, tmp_path), *flags])
     assert data.class_counts[0] == 12

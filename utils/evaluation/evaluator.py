@@ -17,7 +17,7 @@ from utils.evaluation.metrics import cosine_similarities, record_of, tally
 from utils.machine import collectives, signals
 from utils.machine.device import Machine
 
-PIXELS_A_PASS = {"cpu": 500 * 32**2, "cuda": 500 * 32**2}
+PIXELS_A_PASS = 500 * 32**2
 """Pixels of the images that go through the network at once without gradients: few, so that the
 outputs of its layers fit into the caches of a CPU or GPU."""
 
@@ -122,7 +122,7 @@ class Evaluator:
         self.machine = machine
         self.num_classes = data.num_classes
         self.class_counts = data.class_counts
-        self.batch_size = max(1, PIXELS_A_PASS[machine.device.type] // data.train.side**2)
+        self.batch_size = max(1, PIXELS_A_PASS // data.train.side**2)
         self.normalise = Normalise(data.normalisation, machine.device)
         self.train_loader = self._loader(data.train)
         self.loaders = {name: self._loader(s) for name, s in data.evaluation_splits.items()}

@@ -54,8 +54,8 @@ class Predictor:
         self.names = trained.class_names
         self.side = trained.image_size
         self.device = machine.device
-        kind = machine.device.type
-        self.batch_size = max(1, min(LARGEST_BATCH[kind], PIXELS_A_PASS[kind] // self.side**2))
+        largest = LARGEST_BATCH[machine.device.type]
+        self.batch_size = max(1, min(largest, PIXELS_A_PASS // self.side**2))
         network = NormalisedNetwork(fold_batch_norm(trained.network), trained.normalisation)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.scores = scores
