@@ -20,14 +20,14 @@ SLOW = {
 UNTIL_THE_FIRST_RECORD = f"""
 import os, sys
 import main
-from utils.runs.epoch_log import RunLog
+from utils.runs.epoch_log import EpochLog
 
 def stop(log, record):
     assert record["results"]["test"]["ncm"], "every classifier has been read"
     print("imported:", sorted({SLOW} & set(sys.modules)), flush=True)
     os._exit(0)
 
-RunLog.add = stop
+EpochLog.add = stop
 main.main(sys.argv[1:])
 """
 

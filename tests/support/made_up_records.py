@@ -2,7 +2,7 @@
 
 import csv
 
-from utils.runs.epoch_log import RunLog
+from utils.runs.epoch_log import EpochLog
 
 LOSSES = ["ce_lt", "robust_loss", "ce"]
 COUNTS = [150, 120, 60, 25, 19, 4]
@@ -59,7 +59,7 @@ def record(epoch, margins=True, heldout=True, ncm=True, counts=COUNTS, phase=Non
 
 
 def write_log(folder, records, done_epochs=0, splits=("test", "heldout")):
-    log = RunLog(folder, LOSSES, list(splits), done_epochs)
+    log = EpochLog(folder, LOSSES, list(splits), done_epochs)
     for entry in records:
         log.add(entry)
     log.close()

@@ -77,7 +77,7 @@ def _range(margins: Sequence[float]) -> tuple[float, float, float]:
     return min(margins), sum(margins) / len(margins), max(margins)
 
 
-class RunLog:
+class EpochLog:
     """Writes the log of a run.
 
     Args:

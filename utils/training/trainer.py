@@ -13,7 +13,7 @@ from utils.evaluation.evaluator import Evaluator, class_centroids
 from utils.machine import collectives
 from utils.progress import Pace, Progress
 from utils.runs import checkpoint
-from utils.runs.epoch_log import RunLog, console_line
+from utils.runs.epoch_log import EpochLog, console_line
 from utils.training.keeper import Keeper
 from utils.training.phase import Phase
 from utils.training.selection import Selection
@@ -115,13 +115,13 @@ class Trainer:
         for phase in self.phases:
             yield from ((phase, epoch) for epoch in phase.epochs if epoch > self.epoch)
 
-    def _open_log(self) -> RunLog | None:
+    def _open_log(self) -> EpochLog | None:
         """Returns the log of the run in process 0, and None in the others, which do not write."""
         if not self.world.is_main:
             return None
         loss_names = dict.fromkeys(name for phase in self.phases for name in phase.loss_names)
         splits, layers = list(self.evaluator.loaders), self.stage.layer_names
-        return RunLog(self.folder.records, list(loss_names), splits, self.epoch, layers)
+        return EpochLog(self.folder.records, list(loss_names), splits, self.epoch, layers)
 
     def _load_best_features(self) -> None:
         """Loads the best features and their margins back, unless `--select_on` is `last`. Then no
@@ -170,7 +170,7 @@ class Trainer:
             **self.stage.margins_record(),
         }
 
-    def _keep(self, log: RunLog | None, record: dict, phase: Phase) -> None:
+    def _keep(self, log: EpochLog | None, record: dict, phase: Phase) -> None:
         """Adds the epoch to the log and keeps its checkpoints."""
         if log is not None:
             log.add(record)

@@ -13,7 +13,7 @@ from tests.support.made_up_records import (
     rows_of,
     write_log,
 )
-from utils.runs.epoch_log import RunLog, columns, console_line, duration, flatten
+from utils.runs.epoch_log import EpochLog, columns, console_line, duration, flatten
 from utils.runs.records import read_epochs
 
 ACCURACIES = ("top1", "top5", "balanced", "many", "medium", "few")
@@ -117,7 +117,7 @@ def test_records_of_a_folder_without_a_run_are_none(tmp_path):
 
 
 def test_records_are_on_disk_after_each_epoch(tmp_path):
-    log = RunLog(tmp_path, LOSSES, ["test", "heldout"], 0)
+    log = EpochLog(tmp_path, LOSSES, ["test", "heldout"], 0)
     for epoch in (1, 2):
         log.add(record(epoch))
         assert [r["epoch"] for r in read_epochs(tmp_path)] == list(range(1, epoch + 1))
