@@ -32,7 +32,9 @@ from tests.support.helpers import (
     succeed,
     weights_of,
 )
+from utils.evaluation.evaluator import class_centroids
 from utils.training import selection
+from utils.training.training_pass import TrainingPass
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -104,6 +106,56 @@ def test_robust_weight_weighs_cross_entropy_against_the_robust_loss(tree, pretra
     row = read_csv(stage_2_folder(pretrained))[0]
     expected = 0.75 * float(row["train_ce_lt"]) + 0.25 * float(row["train_robust_loss"])
     assert float(row["train_loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_logged_loss_and_accuracy_are_means_over_images_not_over_batches(tree, pretrained):
+    """At the rate 0 the classifier stays as it is, so the epoch's mean is that of all 117 images.
+    Its last batch has 21 of them."""
+    flags = ("--cls_lr", 0, "--cls_sampler", "instance", "--augment", "none", *CLASSIFIER_ONLY)
+    argv = stage_2(tree, pretrained, *flags)
+    succeed(argv)
+    succeed([*argv, "--evaluation", "True"])
+    folder = stage_2_folder(pretrained)
+    head = {name: w.double() for name, w in head_of(weights_of(folder)).items()}
+    with np.load(folder / "outputs_train.npz") as outputs:
+        features, labels = torch.from_numpy(outputs["feats"]), torch.from_numpy(outputs["labels"])
+    logits = features.double() @ head["linear.weight"].T + head["linear.bias"]
+    [row] = read_csv(folder)
+    loss = F.cross_entropy(logits, labels).item()
+    assert float(row["train_loss"]) == float(row["train_ce"]) == pytest.approx(loss, rel=1e-5)
+    top1 = 100 * (logits.argmax(dim=1) == labels).double().mean().item()
+    assert float(row["train_top1"]) == pytest.approx(top1, abs=1e-3)
+
+
+def test_the_centroids_of_each_feature_epoch_are_of_its_own_pass_over_resampled_augmented_images(
+    tree, pretrained, monkeypatch
+):
+    passes, used = [], []
+
+    def centroids_of(network, batches, num_classes, machine):
+        batches = list(batches)
+        centroids = class_centroids(network, batches, num_classes, machine)
+        images, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        passes.append((images, targets, centroids))
+        return centroids
+
+    def run(self, phase, epoch, centroids, bar):
+        used.append(centroids)
+        return original(self, phase, epoch, centroids, bar)
+
+    original = TrainingPass.run
+    monkeypatch.setattr("utils.training.trainer.class_centroids", centroids_of)
+    monkeypatch.setattr(TrainingPass, "run", run)
+    succeed(stage_2(tree, pretrained))
+    assert len(passes) == 2 and used[2] is None  # the classifier phase needs none
+    for (_, targets, centroids), given in zip(passes, used, strict=False):
+        assert given is centroids
+        assert torch.bincount(targets).tolist() == [max(CLASS_COUNTS)] * 10
+    of_smallest = [images[targets == 9] for images, targets, _ in passes]
+    # Four images of the class are drawn six times each, and cropped and flipped anew.
+    assert all(len(images.flatten(1).unique(dim=0)) > 2 * 4 for images in of_smallest)
+    assert not torch.equal(*of_smallest)
+    assert not torch.equal(used[0], used[1])
 
 
 def test_the_margin_starts_at_the_flag_and_at_one_as_released(tree, pretrained):
