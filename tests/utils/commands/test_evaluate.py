@@ -27,9 +27,10 @@ from tests.support.own_images import write_folder
 from tests.support.pictures import noise, save
 from utils.commands.evaluate import _epoch_of
 from utils.evaluation.classifier_files import load_classifier
-from utils.evaluation.classifiers import apply_classifier
+from utils.evaluation.classifiers import FeatureBank, apply_classifier
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
+from utils.training import selection
 
 CLASSES = [f"class_{k}" for k in range(10)]
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -195,6 +196,61 @@ def test_evaluation_saves_the_classifiers_that_it_fits(tree, both):
     # `--overwrite True` replaces the run with all that was made of it.
     argv = [str(flag) for flag in stage_1(tree, both)]
     assert folder / "classifiers.pth" in run_folder(parse_options(argv)).own_files()
+
+
+def test_classifiers_are_fitted_on_training_images_and_tuned_on_held_out_ones(
+    tree, both, monkeypatch
+):
+    banks = []
+
+    def bank_of(*parts):
+        banks.append(FeatureBank(*parts))
+        return banks[-1]
+
+    monkeypatch.setattr("utils.commands.evaluate.FeatureBank", bank_of)
+    succeed(stage_1(tree, both, "-e", "--readings", "logit_adjustment,temperature_scaling"))
+    [bank] = banks
+    folder = both / STAGE_1_NAME
+    arrays = {}
+    for split in ("train", "test"):
+        with np.load(folder / f"outputs_{split}.npz") as outputs:
+            arrays[split] = torch.tensor(outputs["feats"]), torch.tensor(outputs["labels"])
+    assert bank.class_counts == CLASS_COUNTS
+    assert torch.equal(bank.features, arrays["train"][0])
+    assert torch.equal(bank.labels, arrays["train"][1])
+    # The subset's rest, at most 20 of each class; the test set has 4 of each.
+    heldout = torch.bincount(bank.heldout[1], minlength=10).tolist()
+    assert heldout == [min(20, 24 - count) for count in CLASS_COUNTS]
+    assert len(bank.heldout[0]) == sum(heldout)
+
+    weights = weights_of(folder, "ckpt.best.pth.tar")
+    features, labels = arrays["test"]
+    logits = features @ weights["linear.weight"].T + weights["linear.bias"]
+    prior = torch.tensor(CLASS_COUNTS) / sum(CLASS_COUNTS)
+    preds = (logits - prior.log()).argmax(dim=1)
+    readings = json.loads((folder / "readings.json").read_text())
+    expected = accuracy(preds.numpy(), labels.numpy())
+    assert readings["logit_adjustment"]["top1"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_predictions_of_a_run_are_those_of_its_selected_epoch(tree, tmp_path, monkeypatch):
+    """The first of two epochs is made the best."""
+    original = selection.score
+
+    def score(protocol, epoch, phase, results):
+        return -epoch if protocol == "test" else original(protocol, epoch, phase, results)
+
+    monkeypatch.setattr(selection, "score", score)
+    argv = stage_1(tree, tmp_path)
+    succeed(argv)
+    succeed([*argv, "--evaluation", "True"])
+    folder = tmp_path / STAGE_1_NAME
+    chosen, last = (read_summary(folder)["test"][which] for which in ("selected", "last"))
+    assert (chosen["epoch"], last["epoch"]) == (1, 2)
+    assert chosen["linear"]["per_class"] != last["linear"]["per_class"]
+    with np.load(folder / "predictions.npz") as kept, np.load(folder / "outputs_test.npz") as best:
+        assert np.array_equal(kept["preds"], best["preds"])
+        assert np.array_equal(kept["labels"], best["labels"])
 
 
 def test_evaluation_shows_the_size_of_every_group(tree, both):
