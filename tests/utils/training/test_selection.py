@@ -191,6 +191,10 @@ def test_a_protocol_chooses_every_link_of_the_chain(protocol, tree, tmp_path):
             assert logged(last["linear"]) == records[-1]["results"][split]["linear"]
         kept = load(folder / "ckpt.best.pth.tar")
         assert kept["epoch"] == best["epoch"]
+        # What the protocol compares; where nothing is compared, the accuracy on the test images.
+        top1 = best["results"]["test"]["linear"]["top1"]
+        value = top1 if protocol == "last" else score(protocol, best, "linear")
+        assert kept["best_acc1"] == pytest.approx(value, abs=1e-3)
         assert kept["selected_on"] == protocol
         links.append(kept)
     if protocol != "last":
