@@ -98,6 +98,22 @@ def test_centred_ncm_does_not_change_when_all_features_are_shifted(bank, head, t
     )
 
 
+def test_centred_ncm_is_the_cosine_to_the_means_of_centred_directions(bank, head, test_set):
+    """The features' lengths differ by a factor of ten, and each direction counts as much."""
+    features, _ = test_set
+    lengths = torch.linspace(0.2, 2, len(bank.features)).unsqueeze(1)
+    stretched = FeatureBank(lengths * bank.features, bank.labels, head, COUNTS)
+    inputs, labels = stretched.features.double().numpy(), bank.labels.numpy()
+    mean = inputs.mean(axis=0)
+    directions = (inputs - mean) / np.linalg.norm(inputs - mean, axis=1, keepdims=True)
+    means = np.stack([directions[labels == c].mean(axis=0) for c in range(4)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    points = features.double().numpy() - mean
+    expected = points @ means.T / np.linalg.norm(points, axis=1, keepdims=True)
+    scores = FITTERS["ncm_centred"](stretched)(features)
+    np.testing.assert_allclose(scores.numpy(), expected, atol=1e-5)
+
+
 def test_crt_is_a_class_balanced_logistic_regression(bank, test_set):
     features, _ = test_set
     inputs, labels = bank.features.double().numpy(), bank.labels.numpy()
@@ -146,6 +162,25 @@ def test_the_tuned_tau_is_the_best_of_the_grid_on_heldout_images(bank, head):
     scores = [score(tau) for tau in TAUS]
     assert score(FITTERS["tau_norm_tuned"](bank).tuned["tau"]) == max(scores)
     assert max(scores) > min(scores)
+
+
+def test_tau_is_tuned_for_balanced_accuracy_and_of_equals_the_smallest_is_taken():
+    """Of unbalanced held-out images, the share that is right prefers another τ."""
+    torch.manual_seed(3)
+    training = blobs(COUNTS, 0, spread=2.5)
+    features, labels = blobs([100, 30, 10, 10], 1, spread=2.5)
+    head = trained(nn.Linear(6, 4), *training)
+    weight = head.weight.detach().double()
+    balanced, shares = [], []
+    for tau in TAUS:
+        scaled = weight / weight.norm(dim=1, keepdim=True) ** tau
+        right = ((features.double() @ scaled.T).argmax(dim=1) == labels).double()
+        balanced.append(round(np.mean([right[labels == c].mean().item() for c in range(4)]), 6))
+        shares.append(right.mean().item())
+    best = balanced.index(max(balanced))
+    assert balanced.count(max(balanced)) > 1 and shares[best] < max(shares)
+    bank = FeatureBank(*training, head, COUNTS, (features, labels))
+    assert FITTERS["tau_norm_tuned"](bank).tuned["tau"] == TAUS[best]
 
 
 def test_the_tuned_tau_does_not_depend_on_the_test_set(bank, test_set):
@@ -249,6 +284,20 @@ def test_only_classifiers_with_logits_have_a_calibration_error(bank, test_set):
     for name, record in records.items():
         assert (record["ece"] is None) == name.startswith("ncm"), name
         assert has_confidence(name) == (record["ece"] is not None), name
+
+
+def test_the_calibration_error_and_the_worst_class_of_a_record_are_in_percent(head, bank, test_set):
+    features, targets = test_set
+    record = read({"linear": FITTERS["linear"](bank)}, features, targets, COUNTS)["linear"]
+    logits = head(features).detach().double()
+    confidence, preds = logits.softmax(dim=1).max(dim=1)
+    right, error = (preds == targets).double(), 0.0
+    for low in range(15):
+        inside = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        error += abs((right - confidence)[inside].sum().item())
+    assert record["ece"] == pytest.approx(100 * error / len(targets), abs=1e-3)
+    worst = min(right[targets == c].mean().item() for c in range(4))
+    assert record["worst"] == pytest.approx(100 * worst, abs=1e-3)
 
 
 def test_a_saved_classifier_follows_the_type_of_the_features(bank, test_set):
