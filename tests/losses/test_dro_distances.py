@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
@@ -168,6 +169,22 @@ def test_the_normalised_gradient_is_bounded_at_a_feature_of_zeros(value, dtype, 
     # The loss changes by 2/τ at most when a distance changes by 1, a distance by 1/shortest.
     shortest = 1e-3 * centroids.norm(dim=1).mean()
     assert features.grad.norm(dim=1).max() <= 2 / (temperature * shortest)
+
+
+def test_only_features_below_a_thousandth_of_the_mean_centroid_stay_shorter_than_1(device):
+    """The centroids have lengths 1 to 5, so their mean length is 3."""
+    features, targets, bank, bank_targets, epsilons = random_problem()
+    unit_centroids = F.normalize(centroids_of(bank, bank_targets), dim=1)
+    centroids = torch.arange(1.0, 6.0).double().unsqueeze(1) * unit_centroids
+    lengths = torch.tensor([0.0, 1e-4, 1e-3, 2e-3, 2.9e-3, 3.1e-3, 4e-3, 1e-2, 0.1, 1.0, 3.0, 99.0])
+    directions, lengths = F.normalize(features, dim=1), lengths.double().unsqueeze(1)
+    expected = reference_loss(
+        directions * (lengths / 3e-3).clamp(max=1), targets, unit_centroids, 0.1, epsilons=epsilons
+    )
+    loss_of = DROLoss(0.1, epsilons=epsilons, distance="normalised").to(device)
+    given = (directions * lengths, targets, centroids)
+    loss = loss_of.to_centroids(*(tensor.to(device) for tensor in given))
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_normalised_loss_of_zeros_alone_is_finite(device):
