@@ -7,7 +7,7 @@ import pytest
 
 import datasets.long_tail
 from datasets import long_tail_counts, long_tail_indices
-from datasets.long_tail import left_out_indices
+from datasets.long_tail import counts_by_size, left_out_indices
 from utils.evaluation.shot_groups import group_of_counts
 
 
@@ -121,6 +121,16 @@ def test_an_unknown_type_is_an_error(imb_type):
 def test_no_class_is_an_error():
     with pytest.raises(ValueError, match="at least one class, not 0"):
         long_tail_counts(0, 100, "exp", 0.1)
+
+
+@pytest.mark.parametrize("sizes", [[500] * 100, [7, 3] * 50, [3, 7, 5, 7] * 30, [4, 9, 4]])
+def test_classes_of_one_size_shrink_in_the_order_of_their_labels(sizes):
+    """So CIFAR's classes, which are all of one size, get their counts by label. Sorting must not
+    permute equal sizes, which fast ways of sorting do."""
+    counts = counts_by_size(sizes, "exp", 0.01)
+    by_rank = long_tail_counts(len(sizes), max(sizes), "exp", 0.01)
+    ranks = sorted(range(len(sizes)), key=lambda label: (-sizes[label], label))
+    assert [counts[label] for label in ranks] == by_rank
 
 
 def test_the_example_of_the_docstring_runs():

@@ -27,6 +27,20 @@ def test_a_tree_keeps_its_own_imbalance_and_its_pixels(tmp_path):
     np.testing.assert_array_equal(pixels_of(data.test)[0], noise(32, 32, 3, seed=1000))
 
 
+def test_every_image_of_a_subset_keeps_its_file_and_its_label(tmp_path):
+    """The subset shuffles each class. Evaluation names the files of its outputs by these names."""
+    tree = write_folder(tmp_path, counts=(12, 9, 7))
+    data = folder_data(
+        tree, "--imb_type", "exp", "--imb_factor", 0.25, "--heldout_fraction", 0.25, "--seed", 0
+    )
+    assert data.train.files != sorted(data.train.files)
+    for split in (data.train, data.test, data.heldout):
+        named = zip(split.files, split.labels.tolist(), pixels_of(split), strict=True)
+        for name, label, pixels in named:
+            assert name.split("/")[-2] == CLASSES[label]
+            np.testing.assert_array_equal(pixels, np.asarray(Image.open(tree / name)))
+
+
 @pytest.mark.parametrize(
     ("splits", "test_seed", "heldout_seed"),
     [(("train", "test"), 1, None), (("train", "val"), 1, None), (("train", "test", "val"), 1, 2)],
