@@ -33,7 +33,11 @@ def test_every_epoch_has_the_rate_of_the_formula():
 
 
 @pytest.mark.parametrize(
-    ("epochs", "first", "second"), [(200, 160, 180), (100, 80, 90), (20, 16, 18), (400, 320, 360)]
+    ("epochs", "first", "second"),
+    [
+        *((200, 160, 180), (100, 80, 90), (20, 16, 18), (400, 320, 360)),
+        *((13, 10, 12), (33, 26, 30), (92, 74, 83)),  # 10.4 and 11.7, 26.4 and 29.7, 73.6 and 82.8
+    ],
 )
 def test_scaled_moves_the_steps_and_drws_switch_with_the_epochs(epochs, first, second, capsys):
     rate_of, drw_start = schedule(parse_options(["--schedule", "scaled", "--epochs", str(epochs)]))
