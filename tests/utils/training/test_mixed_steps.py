@@ -107,6 +107,24 @@ def test_the_first_view_is_classified_and_the_others_are_contrasted(head_scale):
     assert all(parameter.grad.abs().max() > 0 for parameter in branch.parameters())
 
 
+def test_batch_norm_sees_each_micro_batch_once_and_normalises_it_by_itself():
+    """The network passes over the parts twice, but its running statistics move once."""
+    split, model = make(SplitStep, micro_batches=3)
+    _, twin = make(EagerStep)
+    model.train(), twin.train()
+    images, targets = batch()
+    outputs = [twin(part) for part in images.tensor_split(3)]
+    features, logits = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+    stage_1_objective("BS", COUNTS)(features, logits, targets)[0].backward()
+    torch.optim.SGD(twin.parameters(), 0.01).step()
+    split(images, targets, None)
+    assert model.bn1.num_batches_tracked == 3
+    for (name, found), expected in zip(
+        model.state_dict().items(), twin.state_dict().values(), strict=True
+    ):
+        assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
 @pytest.mark.parametrize("parts", [2, 3])
 @pytest.mark.parametrize("with_teacher", [False, True])
 def test_micro_batches_give_the_whole_batchs_step(parts, with_teacher):
