@@ -5,7 +5,8 @@ import torch
 from models import build_model
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
-NAMES = ["ant", "bee", "cat", "dog", "elk", "fox"]
+NAMES = ["fox", "ant", "elk", "bee", "dog", "cat"]
+"""Not sorted: the order of the classes is that of the network's logits."""
 
 
 def write_checkpoint(
