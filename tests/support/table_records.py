@@ -137,3 +137,12 @@ def write_run(
         np.savez(folder / "predictions.npz", labels=labels, preds=preds)
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def without_ncm(folder: Path) -> None:
+    """Removes NCM's accuracies on the test set from the summary of a run."""
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    for which in ("selected", "last"):
+        summary["test"][which]["ncm"] = None
+    path.write_text(json.dumps(summary))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.support.table_records import frame_of, predictions, write_run
+from tests.support.table_records import frame_of, predictions, without_ncm, write_run
 from utils.options.recipes import RECIPES
 from utils.reproduce.comparisons import against_published, comparisons, rankings
 from utils.reproduce.plan import DataSet, Length
@@ -42,6 +42,15 @@ def test_several_seeds_are_compared_over_seeds_and_images(tmp_path):
     [line] = lines(tmp_path)
     assert line["seeds"] == [0, 1] and line["difference"].covers == "seeds and images"
     assert line["difference"].points == 11.0 and line["difference"].seed_error == 1.0
+
+
+def test_the_difference_of_ncm_is_unknown_where_one_seed_lacks_it(tmp_path):
+    for seed in (0, 1):
+        pair(tmp_path, seed=seed)
+    [without] = (tmp_path / "runs").glob("*/control/*_s1_*")
+    without_ncm(without)
+    [line] = lines(tmp_path)
+    assert math.isnan(line["ncm_points"]) and line["difference"].points == 10.0
 
 
 def test_only_seeds_that_both_have_are_compared(tmp_path):
@@ -192,6 +201,7 @@ def test_held_out_images_put_rows_in_their_order_by_the_last_epoch(tmp_path):
     for line in ranking.to_dict("records"):
         heldout, test = LASTS[line["row"]]
         assert (line["heldout"], line["test"], line["ncm"]) == (heldout, test, test - 5)
+        assert line["few"] == test - 5
         if line["row"] != "control":
             assert line["reference"] == "control"
             assert line["difference"].points == heldout - 40

@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from tests.support.table_records import CIFAR100, cell_of, frame_of, predictions, write_run
+from tests.support.table_records import (
+    CIFAR100,
+    cell_of,
+    frame_of,
+    predictions,
+    without_ncm,
+    write_run,
+)
 from utils.errors import UserError
 from utils.reproduce.filing import file_records
 from utils.reproduce.plan import DataSet, Length
@@ -112,6 +119,14 @@ def test_an_entry_of_one_seed_has_no_deviation_and_is_marked_where_cut_short(tmp
     assert (entry["length"], entry["is_full_length"]) == ("200, 2+1", False)
 
 
+def test_a_mean_is_unknown_where_one_seed_lacks_the_value(tmp_path):
+    """The mean over the other seeds alone would stand beside means over all seeds."""
+    stage_1(tmp_path)
+    without_ncm(stage_1(tmp_path, seed=1))
+    [entry] = entries(tmp_path, protocol="test")
+    assert (entry["ncm"], entry["top1_mean"], entry["seeds"]) == (None, 3.0, 2)
+
+
 def test_the_true_last_feature_epoch_stands_beside_what_was_chosen(tmp_path):
     """With features of epoch 2 loaded back, the classifier phase reads theirs."""
     write_run(tmp_path, "dro_lt", [1.0, 2.0, 3.0, 5.0, 4.0], ncm=[7, 9, 8, 9, 9], length=LENGTH)
@@ -145,6 +160,9 @@ def test_seeds_of_stage_2_from_one_start_are_a_line_beside_the_chains(tmp_path):
         write_run(tmp_path, "dro_lt", tops, length=Length(200, 2, 1), seed=seed, start_seed=0)
     lines = {e["of_seeds"]: (e["seed_list"], e["top1_mean"]) for e in entries(tmp_path)}
     assert lines == {CHAINS: ([0], 10.0), "stage 2 from seed 0": ([0, 1, 2], 30.0)}
+    # The published number is one of whole chains.
+    published = {e["of_seeds"]: (e["published"], e["difference"]) for e in entries(tmp_path)}
+    assert published == {CHAINS: (47.3, -37.3), "stage 2 from seed 0": (None, None)}
     write_run(tmp_path, "dro_lt", [1.0, 1.0, 50.0], length=Length(200, 2, 1), seed=1)
     lines = {e["of_seeds"]: (e["seed_list"], e["top1_mean"]) for e in entries(tmp_path)}
     assert lines[CHAINS] == ([0, 1], 30.0)
