@@ -103,14 +103,18 @@ def test_a_run_made_earlier_is_exported_with_the_right_protocols(both, tmp_path)
 
 
 def test_the_checkpoints_that_come_with_the_code_say_how_they_were_chosen():
-    for path in (REPOSITORY / "pretrained").rglob("*.pth.tar"):
-        is_stage_2 = path.parent.name.startswith("robust_")
-        protocol = {
-            "ckpt.best.pth.tar": load(path)["selected_on"] if is_stage_2 else "test",
-            "ckpt.best_heldout.pth.tar": None if is_stage_2 else "heldout",
-            "ckpt.pth.tar": "last",
-        }[path.name]
-        assert load(path)["selected_on"] == protocol, path
+    """As pretrained/README.md says; a stage 2 keeps no best checkpoint of another protocol."""
+    protocols = {
+        "ckpt.best.pth.tar": "test",
+        "ckpt.best_heldout.pth.tar": "heldout",
+        "ckpt.pth.tar": "last",
+    }
+    paths = list((REPOSITORY / "pretrained").rglob("*.pth.tar"))
+    assert {path.name for path in paths} == set(protocols)
+    for path in paths:
+        content = load(path)
+        assert content["selected_on"] == protocols[path.name], path
+        assert content["stage"] == 1 or path.name != "ckpt.best_heldout.pth.tar", path
 
 
 def test_fine_tuning_starts_right_after_cloning(tree, finished, clone):
