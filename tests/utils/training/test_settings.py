@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from datasets.normalisation import Normalisation
 from tests.support import stages
 from tests.support.dro_reference import reference_loss
 from tests.support.helpers import noise, seeded
@@ -173,7 +174,7 @@ def test_mixup_draws_by_the_runs_own_seed():
 @pytest.mark.parametrize("flags", ["", STAGE_2], ids=["stage 1", "stage 2"])
 def test_training_images_are_normalised_as_their_data_say(flags):
     mean, std = (0.1, 0.5, 0.3), (0.2, 0.3, 0.6)
-    data = replace(small_data(), mean=mean, std=std)
+    data = replace(small_data(), normalisation=Normalisation(mean, std))
     images = noise(3)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
     for phase in make_stage(flags, MACHINE, data)[1].phases:
