@@ -17,7 +17,7 @@ from utils.files import atomic_write
 from utils.machine.cores import usable_cores
 
 # Raise it whenever files are decoded in another way, so that earlier caches are not used.
-DECODING = 2
+DECODING = 3
 
 
 def cache_beside(place: Path, side: int) -> Path:

@@ -2,8 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -80,6 +80,18 @@ def is_image(path: str) -> bool:
             return not (isinstance(image, ImageFile.StubImageFile) or image.format == "MPEG")
     except Exception:  # Pillow's readers raise errors of many types for broken files
         return False
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Image.Image]:
+    """Gives the image in a file, whose pixels are to be read.
+
+    Pillow maps some uncompressed files into memory if it opens them by their names. It then takes
+    the size that a TIFF file has when it is upright, even if the stored picture lies on its side,
+    and mixes up the pixels. It does not map files that are already open.
+    """
+    with open(path, "rb") as file, Image.open(file) as image:
+        yield image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -166,7 +178,7 @@ def exactly(image: Image.Image, side: int) -> Image.Image:
 def read_pixels(path: str, prepare: Callable[[Image.Image], Image.Image]) -> np.ndarray | str:
     """Returns the prepared image, uint8 ``[H, W, 3]``, or a message on what is wrong with it."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return np.asarray(prepare(to_rgb(image)))
     except Exception as error:  # Pillow's readers raise errors of many types for broken files
         return fault_of(path, error)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.files.images import LARGE_SIDE, fault_of, fit, listed, to_rgb
+from datasets.files.images import LARGE_SIDE, fault_of, fit, listed, opened, to_rgb
 from datasets.loading.augmentation import cutout
 from utils.errors import RunError, UserError
 from utils.machine import signals
@@ -103,7 +103,7 @@ class _Files(Dataset):
         faults = []
         for i, (path, seed) in enumerate(zip(task.paths, task.seeds, strict=True)):
             try:
-                with Image.open(path) as image:
+                with opened(path) as image:
                     images[i] = augmented(to_rgb(image), task.side, task.augment, seed)
             except Exception as error:  # Pillow's readers raise errors of many types
                 faults.append(fault_of(path, error))

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from datasets.files.images import to_rgb
+from datasets.files.images import opened, to_rgb
 from utils.predict.predictions import Prediction
 from utils.predict.targets import written
 
@@ -89,7 +89,7 @@ def thumbnail(file: str) -> str:
     """Returns the picture as a data URI, upright and within 160 × 160 pixels; empty if the file
     cannot be read any more."""
     try:
-        with Image.open(file) as image:
+        with opened(file) as image:
             small = to_rgb(image)
     except Exception:  # the file may have changed since it was classified
         return ""

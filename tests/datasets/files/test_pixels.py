@@ -38,6 +38,24 @@ def test_pictures_are_upright_by_their_exif_orientation(tmp_path, orientation, s
     np.testing.assert_array_equal(pixels, upright)
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+def test_uncompressed_pictures_that_lie_on_their_side_are_upright_in_every_mode(tmp_path, mode):
+    """Pillow reads these in another way than compressed ones."""
+    pixels = noise(4, 6)
+    if mode == "I;16":
+        stored = Image.fromarray(pixels.astype(np.uint16) * 256)
+    else:
+        stored = Image.fromarray(pixels).convert(mode)
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    found = []
+    for name, how in (("plain.tif", {}), ("packed.tif", {"compression": "tiff_lzw"})):
+        stored.save(tmp_path / name, exif=tag, **how)
+        found.append(read_pixels(str(tmp_path / name), lambda image: image))
+    assert found[0].shape == (6, 4, 3)
+    np.testing.assert_array_equal(*found)
+
+
 def test_damaged_exif_leaves_the_picture_as_it_is(tmp_path):
     pixels = noise(4, 6, 3)
     Image.fromarray(pixels).save(tmp_path / "x.png", exif=b"Exif\x00\x00no tags at all")
