@@ -11,9 +11,10 @@ from typing import IO
 from utils.errors import UserError
 from utils.files import atomic_write
 
-SUFFIXES = (".csv", ".html", ".htm")
-BEGINNINGS = (b"file,class,confidence", b"<!DOCTYPE html>")
-"""What a table and a page of predictions begin with."""
+TABLE = b"file,class,confidence"
+"""What a table of predictions begins with."""
+PAGE, TITLE = b"<!DOCTYPE html>", b"<title>Predictions by "
+"""What a page of predictions begins with, and what is soon behind it."""
 
 
 def check_targets(targets: Sequence[Path]) -> None:
@@ -81,19 +82,20 @@ def _check_file(target: Path) -> None:
     if os.path.lexists(place) and not _may_be_replaced(place):
         raise UserError(
             f"cannot write {target}: it is there already, and neither a table nor a page of "
-            "predictions; give a new name, or that of a .csv or .html file"
+            "predictions; give a new name"
         )
 
 
 def _may_be_replaced(place: Path) -> bool:
-    """Returns True for an empty file, a table and a page. The suffix or the beginning tells them;
-    an image is none of them under any name."""
+    """Returns True for an empty file, a table of predictions and a page of predictions. Their
+    beginning tells them: a .csv file may as well be a table of labels. A file with the name of an
+    image is none of them."""
     # This imports torch, so only where it is needed.
-    from datasets.files.images import IMAGE_SUFFIXES, is_image
+    from datasets.files.images import IMAGE_SUFFIXES
 
-    suffix = place.suffix.lower()
-    if not place.is_file() or suffix in IMAGE_SUFFIXES or is_image(str(place)):
+    if not place.is_file() or place.suffix.lower() in IMAGE_SUFFIXES:
         return False
     with open(place, "rb") as file:
-        beginning = file.read(64).lstrip()
-    return not beginning or suffix in SUFFIXES or beginning.startswith(BEGINNINGS)
+        beginning = file.read(512).lstrip()
+    is_page = beginning.startswith(PAGE) and TITLE in beginning
+    return not beginning or beginning.startswith(TABLE) or is_page

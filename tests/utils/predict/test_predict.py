@@ -335,6 +335,8 @@ def test_the_runs_folder_may_have_a_name_that_is_not_utf8(run, tmp_path):
         (["RUN", "--output", "images/0000.png", "images"], "images/0000.png: it is there"),
         (["RUN", "images", "--output", "photo.csv"], "neither a table nor a page"),
         (["RUN", "images", "--html", "notes"], "give a new name"),
+        (["RUN", "images", "--output", "labels.csv"], "neither a table nor a page"),
+        (["RUN", "images", "--html", "saved.html"], "neither a table nor a page"),
         (["RUN", "images", "--output", "loop"], "loop: it is there"),
         (["RUN", "images", "--output", "x", "--html", "./x"], "write x and x: they are the same"),
         (["RUN", "images", "--output", "x", "--html", "to_x"], "they are the same file"),
@@ -348,6 +350,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(argv, says, run, tmp_path,
     (tmp_path / "empty").mkdir()
     Image.fromarray(noise(8, 8, 3)).save(tmp_path / "photo.csv", "png")
     (tmp_path / "notes").write_text("mine")
+    (tmp_path / "labels.csv").write_text("path,label\n0000.png,ant\n")
+    (tmp_path / "saved.html").write_text("<!DOCTYPE html>\n<title>Ants</title>\n")
     for name, to in {"loop": "loop", "to_x": "x", "to_photo": "images/0000.png"}.items():
         linked(tmp_path / name, to)
     before = snapshot(tmp_path)
@@ -401,8 +405,8 @@ def test_standard_output_gets_the_table_alone(run, tmp_path, capfd):
 
 def test_an_earlier_table_is_kept_where_the_run_fails(run, tmp_path, monkeypatch):
     folder = write_images(tmp_path / "images", 2)
-    (tmp_path / "p.csv").write_text("earlier")
+    (tmp_path / "p.csv").write_text("file,class,confidence\nearlier")
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
     status, _, err = predict(run, folder, "--output", tmp_path / "p.csv")
     assert status == 1 and "No space left" in err and err.count("\n") == 1
-    assert (tmp_path / "p.csv").read_text() == "earlier"
+    assert (tmp_path / "p.csv").read_text() == "file,class,confidence\nearlier"
