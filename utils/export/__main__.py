@@ -21,6 +21,7 @@ from pathlib import Path
 from utils.errors import UserError, run_program
 from utils.options.parse import Parser
 from utils.runs.lookup import PRETRAINED
+from utils.runs.run_folder import check_writable
 
 FORMATS = ("checkpoint", "onnx", "pt2", "safetensors")
 
@@ -55,7 +56,8 @@ def export(arguments: argparse.Namespace) -> list[Path]:
     """Writes the files and returns their paths.
 
     Raises:
-        UserError: there is no such run, or a package that the format needs is missing.
+        UserError: there is no such run, the folder cannot be written, or a package that the format
+            needs is missing.
     """
     if arguments.format == "checkpoint":
         from utils.export.checkpoints import export_checkpoints
@@ -71,6 +73,7 @@ def export(arguments: argparse.Namespace) -> list[Path]:
     check_packages(arguments.format)
     trained = load_network(arguments.run)
     folder = arguments.output or trained.path.parent
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"model.{arguments.format}"
     WRITERS[arguments.format](trained, path)

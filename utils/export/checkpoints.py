@@ -7,7 +7,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.runs import checkpoint
 from utils.runs.records import place_of, read_run
-from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by
+from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by, check_writable
 
 KEPT = (
     *("epoch", "arch", "state_dict", "best_acc1", "stage", "dataset", "class_counts"),
@@ -26,8 +26,8 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
             starts.
 
     Raises:
-        UserError: the run is not finished, a checkpoint is damaged, or a file that a run needs to
-            be resumed is where a small one would go.
+        UserError: the run is not finished, a checkpoint is damaged, the target cannot be written,
+            or a file that a run needs to be resumed is where a small one would go.
     """
     run = read_run(folder)
     if not run.is_finished:
@@ -46,6 +46,7 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
         # Earlier versions wrote the run's protocol into the last epoch's checkpoint too.
         slim[name]["selected_on"] = chosen_by[name]
     target = output / place_of(folder, run.stage)
+    check_writable(target)
     _check_target(target, folder, found)
     target.mkdir(parents=True, exist_ok=True)
     for name, content in slim.items():

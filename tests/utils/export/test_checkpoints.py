@@ -236,3 +236,12 @@ def test_a_run_is_looked_up_as_for_a_prediction(finished, tmp_path, monkeypatch)
     ):
         assert main([run, "--output", f"out{i}"]) == 0, run
         assert (tmp_path / f"out{i}" / STAGE_1_NAME / "ckpt.best.pth.tar").is_file()
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line(finished, tmp_path, capsys):
+    occupied = tmp_path / "mine"
+    occupied.write_text("a file")
+    assert main([str(finished / STAGE_1_NAME), "--output", str(occupied)]) == 2
+    err = capsys.readouterr().err
+    assert "not a writable folder" in err and err.count("\n") == 1
+    assert occupied.read_text() == "a file"

@@ -122,3 +122,15 @@ def test_bad_input_is_one_line_and_nothing_is_written(argv, says, tmp_path, caps
     err = capsys.readouterr().err
     assert err.startswith("export: error: ") and says in err and err.count("\n") == 1
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("output", ["mine", "mine/out"])
+def test_a_file_in_the_place_of_the_folder_is_one_line(output, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "run")
+    (tmp_path / "mine").write_text("a file")
+    before = snapshot(tmp_path)
+    assert main(["run", "--format", "pt2", "--output", output]) == 2
+    err = capsys.readouterr().err
+    assert f"cannot write into {output}" in err and "not a writable folder" in err
+    assert err.count("\n") == 1 and snapshot(tmp_path) == before
