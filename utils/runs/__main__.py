@@ -42,14 +42,18 @@ def describe(folder: Path) -> Iterator[str]:
         run = read_run(folder)
         options = Options.from_record(run.arguments)
         flags = [n for n in options.decisive() if not options.is_at_default(n)]
-    except (UserError, TypeError) as error:
+        result = result_of(run)
+    except UserError as error:
         yield f"unreadable: {error}"
+        return
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a value is
+        yield f"unreadable: not the records of a run ({type(error).__name__}: {error})"
         return
     given = " ".join(f"{flag_of(name)} {getattr(options, name)}" for name in flags)
     yield f"stage {run.stage}, flags: {given or 'the defaults'}"
     done = run.epochs[-1]["epoch"] if run.epochs else 0
     yield f"{done} of {options.epochs} epochs{'' if run.is_finished else ', not finished'}"
-    if result := result_of(run):
+    if result:
         yield result
 
 

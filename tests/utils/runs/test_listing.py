@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from utils.runs.__main__ import main
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -35,6 +37,27 @@ def test_an_unfinished_run_and_an_unreadable_one_are_listed_too(tmp_path, capsys
     lines = capsys.readouterr().out.splitlines()
     assert "1 of 1 epochs, not finished" in lines[2] and "the last so far" in lines[3]
     assert "unreadable" in lines[5]
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("summary.json", lambda content: content.pop("selected_on")),
+        ("summary.json", lambda content: content["test"]["selected"]["linear"].update(top1=None)),
+        ("args.json", lambda content: content.update(feat_loss=3)),
+    ],
+)
+def test_an_odd_value_in_a_record_hides_no_other_run(name, spoil, tmp_path, capsys):
+    shutil.copytree(EARLIER, tmp_path, dirs_exist_ok=True)
+    first, second = sorted(path.parent for path in tmp_path.rglob("args.json"))
+    content = json.loads((second / name).read_text())
+    spoil(content)
+    (second / name).write_text(json.dumps(content))
+    assert main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(first) and "selected on test" in lines[3]
+    assert lines[4] == str(second) and "unreadable: not the records of a run" in lines[5]
+    assert lines[6:] == [f"2 runs below {tmp_path}"]
 
 
 def test_no_such_folder_is_one_line(tmp_path, capsys):
