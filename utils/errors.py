@@ -126,7 +126,11 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
 
 
 def replace_unencodable() -> None:
-    """Makes output streams replace characters that they cannot show."""
+    """Makes output streams replace characters that they cannot show. A stream that was closed
+    before the program began, as by ``>&-``, leads nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -70,6 +70,20 @@ def test_a_stream_shows_what_it_can_of_a_name(encoding, monkeypatch):
     assert sys.stderr.buffer.getvalue() == b"tried: error: caf?: no such folder\n"
 
 
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_traceback(closed, monkeypatch, capsys):
+    monkeypatch.setattr(sys, closed, None)
+
+    def program():
+        print("said")
+        print("warned", file=sys.stderr)
+        sys.stdout.write("said")  # print passes over a stream that is None, other writers do not
+        sys.stderr.write("warned")
+
+    assert run_program("tried", program) == 0
+    getattr(sys, closed).close()
+
+
 def test_a_reader_that_goes_away_ends_a_program_quietly():
     """The text that is still in Python's buffer causes no error either."""
     code = "import sys\nfrom utils.errors import run_program\n"
