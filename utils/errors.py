@@ -1,5 +1,6 @@
 """Errors of the program, and how it ends with them: one line on standard error, and a status."""
 
+import errno
 import importlib
 import io
 import os
@@ -100,7 +101,9 @@ def ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, (UserError, RunError)):
         return 2 if isinstance(error, UserError) else 1, " ".join(str(error).split())
     if isinstance(error, OSError):
-        return 1, f"{error.filename or 'a file'}: {error.strerror or error}"
+        # No file system has a name that is too long, so somebody gave it.
+        is_input = error.errno == errno.ENAMETOOLONG
+        return 2 if is_input else 1, f"{error.filename or 'a file'}: {error.strerror or error}"
     if is_out_of_memory(error):
         return 1, "out of memory"
     raise error
