@@ -21,10 +21,11 @@ from tests.support.helpers import (
     write_tree,
 )
 from tests.support.own_images import folder_data, write_folder, write_npz
-from tests.support.pictures import noise, options
+from tests.support.pictures import noise, options, save
 from tests.support.small_images import SIDE
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
+from utils.runs.resuming import prepare
 
 
 def both_stages(root, data, epochs=2, arch="resnet8"):
@@ -98,6 +99,30 @@ def test_a_run_goes_on_with_a_copy_of_its_images_and_never_with_others(tmp_path,
     succeed([*first, "--resume", "True"])
     assert snapshot(folder) == before
     assert len(list(tmp_path.glob("npz_*"))) == 2
+
+
+def test_no_new_run_begins_in_the_place_of_an_unfinished_one_whose_images_have_changed(
+    tmp_path, no_figures
+):
+    tree = write_folder(tmp_path / "own")
+    first, *_ = both_stages(tmp_path / "runs", ["--dataset", "folder", "--data_root", tree])
+    succeed(first)
+    folder = run_folder(parse_options(first)).records
+    (folder / "summary.json").unlink()
+    added = tree / "train" / "ant" / "added.png"
+    save(added, noise(32, 32, 3, seed=77))
+    before = snapshot(tmp_path)
+    outcome = call([*first, "--resume", "True"])
+    assert outcome.status == 2 and len(outcome.errors) == 1
+    assert f"the data in --data_root {tree} have changed" in outcome.err
+    assert str(folder) in outcome.err and snapshot(tmp_path) == before
+    # Other data begin a run of their own, and so do other options.
+    for flags in (["--data_root", str(tmp_path / "copy")], ["--wd", "0.5"]):
+        shutil.copytree(tree, tmp_path / "copy", dirs_exist_ok=True)
+        options = parse_options([*first, "--resume", "True", *flags])
+        assert prepare(options, run_folder(options)) == "start"
+    added.unlink()
+    assert "resumes after epoch 2" in succeed([*first, "--resume", "True"]).out
 
 
 @pytest.mark.parametrize("state", ["finished", "unfinished"])

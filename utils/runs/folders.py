@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.options.flags import FIELDS, PRECISIONS, Options, flag_of, with_role
+from utils.options.data_paths import data_root
+from utils.options.flags import FIELDS, OWN_DATASETS, PRECISIONS, Options, flag_of, with_role
 from utils.options.roles import Role
 from utils.options.run_names import (
     DIGITS,
@@ -193,6 +194,27 @@ def check_files_unchanged(options: Options) -> None:
             raise UserError(
                 f"--resume True: {named} has changed since the run in {run.records} began; without "
                 "--resume True a new run begins"
+            )
+
+
+def check_data_unchanged(options: Options) -> None:
+    """Checks that no new run would begin in the place of one that is not finished. That would
+    happen if own data have changed since the run began, because its name has their digest.
+
+    Raises:
+        UserError: there is an unfinished run with these options, of data at the same path.
+    """
+    if options.dataset not in OWN_DATASETS or not data_root(options).exists():
+        return
+    parent = None if options.stage == 1 else place_of_pretrained(options)
+    for run in _named_alike(options, parent):
+        if run.summary.exists() or not _is_run_of(options, run):
+            continue
+        if is_same_path(options.data_root, recorded_options(run).get("data_root")):
+            raise UserError(
+                f"--resume True: the data in --data_root {options.data_root} have changed since "
+                f"the run in {run.records} began, which is not finished; put them back to continue "
+                "it; without --resume True a new run begins"
             )
 
 

@@ -4,7 +4,7 @@ import json
 
 from utils.errors import UserError
 from utils.options.flags import Options, flag_of
-from utils.runs.folders import check_files_unchanged, differences
+from utils.runs.folders import check_data_unchanged, check_files_unchanged, differences
 from utils.runs.records import read_epochs
 from utils.runs.run_folder import RunFolder, check_writable, recorded_options
 
@@ -21,6 +21,7 @@ def prepare(options: Options, folder: RunFolder) -> str:
     if not folder.holds_a_run():
         if options.resume:
             check_files_unchanged(options)
+            check_data_unchanged(options)
         return "start"
     if options.overwrite:
         return "replace"
