@@ -1,12 +1,14 @@
 """Runs that are repeated, interrupted, resumed or replaced end with the same bits."""
 
 import fcntl
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+from datasets import load_data
 from tests.support.faults import interrupted_at_check
 from tests.support.helpers import (
     STAGE_1_NAME,
@@ -206,6 +208,23 @@ def test_a_second_run_in_one_folder_is_refused_while_the_first_is_at_work(tree, 
         assert line.startswith("main.py: error: another run")
         assert str(folder) in line
         assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume", "True")])
+def test_a_run_that_began_and_ended_while_another_loaded_its_data_is_kept(
+    flags, tree, finished, tmp_path, monkeypatch
+):
+    def load_slowly(*arguments):
+        data = load_data(*arguments)
+        shutil.copytree(finished / STAGE_1_NAME, tmp_path / STAGE_1_NAME)
+        return data
+
+    monkeypatch.setattr("utils.commands.train.load_data", load_slowly)
+    outcome = call(stage_1(tree, tmp_path, *flags))
+    assert outcome.status == 2
+    (line,) = outcome.errors
+    assert "another run has begun" in line and str(tmp_path / STAGE_1_NAME) in line
+    assert not differences_of_runs(tmp_path / STAGE_1_NAME, finished / STAGE_1_NAME)
 
 
 def test_the_lock_of_a_dead_process_holds_nobody(tree, finished, tmp_path):

@@ -250,9 +250,19 @@ def _open_folders(
     stack: ExitStack, jobs: Sequence[_Job], machine: Machine, data: LongTailedData
 ) -> None:
     """Locks the runs' folders until the stack closes, deletes the files of runs that are replaced,
-    and writes the options of new runs."""
+    and writes the options of new runs.
+
+    Raises:
+        UserError: another process has locked a folder, or has begun a run there since the jobs were
+            planned.
+    """
     for job in jobs:
         stack.enter_context(job.folder.locked())
+        if job.action == "start" and job.folder.holds_a_run():
+            raise UserError(
+                f"another run has begun in {job.folder.records} while this one loaded its data: "
+                "--resume True continues it"
+            )
     for job in jobs:
         if job.action == "replace":
             for path in job.folder.own_files():
