@@ -209,6 +209,23 @@ def test_evaluation_takes_the_image_size_from_the_checkpoint(tmp_path, no_figure
     assert outputs.read_bytes() == before
 
 
+def test_an_evaluation_on_other_images_may_have_a_place_of_its_own(tmp_path, no_figures):
+    tree, other = write_folder(tmp_path / "own"), write_folder(tmp_path / "other")
+    save(other / "test" / "ant" / "more.png", noise(32, 32, 3, seed=77))
+    flags = ["--dataset", "folder", "-a", "resnet8", "--epochs", 1, "-b", 16, "--seed", 0]
+    flags += ["--root_model", tmp_path / "runs"]
+    first = [*flags, "--data_root", tree, "--root_log", tmp_path / "runs"]
+    succeed(first)
+    succeed([*first, "--evaluation", "True"])
+    before = snapshot(tmp_path / "runs")
+    place = ["--data_root", other, "--root_log", tmp_path / "second season"]
+    outcome = succeed([*flags, *place, "--evaluation", "True"])
+    assert "7 test (test/)" in outcome.out
+    (outputs,) = (tmp_path / "second season").glob("*/outputs_test.npz")
+    assert outputs.parent.name == next((tmp_path / "runs").iterdir()).name
+    assert snapshot(tmp_path / "runs") == before
+
+
 def test_a_class_of_a_name_that_is_not_utf_8_trains_and_evaluates(tmp_path, no_figures):
     """The tree has no splits."""
     tree = write_folder(tmp_path / "own", counts=(4, 3, 2), splits=("",))

@@ -288,8 +288,11 @@ def _runs_like(options: Options, parent: Path | None) -> list[RunFolder]:
 
 def _has_given_flags(options: Options, run: RunFolder, asides: set[str]) -> bool:
     """Returns True if a run's record has all flags that are not at their defaults, except for
-    `asides`."""
+    `asides`. The record is beside the checkpoints if the evaluation has a `--root_log` of its
+    own."""
     if not exists(run.best_checkpoint):
         return False
     differing = _differing(options, run)
+    if differing is None:
+        differing = _differing(options, RunFolder(run.models, run.models))
     return differing is not None and all(map(options.is_at_default, differing - asides))
