@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets.files.images import IMAGE_SUFFIXES, is_image, shown
 from utils.errors import UserError
-from utils.options.data_paths import is_hidden, names_in
+from utils.options.data_paths import holds_outputs, is_hidden, names_in
 
 CACHE_NAME = re.compile(r"(.*\.)?decoded(-\d+)?\.npz")
 
@@ -68,21 +68,24 @@ class Remarks:
         faults: what is wrong; the run does not start if there is any.
         other_files: files in class folders that are not images.
         outside: files beside the class folders.
+        outputs: folders of runs.
     """
 
     faults: list[str] = field(default_factory=list)
     other_files: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
 
     def ignored(self) -> list[str]:
-        """Returns which files were ignored, in words."""
-        kinds = {
-            "that Pillow cannot open as an image": self.other_files,
-            "outside the class folders": self.outside,
-        }
+        """Returns which files and folders were ignored, in words."""
+        kinds = [
+            ("file", "that Pillow cannot open as an image", self.other_files),
+            ("file", "outside the class folders", self.outside),
+            ("folder", "with runs", self.outputs),
+        ]
         return [
-            f"{len(names)} file{'s' * (len(names) > 1)} {kind} ({_example(names)})"
-            for kind, names in kinds.items()
+            f"{len(names)} {noun}{'s' * (len(names) > 1)} {kind} ({_example(names)})"
+            for noun, kind, names in kinds
             if names
         ]
 
@@ -101,11 +104,11 @@ def class_folders(
     folder: Path, remarks: Remarks | None = None, without: Sequence[str] = ()
 ) -> dict[str, list[str]]:
     """Returns the class folders inside a folder: from the name of each class, sorted, to the names
-    of its folders. Hidden folders are left out.
+    of its folders. Hidden folders and folders of runs are left out.
 
     Args:
         folder: the folder of a split, or of a tree without splits.
-        remarks: takes files beside the class folders, and faults.
+        remarks: takes files beside the class folders, folders of runs, and faults.
         without: real paths of folders that are no classes.
 
     Raises:
@@ -117,7 +120,11 @@ def class_folders(
     found: dict[str, list[str]] = {}
     for entry in _entries(folder, remarks):
         if is_folder(entry):
-            if os.path.realpath(entry.path) not in without:
+            if os.path.realpath(entry.path) in without:
+                continue
+            if holds_outputs(entry.path):
+                remarks.outputs.append(shown(entry.path))
+            else:
                 found.setdefault(class_name(entry.name), []).append(entry.name)
         elif _is_there(entry, remarks) and not is_cache(entry.name):
             remarks.outside.append(shown(entry.path))
@@ -133,7 +140,7 @@ def list_classes(
         folder: the folder that holds the class folders.
         classes: names of the classes, in the order of their labels.
         found: the folders of each class, from `class_folders`.
-        remarks: takes files that are not images, and faults.
+        remarks: takes files that are not images, folders of runs, and faults.
         prefix: the path from the data root to `folder`, such as ``train/``.
     """
     names, labels = [], []
@@ -166,6 +173,8 @@ def _images(folder: Path, inside: str, above: tuple[str, ...], remarks: Remarks)
             place = os.path.realpath(entry.path)
             if place in above:
                 remarks.faults.append(f"{shown(entry.path)}: a link to a folder that it is in")
+            elif holds_outputs(place):
+                remarks.outputs.append(shown(entry.path))
             else:
                 yield from _images(Path(entry.path), f"{name}/", (*above, place), remarks)
         elif _is_there(entry, remarks):

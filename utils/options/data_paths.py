@@ -15,6 +15,11 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validation"),
 }
 SHOWN_NAMES = 8
+OUTPUTS = (
+    {"args.json", "log.csv", "ckpt.pth.tar", "ckpt.best.pth.tar"},
+    {"table.json", "RESULTS.md"},
+)
+"""Files of a run, and of a comparison. Two of either tell its folder; one may be anybody's."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,19 @@ def run_roots(options: Options) -> tuple[str, ...]:
     return tuple(os.path.realpath(root) for root in (options.root_log, options.root_model))
 
 
+def holds_outputs(folder: str | Path) -> bool:
+    """Returns True for a folder that this program wrote: of a run, of a comparison, or with nothing
+    but folders of runs. Its pictures are no photographs, even if it lies among them."""
+    inside = [name for name in names_in(Path(folder)) if not is_hidden(name)]
+    return _is_output(inside) or (
+        bool(inside) and all(_is_output(names_in(Path(folder, name))) for name in inside)
+    )
+
+
+def _is_output(names: Sequence[str]) -> bool:
+    return any(len(files.intersection(names)) > 1 for files in OUTPUTS)
+
+
 def expanded(path: str) -> Path:
     """Returns the path with `~` replaced.
 
@@ -104,7 +122,11 @@ def read_tree(root: Path, without: Sequence[str] = ()) -> Tree:
             there twice.
     """
     _check_folder(root, "a folder that holds train and test, or one folder for each class")
-    folders = [n for n in _folders_in(root) if os.path.realpath(root / n) not in without]
+    folders = [
+        name
+        for name in _folders_in(root)
+        if os.path.realpath(root / name) not in without and not holds_outputs(root / name)
+    ]
     named = split_folders(root, folders)
     others = [name for name in folders if name not in named]
     splits: dict[str, Path] = {}

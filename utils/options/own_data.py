@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from utils.options.data_paths import is_hidden, split_folders
+from utils.options.data_paths import holds_outputs, is_hidden, split_folders
 from utils.options.tables import listed_name, read_table
 
 DIGITS = 8
@@ -40,7 +40,7 @@ def content_digest(root: str, without: tuple[str, ...] = (), is_table: bool = Fa
         root: a file, or a folder with images. For a file its content counts. For a folder the
             names and sizes of its images count: the images of its splits, or of all sub-folders if
             it has no splits.
-        without: folders below `root` that are not part of the data, such as run folders.
+        without: folders below `root` that are not part of the data.
         is_table: True if `root` is a table of images, whose sizes count too.
     """
     path = Path(root).expanduser()
@@ -80,13 +80,13 @@ def _listed_sizes(table: Path) -> Iterator[bytes]:
 
 def _listing(root: Path, without: Sequence[str]) -> Iterator[bytes]:
     """Yields a line for each file: its name below `root`, and its size in bytes. Hidden files and
-    folders are left out, as when the images are loaded. So are files that programs write beside
-    images, and that are no images by their suffix: they may come and go."""
-    folders = [entry.name for entry in _entries(root) if entry.is_dir()]
+    folders and folders of runs are left out, as when the images are loaded. So are files that
+    programs write beside images, and that are no images by their suffix: they may come and go."""
+    folders = [e.name for e in _entries(root) if e.is_dir() and not holds_outputs(e.path)]
     below = [os.path.join(root, name) for name in split_folders(root, folders) or folders]
     while below:
         folder = below.pop()
-        if os.path.realpath(folder) in without:
+        if os.path.realpath(folder) in without or holds_outputs(folder):
             continue
         for entry in _entries(folder):
             if entry.is_dir():

@@ -12,7 +12,7 @@ import numpy as np
 from datasets.files.images import fit, read_pixels
 from datasets.files.trees import is_cache, is_folder
 from utils.machine.cores import usable_cores
-from utils.options.data_paths import is_hidden
+from utils.options.data_paths import holds_outputs, is_hidden
 
 
 def image_paths(places: Iterable[Path], without: Iterable[Path] = ()) -> Iterator[str]:
@@ -47,16 +47,10 @@ def _below(folder: str, above: frozenset[str], left_out: set[str]) -> Iterator[s
             if is_hidden(entry.name) or is_cache(entry.name):
                 continue
             if is_folder(entry):
-                if os.path.realpath(entry.path) not in above and not _is_run(entry.path):
+                if os.path.realpath(entry.path) not in above and not holds_outputs(entry.path):
                     yield from _below(entry.path, above, left_out)
             elif _is_file(entry) and os.path.abspath(entry.path) not in left_out:
                 yield entry.path
-
-
-def _is_run(folder: str) -> bool:
-    """Returns True for the folder of a run. A folder of photographs may hold the runs too."""
-    has_record = os.path.isfile(os.path.join(folder, "args.json"))
-    return has_record and any(Path(folder).glob("ckpt*.pth.tar"))
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

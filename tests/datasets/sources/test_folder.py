@@ -12,6 +12,7 @@ from datasets.files.images import fit, to_rgb
 from tests.support.own_images import CLASSES, folder_data, write_folder
 from tests.support.pictures import noise, options, pixels_of, save
 from utils.errors import UserError
+from utils.options.own_data import content_digest, forget_digests
 
 
 def test_a_tree_keeps_its_own_imbalance_and_its_pixels(tmp_path):
@@ -193,6 +194,49 @@ def test_the_folder_of_runs_is_no_class(splits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path.parent)
     if not splits:  # runs are elsewhere, so it is a folder as any other
         assert "checkpoint" in folder_data(root).class_names
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("checkpoint/a/args.json", "checkpoint/a/log.csv", "checkpoint/b/ckpt.pth.tar"),
+        ("comparison/table.json", "comparison/RESULTS.md"),
+        ("cat/old/args.json", "cat/old/ckpt.best.pth.tar"),
+    ],
+    ids=["runs", "a comparison", "a run in a class"],
+)
+@pytest.mark.parametrize("splits", [False, True], ids=["flat", "splits"])
+def test_runs_of_another_time_are_left_out_and_named(files, splits, tmp_path):
+    """Whoever called the program with other folders for its output has runs among the photos."""
+    root = place = write_folder(tmp_path / "photos")
+    if splits:
+        place = root / "train"
+    else:
+        root = place = (root / "train").rename(tmp_path / "flat")
+    before = folder_data(root), content_digest(str(root))
+    for name in files:
+        file = place / name
+        save(file.with_name("report.png"), noise(32, 32, 3))
+        file.touch()
+    if files[-1].endswith("b/ckpt.pth.tar"):
+        (place / "checkpoint/b/args.json").touch()
+    forget_digests()
+    data = folder_data(root)
+    assert (data.class_names, data.class_counts) == (before[0].class_names, before[0].class_counts)
+    assert f"1 folder with runs ({place / files[0].rpartition('/')[0].removesuffix('/a')})" in (
+        data.account()
+    )
+    assert content_digest(str(root)) == before[1]
+
+
+def test_one_file_of_a_run_makes_no_run(tmp_path):
+    """A folder of photographs may have any file."""
+    root = write_folder(tmp_path)
+    for folder, name in (("cat", "args.json"), ("bee", "ckpt.pth.tar")):
+        (root / "train" / folder / name).touch()
+    (root / "train" / "cat" / "inside" / "run").mkdir(parents=True)
+    data = folder_data(root)
+    assert data.class_names == list(CLASSES) and "with runs" not in data.account()
 
 
 @pytest.mark.parametrize("stream", [False, True])
