@@ -38,6 +38,7 @@ from utils.errors import UserError, run_program
 from utils.files import write_json
 from utils.machine.device import choose_machine
 from utils.machine.provenance import REPOSITORY, commit
+from utils.options import values
 from utils.options.parse import Parser
 
 CUDA_TESTS = (
@@ -185,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="The other flags are main.py's: --data_root (default: ./data, else made-up images).",
     )
     text = "the JSON file (default: gpu_check.json)"
-    parser.add_argument("--output", type=Path, default=Path("gpu_check.json"), help=text)
+    parser.add_argument("--output", type=values.path, default=Path("gpu_check.json"), help=text)
 
     def program() -> int:
         arguments, flags = parser.parse_known_args(argv)

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.settings import RECIPE, Settings, on_this_machine, settings_of
 from utils.errors import UserError, run_program
@@ -55,7 +54,12 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Set
     add("--precision", choices=precisions, default="auto", help=text)
     text = "the plain loop keeps its workers between epochs"
     add("--persistent_workers", action="store_true", help=text)
-    add("--output", type=Path, metavar="DIR", help="writes throughput.json and throughput.md there")
+    add(
+        "--output",
+        type=values.path,
+        metavar="DIR",
+        help="writes throughput.json and throughput.md there",
+    )
     text = "measures only both stages at full length, on real images (for GPUs)"
     add("--end_to_end", action="store_true", help=text)
     text = "epochs of each phase for --end_to_end (default: 200,80,20)"

@@ -35,6 +35,7 @@ from utils.evaluation.shot_groups import GROUPS
 from utils.files import write_json
 from utils.machine.device import Machine, choose_machine
 from utils.machine.provenance import commit
+from utils.options import values
 from utils.options.parse import Parser, parse_options
 from utils.runs import checkpoint
 
@@ -157,7 +158,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "networks", nargs="+", metavar="NAME=CHECKPOINT", help="a network and its file"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="also write all accuracies to this JSON file"
+        "--output",
+        type=values.path,
+        metavar="FILE",
+        help="also write all accuracies to this JSON file",
     )
     return run_program("true_centroids", lambda: run(*parser.parse_known_args(argv)))
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_program
+from utils.options import values
 from utils.options.parse import Parser, parse_options
 
 
@@ -28,7 +29,7 @@ def pack(argv: Sequence[str] | None = None) -> Path:
         "--imb_factor, --rand_number.",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("."), help="folder for the file (default: .)"
+        "--output", type=values.path, default=Path("."), help="folder for the file (default: .)"
     )
     arguments, flags = parser.parse_known_args(argv)
     options = parse_options(flags)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_program
+from utils.options import values
 from utils.options.parse import Parser
 
 
@@ -68,10 +69,13 @@ def run(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m datasets.png_tree", description=__doc__)
     parser.add_argument("--dataset", choices=("cifar10", "cifar100"), default="cifar100")
     parser.add_argument(
-        "--data_root", type=Path, default=Path("data"), help="the official files (default: data)"
+        "--data_root",
+        type=values.path,
+        default=Path("data"),
+        help="the official files (default: data)",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, help="a folder for the tree, without one yet"
+        "--output", type=values.path, required=True, help="a folder for the tree, without one yet"
     )
     arguments = parser.parse_args(argv)
     try:

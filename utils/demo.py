@@ -77,7 +77,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     def program() -> int:
         parser = Parser(prog="python -m utils.demo", description=__doc__)
         parser.add_argument("--seed", type=values.seed, default=0, help="(default: 0)")
-        parser.add_argument("--folder", type=Path, default=Path("demo"), help="(default: demo)")
+        parser.add_argument(
+            "--folder", type=values.path, default=Path("demo"), help="(default: demo)"
+        )
         arguments = parser.parse_args(argv)
         return demo(arguments.seed, arguments.folder)
 

@@ -69,12 +69,14 @@ class Remarks:
         other_files: files in class folders that are not images.
         outside: files beside the class folders.
         outputs: folders of runs.
+        hidden: folders beside the class folders that have images, and a name for hidden ones.
     """
 
     faults: list[str] = field(default_factory=list)
     other_files: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
 
     def ignored(self) -> list[str]:
         """Returns which files and folders were ignored, in words."""
@@ -82,6 +84,7 @@ class Remarks:
             ("file", "that Pillow cannot open as an image", self.other_files),
             ("file", "outside the class folders", self.outside),
             ("folder", "with runs", self.outputs),
+            ("folder", "with a hidden name", self.hidden),
         ]
         return [
             f"{len(names)} {noun}{'s' * (len(names) > 1)} {kind} ({_example(names)})"
@@ -108,7 +111,7 @@ def class_folders(
 
     Args:
         folder: the folder of a split, or of a tree without splits.
-        remarks: takes files beside the class folders, folders of runs, and faults.
+        remarks: takes files beside the class folders, folders that are left out, and faults.
         without: real paths of folders that are no classes.
 
     Raises:
@@ -117,6 +120,8 @@ def class_folders(
     if not folder.is_dir():
         raise UserError(f"no folder {shown(folder)}")
     remarks = remarks or Remarks()
+    hidden = [folder / name for name in names_in(folder) if is_hidden(name)]
+    remarks.hidden += [shown(place) for place in hidden if _has_images(place)]
     found: dict[str, list[str]] = {}
     for entry in _entries(folder, remarks):
         if is_folder(entry):
@@ -193,6 +198,11 @@ def _entries(folder: Path, remarks: Remarks) -> list[os.DirEntry]:
     except OSError as error:
         remarks.faults.append(f"{shown(folder)}: {error.strerror}")
         return []
+
+
+def _has_images(folder: Path) -> bool:
+    """Returns True if a file right in the folder has the suffix of an image."""
+    return any(name.lower().endswith(IMAGE_SUFFIXES) for name in names_in(folder))
 
 
 def is_folder(entry: os.DirEntry) -> bool:

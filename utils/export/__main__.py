@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_program
+from utils.options import values
 from utils.options.parse import Parser
 from utils.runs.lookup import PRETRAINED
 from utils.runs.run_folder import check_writable
@@ -34,7 +35,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "run",
-        type=Path,
+        type=values.path,
         metavar="RUN",
         help="a run folder, its name below checkpoint or pretrained, or a .pth.tar file in it",
     )
@@ -42,7 +43,10 @@ def build_parser() -> Parser:
         "--format", choices=FORMATS, default="checkpoint", help="see above (default: checkpoint)"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="the folder to write into (default: see above)"
+        "--output",
+        type=values.path,
+        metavar="DIR",
+        help="the folder to write into (default: see above)",
     )
     parser.add_argument(
         "--last",

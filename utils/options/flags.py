@@ -82,6 +82,7 @@ class Options:
         "path,label[,split]. npz: the file. imagenet_lt, inaturalist18: the folder that the lists' "
         "paths start from",
         default="./data",
+        type=values.path_text,
         metavar="PATH",
     )
     list_root: str | None = flag(
@@ -90,6 +91,7 @@ class Options:
         role=Role.PLACE,
         help="folder of ImageNet_LT_{train,val,test}.txt or iNaturalist18_{train,val}.txt "
         "(default: DATA_ROOT)",
+        type=values.path_text,
         metavar="DIR",
     )
     image_size: int | None = flag(
@@ -258,6 +260,7 @@ class Options:
         only_stage=1,
         help="distil from this run or checkpoint. Its network may be another one, with the same "
         "classes. It is looked up as --pretrained is",
+        type=values.path_text,
         metavar="X",
     )
     teacher_weight: float = flag(
@@ -307,6 +310,7 @@ class Options:
         role=Role.COMMAND,
         help="start stage 2 from this stage-1 checkpoint, a run folder or a .pth.tar file. X is "
         "looked up as a path, then below ROOT_MODEL, ./ and pretrained/",
+        type=values.path_text,
         metavar="X",
     )
     feat_loss: str | None = flag(
@@ -540,6 +544,7 @@ class Options:
         help="start the whole network except its classifier from these weights: a state_dict of "
         "torchvision, timm or this project, .pth or .safetensors. An ImageNet network then also "
         "gets ImageNet's normalisation. In stage 2 the weights replace those of --pretrained",
+        type=values.path_text,
         metavar="FILE",
     )
     backbone_lr: float = flag(
@@ -734,6 +739,7 @@ class Options:
         role=Role.COMMAND,
         help="folder for records and outputs",
         default="checkpoint",
+        type=values.path_text,
         metavar="DIR",
     )
     root_model: str = flag(
@@ -742,6 +748,7 @@ class Options:
         role=Role.COMMAND,
         help="folder for checkpoints",
         default="checkpoint",
+        type=values.path_text,
         metavar="DIR",
     )
     print_freq: int = flag(

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,19 @@ def epoch_or_share(text: str) -> int | float:
     raise argparse.ArgumentTypeError(
         f"{text!r} is neither an epoch, a whole number >= 1, nor a share of the epochs, 0 < x < 1"
     )
+
+
+def path_text(text: str) -> str:
+    """Returns the text of a path unchanged, after a check. An empty one would be the current
+    folder, and is most often a variable of the shell that is not set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path; the current folder is .")
+    return text
+
+
+def path(text: str) -> Path:
+    """Returns the path in the text."""
+    return Path(path_text(text))
 
 
 def device(text: str) -> int | str:

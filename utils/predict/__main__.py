@@ -31,20 +31,20 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "run",
-        type=Path,
+        type=values.path,
         metavar="RUN_OR_CHECKPOINT",
         help="a run folder, its name below checkpoint or pretrained, or a .pth.tar file",
     )
     parser.add_argument(
         "images",
-        type=Path,
+        type=values.path,
         nargs="+",
         metavar="IMAGE_OR_FOLDER",
         help="files, and folders with files at any depth",
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=values.path,
         default=Path("predictions.csv"),
         metavar="CSV",
         help="the file to write, or /dev/stdout (default: predictions.csv)",
@@ -59,13 +59,16 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--root_log",
-        type=Path,
+        type=values.path,
         metavar="DIR",
         help="with --classifier: the --root_log of the evaluation (default: the folder of the "
         "checkpoints)",
     )
     parser.add_argument(
-        "--html", type=Path, metavar="PAGE", help="also write a page with the least certain images"
+        "--html",
+        type=values.path,
+        metavar="PAGE",
+        help="also write a page with the least certain images",
     )
     parser.add_argument(
         "--gpu",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import run_program
+from utils.options import values
 from utils.options.parse import Parser
 
 
@@ -18,11 +19,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Compares runs on one self-contained HTML page.",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a run's records, either stage"
+        "runs",
+        nargs="+",
+        type=values.path,
+        metavar="RUN",
+        help="folder of a run's records, either stage",
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=values.path,
         default=Path("comparison.html"),
         metavar="FILE.html",
         help="the page (default: %(default)s); its figures also go to FILE_figures/*.png",

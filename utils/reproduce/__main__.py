@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import run_program
+from utils.options import values
 from utils.options.flags import DATASETS, PRECISIONS, default_of
 from utils.options.parse import Parser
 from utils.options.values import parse_names, positive_count
@@ -167,14 +168,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--root",
-        type=Path,
+        type=values.path,
         default=Path("checkpoint"),
         metavar="DIR",
         help="where runs go (default: checkpoint)",
     )
     parser.add_argument(
         "--results",
-        type=Path,
+        type=values.path,
         metavar="DIR",
         help="where the table and the records of runs go (default: results; with --dataset: "
         "comparison)",

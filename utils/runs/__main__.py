@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_program
+from utils.options import values
 from utils.options.flags import Options, flag_of
 from utils.options.parse import Parser
 from utils.runs.records import RecordedRun, read_run
@@ -18,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 if there is no such folder.
     """
     parser = Parser(prog="python -m utils.runs", description=__doc__)
-    parser.add_argument("root", nargs="?", type=Path, default=Path("checkpoint"), metavar="ROOT")
+    parser.add_argument(
+        "root", nargs="?", type=values.path, default=Path("checkpoint"), metavar="ROOT"
+    )
     return run_program("runs", lambda: list_runs(parser.parse_args(argv).root))
 
 

@@ -30,6 +30,7 @@ RECORD_FILES = (
     *("outputs_*.npz", "geometry.json", "readings.*", "classifiers.pth"),
     *("events.out.tfevents.*", ".*.tmp"),
 )
+MODEL_FILES = ("ckpt*.pth.tar", ".ckpt*.tmp", "model.onnx", "model.pt2", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class RunFolder:
         return self.records / "summary.json"
 
     def own_files(self) -> list[Path]:
-        """Returns the files that a run has written here, without those in sub-folders."""
+        """Returns the files of a run here, its exports included, without those in sub-folders."""
         patterns = [
-            *((self.models, name) for name in ("ckpt*.pth.tar", ".ckpt*.tmp")),
+            *((self.models, name) for name in MODEL_FILES),
             *((self.records, name) for name in RECORD_FILES),
         ]
         found = (path for folder, pattern in patterns for path in folder.glob(pattern))

@@ -107,7 +107,17 @@ def test_hidden_and_other_files_are_no_images(tmp_path):
     (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
     (tmp_path / "train" / "ant" / "._00.png").write_bytes(b"resource fork")
     (tmp_path / "train" / "ant" / "labels.csv").write_text("no image")
-    assert folder_data(tmp_path).class_counts == [6, 3, 2]
+    data = folder_data(tmp_path)
+    assert data.class_counts == [6, 3, 2] and "hidden name" not in data.account()
+
+
+def test_images_in_a_hidden_folder_are_left_out_and_named(tmp_path):
+    """A class called `.5 mm` would otherwise be gone without a word."""
+    write_folder(tmp_path)
+    save(tmp_path / "train" / ".5 mm" / "a.png", noise(32, 32, 3))
+    data = folder_data(tmp_path)
+    assert data.class_names == list(CLASSES)
+    assert f"1 folder with a hidden name ({tmp_path / 'train' / '.5 mm'})" in data.account()
 
 
 def test_a_tree_is_decoded_once_for_each_size(tmp_path, monkeypatch):

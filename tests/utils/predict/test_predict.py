@@ -328,6 +328,7 @@ def test_the_runs_folder_may_have_a_name_that_is_not_utf8(run, tmp_path):
         (["RUN", "nothing"], "nothing: no such image or folder"),
         (["nothing", "images"], "nothing: no such run or checkpoint"),
         (["RUN", "empty"], "no files in empty"),
+        (["RUN", ""], "'' is not a path"),
         (["RUN"], "required: IMAGE_OR_FOLDER"),
         (["RUN", "images", "--output", "no/p.csv"], "no folder no"),
         (["RUN", "images", "--output", "images"], "it is a folder"),
