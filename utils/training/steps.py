@@ -42,9 +42,16 @@ def batches_counted_at_once(model: nn.Module) -> Iterator[None]:
     end the count is added to the other layers.
 
     All layers see all batches, so the counts end the same as without this. But a step launches only
-    one addition, instead of one for each layer.
+    one addition, instead of one for each layer. `SyncBatchNorm` refuses to train without a count,
+    so each such layer counts by itself.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        and module.track_running_stats
+        and not isinstance(module, nn.SyncBatchNorm)
+    ]
     counting: list[Any] = [norm for norm in norms if norm.num_batches_tracked is not None]
     if not (model.training and counting):
         yield

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from models import build_model
 from tests.support.helpers import noise
@@ -140,6 +141,16 @@ def test_counts_are_given_back_when_an_epoch_is_interrupted_and_left_alone_in_ev
     with batches_counted_at_once(model.eval()):
         model(images)
         assert list(model.state_dict()) == names
+
+
+def test_layers_that_processes_synchronise_count_by_themselves():
+    """`--sync_bn True` needs a GPU, but without other processes such a layer works on a CPU."""
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(build_model("resnet8", 5)).train()
+    with batches_counted_at_once(model):
+        for _ in range(3):
+            model(torch.randn(2, 3, 32, 32))
+    norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert len(norms) == 7 and {norm.num_batches_tracked.item() for norm in norms} == {3}
 
 
 def test_a_step_on_uint8_images_has_the_bits_of_one_on_normalised_images():
