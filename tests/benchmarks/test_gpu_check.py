@@ -23,23 +23,31 @@ def test_without_a_gpu_it_says_so_in_one_line_and_writes_nothing(tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
+PASSED = {"passed": 3, "failures": [], "status": 0}
+
+
 @pytest.mark.parametrize(
-    ("tests", "status"),
+    ("tests", "failures", "status"),
     [
-        ({"passed": 3, "failures": [], "status": 0}, 0),
-        ({"passed": 2, "failed": 1, "failures": ["a::b"], "status": 1}, 1),
-        ({"failures": [], "status": 1, "ended": "No module named pytest"}, 1),
-        ({"ended": "not within 150 s"}, 1),
+        (PASSED, {}, 0),
+        (PASSED, {"tf32, graph": "RuntimeError: no kernel"}, 1),
+        ({"passed": 2, "failed": 1, "failures": ["a::b"], "status": 1}, {}, 1),
+        ({"failures": [], "status": 1, "ended": "No module named pytest"}, {}, 1),
+        ({"ended": "not within 150 s"}, {}, 1),
     ],
 )
-def test_its_status_is_0_only_if_all_tests_passed(tests, status, tmp_path, monkeypatch, capsys):
+def test_its_status_is_0_only_if_all_tests_passed_and_nothing_failed(
+    tests, failures, status, tmp_path, monkeypatch, capsys
+):
     record = {"tests": tests, "kinds": {}, "images_per_second": {}, "left_out": ["bf16, graph"]}
+    record["failures"] = failures
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu_check, "check", lambda settings: record)
     path = tmp_path / "found.json"
     assert gpu_check.main(["--output", str(path)]) == status
     assert json.loads(path.read_text())["tests"] == tests
-    assert capsys.readouterr().out.endswith("left out: bf16, graph\n")
+    last = "".join(f"failed: {name}: {error}\n" for name, error in failures.items())
+    assert capsys.readouterr().out.endswith(f"left out: bf16, graph\n{last}")
 
 
 def test_without_pytest_no_tests_have_passed(monkeypatch):
@@ -52,20 +60,50 @@ def test_without_pytest_no_tests_have_passed(monkeypatch):
     }
 
 
-def test_if_no_kind_is_measured_it_still_compares_with_the_plain_loop(monkeypatch):
+@pytest.fixture
+def check(monkeypatch):
+    """Gives `check(measure_kind, compare_with_plain)`: the record of a check by these functions, on
+    a CPU and without tests."""
+
+    def run(measure_kind, compare_with_plain):
+        monkeypatch.setattr(gpu_check, "run_tests", lambda: {"status": 0})
+        monkeypatch.setattr(gpu_check, "benchmark_data", lambda settings: (None, "made-up"))
+        monkeypatch.setattr(gpu_check, "measure_kind", measure_kind)
+        monkeypatch.setattr(gpu_check, "compare_with_plain", compare_with_plain)
+        monkeypatch.setattr(gpu_check, "choose_machine", lambda *a: choose_machine(None, "float32"))
+        with without_gpus():
+            return gpu_check.check(settings_of([]))
+
+    return run
+
+
+def test_if_no_kind_is_measured_it_still_compares_with_the_plain_loop(check):
     def refused(settings, data, folder):
         raise gpu_check.UserError("no such precision")
 
     compared = []
-    monkeypatch.setattr(gpu_check, "run_tests", lambda: {"status": 0})
-    monkeypatch.setattr(gpu_check, "benchmark_data", lambda settings: (None, "made-up"))
-    monkeypatch.setattr(gpu_check, "measure_kind", refused)
-    monkeypatch.setattr(gpu_check, "compare_with_plain", compared.append)
-    with without_gpus():
-        monkeypatch.setattr(gpu_check, "choose_machine", lambda *a: choose_machine(None, "float32"))
-        record = gpu_check.check(settings_of([]))
+    record = check(refused, compared.append)
     assert record["kinds"] == {} and len(record["left_out"]) == len(gpu_check.KINDS)
     assert [settings.options.precision for settings in compared] == ["float32"]
+
+
+def test_a_kind_that_fails_does_not_cost_the_others(check, capsys):
+    def measured(settings, data, folder):
+        if settings.options.precision == "tf32":
+            raise RuntimeError("operation not permitted\nwhen stream is capturing")
+        return {"pretraining": {}}
+
+    def failing(settings):
+        raise OSError("no space")
+
+    record = check(measured, failing)
+    assert list(record["kinds"]) == ["bf16, graph", "float32, graph", "bf16, eager"]
+    assert record["left_out"] == [] and record["images_per_second"] == {}
+    assert record["failures"] == {
+        "tf32, graph": "RuntimeError: operation not permitted when stream is capturing",
+        "the plain loop": "OSError: no space",
+    }
+    assert "in measured" in capsys.readouterr().err  # the traceback
 
 
 def test_the_comparison_with_the_plain_loop_warms_up_once(monkeypatch):

@@ -34,6 +34,7 @@ def test_the_report_adds_up_the_recipe_and_compares_with_the_plain_loop(measured
         "kinds": {"bf16, graph": measured},
         "images_per_second": {"features": {"plain float32": 50.0, "ours bf16": 200.0}},
         "left_out": ["tf32, graph"],
+        "failures": {"float32, graph": "RuntimeError: no kernel"},
     }
     lines = gpu_check.report(record).splitlines()
     heading, _, *phases, recipe = [[cell.strip() for cell in line.split("|")] for line in lines[:6]]
@@ -42,4 +43,7 @@ def test_the_report_adds_up_the_recipe_and_compares_with_the_plain_loop(measured
     total = sum(found["projected_seconds"] for found in measured.values())
     assert recipe[2] == "recipe" and recipe[heading.index("projected_seconds")] == f"{total:.4g}"
     assert "features, images/s: plain float32 50, ours bf16 200: ratio 4.00" in lines
-    assert lines[-1] == "left out: tf32, graph"
+    assert lines[-2:] == [
+        "left out: tf32, graph",
+        "failed: float32, graph: RuntimeError: no kernel",
+    ]
