@@ -37,6 +37,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.fixture
+def tf32_switches() -> Iterator[tuple]:
+    """Gives torch's switches of TF32, for convolutions and for matrix products, and resets them
+    after the test. `monkeypatch` would delete the second, which is no attribute of its object."""
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    yield switches
+    for switch, value in zip(switches, before, strict=True):
+        switch.allow_tf32 = value
+
+
 @pytest.fixture(
     params=[
         "cpu",
@@ -46,11 +57,11 @@ GOLDEN = Path(__file__).parent / "golden"
         ),
     ]
 )
-def device(request, monkeypatch) -> torch.device:
+def device(request, tf32_switches) -> torch.device:
     """Every device there is, with float32 meaning float32 (TF32 has ten bits of mantissa)."""
     if request.param == "cuda":
-        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+        for switch in tf32_switches:
+            switch.allow_tf32 = False
     return torch.device(request.param)
 
 
