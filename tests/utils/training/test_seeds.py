@@ -331,7 +331,7 @@ def test_seeds_side_by_side_on_a_gpu_are_their_single_runs(cuda, tree, tmp_path)
             single = [*common(tree, tmp_path / f"{seed}"), "--epochs", 4, "--schedule", "scaled"]
             succeed([*single, "--seed", seed], on_gpu=True)
             folders = (
-                tmp_path / f"{seed}" / STAGE_1_NAME,
+                stage_1_folder(tmp_path / f"{seed}"),  # the seed is in its name
                 tmp_path / "s" / SEEDS_NAME / f"seed{seed}",
             )
             weights = [load(f / "ckpt.pth.tar")["state_dict"] for f in folders]
