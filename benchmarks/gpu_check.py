@@ -59,9 +59,9 @@ WARM_UP_STEPS, STEPS = 3, 20
 
 
 def run_tests() -> dict:
-    """Runs the tests on CUDA; returns how many passed, failed and were skipped, and which
-    failed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", *CUDA_TESTS]
+    """Runs the tests on CUDA; returns how many passed, failed, were skipped and had errors outside
+    of the test itself, and which failed or had errors."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", *CUDA_TESTS]
     try:
         result = subprocess.run(
             command,
@@ -74,9 +74,10 @@ def run_tests() -> dict:
     except subprocess.TimeoutExpired:
         return {"ended": f"not within {TEST_SECONDS} s"}
     counts = {
-        name: int(n) for n, name in re.findall(r"(\d+) (passed|failed|skipped)", result.stdout)
+        name: int(n)
+        for n, name in re.findall(r"(\d+) (passed|failed|skipped|error)", result.stdout)
     }
-    failures = re.findall(r"^FAILED (\S+)", result.stdout, re.MULTILINE)
+    failures = re.findall(r"^(?:FAILED|ERROR) (\S+)", result.stdout, re.MULTILINE)
     found = counts | {"failures": failures, "status": result.returncode}
     if not counts:  # pytest is not installed, or could not read the tests
         found["ended"] = (result.stderr or result.stdout).strip()[-500:]
@@ -150,7 +151,7 @@ def attempt(name: str, measure: Callable[[], dict], failures: dict[str, str]) ->
         return measure()
     except UserError:
         raise
-    except Exception as error:  # it may be any error of CUDA or of a test of the program
+    except Exception as error:  # CUDA, the profiler and the program raise errors of many types
         traceback.print_exc()
         failures[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return {}

@@ -60,6 +60,15 @@ def test_without_pytest_no_tests_have_passed(monkeypatch):
     }
 
 
+def test_errors_outside_of_a_test_are_counted_and_named(monkeypatch):
+    lines = "FAILED a.py::b - no", "ERROR a.py::c - no", "1 failed, 20 passed, 3 skipped, 2 errors"
+    text = "\n".join(lines)
+    ended = subprocess.CompletedProcess([], 1, stdout=text, stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: ended)
+    counts = {"failed": 1, "passed": 20, "skipped": 3, "error": 2}
+    assert gpu_check.run_tests() == counts | {"failures": ["a.py::b", "a.py::c"], "status": 1}
+
+
 @pytest.fixture
 def check(monkeypatch):
     """Gives `check(measure_kind, compare_with_plain)`: the record of a check by these functions, on
