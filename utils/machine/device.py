@@ -147,6 +147,8 @@ def choose_machine(
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        # Some containers set a variable that switches TF32 on for matrix products.
+        torch.backends.cuda.matmul.allow_tf32 = False
         # The CPU draws random numbers and launches kernels. If its threads waited for each other on
         # busy cores, the device would wait too.
         torch.set_num_threads(1)

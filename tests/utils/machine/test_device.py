@@ -115,11 +115,13 @@ def test_a_seed_decides_every_generator(python_random):
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-def test_tf32_is_on_for_tf32_alone(precision, cuda_devices, monkeypatch):
+def test_tf32_is_for_convolutions_under_tf32_alone(precision, cuda_devices, tf32_switches):
     cuda_devices(["A"])
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", precision != "tf32")
+    convolutions, products = tf32_switches
+    convolutions.allow_tf32, products.allow_tf32 = precision != "tf32", True
     assert choose_machine(0, precision).precision == precision
-    assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+    assert convolutions.allow_tf32 == (precision == "tf32")
+    assert not products.allow_tf32
 
 
 def test_tf32_is_refused_where_there_is_none(cuda_devices):
