@@ -17,6 +17,7 @@ from tests.support.helpers import without_gpus
 
 pytest_plugins = [
     "tests.support.fake_cuda",
+    "tests.support.fake_graphs",
     "tests.support.page_fixtures",
     "tests.support.run_fixtures",
 ]
