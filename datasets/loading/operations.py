@@ -34,7 +34,7 @@ MAGNITUDES = {
 }
 
 # Values per chunk: the float temporaries of one chunk fit a CPU's cache, or bound GPU memory.
-CHUNK_VALUES = {"cpu": 2**18, "cuda": 2**26}
+CHUNK_VALUES = {"cpu": 2**18, "cuda": 2**24}
 
 
 # -------- geometric operations --------

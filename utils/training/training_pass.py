@@ -41,8 +41,8 @@ class Trained:
 
 
 class TrainingPass:
-    """Trains single epochs of any phase of a stage. Steps, which may be captured graphs, are made
-    once for each objective and used in all epochs.
+    """Trains single epochs of any phase of a stage. A step, which may be a captured graph, is made
+    once for each objective and used until another objective takes its place.
 
     Args:
         stage: the network, and what trains beside it.
@@ -63,7 +63,8 @@ class TrainingPass:
     ) -> None:
         self.stage, self.machine = stage, machine
         self.images_a_pass, self.is_streamed, self.kept = images_a_pass, is_streamed, kept
-        self._steps: dict[Objective, Step] = {}
+        self._objective: Objective | None = None
+        self._step: Step | None = None
 
     def run(
         self, phase: Phase, epoch: int, centroids: Tensor | None, bar: Progress
@@ -85,7 +86,7 @@ class TrainingPass:
         model, world = self.stage.model, self.machine.world
         model.train(not phase.features_are_frozen)
         objective = phase.objective(epoch).to(self.machine.device)
-        step = self._step(phase, objective)
+        step = self._step_of(phase, objective)
         is_frozen = phase.features_are_frozen
         batches = self._frozen_batches(phase) if is_frozen else phase.loader.pixels()
         sizes = phase.loader.batch_sizes
@@ -112,11 +113,13 @@ class TrainingPass:
         rate = len(phase.loader.order) / stopwatch.stop()
         return Trained(total, losses, round(100 * correct, 4), round(rate, 1))
 
-    def _step(self, phase: Phase, objective: Objective) -> Step:
-        if objective not in self._steps:
+    def _step_of(self, phase: Phase, objective: Objective) -> Step:
+        if self._step is None or objective is not self._objective:
+            self._step = None  # captured graphs keep the memory of their activations
             network = self.stage.model if phase.features_are_frozen else self.stage.network
-            self._steps[objective] = make_step(network, phase, objective, self.machine)
-        return self._steps[objective]
+            self._step = make_step(network, phase, objective, self.machine)
+            self._objective = objective
+        return self._step
 
     def _frozen_batches(self, phase: Phase) -> Iterable[tuple[Tensor, Tensor]]:
         """Yields batches of features and targets, for a phase that trains only the classifier.
