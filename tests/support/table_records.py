@@ -65,6 +65,7 @@ def write_run(
     margins: list[float] | None = None,
     robust: list[float] | None = None,
     preds: np.ndarray | None = None,
+    others: dict[str, np.ndarray] | None = None,
     selected: int | None = None,
     layers: int = 1,
     folder: Path | None = None,
@@ -80,6 +81,7 @@ def write_run(
         margins: by epoch, one for all classes.
         robust: the robust loss by epoch.
         preds: predictions of the selected epoch, of 100 images of class 0.
+        others: other arrays of `predictions.npz`.
         selected: the epoch; that of the highest top-1 if None.
         layers: that the margins and the robust loss are recorded of, all alike.
         folder: another place for the records.
@@ -134,7 +136,7 @@ def write_run(
     }
     if preds is not None:
         labels = np.zeros(len(preds), dtype=int)
-        np.savez(folder / "predictions.npz", labels=labels, preds=preds)
+        np.savez(folder / "predictions.npz", labels=labels, preds=preds, **(others or {}))
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 

@@ -106,7 +106,8 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
     images and seeds have in common, so the error is rather too large than too small.
 
     Args:
-        ours: True for each right prediction, bool ``[S, N]``, for S seeds and N images.
+        ours: True for each right prediction ``[S, N]``, for S seeds and N images; or a number for
+            each prediction, whose mean over the images is the accuracy as a share.
         theirs: the same for the other method, with the same seeds.
 
     Raises:

@@ -1,6 +1,6 @@
 """Comparisons of rows: with each other, with published numbers, and by held-out images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,14 @@ from utils.evaluation.statistics import (
 from utils.options.recipes import RECIPES, Recipe
 from utils.reproduce.plan import Cell, Length
 from utils.reproduce.published import REMARKS
-from utils.reproduce.results import CELL, CHAINS, Frame, number_of_images, predictions
+from utils.reproduce.results import (
+    CELL,
+    CHAINS,
+    Frame,
+    heldout_predictions,
+    number_of_images,
+    predictions,
+)
 
 PARTS = (
     ("the robust loss", "dro_lt", "control"),
@@ -139,12 +146,21 @@ def _difference(seeds: Frame) -> Difference:
     runs = [*seeds["run"], *seeds["run_of_other"]]
     tops = [*seeds["top1"], *seeds["top1_of_other"]]
     found = [predictions(run, top1) for run, top1 in zip(runs, tops, strict=True)]
-    known = [one for one in found if one is not None]
+    if (correct := _of_same_images(found)) is not None:
+        return paired_difference(*np.split(correct[1], 2))
     half = len(seeds)
-    if len(known) == len(found) and all(np.array_equal(known[0][0], one[0]) for one in known):
-        correct = np.array([one[1] for one in known])
-        return paired_difference(correct[:half], correct[half:])
     return unpaired_difference(tops[:half], tops[half:], number_of_images(runs))
+
+
+def _of_same_images(
+    found: Sequence[tuple[np.ndarray, np.ndarray] | None],
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the labels ``[N]`` and the masks of correct predictions ``[runs, N]``; None if they
+    are missing for a run, or if the runs have other images."""
+    known = [one for one in found if one is not None]
+    if len(known) < len(found) or any(not np.array_equal(known[0][0], one[0]) for one in known):
+        return None
+    return known[0][0], np.array([correct for _, correct in known])
 
 
 def against_published(frame: Frame) -> Frame:
@@ -236,11 +252,22 @@ def _heldout(lines: Frame) -> Difference:
 
 
 def _to_reference(ours: Frame, theirs: Frame) -> Difference | None:
-    """Returns the difference on held-out images, or None for the reference itself. Held-out
-    predictions are not recorded, so images count as independent, which makes the interval too
-    wide."""
+    """Returns the difference on held-out images, or None for the reference itself.
+
+    The accuracies are balanced. So if the predictions of all runs are recorded, each correct one of
+    class c counts N / (K n_c), where n_c of the N images are of class c; the mean of these numbers
+    is the balanced accuracy. If they are not, as in earlier versions, images count as independent,
+    which makes the interval too wide.
+    """
     seeds = ours.merge(theirs, on="seed", suffixes=("", "_of_other"))
     if seeds.empty or ours.iloc[0]["row"] == theirs.iloc[0]["row"]:
         return None
+    found = [heldout_predictions(run) for run in [*seeds["run"], *seeds["run_of_other"]]]
+    if (of_images := _of_same_images(found)) is not None:
+        labels, correct = of_images
+        classes, counts = np.unique(labels, return_counts=True)
+        shares = len(labels) / (len(classes) * counts)
+        weights = shares[np.searchsorted(classes, labels)]
+        return paired_difference(*np.split(correct * weights, 2))
     tops = [seeds[name].tolist() for name in ("final_heldout", "final_heldout_of_other")]
     return unpaired_difference(*tops, images=int(seeds["heldout_images"].iloc[0]))

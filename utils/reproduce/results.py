@@ -252,19 +252,28 @@ def as_json(table: Frame) -> list[dict[str, Any]]:
 
 
 def predictions(run: RecordedRun, top1: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns the labels of the test images ``[N]`` and a mask of correct predictions ``[N]``.
+    """Returns the labels of the test images ``[N]`` and a mask of correct predictions ``[N]``, of
+    the recorded epoch, selected or last, whose accuracy is `top1` (in percent); None if there is
+    none."""
+    for name in ("preds", "last_preds"):
+        found = _correct(run, "labels", name)
+        if found is not None and abs(100 * found[1].mean() - top1) < 0.005:
+            return found
+    return None
 
-    Returns None if the run has no recorded predictions, or if their accuracy is not `top1` (in
-    percent), so that they are those of another epoch.
-    """
+
+def heldout_predictions(run: RecordedRun) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the labels of the held-out images ``[N]`` and a mask of correct predictions ``[N]``
+    of the last epoch; None if they are not recorded."""
+    return _correct(run, "heldout_labels", "heldout_last_preds")
+
+
+def _correct(run: RecordedRun, labels: str, preds: str) -> tuple[np.ndarray, np.ndarray] | None:
     try:
-        arrays = run.arrays("predictions.npz", ("labels", "preds"))
+        arrays = run.arrays("predictions.npz", (labels, preds))
     except MissingRecord:
         return None
-    correct = arrays["labels"] == arrays["preds"]
-    if abs(100 * correct.mean() - top1) >= 0.005:
-        return None
-    return arrays["labels"], correct
+    return arrays[labels], arrays[labels] == arrays[preds]
 
 
 def number_of_images(runs: Sequence[RecordedRun]) -> int | None:

@@ -170,7 +170,7 @@ def _problem_of(arrays: dict[str, np.ndarray]) -> str | None:
     for field, array in arrays.items():
         if array.ndim != (2 if field == "feats" else 1) or not len(array):
             return f"has {field} of the wrong shape"
-        is_whole = field in ("labels", "preds")
+        is_whole = field.endswith(("labels", "preds"))
         if array.dtype.kind not in ("iu" if is_whole else "f"):
             return f"has {field} of the wrong type"
         if (is_whole and array.min() < 0) or not np.isfinite(array).all():

@@ -27,8 +27,12 @@ _FINALS = (("selected", "last"), ("linear", "ncm"))
 
 def summarise(run: Run, trainer: Trainer) -> None:
     """Writes `predictions.npz`, `report.png` and `summary.json`, and prints the run's table."""
+    if not trainer.evaluator.has_looked:  # all epochs were done before
+        trainer.evaluator.look(trainer.model)
+    predictions = _predictions(trainer, "last_")
     _look_at_selected(run, trainer)
-    collectives.from_main(lambda: _write_summary(run, trainer), run.machine.world)
+    predictions |= _predictions(trainer)
+    collectives.from_main(lambda: _write_summary(run, trainer, predictions), run.machine.world)
 
 
 def _look_at_selected(run: Run, trainer: Trainer) -> None:
@@ -39,7 +43,7 @@ def _look_at_selected(run: Run, trainer: Trainer) -> None:
     trainer.evaluator.look(trainer.model)
 
 
-def _write_summary(run: Run, trainer: Trainer) -> None:
+def _write_summary(run: Run, trainer: Trainer, predictions: dict[str, np.ndarray]) -> None:
     options, data, folder = run.options, run.data, run.folder
     chosen = trainer.selection.best[options.select_on]
 
@@ -67,7 +71,9 @@ def _write_summary(run: Run, trainer: Trainer) -> None:
     }
     if features := feature_epochs(read_epochs(folder.records), options.select_on):
         summary["features"] = features
-    _save_predictions(run, trainer)
+    # For the report's confusion matrix, and for comparisons image by image.
+    with atomic_write(folder.records / "predictions.npz") as file:
+        np.savez_compressed(file, **predictions)  # pyright: ignore[reportArgumentType]
     # Matplotlib takes a second to import and is not needed before.
     from utils.report.run_figure import write_report
 
@@ -143,12 +149,21 @@ def _chosen_features(summary: dict) -> dict | None:
 
 
 @torch.no_grad()
-def _save_predictions(run: Run, trainer: Trainer) -> None:
-    """Writes the selected checkpoint's predictions, for the report's confusion matrix."""
-    features, labels = trainer.evaluator.seen("test")
-    preds = cast(Network, trainer.model).classify(features).argmax(dim=1)
-    with atomic_write(run.folder.records / "predictions.npz") as file:
-        np.savez_compressed(file, labels=labels.cpu().numpy(), preds=preds.cpu().numpy())
+def _predictions(trainer: Trainer, epoch: str = "") -> dict[str, np.ndarray]:
+    """Returns labels ``[N]`` and predicted classes ``[N]`` of the last look: ``labels`` and
+    ``preds`` of the test images, ``heldout_labels`` and ``heldout_preds`` of held-out ones.
+
+    Args:
+        trainer: whose evaluator has looked at its network as it is now.
+        epoch: stands before ``preds`` in the names, such as ``last_``.
+    """
+    network, found = cast(Network, trainer.model), {}
+    for split in trainer.evaluator.loaders:
+        features, labels = trainer.evaluator.seen(split)
+        start = "" if split == "test" else f"{split}_"
+        found[f"{start}labels"] = labels.cpu().numpy()
+        found[f"{start}{epoch}preds"] = network.classify(features).argmax(dim=1).cpu().numpy()
+    return found
 
 
 def accuracy_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:

@@ -253,6 +253,16 @@ def test_the_predictions_of_a_run_are_those_of_its_selected_epoch(tree, tmp_path
     with np.load(folder / "predictions.npz") as kept, np.load(folder / "outputs_test.npz") as best:
         assert np.array_equal(kept["preds"], best["preds"])
         assert np.array_equal(kept["labels"], best["labels"])
+        assert kept["heldout_labels"].shape == kept["heldout_preds"].shape
+    succeed([*argv, "--evaluation", "True", "--select_on", "last"])
+    with np.load(folder / "predictions.npz") as kept, np.load(folder / "outputs_test.npz") as end:
+        assert np.array_equal(kept["last_preds"], end["preds"])
+        assert not np.array_equal(kept["last_preds"], kept["preds"])
+    summary = read_summary(folder)
+    with np.load(folder / "predictions.npz") as kept:
+        for which, name in (("selected", "heldout_preds"), ("last", "heldout_last_preds")):
+            top1 = 100 * (kept[name] == kept["heldout_labels"]).mean()
+            assert top1 == pytest.approx(summary["heldout"][which]["linear"]["top1"], abs=1e-3)
 
 
 def test_evaluation_shows_the_size_of_every_group(tree, both):

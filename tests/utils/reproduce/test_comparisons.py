@@ -269,3 +269,42 @@ def test_the_protocol_with_most_rows_ranks_and_held_out_comes_first(tmp_path):
 def test_nothing_is_compared_in_an_empty_table(tmp_path):
     frame = frame_of(tmp_path)
     assert comparisons(frame).empty and against_published(frame).empty and rankings(frame) == []
+
+
+def test_stage_1_is_paired_at_its_last_epoch(tmp_path):
+    for row, top1 in (("bs", 50.0), ("ce", 40.0)):
+        arrays = {"preds": predictions(top1 + 1), "others": {"last_preds": predictions(top1)}}
+        write_run(tmp_path, row, [top1 + 1] + [top1] * 19, length=Length(20), **arrays)
+    what = "balanced softmax and its recipe over cross-entropy"
+    found = {line["protocol"]: line["difference"] for line in lines(tmp_path, what)}
+    assert found["last"].points == 10.0 and found["last"].is_paired
+    assert found["last"].error == pytest.approx(100 * math.sqrt(0.1 * 0.9 / 99))
+
+
+def test_recorded_held_out_predictions_pair_a_ranking_class_by_class(tmp_path):
+    """Held-out images of own data have their natural frequencies; accuracies are balanced."""
+    labels = np.array([0] * 6 + [1] * 2)
+    correct = {"control": [1, 1, 1, 0, 0, 0, 1, 0], "dro_lt": [1, 1, 0, 1, 1, 1, 1, 1]}
+    correct["dro_lt_weight"] = [1] * 8
+    balanced = {"control": 50.0, "dro_lt": 100 * (5 / 6 + 1) / 2, "dro_lt_weight": 100.0}
+    for row, right in correct.items():
+        others = {"heldout_labels": labels, "heldout_last_preds": labels + 1 - np.array(right)}
+        tops = [1.0, 1.0, balanced[row]]
+        of_run = {"preds": predictions(50), "others": others, "heldout": tops}
+        write_run(tmp_path, row, tops, length=CUT, **of_run)
+    [ranking] = rankings(frame_of(tmp_path))
+    found = ranking.set_index("row").loc["dro_lt", "difference"]
+    # Each image of the large class counts 8 / (2 * 6), of the small one 8 / (2 * 2).
+    images = np.subtract(correct["dro_lt"], correct["control"]) * np.where(labels == 0, 2 / 3, 2)
+    assert found.is_paired and found.points == pytest.approx(balanced["dro_lt"] - 50)
+    assert found.error == pytest.approx(100 * images.std(ddof=1) / math.sqrt(8))
+
+
+def test_held_out_predictions_of_other_images_are_not_paired(tmp_path):
+    for row, labels in (("control", [0, 1]), ("dro_lt", [1, 0]), ("dro_lt_weight", [0, 1])):
+        others = {"heldout_labels": np.array(labels), "heldout_last_preds": np.array([0, 0])}
+        of_run = {"preds": predictions(50), "others": others, "heldout": [50.0] * 3}
+        write_run(tmp_path, row, [50.0] * 3, length=CUT, **of_run)
+    [ranking] = rankings(frame_of(tmp_path))
+    paired = ranking.set_index("row")["difference"].dropna().map(lambda d: d.is_paired)
+    assert paired.to_dict() == {"dro_lt": False, "dro_lt_weight": True}

@@ -199,6 +199,9 @@ def test_predictions_of_another_epoch_are_not_those_of_the_result(tmp_path):
     of_test = frame[frame["protocol"] == "test"].iloc[0]
     labels, correct = predictions_of(of_test["run"], of_test["top1"])
     assert (labels == 0).all() and correct.mean() == 0.45
+    both = {"preds": predictions(30), "last_preds": predictions(45)}
+    np.savez(folder / "predictions.npz", labels=np.zeros(100, int), **both)
+    assert predictions_of(of_test["run"], of_test["top1"])[1].mean() == 0.45
     np.savez(folder / "predictions.npz", labels=np.zeros(100, int), preds=predictions(30))
     assert predictions_of(of_test["run"], of_test["top1"]) is None
     (folder / "predictions.npz").unlink()

@@ -40,7 +40,9 @@ def without_seed(argv):
     return [*argv[:at], *argv[at + 2 :]]
 
 
-SEEDS_NAME = stage_1_name(parse_options([*map(str, without_seed(stage_1(".", "."))), "--seeds", "1"]))
+SEEDS_NAME = stage_1_name(
+    parse_options([*map(str, without_seed(stage_1(".", "."))), "--seeds", "1"])
+)
 """The folder of a stage 1 with several seeds, which none of them decides."""
 
 
