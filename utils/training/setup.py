@@ -14,11 +14,11 @@ from datasets.loading.resident import Loader, Normalise
 from datasets.loading.streamed import make_loader
 from datasets.samplers import Order
 from losses import ContrastiveBranch, Margins
-from models.backbone import load_backbone
 from models.layers import LayerFeatures
 from utils.errors import UserError
 from utils.machine.device import Machine
 from utils.options.flags import Options
+from utils.runs.backbone import load_backbone
 from utils.runs.run_folder import RunFolder
 from utils.training.phase import RATE_FACTOR, Phase
 from utils.training.sgd import Sgd

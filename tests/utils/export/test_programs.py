@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from models import build_model
-from models.backbone import load_backbone
 from tests.support.helpers import snapshot
 from tests.support.rounding import assert_as_accurate
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
 from utils.export.__main__ import main
 from utils.export.programs import PACKAGES
 from utils.predict.network import load_network
+from utils.runs.backbone import load_backbone
 
 SIDE = 16
 DESCRIPTION = {

@@ -9,8 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from models import build_model, resnet20
-from models.backbone import load_backbone
 from utils.errors import UserError
+from utils.runs.backbone import load_backbone
 
 
 def saved(content, path):
