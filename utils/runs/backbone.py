@@ -1,23 +1,21 @@
 """Start a network, except its classifier, from public weights."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError, optional_module
+from utils.runs import checkpoint
+from utils.runs.checkpoint import some
 
 CLASSIFIERS = ("fc", "linear", "head", "classifier")
 """Names of the last layer in torchvision, this project, timm and others."""
 
 COUNTER = "num_batches_tracked"
 """Batch-norm's count of batches. Older files lack it, and no network here uses it."""
-
-SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Loaded:
     left: list[str]
 
     def __str__(self) -> str:
-        left = f"left {len(self.left)} ({_some(self.left)})" if self.left else "left none"
+        left = f"left {len(self.left)} ({some(self.left)})" if self.left else "left none"
         return f"took {len(self.taken)} tensors ({self.taken[0]} to {self.taken[-1]}), {left}"
 
 
@@ -49,7 +47,7 @@ def load_backbone(model: nn.Module, path: Path) -> Loaded:
         UserError: the file cannot be read, or its tensors do not fit; the message names some that
             are missing.
     """
-    weights = read_weights(path)
+    weights = _weights_of(path)
     expected = {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -66,43 +64,23 @@ def load_backbone(model: nn.Module, path: Path) -> Loaded:
     return Loaded(taken, [name for name in weights if name not in known])
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def _weights_of(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a `.safetensors` file, or of a file by `torch.save`, by name.
-
-    In a checkpoint the weights are the first dictionary that has only tensors, such as the one
-    under `state_dict` or `model`. No code from the file is run.
 
     Raises:
         UserError: the file is missing, unreadable, or holds no weights.
     """
     if not path.is_file():
         raise UserError(f"--backbone {path}: no such file")
+    if path.suffix != ".safetensors":
+        _, weights = checkpoint.read(path)
+        return weights
+    reader = optional_module("safetensors.torch", "safetensors", f"reading {path.name}")
     try:
-        content = _read(path)
-    except UserError:
-        raise
+        return reader.load_file(path)
     except Exception as error:  # damaged bytes can raise anything in the reader
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise UserError(f"{path}: not a readable file of weights ({reason})") from None
-    for candidate in (content, *(content.values() if isinstance(content, Mapping) else ())):
-        if _holds_weights(candidate):
-            return {str(name): tensor for name, tensor in candidate.items()}
-    raise UserError(f"{path}: no 'state_dict' of weights in this file")
-
-
-def _read(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        reader = optional_module("safetensors.torch", "safetensors", f"reading {path.name}")
-        return reader.load_file(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the error below is the only line to print
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _holds_weights(candidate: object) -> TypeGuard[Mapping[str, Tensor]]:
-    if not isinstance(candidate, Mapping) or not candidate:
-        return False
-    return all(isinstance(w, Tensor) and w.layout == torch.strided for w in candidate.values())
 
 
 def _prefix(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> str:
@@ -128,7 +106,7 @@ def _prefix(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path:
     lacks = min(missing.values(), key=len)
     raise UserError(
         f"{path}: weights of another network: {len(lacks)} of {len(expected)} tensors are missing "
-        f"({_some(lacks)}); the file has {_some(list(weights))}"
+        f"({some(lacks)}); the file has {some(list(weights))}"
     )
 
 
@@ -143,7 +121,7 @@ def _check(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: 
     if unknown:
         raise UserError(
             f"{path}: weights of another network: it has {len(unknown)} tensors that this network "
-            f"lacks ({_some(unknown)})"
+            f"lacks ({some(unknown)})"
         )
     for name in expected.keys() & weights.keys():
         wanted, found = expected[name], weights[name]
@@ -155,8 +133,3 @@ def _check(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: 
             raise UserError(f"{path}: the numbers of {name} are of the type {found.dtype}")
         if not torch.isfinite(found).all():
             raise UserError(f"{path}: {name} is not finite")
-
-
-def _some(names: list[str]) -> str:
-    """Returns the first few names, as text."""
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

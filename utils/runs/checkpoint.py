@@ -132,14 +132,7 @@ def load(path: Path) -> dict:
     Raises:
         UserError: the file is missing or damaged, has no weights, or has anything but plain data.
     """
-    content = _read(path)
-    checkpoint = dict(content) if isinstance(content, dict) else {}
-    weights = _weights_in(content)
-    if weights is None:
-        found = f" (it has {_some([str(key) for key in checkpoint])})" if checkpoint else ""
-        raise UserError(f"{path}: no 'state_dict' of weights in this file{found}")
-    if weights is content:
-        checkpoint = {}
+    checkpoint, weights = read(path)
     counts = checkpoint.get("class_counts")
     if counts is not None and not (
         isinstance(counts, list) and all(isinstance(count, int) for count in counts)
@@ -148,7 +141,24 @@ def load(path: Path) -> dict:
     return _with_plain_numbers(checkpoint) | {"state_dict": _without_wrappers(weights)}
 
 
-def _read(path: Path) -> object:
+def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """Returns the content of a file by `torch.save`, and the weights in it by the names that they
+    have there. The content is empty if the file holds only weights.
+
+    Raises:
+        UserError: the file is missing or damaged, has no weights, or has anything but plain data.
+    """
+    content = _content_of(path)
+    weights = _weights_in(content)
+    if weights is None:
+        keys = [str(key) for key in content] if isinstance(content, dict) else []
+        there = f" (it has {some(keys)})" if keys else ""
+        raise UserError(f"{path}: no 'state_dict' of weights in this file{there}")
+    rest = content if isinstance(content, dict) and weights is not content else {}
+    return rest, {str(name): weight for name, weight in weights.items()}
+
+
+def _content_of(path: Path) -> object:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -197,16 +207,15 @@ def _weights_in(content: object) -> dict | None:
     return None
 
 
-def _without_wrappers(weights: dict) -> dict[str, Tensor]:
+def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the weights without the prefixes of wrappers that all names have."""
-    named = {str(name): weight for name, weight in weights.items()}
-    while named:
-        first = next(iter(named)).partition(".")[0]
+    while weights:
+        first = next(iter(weights)).partition(".")[0]
         prefix = f"{first}."
-        if first not in WRAPPERS or not all(name.startswith(prefix) for name in named):
+        if first not in WRAPPERS or not all(name.startswith(prefix) for name in weights):
             break
-        named = {name.removeprefix(prefix): weight for name, weight in named.items()}
-    return named
+        weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+    return weights
 
 
 def _with_plain_numbers(content: Any) -> Any:
@@ -249,7 +258,7 @@ def build_from(
     weight = weights.get("linear.weight")
     if weight is None or weight.ndim != 2:
         raise UserError(
-            f"{path}: no linear.weight among the weights, which are {_some(list(weights))}; "
+            f"{path}: no linear.weight among the weights, which are {some(list(weights))}; "
             "--backbone starts from weights with another classifier"
         )
     is_normed = "linear.bias" not in weights
@@ -282,8 +291,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
     unknown = sorted(set(weights) - set(expected))
     if missing or unknown:
         raise UserError(
-            f"{path}: weights of another network: {len(missing)} missing ({_some(missing)}), "
-            f"{len(unknown)} unknown ({_some(unknown)})"
+            f"{path}: weights of another network: {len(missing)} missing ({some(missing)}), "
+            f"{len(unknown)} unknown ({some(unknown)})"
         )
     for name, weight in weights.items():
         if weight.shape != expected[name].shape:
@@ -295,6 +304,6 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
     model.load_state_dict(weights)
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     """Returns the first four names, as text."""
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "none"
