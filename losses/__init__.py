@@ -12,7 +12,7 @@ from losses.classification import (
 from losses.contrastive import BalancedContrastiveLoss, ContrastiveBranch
 from losses.distillation import DistillationLoss
 from losses.dro import DROLoss, class_means
-from losses.margins import Margins, make_margins
+from losses.margins import Margins
 from losses.objective import Objective, stage_1_objective, stage_2_objective
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "class_means",
     "effective_number_weights",
     "long_tail_weights",
-    "make_margins",
     "prior_offsets",
     "stage_1_objective",
     "stage_2_objective",

@@ -1,5 +1,4 @@
-"""The three kinds of margins ε of the paper (Samuel and Chechik, ICCV 2021, section 4.3), and the
-module that owns them."""
+"""The margins ε of the robust loss (Samuel and Chechik, ICCV 2021, section 4.3)."""
 
 from collections.abc import Sequence
 
@@ -9,47 +8,22 @@ from torch import Tensor, nn
 MARGIN_TYPES = ("learned", "shared", "sample_count")
 
 
-def make_margins(
-    margin_type: str,
-    margin: float,
-    class_counts: Sequence[int],
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Returns margins ε_c of shape ``[K]``, in units of feature distance.
+class Margins(nn.Module):
+    """The margins ε of all robust losses of a stage, in units of feature distance: one vector
+    ``[K]``, or one vector for each of the L layers that the robust loss works on. At the start they
+    are of one of the paper's three kinds:
 
-    - ``learned``: one trained scalar per class, ε_c = margin at the start (an `nn.Parameter`);
+    - ``learned``: one trained scalar per class, ε_c = margin;
     - ``shared``: ε_c = margin, fixed;
     - ``sample_count``: ε_c = margin / √n_c, fixed; the ball shrinks as the error of a mean does.
-
-    Args:
-        margin_type: one of `MARGIN_TYPES`.
-        margin: the scale of the margins.
-        class_counts: training images per class n_c, all at least 1.
-        device: of the margins.
-
-    Raises:
-        ValueError: the type is unknown.
-    """
-    counts = torch.tensor(class_counts, dtype=torch.float32, device=device)
-    constant = torch.full_like(counts, margin)
-    if margin_type == "learned":
-        return nn.Parameter(constant)
-    if margin_type == "shared":
-        return constant
-    if margin_type == "sample_count":
-        return margin / counts.sqrt()
-    raise ValueError(f"margin type must be one of {', '.join(MARGIN_TYPES)}, not {margin_type!r}")
-
-
-class Margins(nn.Module):
-    """The margins ε of all robust losses of a stage: one vector ``[K]``, or one vector for each of
-    the L layers that the robust loss works on.
 
     Every `DROLoss` holds a vector of this module, not a copy, so it sees each update that an
     optimiser makes to `parameters()`.
 
     Args:
-        margin_type, margin, class_counts: as in `make_margins`.
+        margin_type: one of `MARGIN_TYPES`.
+        margin: the scale of the margins.
+        class_counts: training images per class n_c, all at least 1.
         num_layers: L, or None for one vector for the features.
 
     Raises:
@@ -72,9 +46,16 @@ class Margins(nn.Module):
         num_layers: int | None = None,
     ) -> None:
         super().__init__()
+        if margin_type not in MARGIN_TYPES:
+            known = ", ".join(MARGIN_TYPES)
+            raise ValueError(f"margin type must be one of {known}, not {margin_type!r}")
+        counts = torch.tensor(class_counts, dtype=torch.float32)
+        divisors = counts.sqrt() if margin_type == "sample_count" else torch.ones_like(counts)
         self.is_layered = num_layers is not None
-        rows = [make_margins(margin_type, margin, class_counts) for _ in range(num_layers or 1)]
-        self.epsilons = nn.ParameterList(nn.Parameter(row, row.requires_grad) for row in rows)
+        self.epsilons = nn.ParameterList(
+            nn.Parameter(margin / divisors, requires_grad=margin_type == "learned")
+            for _ in range(num_layers or 1)
+        )
 
     @property
     def of_losses(self) -> Tensor | list[Tensor]:

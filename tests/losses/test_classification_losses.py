@@ -19,7 +19,6 @@ from losses import (
     balanced_weights,
     effective_number_weights,
     long_tail_weights,
-    make_margins,
     stage_1_objective,
     stage_2_objective,
 )
@@ -309,23 +308,3 @@ def test_the_robust_weight_mixes_cross_entropy_and_robust_loss(robust_weight, de
     objective = stage_2_objective(names, COUNTS, robust_weight=robust_weight).to(device)
     loss, (robust, cross_entropy) = objective(*outputs)
     assert_close(loss, (1 - robust_weight) * cross_entropy + robust_weight * robust)
-
-
-@pytest.mark.parametrize(
-    ("margin_type", "expected", "is_learned"),
-    [
-        ("learned", [0.5, 0.5, 0.5], True),
-        ("shared", [0.5, 0.5, 0.5], False),
-        ("sample_count", [0.05, 0.1, 0.5], False),
-    ],
-)
-def test_margins_are_those_of_the_paper(margin_type, expected, is_learned, device):
-    margins = make_margins(margin_type, 0.5, [100, 25, 1], device)
-    assert_close(margins.detach(), torch.tensor(expected, device=device))
-    assert margins.is_leaf and margins.requires_grad == is_learned
-    assert isinstance(margins, nn.Parameter) == is_learned
-
-
-def test_an_unknown_margin_type_is_an_error():
-    with pytest.raises(ValueError, match="learned, shared, sample_count, not 'none'"):
-        make_margins("none", 0.5, [3, 2])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from losses import Margins, make_margins, stage_2_objective
+from losses import Margins, stage_2_objective
 
 COUNTS = [16, 4, 1]
 LAYERS = {"layer2": slice(0, 2), "layer3": slice(2, 5)}
@@ -21,16 +21,24 @@ def batch():
     return features, torch.zeros(6, 3), torch.arange(6) % 3, centroids
 
 
-@pytest.mark.parametrize("margin_type", ["learned", "shared", "sample_count"])
+@pytest.mark.parametrize(
+    ("margin_type", "start"),
+    [("learned", [2.0] * 3), ("shared", [2.0] * 3), ("sample_count", [0.5, 1.0, 2.0])],
+)
 @pytest.mark.parametrize("num_layers", [None, 1, 2])
-def test_margins_start_as_the_papers_in_every_layer(margin_type, num_layers):
+def test_margins_start_as_the_papers_in_every_layer(margin_type, start, num_layers):
     margins = Margins(margin_type, 2.0, COUNTS, num_layers)
-    expected = make_margins(margin_type, 2.0, COUNTS).detach()
+    expected = torch.tensor(start)
     if num_layers is not None:
         expected = expected.expand(num_layers, 3)
     assert torch.equal(margins.values(), expected)
     assert not margins.values().requires_grad
     assert len(margins.trained) == ((num_layers or 1) if margin_type == "learned" else 0)
+
+
+def test_an_unknown_margin_type_is_an_error():
+    with pytest.raises(ValueError, match="learned, shared, sample_count, not 'none'"):
+        Margins("none", 0.5, [3, 2])
 
 
 @pytest.mark.parametrize("num_layers", [None, 2])

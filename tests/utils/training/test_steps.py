@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from datasets.loading.resident import Normalise
 from datasets.normalisation import CIFAR
-from losses import make_margins, stage_2_objective
+from losses import Margins, stage_2_objective
 from models import build_model
 from tests.support.helpers import noise, seeded
 from utils.evaluation.evaluator import class_centroids, extract_features
@@ -41,7 +41,7 @@ def stage_2_step(precision, frozen=False, lr=0.1, momentum=0.0):
     """Returns a step of stage 2's feature (or classifier) phase on random images."""
     torch.manual_seed(0)
     model = build_model("resnet20", 5).to(memory_format=torch.channels_last)
-    margins = make_margins("learned", 1.0, [9, 7, 5, 3, 1])
+    margins = Margins("learned", 1.0, [9, 7, 5, 3, 1]).epsilons[0]
     names = ["ce"] if frozen else ["ce_lt", "robust_loss"]
     objective = stage_2_objective(names, [9, 7, 5, 3, 1], temperature=1.0, epsilons=margins)
     features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
@@ -248,7 +248,7 @@ def cuda_step(kind, frozen, released_margins):
     device = torch.device("cuda")
     torch.manual_seed(0)
     model = build_model("resnet20", 5).to(device, memory_format=torch.channels_last)
-    margins = make_margins("learned", 1.0, [9, 7, 5, 3, 1], device)
+    margins = Margins("learned", 1.0, [9, 7, 5, 3, 1]).to(device).epsilons[0]
     names = ["ce"] if frozen else ["ce_lt", "robust_loss"]
     objective = stage_2_objective(
         names, [9, 7, 5, 3, 1], epsilons=margins, released_margins=released_margins

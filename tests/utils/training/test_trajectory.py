@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from losses import class_means, make_margins, stage_2_objective
+from losses import Margins, class_means, stage_2_objective
 from models import resnet32
 from utils.evaluation.evaluator import class_centroids, extract_features
 from utils.machine.device import Machine
@@ -76,7 +76,7 @@ def run_trajectory(golden, device, released_margins):
     model = initial_model(golden, device)
     bank_features, bank_targets = extract_features(model, [bank(golden, device)], machine)
     centroids = class_means(bank_features, bank_targets, 10)
-    margins = make_margins("learned", 1.0, class_counts, device)
+    margins = Margins("learned", 1.0, class_counts).to(device).epsilons[0]
 
     def objective(*names):
         return stage_2_objective(
