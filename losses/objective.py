@@ -18,8 +18,8 @@ from losses.contrastive import ContrastiveBranch
 from losses.distillation import DistillationLoss
 from losses.dro import DROLoss
 
-CLASS_WEIGHTS = {"": None, "_lt": long_tail_weights, "_bal": balanced_weights}
-"""The class weights that a loss's suffix stands for, as functions of the class counts."""
+CLASS_WEIGHTS = {"": None, "lt": long_tail_weights, "bal": balanced_weights}
+"""The class weights of stage 2's losses, as functions of the class counts."""
 
 STAGE_2_LOSSES: dict[str, Callable[[Sequence[int], Tensor | None, float], nn.Module]] = {
     "ce": lambda counts, weights, prior: nn.CrossEntropyLoss(weight=weights),
@@ -177,7 +177,7 @@ def stage_1_objective(
 
 
 def stage_2_objective(
-    names: Sequence[str],
+    terms: Sequence[tuple[str, str]],
     class_counts: Sequence[int],
     *,
     temperature: float = 1.0,
@@ -188,18 +188,19 @@ def stage_2_objective(
     columns: Mapping[str, slice] | None = None,
     prior_weight: float = 1.0,
 ) -> Objective:
-    """Returns the objective of stage 2, the sum of the named losses.
+    """Returns the objective of stage 2, the sum of the losses.
 
-    A name is `ce`, `bs` (balanced softmax) or `robust_loss` (`DROLoss`). The suffix `_lt` adds
-    class weights n_c / n_max, the suffix `_bal` N / (K n_c). With `robust_weight` w, the sum
-    becomes (1 − w) · cross-entropy + w · robust, where balanced softmax counts as a cross-entropy.
-    This is the paper's joint loss with λ = 1 − w.
+    A loss is `ce`, `bs` (balanced softmax) or `robust_loss` (`DROLoss`). Its class weights are
+    n_c / n_max (`lt`), N / (K n_c) (`bal`), or none (an empty text). With `robust_weight` w, the
+    sum becomes (1 − w) · cross-entropy + w · robust, where balanced softmax counts as a
+    cross-entropy. This is the paper's joint loss with λ = 1 − w.
 
     With `columns`, the features of several layers are side by side. Then `robust_loss` becomes one
     loss `robust_loss@LAYER` for each layer, on the layer's columns and with its own margins.
 
     Args:
-        names: the losses; the objective has them in this order.
+        terms: each loss with its class weights, such as ``("ce", "lt")``; the objective has them in
+            this order, and names this one `ce_lt`.
         class_counts: training images per class n_c ``[K]``, all at least 1.
         temperature, epsilons, released_margins, distance: of the robust loss (`DROLoss`); with
             `columns`, `epsilons` has one vector ``[K]`` per layer.
@@ -208,7 +209,7 @@ def stage_2_objective(
         prior_weight: τ of balanced softmax.
 
     Raises:
-        ValueError: a loss is unknown.
+        KeyError: a loss or its class weights are unknown.
     """
     losses: dict[str, nn.Module] = {}
     weights: list[float] = []
@@ -217,10 +218,11 @@ def stage_2_objective(
     if columns is not None:
         each = zip(columns.items(), () if epsilons is None else epsilons, strict=True)
         layers = [(f"@{layer}", part, own) for (layer, part), own in each]
-    for name in names:
-        base, make_weights = _base_and_weights(name)
+    for kind, weighting in terms:
+        name = f"{kind}_{weighting}" if weighting else kind
+        make_weights = CLASS_WEIGHTS[weighting]
         class_weights = make_weights(class_counts) if make_weights else None
-        if base == "robust_loss":
+        if kind == "robust_loss":
             for layer, layer_columns, layer_epsilons in layers:
                 columns_of[name + layer] = layer_columns
                 losses[name + layer] = DROLoss(
@@ -232,17 +234,6 @@ def stage_2_objective(
                 )
                 weights.append(1.0 if robust_weight is None else robust_weight)
         else:
-            losses[name] = STAGE_2_LOSSES[base](class_counts, class_weights, prior_weight)
+            losses[name] = STAGE_2_LOSSES[kind](class_counts, class_weights, prior_weight)
             weights.append(1.0 if robust_weight is None else 1.0 - robust_weight)
     return Objective(losses, weights, columns_of)
-
-
-def _base_and_weights(name: str) -> tuple[str, Callable[[Sequence[int]], Tensor] | None]:
-    """Returns a loss's name without its suffix, and the function that makes its class weights."""
-    bases = ("robust_loss", *STAGE_2_LOSSES)
-    for base in bases:
-        if name.startswith(base) and name.removeprefix(base) in CLASS_WEIGHTS:
-            return base, CLASS_WEIGHTS[name.removeprefix(base)]
-    raise ValueError(
-        f"the loss must be {', '.join(bases)}, or one of them with _lt or _bal, not {name!r}"
-    )

@@ -31,6 +31,7 @@ from losses import DROLoss, stage_1_objective, stage_2_objective
 from models import build_model
 from utils.evaluation.evaluator import Evaluator, class_centroids
 from utils.machine.device import Machine
+from utils.options.values import parse_losses
 
 QUICK = settings_of(["--gpu", "cpu", "--workers", "0"], quick=True)
 
@@ -91,9 +92,9 @@ def test_the_losses_of_a_step_are_those_of_this_project(loop, phase):
     objective = {
         "pretraining": stage_1_objective("CE", counts),
         "features": stage_2_objective(
-            ["ce_lt", "robust_loss"], counts, epsilons=epsilons, released_margins=True
+            parse_losses("ce_lt,robust_loss"), counts, epsilons=epsilons, released_margins=True
         ),
-        "classifier": stage_2_objective(["ce"], counts),
+        "classifier": stage_2_objective(parse_losses("ce"), counts),
     }[phase]
     expected, parts = objective(features, logits, targets, centroids)
     found = loop.losses(phase, features, logits, targets, centroids)
@@ -113,8 +114,8 @@ def test_a_feature_step_updates_as_sgd_on_our_objective(loop):
     epsilons = torch.nn.Parameter(torch.ones(10))
     trained = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
     sgd = torch.optim.SGD([*trained, epsilons], FEATURE_LR, MOMENTUM, weight_decay=WEIGHT_DECAY)
-    names = ["ce_lt", "robust_loss"]
-    objective = stage_2_objective(names, counts, epsilons=epsilons, released_margins=True)
+    losses = parse_losses("ce_lt,robust_loss")
+    objective = stage_2_objective(losses, counts, epsilons=epsilons, released_margins=True)
     loss, _ = objective(*model(inputs), targets, centroids)
     loss.backward()
     sgd.step()

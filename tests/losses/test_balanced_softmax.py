@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from losses import BalancedSoftmaxLoss, stage_1_objective, stage_2_objective
+from utils.options.values import parse_losses
 
 COUNTS = [500, 120, 60, 20, 5]
 
@@ -89,7 +90,7 @@ def test_objectives_take_the_weight_of_the_prior():
     logits, targets, _ = random_batch(torch.float32)
     expected = BalancedSoftmaxLoss(COUNTS, 0.5)(logits, targets)
     stage_1 = stage_1_objective("BS", COUNTS, prior_weight=0.5)
-    stage_2 = stage_2_objective(["bs"], COUNTS, prior_weight=0.5)
+    stage_2 = stage_2_objective(parse_losses("bs"), COUNTS, prior_weight=0.5)
     for objective in (stage_1, stage_2):
         assert_close(objective(torch.zeros(16, 8), logits, targets)[0], expected)
 
@@ -102,5 +103,5 @@ def test_bs_lt_on_balanced_samples_is_balanced_softmax_on_all_images():
     alike, labels = per_class.flatten(0, 1), torch.arange(3).repeat_interleave(4)
     natural = torch.cat([per_class[0], alike])  # class 0's images twice
     expected = BalancedSoftmaxLoss(counts)(natural, torch.cat([labels[:4], labels]))
-    loss, _ = stage_2_objective(["bs_lt"], counts)(torch.zeros(12, 2), alike, labels)
+    loss, _ = stage_2_objective(parse_losses("bs_lt"), counts)(torch.zeros(12, 2), alike, labels)
     assert_close(loss, expected)

@@ -5,14 +5,17 @@ import torch
 from torch.testing import assert_close
 
 from losses import Margins, stage_2_objective
+from utils.options.values import parse_losses
 
 COUNTS = [16, 4, 1]
 LAYERS = {"layer2": slice(0, 2), "layer3": slice(2, 5)}
 
 
-def objective_of(margins: Margins, names=("robust_loss",)):
+def objective_of(margins: Margins, losses="robust_loss"):
     columns = LAYERS if margins.is_layered else None
-    return stage_2_objective(names, COUNTS, epsilons=margins.of_losses, columns=columns)
+    return stage_2_objective(
+        parse_losses(losses), COUNTS, epsilons=margins.of_losses, columns=columns
+    )
 
 
 def batch():
@@ -63,7 +66,7 @@ def test_a_loss_holds_the_vectors_themselves(num_layers):
 
 def test_two_robust_losses_share_the_margins():
     margins = Margins("learned", 1.0, COUNTS)
-    objective = objective_of(margins, ["robust_loss", "robust_loss_lt"])
+    objective = objective_of(margins, "robust_loss,robust_loss_lt")
     assert len(list(objective.parameters())) == 1
 
 

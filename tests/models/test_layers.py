@@ -9,6 +9,7 @@ from models import build_model
 from models.folding import fold_batch_norm
 from models.layers import LayerFeatures
 from tests.support.helpers import call, load, snapshot, stage_2, stage_2_folder, succeed
+from utils.options.values import parse_losses
 
 COUNTS = [9, 7, 5, 3, 1]
 
@@ -41,7 +42,7 @@ def test_the_objective_is_the_sum_of_the_losses_of_the_layers():
     margins = Margins("learned", 1.0, COUNTS, num_layers=2)
     columns = {"layer2": slice(0, 2), "layer3": slice(2, 5)}
     objective = stage_2_objective(
-        ["ce", "robust_loss_lt"], COUNTS, epsilons=margins.of_losses, columns=columns
+        parse_losses("ce,robust_loss_lt"), COUNTS, epsilons=margins.of_losses, columns=columns
     )
     assert objective.names == ["ce", "robust_loss_lt@layer2", "robust_loss_lt@layer3"]
     total, parts = objective(features, logits, targets, centroids)

@@ -33,6 +33,7 @@ from utils.evaluation.evaluator import Evaluator, class_centroids
 from utils.machine import collectives
 from utils.machine.device import Machine
 from utils.machine.processes import World
+from utils.options.values import parse_losses
 from utils.training.phase import Phase
 from utils.training.steps import make_step
 
@@ -111,7 +112,7 @@ def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.
         columns = network.columns if kind == "layers" else None
         margins = Margins("learned", 1.0, data.class_counts, columns and len(columns))
         objective = stage_2_objective(
-            ["ce_lt", "robust_loss"],
+            parse_losses("ce_lt,robust_loss"),
             data.class_counts,
             epsilons=margins.of_losses,
             columns=columns,

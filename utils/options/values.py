@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -15,18 +16,12 @@ class Sampler:
     samples_per_class: int | None = None
 
 
-@dataclass(frozen=True)
-class LossTerm:
+class LossTerm(NamedTuple):
     """One loss of stage 2. `kind` is `ce`, `bs` or `robust_loss`; `weighting`, the kind of class
     weights, is empty, `lt` or `bal`."""
 
     kind: str
     weighting: str = ""
-
-    @property
-    def name(self) -> str:
-        """The name of the loss, as the flag spells it."""
-        return f"{self.kind}_{self.weighting}" if self.weighting else self.kind
 
     @property
     def is_robust(self) -> bool:

@@ -60,7 +60,7 @@ def stage_2(run: Run, start: dict, path: Path) -> Stage:
 
     def objective(losses: tuple[LossTerm, ...]) -> Objective:
         return stage_2_objective(
-            [term.name for term in losses],
+            losses,
             data.class_counts,
             temperature=options.temperature,
             epsilons=margins.of_losses,

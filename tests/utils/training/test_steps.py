@@ -14,6 +14,7 @@ from models import build_model
 from tests.support.helpers import noise, seeded
 from utils.evaluation.evaluator import class_centroids, extract_features
 from utils.machine.device import Machine
+from utils.options.values import parse_losses
 from utils.training.eager_step import EagerStep
 from utils.training.graph_step import GraphStep, add_momenta, preserved
 from utils.training.phase import Phase
@@ -42,8 +43,8 @@ def stage_2_step(precision, frozen=False, lr=0.1, momentum=0.0):
     torch.manual_seed(0)
     model = build_model("resnet20", 5).to(memory_format=torch.channels_last)
     margins = Margins("learned", 1.0, [9, 7, 5, 3, 1]).epsilons[0]
-    names = ["ce"] if frozen else ["ce_lt", "robust_loss"]
-    objective = stage_2_objective(names, [9, 7, 5, 3, 1], temperature=1.0, epsilons=margins)
+    losses = parse_losses("ce" if frozen else "ce_lt,robust_loss")
+    objective = stage_2_objective(losses, [9, 7, 5, 3, 1], temperature=1.0, epsilons=margins)
     features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
     parameters = list(model.linear.parameters()) if frozen else [*features, margins]
     phase = phase_of(objective, torch.optim.SGD(parameters, lr, momentum=momentum), frozen)
@@ -249,9 +250,9 @@ def cuda_step(kind, frozen, released_margins):
     torch.manual_seed(0)
     model = build_model("resnet20", 5).to(device, memory_format=torch.channels_last)
     margins = Margins("learned", 1.0, [9, 7, 5, 3, 1]).to(device).epsilons[0]
-    names = ["ce"] if frozen else ["ce_lt", "robust_loss"]
+    losses = parse_losses("ce" if frozen else "ce_lt,robust_loss")
     objective = stage_2_objective(
-        names, [9, 7, 5, 3, 1], epsilons=margins, released_margins=released_margins
+        losses, [9, 7, 5, 3, 1], epsilons=margins, released_margins=released_margins
     ).to(device)
     features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
     parameters = list(model.linear.parameters()) if frozen else [*features, margins]

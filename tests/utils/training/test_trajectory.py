@@ -9,6 +9,7 @@ from losses import Margins, class_means, stage_2_objective
 from models import resnet32
 from utils.evaluation.evaluator import class_centroids, extract_features
 from utils.machine.device import Machine
+from utils.options.values import parse_losses
 from utils.training.eager_step import EagerStep
 from utils.training.phase import Phase
 
@@ -78,9 +79,9 @@ def run_trajectory(golden, device, released_margins):
     centroids = class_means(bank_features, bank_targets, 10)
     margins = Margins("learned", 1.0, class_counts).to(device).epsilons[0]
 
-    def objective(*names):
+    def objective(losses):
         return stage_2_objective(
-            names, class_counts, epsilons=margins, released_margins=released_margins
+            parse_losses(losses), class_counts, epsilons=margins, released_margins=released_margins
         ).to(device)
 
     def batch(i):
@@ -89,7 +90,7 @@ def run_trajectory(golden, device, released_margins):
 
     statistics = []
     parameters = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
-    losses_of = objective("ce_lt", "robust_loss")
+    losses_of = objective("ce_lt,robust_loss")
     phase = make_phase("features", model, [*parameters, margins], losses_of, lr=0.005)
     step = EagerStep(model.train(), phase, losses_of, machine)
     for i in range(FEATURE_STEPS):
