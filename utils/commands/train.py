@@ -20,7 +20,7 @@ from utils.options.flags import Options
 from utils.runs import checkpoint
 from utils.runs.contents import RECORD, contents_of
 from utils.runs.folders import digest_of, run_folder
-from utils.runs.lookup import find_pretrained
+from utils.runs.lookup import checkpoint_of_flag
 from utils.runs.resuming import check_holds_no_run, prepare
 from utils.runs.run_folder import RunFolder, recorded_options
 from utils.training.seeds import side_by_side, summarise_seeds
@@ -86,7 +86,7 @@ class _Job:
     def of(cls, options: Options) -> "_Job":
         """Returns the job of these options; draws a seed if a new run has none."""
         if options.stage == 2 and options.pretrain_epochs is None:
-            find_pretrained(options)
+            checkpoint_of_flag(options, "pretrained")
         folder = run_folder(options)
         action, digested = prepare(options, folder), digest_of(options, folder)
         seed = recorded_options(folder)["seed"] if action == "continue" else options.seed
@@ -158,7 +158,7 @@ def _plan(stages: Sequence[Options]) -> tuple[list[list[_Job]], dict | None]:
     if begun:
         remembered = recorded_options(begun[0])
     elif stages[0].stage == 2:
-        remembered = checkpoint.load(find_pretrained(jobs[0][0].options))
+        remembered = checkpoint.load(checkpoint_of_flag(jobs[0][0].options, "pretrained"))
     return jobs, remembered and {"data": remembered.get("data")}
 
 
@@ -217,7 +217,7 @@ def _read_start(options: Options) -> tuple[dict, Path] | None:
     """Returns the checkpoint that a stage 2 starts from, and its file; None for a stage 1."""
     if options.stage == 1:
         return None
-    path = find_pretrained(options)
+    path = checkpoint_of_flag(options, "pretrained")
     return checkpoint.load(path), path
 
 
@@ -275,7 +275,7 @@ def _open_folders(
         if job.digested:
             print(f"the digest in its name stands for {job.digested}")
         if job.options.stage == 2:
-            print(f"starts from {find_pretrained(job.options)}")
+            print(f"starts from {checkpoint_of_flag(job.options, 'pretrained')}")
 
 
 def _summarise_seeds(options: Options, jobs: Sequence[_Job], together: bool) -> None:

@@ -65,9 +65,9 @@ def export(arguments: argparse.Namespace) -> list[Path]:
     """
     if arguments.format == "checkpoint":
         from utils.export.checkpoints import export_checkpoints
-        from utils.predict.network import find_checkpoint
+        from utils.predict.network import checkpoint_of_run
 
-        folder = find_checkpoint(arguments.run).parent
+        folder = checkpoint_of_run(arguments.run).parent
         return export_checkpoints(folder, arguments.output or PRETRAINED, arguments.last)
     if arguments.last:
         raise UserError(f"--last works with --format checkpoint, not with {arguments.format}")

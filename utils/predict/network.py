@@ -81,8 +81,9 @@ class TrainedNetwork:
         return NormalisedNetwork(self.network, self.normalisation)
 
 
-def find_checkpoint(name: Path) -> Path:
-    """Returns the checkpoint file of a run; in a folder it is the best one.
+def checkpoint_of_run(name: Path) -> Path:
+    """Returns the checkpoint file of a run, which the command line names without further flags; in
+    a folder it is the best one. (`checkpoint_of_flag` looks for those of training's flags.)
 
     If a folder has no checkpoint, but only one run below it, it stands for that run. A stage 1 that
     has a stage 2 in its folder does not count then.
@@ -140,12 +141,12 @@ def load_network(name: Path) -> TrainedNetwork:
     are named by their numbers.
 
     Args:
-        name: as for `find_checkpoint`.
+        name: as for `checkpoint_of_run`.
 
     Raises:
         UserError: there is no such checkpoint, or it cannot be used.
     """
-    path = find_checkpoint(name)
+    path = checkpoint_of_run(name)
     content = checkpoint.load(path)
     arch = content.get("arch")
     if arch not in ARCHITECTURES:

@@ -9,7 +9,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.options.flags import FIELDS, Options
 from utils.options.own_data import file_digest
-from utils.runs.lookup import find_checkpoint
+from utils.runs.lookup import checkpoint_of_flag
 
 RECORD = "contents"
 """The key of the digests in `args.json`."""
@@ -49,7 +49,7 @@ def _file(options: Options, name: str) -> Path | None:
     if FIELDS[name].metadata["content"] == "file":
         return Path(getattr(options, name)).expanduser()
     try:
-        return find_checkpoint(options, name)
+        return checkpoint_of_flag(options, name)
     except UserError:  # the run that needs the file reports it
         return None
 

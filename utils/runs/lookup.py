@@ -40,17 +40,7 @@ def place_of_pretrained(options: Options) -> Path:
     return Path(*folder.parts[-2 if is_seed_folder(folder.name) else -1 :])
 
 
-def find_pretrained(options: Options) -> Path:
-    """Returns the stage-1 checkpoint file that `--pretrained` names, the best by `--select_on`.
-
-    Raises:
-        UserError: there is nothing by that name, several runs have that name with a digest, or the
-            folder has no checkpoint.
-    """
-    return find_checkpoint(options, "pretrained")
-
-
-def find_checkpoint(options: Options, flag: str) -> Path:
+def checkpoint_of_flag(options: Options, flag: str) -> Path:
     """Returns the checkpoint file that `--pretrained` or `--teacher` names. In a run folder it is
     the best by `--select_on`.
 

@@ -11,7 +11,7 @@ from losses import prior_offsets
 from models.folding import fold_batch_norm
 from utils.errors import UserError
 from utils.runs import checkpoint
-from utils.runs.lookup import find_checkpoint
+from utils.runs.lookup import checkpoint_of_flag
 from utils.training.setup import Run, warn, warn_of_other_data
 
 
@@ -37,7 +37,7 @@ def load_teacher(run: Run) -> Teacher:
         UserError: there is no such teacher, or it has other classes than the data.
     """
     options, data = run.options, run.data
-    path = find_checkpoint(options, "teacher")
+    path = checkpoint_of_flag(options, "teacher")
     start = checkpoint.load(path)
     arch = start.get("arch", options.arch)
     try:

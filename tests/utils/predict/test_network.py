@@ -10,7 +10,7 @@ from datasets.normalisation import CIFAR, IMAGENET
 from models import build_model
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
 from utils.errors import UserError
-from utils.predict.network import find_checkpoint, load_network
+from utils.predict.network import checkpoint_of_run, load_network
 
 
 def test_size_normalisation_and_names_are_the_checkpoints(tmp_path):
@@ -39,29 +39,29 @@ def test_the_network_normalises_images_itself(head_scale, tmp_path):
 def test_a_run_is_found_by_its_name(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_checkpoint(tmp_path / root / "my_run")
-    assert find_checkpoint("my_run").resolve() == path
+    assert checkpoint_of_run("my_run").resolve() == path
 
 
 def test_a_name_without_its_digest_is_enough_if_it_fits_one_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-0123abcd")
     write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-other")
-    assert find_checkpoint("my_run[1]").resolve() == path
+    assert checkpoint_of_run("my_run[1]").resolve() == path
     write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-4567abcd")
     with pytest.raises(
         UserError, match=r"several runs have this name and a digest: .*-0123abcd, .*-4567abcd"
     ):
-        find_checkpoint("my_run[1]")
+        checkpoint_of_run("my_run[1]")
 
 
 def test_a_file_is_taken_as_it_is_and_a_folder_gives_its_best(tmp_path):
     best = write_checkpoint(tmp_path)
     last = tmp_path / "ckpt.pth.tar"
     best.rename(last)
-    assert find_checkpoint(tmp_path) == last
+    assert checkpoint_of_run(tmp_path) == last
     best = write_checkpoint(tmp_path)
-    assert find_checkpoint(tmp_path) == best
-    assert find_checkpoint(last) == last
+    assert checkpoint_of_run(tmp_path) == best
+    assert checkpoint_of_run(last) == last
 
 
 @pytest.mark.parametrize(
@@ -114,19 +114,19 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(changes, says, tmp_path):
 def test_the_error_for_a_missing_run_says_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"looked for nothing, checkpoint/nothing, pretrained/"):
-        find_checkpoint("nothing")
+        checkpoint_of_run("nothing")
     (tmp_path / "root").mkdir()
     with pytest.raises(UserError, match=r"root: no ckpt.best.pth.tar in this folder$"):
-        find_checkpoint("root")
+        checkpoint_of_run("root")
 
 
 def test_a_folder_above_a_single_run_stands_for_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_checkpoint(tmp_path / "root" / "stage_1")
-    assert find_checkpoint("root").resolve() == path
+    assert checkpoint_of_run("root").resolve() == path
     stage_2 = write_checkpoint(tmp_path / "root" / "stage_1" / "stage_2")
-    assert find_checkpoint("root").resolve() == stage_2
-    assert find_checkpoint("root/stage_1").resolve() == path
+    assert checkpoint_of_run("root").resolve() == stage_2
+    assert checkpoint_of_run("root/stage_1").resolve() == path
     write_checkpoint(tmp_path / "root" / "other")
     with pytest.raises(UserError, match=r"below it are root/other, root/stage_1/stage_2$"):
-        find_checkpoint("root")
+        checkpoint_of_run("root")

@@ -9,7 +9,7 @@ import pytest
 from utils.errors import UserError
 from utils.options.parse import parse_options
 from utils.runs.folders import digest_of, find_evaluated, run_folder
-from utils.runs.lookup import find_pretrained
+from utils.runs.lookup import checkpoint_of_flag
 
 EARLIER = Path(__file__).parent / "earlier"
 """Records of a stage 1 and a stage 2 that an earlier version made, without their checkpoints."""
@@ -62,7 +62,7 @@ def test_a_run_that_differs_from_an_earlier_one_has_a_folder_of_its_own(flags, e
 
 def test_an_earlier_run_is_found_as_the_start_of_a_stage_2_and_evaluated(earlier):
     options = options_of(FLAGS, STAGE_2, f"--pretrained {NAME}", "--evaluation True")
-    assert find_pretrained(options) == earlier / NAME / "ckpt.best.pth.tar"
+    assert checkpoint_of_flag(options, "pretrained") == earlier / NAME / "ckpt.best.pth.tar"
     path, folder = find_evaluated(options)
     assert path.parent == folder.models == run_folder(options).models
     path, folder = find_evaluated(options_of(FLAGS, "--evaluation True"))
@@ -89,10 +89,10 @@ def test_the_beginning_of_a_name_is_enough_where_it_is_the_only_one(tmp_path, mo
     folder = made(f"{FLAGS} --epochs 3")
     assert folder.name.startswith(f"{NAME}-") and len(folder.name) == len(NAME) + 9
     options = options_of(FLAGS, STAGE_2, f"--pretrained {NAME}")
-    assert find_pretrained(options) == folder / "ckpt.best.pth.tar"
+    assert checkpoint_of_flag(options, "pretrained") == folder / "ckpt.best.pth.tar"
     assert run_folder(options).models.parent == folder
     options = options_of(FLAGS, STAGE_2, f"--pretrained checkpoint/{NAME}")
-    assert find_pretrained(options) == folder / "ckpt.best.pth.tar"
+    assert checkpoint_of_flag(options, "pretrained") == folder / "ckpt.best.pth.tar"
 
 
 def test_a_run_of_exactly_that_name_comes_first(tmp_path, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_run_of_exactly_that_name_comes_first(tmp_path, monkeypatch):
     made(FLAGS)
     plain = made("--dataset digits -a resnet20")
     options = options_of(FLAGS, STAGE_2, f"--pretrained {NAME}")
-    assert find_pretrained(options).parent == plain
+    assert checkpoint_of_flag(options, "pretrained").parent == plain
 
 
 def test_a_folder_without_a_run_does_not_count(tmp_path, monkeypatch):
@@ -108,11 +108,11 @@ def test_a_folder_without_a_run_does_not_count(tmp_path, monkeypatch):
     Path("checkpoint", NAME).mkdir(parents=True)
     options = options_of(FLAGS, STAGE_2, f"--pretrained {NAME}")
     with pytest.raises(UserError, match=r"no ckpt\.best\.pth\.tar in"):
-        find_pretrained(options)
+        checkpoint_of_flag(options, "pretrained")
     folder = made(FLAGS)
     Path("checkpoint", f"{NAME}-notdigit").mkdir()
     Path("checkpoint", f"{NAME}-01234567").mkdir()
-    assert find_pretrained(options).parent == folder
+    assert checkpoint_of_flag(options, "pretrained").parent == folder
 
 
 def test_the_error_for_several_runs_says_how_they_differ(tmp_path, monkeypatch):
@@ -132,9 +132,9 @@ def test_each_place_is_searched_whole_before_the_next(tmp_path, monkeypatch):
     here = Path(NAME)
     here.mkdir()
     options = options_of(FLAGS, STAGE_2, f"--pretrained {NAME}")
-    assert find_pretrained(options).parent == in_root
+    assert checkpoint_of_flag(options, "pretrained").parent == in_root
     (here / "ckpt.best.pth.tar").touch()
-    assert find_pretrained(options).parent == here
+    assert checkpoint_of_flag(options, "pretrained").parent == here
 
 
 def test_an_evaluation_needs_no_flag_that_the_only_run_was_given(tmp_path, monkeypatch):
@@ -197,7 +197,7 @@ def test_a_stage_2_from_a_file_goes_below_the_name_of_the_file_or_its_run(
     path.touch()
     for given in (file, path, path.absolute()):
         options = options_of(FLAGS, STAGE_2, f"--pretrained {given}")
-        assert find_pretrained(options).samefile(path)
+        assert checkpoint_of_flag(options, "pretrained").samefile(path)
         assert run_folder(options).models.parent == Path("checkpoint", parent)
 
 
