@@ -6,13 +6,14 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from datasets.files.images import opened, to_rgb
 from utils.predict.predictions import Prediction
 from utils.predict.targets import written
+from utils.templates import read_template
 
+TEMPLATE = Path(__file__).with_name("page.html")
 SHOWN = 200
 THUMBNAIL = 160  # pixels of the longer side
 LARGEST_ENLARGEMENT = 4
@@ -62,13 +63,7 @@ def write_page(path: Path, kept: LeastCertain, skipped: int, title: str) -> None
         OSError: the page cannot be written.
     """
     cards = [_card(prediction) for prediction in kept.predictions()]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("page.html").render(
+    text = read_template(TEMPLATE).render(
         title=title, cards=cards, count=kept.count, skipped=skipped
     )
     with written(path) as file:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib.pyplot as plt
 
 from utils.errors import UserError
@@ -21,6 +20,9 @@ from utils.report.run_groups import SettingsGroup, group_runs
 from utils.report.sections import Figure, Section, accuracy_by_class, margins, training_curves
 from utils.runs.records import RecordedRun, accuracies_of, read_run
 from utils.runs.run_folder import check_writable
+from utils.templates import read_template
+
+TEMPLATE = Path(__file__).parent / "templates" / "page.html.jinja"
 
 COLUMNS = {
     "top1": "Top-1",
@@ -81,14 +83,8 @@ def _check_output(output: Path, pictures: Path) -> None:
 
 
 def _page(groups: Sequence[SettingsGroup], sections: Sequence[Section], pictures: Path) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     count = sum(len(group.runs) for group in groups)
-    return environment.get_template("page.html.jinja").render(
+    return read_template(TEMPLATE).render(
         title=f"Comparison of {count} long-tail {'run' if count == 1 else 'runs'}",
         groups=groups,
         sections=sections,

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
 
@@ -28,7 +27,9 @@ from utils.reproduce.results import (
 )
 from utils.reproduce.rows import ROWS
 from utils.runs.records import RecordedRun
+from utils.templates import read_template
 
+TEMPLATES = Path(__file__).parent / "templates"
 WANTED_SEEDS = 3
 ANSWERS = ("the robust loss", "the robust loss, normalised distances", "all of stage 2")
 """The comparisons at the top of the page."""
@@ -53,7 +54,7 @@ def write_results(folder: Path, commands: Mapping[Cell, str]) -> Path:
     cells = tabulate(frame)
     write_json(folder / "table.json", as_json(cells))
     sets = [_data_set(of_set, commands, folder) for _, of_set in frame.groupby("title", sort=False)]
-    text = _template("RESULTS.md.jinja").render(
+    text = read_template(TEMPLATES / "RESULTS.md.jinja", FILTERS).render(
         sets=sets,
         recipes=RECIPES,
         protocols=PROTOCOLS,
@@ -66,7 +67,7 @@ def write_results(folder: Path, commands: Mapping[Cell, str]) -> Path:
     files = {"RESULTS.md": text}
     if any(not of_set["is_papers"] for of_set in sets):
         body = MarkdownIt("commonmark").enable("table").render(text)
-        files["page.html"] = _template("page.html.jinja").render(body=body)
+        files["page.html"] = read_template(TEMPLATES / "page.html.jinja").render(body=body)
     for name, content in files.items():
         with atomic_write(folder / name) as file:
             file.write(content.encode())
@@ -172,27 +173,6 @@ def _machine(run: RecordedRun) -> str:
     return ", ".join(known + versions) or "a machine that is not recorded"
 
 
-def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=name.endswith(".html.jinja"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {
-        "number": _number,
-        "interval": _interval,
-        "bounds": _bounds,
-        "spread": _spread,
-        "seeds": _seeds,
-        "duration": _duration,
-        "count": _count,
-    }
-    return environment.get_template(name)
-
-
 def _number(value: float | None, form: str = ".2f") -> str:
     return "n/a" if value is None or pd.isna(value) else format(value, form)
 
@@ -235,3 +215,15 @@ def _duration(seconds: float) -> str:
     if not minutes:
         return f"{seconds:.0f} s"
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+FILTERS = {
+    "number": _number,
+    "interval": _interval,
+    "bounds": _bounds,
+    "spread": _spread,
+    "seeds": _seeds,
+    "duration": _duration,
+    "count": _count,
+}
+"""The filters of `RESULTS.md.jinja`."""
