@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from datasets import normalisation
-from datasets.files.images import listed
 from utils.errors import UserError
 from utils.options.flags import NATURAL_DATASETS, Options
+from utils.text import listed
 
 
 def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:

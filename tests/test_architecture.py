@@ -8,7 +8,7 @@ import pytest
 from tests.support.helpers import REPOSITORY
 
 FLOORS = (
-    ("utils.errors", "utils.files", "utils.progress", "utils.templates"),
+    ("utils.errors", "utils.files", "utils.progress", "utils.templates", "utils.text"),
     ("losses", "models"),
     ("utils.options", "utils.machine"),
     ("datasets",),

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from utils.errors import UserError
+from utils.text import listed, shown
 
 # A file with one of these endings that Pillow cannot open is a broken image. Any other file is
 # opened to see whether it is one.
@@ -52,25 +53,8 @@ class DataFaults(UserError):
     def __init__(self, place: str, faults: Sequence[str]) -> None:
         number = f"{len(faults)} faults: " if len(faults) > 1 else ""
         hint = "; --check_images True lists them all" if len(faults) > SHOWN_FAULTS else ""
-        super().__init__(f"{place}: {number}{listed(faults)}{hint}")
+        super().__init__(f"{place}: {number}{listed(faults, SHOWN_FAULTS, '; ')}{hint}")
         self.faults = faults
-
-
-def listed(faults: Sequence[str]) -> str:
-    """Returns the first three faults, and how many more there are."""
-    more = len(faults) - SHOWN_FAULTS
-    return "; ".join(faults[:SHOWN_FAULTS]) + (f" and {more} more" if more > 0 else "")
-
-
-def shown(path: str | os.PathLike) -> str:
-    """Returns the path as text that every stream can encode. Bytes that are not UTF-8 are written
-    as ``\\xNN``.
-
-    Example:
-        >>> print(shown("fl\\udce9ur.png"))
-        fl\\xe9ur.png
-    """
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def is_image(path: str) -> bool:

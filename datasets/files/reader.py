@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.files.images import LARGE_SIDE, fault_of, fit, listed, opened, to_rgb
+from datasets.files.images import LARGE_SIDE, SHOWN_FAULTS, fault_of, fit, opened, to_rgb
 from datasets.loading.augmentation import cutout
 from utils.errors import RunError, UserError
 from utils.machine import signals
 from utils.machine.cores import usable_cores
+from utils.text import listed
 
 # Images that a worker reads at a time: few, so that all workers share in a batch, and that the
 # images read ahead take little memory.
@@ -204,7 +205,7 @@ class ImageReader:
         try:
             for images, faults in self._loaders[0]:
                 if faults:
-                    raise UserError(f"unreadable images: {listed(faults)}")
+                    raise UserError(f"unreadable images: {listed(faults, SHOWN_FAULTS, '; ')}")
                 yield images
         except RuntimeError as error:
             signals.check()

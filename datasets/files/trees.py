@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.files.images import IMAGE_SUFFIXES, is_image, shown
+from datasets.files.images import IMAGE_SUFFIXES, is_image
 from utils.errors import UserError
 from utils.options.data_paths import holds_outputs, is_hidden, names_in
+from utils.text import shown
 
 CACHE_NAME = re.compile(r"(.*\.)?decoded(-\d+)?\.npz")
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from datasets.files.cache import cache_beside, decode_once
-from datasets.files.images import exactly, listed
+from datasets.files.images import SHOWN_FAULTS, exactly
 from datasets.files.trees import class_folders, list_pngs
 from datasets.splits import BalancedData, Split
 from utils.errors import UserError
+from utils.text import listed
 
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
 OFFICIAL = {
@@ -128,7 +129,7 @@ def _load_tree(name: str, tree: Path) -> BalancedData:
     cache = cache_beside(tree, SIDE)
     images = decode_once(files, SIDE, f"decoding {name}", cache, faults, prepare=exactly)
     if faults:
-        raise UserError(f"unreadable images: {listed(faults)}")
+        raise UserError(f"unreadable images: {listed(faults, SHOWN_FAULTS, '; ')}")
     splits = {
         split: Split.from_arrays(images[split], np.asarray(listing.labels), listing.files)
         for split, listing in files.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets.files.cache import cache_beside
 from datasets.files.decode import load_files, side_of
-from datasets.files.images import DataFaults, shown
+from datasets.files.images import DataFaults
 from datasets.files.trees import FileList
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
@@ -17,6 +17,7 @@ from utils.errors import UserError
 from utils.options.data_paths import split_called
 from utils.options.flags import Options
 from utils.options.tables import listed_name, read_table, table_rows
+from utils.text import shown
 
 COLUMNS = ("path", "label", "split")
 

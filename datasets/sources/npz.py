@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.files.images import fit, listed, shown
+from datasets.files.images import SHOWN_FAULTS, fit
 from datasets.origin import Origin
 from datasets.sources.own_splits import check_class_count, roles_of
 from datasets.splits import BalancedData, Split
 from utils.errors import UserError
 from utils.options.flags import Options
+from utils.text import listed, shown
 
 SPLITS = ("train", "val", "test")
 SIDES = (8, 1025)
 SHOWN_CLASSES = 5  # classes without training images that a message names
-SHOWN_NAMES = 8  # arrays that a message names
 
 
 def load_npz(options: Options, recorded: Mapping) -> BalancedData:
@@ -47,7 +47,7 @@ def load_npz(options: Options, recorded: Mapping) -> BalancedData:
     if not faults:
         faults = _label_faults({split: _labels(arrays, split) for split in splits})
     if faults:
-        raise UserError(f"--data_root {path}: {listed(faults)}")
+        raise UserError(f"--data_root {path}: {listed(faults, SHOWN_FAULTS, '; ')}")
     classes = [str(label) for label in range(int(_labels(arrays, "train").max()) + 1)]
     check_class_count(classes, options)
     roles = roles_of({split: f"{split}_images" for split in splits}, options, recorded)
@@ -96,9 +96,7 @@ def _other_kind(path: Path) -> str | None:
 
 def _held(names: list[str]) -> str:
     """Returns which arrays the file holds, and how to rename them if they have Keras' names."""
-    told = f"the file holds {', '.join(names[:SHOWN_NAMES]) or 'nothing'}"
-    if len(names) > SHOWN_NAMES:
-        told += f" and {len(names) - SHOWN_NAMES} more"
+    told = f"the file holds {listed(names)}"
     if {"x_train", "y_train"} <= set(names):
         told += (
             " (Keras' names: save x_train as train_images, y_train as train_labels, x_test as "

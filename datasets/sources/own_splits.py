@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datasets.files.images import shown
 from datasets.files.trees import FileList
 from datasets.origin import Origin
 from datasets.recorded import recorded_test_fraction, test_rand_number
 from utils.errors import UserError
 from utils.options.flags import Options
+from utils.text import shown
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.options.flags import BENCHMARK_LISTS, Options
+from utils.text import listed
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "test": ("test", "testing"),
     "val": ("val", "valid", "validation"),
 }
-SHOWN_NAMES = 8
 OUTPUTS = (
     {"args.json", "log.csv", "ckpt.pth.tar", "ckpt.best.pth.tar"},
     {"table.json", "RESULTS.md"},
@@ -137,7 +137,7 @@ def read_tree(root: Path, without: Sequence[str] = ()) -> Tree:
         splits[split] = root / name
     if splits and "train" not in splits:
         raise UserError(
-            f"--data_root {root}: no folder train (or training) beside {_listed(list(named))}"
+            f"--data_root {root}: no folder train (or training) beside {listed(list(named))}"
         )
     if not splits:
         _check_classes(root, folders)
@@ -153,14 +153,14 @@ def _check_classes(root: Path, folders: list[str]) -> None:
     ):
         raise UserError(
             f"--data_root {root} is one split of a tree, beside "
-            f"{_listed([n for n in siblings if split_called(n) and n != root.name])}: "
+            f"{listed([n for n in siblings if split_called(n) and n != root.name])}: "
             f"did you mean --data_root {root.parent}?"
         )
     inner = [name for name in folders if any(map(split_called, _folders_in(root / name)))]
     if inner:
         raise UserError(
             f"--data_root {root}: neither train nor test is there, but {inner[0]} holds "
-            f"{_listed(_folders_in(root / inner[0]))}: did you mean --data_root {root / inner[0]}?"
+            f"{listed(_folders_in(root / inner[0]))}: did you mean --data_root {root / inner[0]}?"
         )
     if len(folders) == 1:
         raise UserError(
@@ -170,7 +170,7 @@ def _check_classes(root: Path, folders: list[str]) -> None:
     if not folders:
         raise UserError(
             f"--data_root {root}: neither train and test nor class folders are there; "
-            f"{root} holds {_listed(names_in(root))}"
+            f"{root} holds {listed(names_in(root))}"
         )
 
 
@@ -189,7 +189,7 @@ def _check_file(path: Path, kind: str) -> None:
     """Refuses a path without a file."""
     if path.is_dir():
         inside = [name for name in names_in(path) if name.lower().endswith(f".{kind}")]
-        there = f"which holds {_listed(inside)}" if inside else f"which has no {kind} file"
+        there = f"which holds {listed(inside)}" if inside else f"which has no {kind} file"
         raise UserError(f"--data_root {path}: --dataset {kind} needs a file, not a folder, {there}")
     if not path.exists():
         raise UserError(
@@ -200,7 +200,7 @@ def _check_file(path: Path, kind: str) -> None:
 def _nearest(path: Path) -> str:
     """Returns what the nearest existing folder above the path holds, as a clause."""
     above = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
-    return f"{above} holds {_listed([n for n in names_in(above) if not is_hidden(n)])}"
+    return f"{above} holds {listed([n for n in names_in(above) if not is_hidden(n)])}"
 
 
 def names_in(folder: Path) -> list[str]:
@@ -217,11 +217,3 @@ def _folders_in(folder: Path) -> list[str]:
             return sorted(e.name for e in entries if not is_hidden(e.name) and e.is_dir())
     except OSError:
         return []
-
-
-def _listed(names: list[str]) -> str:
-    """Returns the first names, and how many more there are."""
-    if not names:
-        return "nothing"
-    more = len(names) - SHOWN_NAMES
-    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")

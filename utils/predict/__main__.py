@@ -92,13 +92,13 @@ def predict(arguments: argparse.Namespace) -> None:
     # Torch is imported only after the arguments have been checked.
     from tqdm import tqdm
 
-    from datasets.files.images import shown
     from utils.evaluation.classifiers import has_confidence
     from utils.machine.device import choose_machine
     from utils.predict.images import image_paths
     from utils.predict.network import find_classifier, load_network
     from utils.predict.page import LeastCertain, write_page
     from utils.predict.predictions import LIKELIEST, Predictor, Skipped
+    from utils.text import shown
 
     trained = load_network(arguments.run)
     machine = choose_machine(arguments.gpu, "float32")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from utils.errors import UserError, optional_module
 from utils.runs import checkpoint
-from utils.runs.checkpoint import some
+from utils.text import listed
 
 CLASSIFIERS = ("fc", "linear", "head", "classifier")
 """Names of the last layer in torchvision, this project, timm and others."""
@@ -26,7 +26,7 @@ class Loaded:
     left: list[str]
 
     def __str__(self) -> str:
-        left = f"left {len(self.left)} ({some(self.left)})" if self.left else "left none"
+        left = f"left {len(self.left)} ({listed(self.left)})" if self.left else "left none"
         return f"took {len(self.taken)} tensors ({self.taken[0]} to {self.taken[-1]}), {left}"
 
 
@@ -106,7 +106,7 @@ def _prefix(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path:
     lacks = min(missing.values(), key=len)
     raise UserError(
         f"{path}: weights of another network: {len(lacks)} of {len(expected)} tensors are missing "
-        f"({some(lacks)}); the file has {some(list(weights))}"
+        f"({listed(lacks)}); the file has {listed(list(weights))}"
     )
 
 
@@ -121,7 +121,7 @@ def _check(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: 
     if unknown:
         raise UserError(
             f"{path}: weights of another network: it has {len(unknown)} tensors that this network "
-            f"lacks ({some(unknown)})"
+            f"lacks ({listed(unknown)})"
         )
     for name in expected.keys() & weights.keys():
         wanted, found = expected[name], weights[name]

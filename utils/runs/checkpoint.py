@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models import COSINE_SCALE, build_model
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.text import listed
 
 WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "encoder")
 """Prefixes that wrappers of a network put before the names of its weights."""
@@ -152,7 +153,7 @@ def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     weights = _weights_in(content)
     if weights is None:
         keys = [str(key) for key in content] if isinstance(content, dict) else []
-        there = f" (it has {some(keys)})" if keys else ""
+        there = f" (it has {listed(keys)})" if keys else ""
         raise UserError(f"{path}: no 'state_dict' of weights in this file{there}")
     rest = content if isinstance(content, dict) and weights is not content else {}
     return rest, {str(name): weight for name, weight in weights.items()}
@@ -258,7 +259,7 @@ def build_from(
     weight = weights.get("linear.weight")
     if weight is None or weight.ndim != 2:
         raise UserError(
-            f"{path}: no linear.weight among the weights, which are {some(list(weights))}; "
+            f"{path}: no linear.weight among the weights ({listed(list(weights))}); "
             "--backbone starts from weights with another classifier"
         )
     is_normed = "linear.bias" not in weights
@@ -287,13 +288,10 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
         UserError: names or shapes differ, or a weight is not finite.
     """
     expected = model.state_dict()
-    missing = sorted(set(expected) - set(weights))
-    unknown = sorted(set(weights) - set(expected))
-    if missing or unknown:
-        raise UserError(
-            f"{path}: weights of another network: {len(missing)} missing ({some(missing)}), "
-            f"{len(unknown)} unknown ({some(unknown)})"
-        )
+    differing = {"missing": expected.keys() - weights, "unknown": weights.keys() - expected}
+    if any(differing.values()):
+        parts = [f"{len(n)} {kind} ({listed(sorted(n))})" for kind, n in differing.items() if n]
+        raise UserError(f"{path}: weights of another network: {', '.join(parts)}")
     for name, weight in weights.items():
         if weight.shape != expected[name].shape:
             raise UserError(
@@ -302,8 +300,3 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
         if not torch.isfinite(weight).all():
             raise UserError(f"{path}: {name} is not finite")
     model.load_state_dict(weights)
-
-
-def some(names: list[str]) -> str:
-    """Returns the first four names, as text."""
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "none"
