@@ -60,6 +60,11 @@ BOOLEAN: Mapping[str, Any] = {
 }
 
 
+def usual_side(arch: str) -> int:
+    """Returns the side in pixels of the images that a network usually takes."""
+    return 224 if arch in IMAGENET_NETWORKS else 32
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of a run, by the flags' long names."""
@@ -846,7 +851,7 @@ class Options:
         """Side of the images in pixels: `--image_size`, or the network's usual size for data read
         from image files; None if the data set decides."""
         if self.image_size is None and self.dataset in FILE_DATASETS:
-            return 224 if self.arch in IMAGENET_NETWORKS else 32
+            return usual_side(self.arch)
         return self.image_size
 
     @property

@@ -17,7 +17,7 @@ from models import ARCHITECTURES
 from utils.errors import UserError
 from utils.evaluation.classifier_files import load_classifier
 from utils.evaluation.classifiers import apply_classifier
-from utils.options.flags import BENCHMARK_LISTS, IMAGENET_NETWORKS
+from utils.options.flags import BENCHMARK_LISTS, usual_side
 from utils.runs import checkpoint
 from utils.runs.lookup import PRETRAINED, with_digest
 from utils.runs.records import place_of
@@ -136,9 +136,8 @@ def load_network(name: Path) -> TrainedNetwork:
     """Returns the network of a run or checkpoint.
 
     Checkpoints of earlier versions and of the released code lack some entries. An image size is
-    then taken from the run's `args.json`, or else is the usual one of the network (224 for ImageNet
-    networks, 32 for CIFAR networks). The normalisation is that of the data set's kind, and classes
-    are named by their numbers.
+    then taken from the run's `args.json`, or else is the network's usual one. The normalisation is
+    that of the data set's kind, and classes are named by their numbers.
 
     Args:
         name: as for `checkpoint_of_run`.
@@ -209,8 +208,8 @@ def _normalisation(recorded: Mapping, dataset: object) -> Normalisation:
 
 
 def _image_size(recorded: Mapping, path: Path, arch: str) -> int:
-    usual = 224 if arch in IMAGENET_NETWORKS else 32
-    found = recorded.get("image_size") or _arguments(path.parent).get("image_size") or usual
+    found = recorded.get("image_size") or _arguments(path.parent).get("image_size")
+    found = found or usual_side(arch)
     if not isinstance(found, int) or not 1 <= found <= MAX_SIDE:
         raise UserError(
             f"{path}: the recorded image_size must be a whole number from 1 to {MAX_SIDE}, not "
