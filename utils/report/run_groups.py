@@ -1,15 +1,12 @@
 """Groups of runs that differ only in their seed."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from utils.runs.records import SUBSET_FLAGS, MissingRecord, RecordedRun
-
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -111,21 +108,3 @@ def class_counts(run: RecordedRun, others: Sequence[RecordedRun]) -> np.ndarray:
     except MissingRecord:
         raise MissingRecord("the class sizes are known when the run is finished") from None
     return np.bincount(labels, minlength=len(shown["test"]["linear"]["per_class"]) if shown else 0)
-
-
-def first_that_can(
-    group: SettingsGroup, attempt: Callable[[RecordedRun], Found]
-) -> tuple[RecordedRun, Found]:
-    """Returns the first run of the group for which `attempt` finds what it needs, and the result of
-    `attempt`.
-
-    Raises:
-        MissingRecord: there is no such run; the reason is that of the first run.
-    """
-    reasons = []
-    for run in group.by_rank:
-        try:
-            return run, attempt(run)
-        except MissingRecord as reason:
-            reasons.append(reason)
-    raise reasons[0]

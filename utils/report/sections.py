@@ -4,14 +4,17 @@ margins."""
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from utils.evaluation.shot_groups import FEW_BELOW, MANY_ABOVE
 from utils.report import figures
-from utils.report.run_groups import Found, SettingsGroup, class_counts, first_that_can
+from utils.report.run_groups import SettingsGroup, class_counts
 from utils.runs.records import MissingRecord, RecordedRun
+
+Found = TypeVar("Found")
 
 MAX_LABELLED = 6
 """Legends describe the groups if there are no more than this; otherwise they have only letters."""
@@ -58,14 +61,18 @@ class Section:
         remedy: str,
     ) -> Iterator[tuple[SettingsGroup, RecordedRun, Found]]:
         """Yields each group with its first run for which `attempt` finds what it needs, and the
-        result of `attempt`. A group without such a run is left out."""
+        result of `attempt`. A group without such a run is left out, for the reason that `attempt`
+        gives for its first run."""
         for group in groups:
-            try:
-                run, found = first_that_can(group, attempt)
-            except MissingRecord as reason:
-                self.leave_out(group, reason, remedy)
-                continue
-            yield group, run, found
+            reasons = []
+            for run in group.by_rank:
+                try:
+                    yield group, run, attempt(run)
+                    break
+                except MissingRecord as reason:
+                    reasons.append(reason)
+            else:
+                self.leave_out(group, reasons[0], remedy)
 
 
 def name_of(group: SettingsGroup, run: RecordedRun | None = None) -> str:
