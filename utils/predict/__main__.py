@@ -21,6 +21,7 @@ from utils.options import values
 from utils.options.flags import READINGS
 from utils.options.parse import Parser
 from utils.predict.targets import check_targets, is_standard_output, written
+from utils.text import shown
 
 
 def build_parser() -> Parser:
@@ -98,7 +99,6 @@ def predict(arguments: argparse.Namespace) -> None:
     from utils.predict.network import find_classifier, load_network
     from utils.predict.page import LeastCertain, write_page
     from utils.predict.predictions import LIKELIEST, Predictor, Skipped
-    from utils.text import shown
 
     trained = load_network(arguments.run)
     machine = choose_machine(arguments.gpu, "float32")
