@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.files.reader import ImageReader, Task
+from datasets.loading.reader import ImageReader, Task
 from datasets.normalisation import CIFAR, Normalisation
 from datasets.origin import OWN_TEST_SET, Origin, account
 from utils.errors import UserError

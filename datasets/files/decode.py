@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from datasets.files.cache import decode, decode_once
 from datasets.files.images import LARGE_SIDE, DataFaults, check_range, fault_of, read_pixels
-from datasets.files.reader import ImageReader, check_shared_memory
 from datasets.files.trees import FileList
+from datasets.loading.reader import ImageReader, check_shared_memory
 from datasets.splits import AnySplit, Split, StreamedSplit
 from utils.machine.cores import usable_cores
 from utils.options.flags import Options

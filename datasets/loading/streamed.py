@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datasets.files.reader import TASK_IMAGES
+from datasets.loading.reader import TASK_IMAGES
 from datasets.loading.resident import Loader, Normalise, ResidentLoader
 from datasets.splits import AnySplit, StreamedSplit
 
 
 class StreamedLoader(Loader):
-    """Batches of images that stay in their files. The workers of `datasets.files.reader` read and
+    """Batches of images that stay in their files. The workers of `datasets.loading.reader` read and
     augment them.
 
     The epoch's order and one seed per image are drawn before the first batch. So the augmentation

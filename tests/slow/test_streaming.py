@@ -30,7 +30,7 @@ GROWTH = """
 import resource, sys
 from pathlib import Path
 import torch
-from datasets.files.reader import ImageReader
+from datasets.loading.reader import ImageReader
 from datasets.loading.resident import Normalise
 from datasets.samplers import ShuffledOrder
 from datasets.splits import StreamedSplit
@@ -70,7 +70,7 @@ def test_a_worker_that_memory_ended_ends_the_run_and_the_process(folder):
     """A bus error is what the kernel ends a worker with when /dev/shm is full."""
     code = (
         "import os, signal, torch\n"
-        "from datasets.files.reader import ImageReader, Task\n"
+        "from datasets.loading.reader import ImageReader, Task\n"
         "reader = ImageReader(2)\n"
         f"task = Task([{str(folder / '0.jpg')!r}], 32, 'none', [0])\n"
         "os.kill(reader._processes[0].pid, signal.SIGBUS)\n"

@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from datasets.files.decode import streams
 from datasets.files.images import fit
-from datasets.files.reader import ImageReader, augmented, check_shared_memory
+from datasets.loading.reader import ImageReader, augmented, check_shared_memory
 from datasets.loading.resident import Normalise
 from datasets.loading.streamed import StreamedLoader, make_loader
 from datasets.normalisation import Normalisation
@@ -320,7 +320,7 @@ def test_too_little_shared_memory_is_told_before_training(monkeypatch):
         f_bavail, f_frsize = 2048, 4096
 
     monkeypatch.setattr(os, "statvfs", lambda path: Small)
-    monkeypatch.setattr("datasets.files.reader.usable_cores", lambda: 4)
+    monkeypatch.setattr("datasets.loading.reader.usable_cores", lambda: 4)
     check_shared_memory(0, 1024)
     check_shared_memory(20, 32)
     # 4 workers, 2 tasks each, 64 images of 3 x 224 x 224 bytes.
