@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from datasets.files.cache import cache_beside
-from datasets.files.decode import load_files, side_of
 from datasets.files.images import DataFaults
 from datasets.files.trees import FileList
+from datasets.load_files import load_files, side_of
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
 from utils.errors import UserError

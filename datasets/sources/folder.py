@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datasets.files.cache import cache_beside
-from datasets.files.decode import load_files, side_of
 from datasets.files.trees import FileList, Remarks, class_folders, list_classes
+from datasets.load_files import load_files, side_of
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
 from utils.options.data_paths import Tree, read_tree, run_roots

@@ -8,8 +8,8 @@ al., "The iNaturalist Species Classification and Detection Dataset", CVPR 2018.
 from collections import defaultdict
 from pathlib import Path
 
-from datasets.files.decode import load_files
 from datasets.files.trees import FileList
+from datasets.load_files import load_files
 from datasets.splits import BalancedData
 from utils.errors import UserError
 from utils.options.flags import Options

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from datasets.files.decode import streams
 from datasets.files.images import fit
+from datasets.load_files import streams
 from datasets.loading.reader import ImageReader, augmented, check_shared_memory
 from datasets.loading.resident import Normalise
 from datasets.loading.streamed import StreamedLoader, make_loader
