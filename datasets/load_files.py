@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.files.cache import decode, decode_once
+from datasets.files.decode import decode, decode_once
 from datasets.files.images import LARGE_SIDE, DataFaults, check_range, fault_of, read_pixels
 from datasets.files.trees import FileList
 from datasets.loading.reader import ImageReader, check_shared_memory

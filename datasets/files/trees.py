@@ -224,7 +224,7 @@ def _is_there(entry: os.DirEntry, remarks: Remarks) -> bool:
 
 def is_cache(name: str) -> bool:
     """Returns True for the decoded images that this project keeps beside a tree or a table
-    (`datasets.files.cache`)."""
+    (`datasets.files.decode`)."""
     return CACHE_NAME.fullmatch(name) is not None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.files.cache import cache_beside, decode_once
+from datasets.files.decode import cache_beside, decode_once
 from datasets.files.images import SHOWN_FAULTS, exactly
 from datasets.files.trees import class_folders, list_pngs
 from datasets.splits import BalancedData, Split

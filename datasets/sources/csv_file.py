@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from datasets.files.cache import cache_beside
+from datasets.files.decode import cache_beside
 from datasets.files.images import DataFaults
 from datasets.files.trees import FileList
 from datasets.load_files import load_files, side_of

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from datasets.files.cache import cache_beside
+from datasets.files.decode import cache_beside
 from datasets.files.trees import FileList, Remarks, class_folders, list_classes
 from datasets.load_files import load_files, side_of
 from datasets.sources.own_splits import FoundSplits, with_test_split

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-import datasets.files.cache
+import datasets.files.decode
 import datasets.sources.cifar
 from datasets.sources.cifar import load_cifar
 from tests.support.image_data import CLASSES, assert_same, splits_of
@@ -44,7 +44,7 @@ def forbid_decoding(monkeypatch):
     def decode(*args, **kwargs):
         raise AssertionError(f"decoded {args}")
 
-    monkeypatch.setattr(datasets.files.cache, "read_pixels", decode)
+    monkeypatch.setattr(datasets.files.decode, "read_pixels", decode)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_the_cache_is_skipped_where_the_folder_is_read_only(tree, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(datasets.files.cache, "atomic_write", refuse)
+    monkeypatch.setattr(datasets.files.decode, "atomic_write", refuse)
     balanced = load_cifar("cifar10", tree)
     assert torch.bincount(balanced.train.labels).tolist() == [3] * 10
     assert sorted(os.listdir(tree / "cifar10")) == ["test", "train"]
@@ -273,12 +273,12 @@ def test_whatever_is_wrong_with_a_png_is_an_error_that_names_it(tree):
 def test_images_keep_their_order_whichever_thread_decodes_first(tree, monkeypatch):
     expected = load_cifar("cifar10", tree)
     cache_of(tree).unlink()
-    read = datasets.files.cache.read_pixels
+    read = datasets.files.decode.read_pixels
     delays = iter(np.random.default_rng(0).uniform(0, 2e-3, 60).tolist())
 
     def read_slowly(path, **kwargs):
         time.sleep(next(delays))
         return read(path, **kwargs)
 
-    monkeypatch.setattr(datasets.files.cache, "read_pixels", read_slowly)
+    monkeypatch.setattr(datasets.files.decode, "read_pixels", read_slowly)
     assert_same(load_cifar("cifar10", tree), expected)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-import datasets.files.cache
+import datasets.files.decode
 from datasets.files.images import fit, to_rgb
 from tests.support.own_images import CLASSES, folder_data, write_folder
 from tests.support.pictures import noise, options, pixels_of, save
@@ -128,7 +128,7 @@ def test_a_tree_is_decoded_once_for_each_size(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(datasets.files.cache, "read_pixels", refuse)
+    monkeypatch.setattr(datasets.files.decode, "read_pixels", refuse)
     assert torch.equal(folder_data(tmp_path).train.images, first.train.images)
     assert torch.equal(folder_data(tmp_path, "--image_size", 16).test.images, small.test.images)
 
