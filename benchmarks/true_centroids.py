@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from benchmarks.report import markdown
 from datasets import LongTailedData, load_data
-from datasets.loading.resident import Normalise
-from datasets.loading.streamed import make_loader
+from datasets.loading.loader import Normalise
+from datasets.loading.make import make_loader
 from datasets.splits import AnySplit
 from models.network import Network
 from utils.errors import UserError, run_program

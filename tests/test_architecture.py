@@ -87,6 +87,11 @@ def test_a_package_only_names_what_it_has(path):
         assert is_text or is_all or isinstance(node, ast.ImportFrom), ast.unparse(node)[:80]
 
 
+def test_files_become_pixels_without_knowing_of_batches():
+    for path in (REPOSITORY / "datasets" / "files").rglob("*.py"):
+        assert not {m for m in imported(path) if m.startswith("datasets.loading")}, path
+
+
 def test_the_command_line_is_read_without_torch():
     for path in (REPOSITORY / "utils" / "options").rglob("*.py"):
         assert not {m for m in imported(path) if m.split(".")[0] in ("torch", "torchvision")}, path

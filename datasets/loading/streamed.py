@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from datasets.loading.loader import Loader
 from datasets.loading.reader import TASK_IMAGES
-from datasets.loading.resident import Loader, Normalise, ResidentLoader
-from datasets.splits import AnySplit, StreamedSplit
+from datasets.splits import StreamedSplit
 
 
 class StreamedLoader(Loader):
@@ -50,18 +49,3 @@ class StreamedLoader(Loader):
             pixels = [part.to(device, non_blocking=True) for part in islice(images, count)]
             targets = self.split.labels[positions].to(device, non_blocking=True)
             yield torch.cat(pixels), targets
-
-
-def make_loader(split: AnySplit, normalise: Normalise, batch_size: int, **settings: Any) -> Loader:
-    """Returns the loader of a split, on the device of `normalise`; images held in memory move
-    there.
-
-    Args:
-        split: the images.
-        normalise: makes the images floats, on its device.
-        batch_size: B.
-        settings: further arguments of `Loader`.
-    """
-    if isinstance(split, StreamedSplit):
-        return StreamedLoader(split, normalise, batch_size, **settings)
-    return ResidentLoader(split.to(normalise.mean.device), normalise, batch_size, **settings)

@@ -25,7 +25,7 @@ from benchmarks.plain_loop import (
 from benchmarks.settings import PHASES, settings_of
 from datasets.loading import operations
 from datasets.loading.autoaugment import POLICIES, VARIANTS
-from datasets.loading.resident import Normalise
+from datasets.loading.loader import Normalise
 from datasets.normalisation import CIFAR
 from losses import DROLoss, stage_1_objective, stage_2_objective
 from models import build_model

@@ -31,7 +31,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from datasets.loading.reader import ImageReader
-from datasets.loading.resident import Normalise
+from datasets.loading.loader import Normalise
 from datasets.samplers import ShuffledOrder
 from datasets.splits import StreamedSplit
 from datasets.loading.streamed import StreamedLoader

@@ -15,7 +15,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.testing import assert_close
 
-from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.loading.loader import Normalise
+from datasets.loading.resident import ResidentLoader
 from datasets.normalisation import CIFAR
 from datasets.samplers import ShuffledOrder
 from datasets.sources.digits import load_digits

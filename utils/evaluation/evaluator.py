@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets.loading.resident import Loader, Normalise
-from datasets.loading.streamed import make_loader
+from datasets.loading.loader import Loader, Normalise
+from datasets.loading.make import make_loader
 from datasets.splits import AnySplit, LongTailedData
 from models.folding import fold_batch_norm
 from models.network import Network

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from datasets.loading.resident import Loader
+from datasets.loading.loader import Loader
 from losses import Objective
 from utils.training.mixup import Mixup
 from utils.training.selection import monitor_of

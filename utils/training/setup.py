@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from datasets import LongTailedData
-from datasets.loading.resident import Loader, Normalise
-from datasets.loading.streamed import make_loader
+from datasets.loading.loader import Loader, Normalise
+from datasets.loading.make import make_loader
 from datasets.samplers import Order
 from losses import ContrastiveBranch, Margins
 from models.layers import LayerFeatures

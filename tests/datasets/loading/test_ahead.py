@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from datasets.loading.ahead import DrawnAhead
-from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.loading.loader import Normalise
+from datasets.loading.resident import ResidentLoader
 from datasets.normalisation import Normalisation
 from datasets.samplers import ClassAwareOrder, EffectiveNumberOrder, ShuffledOrder
 from datasets.splits import Split

@@ -7,7 +7,8 @@ from torch.testing import assert_close
 from torchvision import transforms
 
 import datasets.loading.resident
-from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.loading.loader import Normalise
+from datasets.loading.resident import ResidentLoader
 from datasets.normalisation import CIFAR, Normalisation
 from datasets.samplers import ClassAwareOrder, EffectiveNumberOrder, SequentialOrder, ShuffledOrder
 from datasets.splits import Split

@@ -14,9 +14,10 @@ from torchvision import transforms
 
 from datasets.files.images import fit
 from datasets.load_files import streams
+from datasets.loading.loader import Normalise
+from datasets.loading.make import make_loader
 from datasets.loading.reader import ImageReader, augmented, check_shared_memory
-from datasets.loading.resident import Normalise
-from datasets.loading.streamed import StreamedLoader, make_loader
+from datasets.loading.streamed import StreamedLoader
 from datasets.normalisation import Normalisation
 from datasets.samplers import ClassAwareOrder, ShuffledOrder
 from datasets.splits import Split, StreamedSplit

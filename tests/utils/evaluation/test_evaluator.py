@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.loading.loader import Normalise
+from datasets.loading.resident import ResidentLoader
 from datasets.normalisation import CIFAR
 from datasets.splits import LongTailedData, Split
 from tests.support.helpers import noise, seeded

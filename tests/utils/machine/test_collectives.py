@@ -5,7 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from datasets.loading.augmentation import AUGMENTATIONS
-from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.loading.loader import Normalise
+from datasets.loading.resident import ResidentLoader
 from tests.support import distributed_steps
 from tests.support.helpers import call, stage_1
 from utils.errors import UserError

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from datasets.loading.resident import Normalise
+from datasets.loading.loader import Normalise
 from datasets.normalisation import CIFAR
 from losses import ContrastiveBranch, DistillationLoss, stage_1_objective
 from models import build_model

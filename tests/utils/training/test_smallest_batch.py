@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from datasets.loading.resident import Normalise, ResidentLoader
+from datasets.loading.loader import Normalise
+from datasets.loading.resident import ResidentLoader
 from datasets.normalisation import CIFAR
 from datasets.samplers import ShuffledOrder
 from datasets.splits import Split

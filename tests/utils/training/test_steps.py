@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from datasets.loading.resident import Normalise
+from datasets.loading.loader import Normalise
 from datasets.normalisation import CIFAR
 from losses import Margins, stage_2_objective
 from models import build_model
