@@ -31,8 +31,8 @@ def load_files(
 
     Args:
         splits: the files of each split, by name.
-        options: only `image_side`, `stream`, `workers` and `check_images` are used, and names for
-            messages.
+        options: only `image_side`, `stream`, `workers`, `gpu` and `check_images` are used, and
+            names for messages.
         faults: what is already known to be wrong.
         cache: path of the cache of decoded images; None for no cache.
 
@@ -59,7 +59,9 @@ def load_files(
             for name, files in splits.items()
         }
     check_shared_memory(options.workers, side)
-    reader = ImageReader(options.workers)
+    # Pinned memory needs a context on a GPU, which may be full or another user's.
+    is_pinned = options.gpu != "cpu" and torch.cuda.is_available()
+    reader = ImageReader(options.workers, is_pinned)
     return {
         name: StreamedSplit(
             *(files.root, files.names, torch.tensor(files.labels), side, reader),

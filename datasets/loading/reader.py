@@ -166,9 +166,10 @@ class ImageReader:
 
     Args:
         workers: number of processes, but at most one per core; 0 reads in this process.
+        is_pinned: True to give the images in pinned memory, from which a GPU copies them by itself.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, is_pinned: bool = False) -> None:
         self.workers = min(workers, usable_cores())
         import_module("torchvision.transforms")  # once, and not by each worker
         self._queue = _Queue()
@@ -181,7 +182,7 @@ class ImageReader:
             worker_init_fn=_leave_signals_to_the_parent,
             persistent_workers=self.workers > 0,
             prefetch_factor=AHEAD if self.workers > 0 else None,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=is_pinned,
             # Without a generator of its own it would draw from torch's global one.
             generator=torch.Generator(),
         )

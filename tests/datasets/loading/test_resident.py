@@ -8,11 +8,13 @@ from torchvision import transforms
 
 import datasets.loading.resident
 from datasets.loading.loader import Normalise
+from datasets.loading.make import make_loader
 from datasets.loading.resident import ResidentLoader
 from datasets.normalisation import CIFAR, Normalisation
 from datasets.samplers import ClassAwareOrder, EffectiveNumberOrder, SequentialOrder, ShuffledOrder
 from datasets.splits import Split
 from tests.support.helpers import noise, seeded
+from utils.errors import RunError
 from utils.machine.device import Machine
 
 CPU = Machine(torch.device("cpu"), "float32")
@@ -224,3 +226,15 @@ def test_views_are_the_same_images_augmented_anew():
     for pixels, targets in batches:
         first, second, third = pixels.split(len(targets))
         assert not torch.equal(first, second) and not torch.equal(second, third)
+
+
+@pytest.mark.parametrize("says", ["CUDA out of memory. Tried to allocate", "an illegal access"])
+def test_images_that_do_not_fit_into_the_devices_memory_may_be_streamed(says, monkeypatch):
+    def no_room(split, device):
+        raise RuntimeError(says)
+
+    monkeypatch.setattr(Split, "to", no_room)
+    expected = (RunError, "4 images of 0.0 GiB .* memory of cpu: --stream True")
+    kind, message = expected if "memory" in says else (RuntimeError, says)
+    with pytest.raises(kind, match=message):
+        make_loader(Split(noise(4), torch.zeros(4).long()), Normalise(CIFAR, CPU.device), 2)
