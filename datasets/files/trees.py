@@ -69,7 +69,7 @@ class Remarks:
         faults: what is wrong; the run does not start if there is any.
         other_files: files in class folders that are not images.
         outside: files beside the class folders.
-        outputs: folders of runs.
+        outputs: folders of runs and of comparisons.
         hidden: folders beside the class folders that have images, and a name for hidden ones.
     """
 

@@ -20,6 +20,8 @@ OUTPUTS = (
     {"table.json", "RESULTS.md"},
 )
 """Files of a run, and of a comparison. Two of either tell its folder; one may be anybody's."""
+OF_SEEDS = "summary.json"
+"""The only file beside the folders of several seeds."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,13 @@ def run_roots(options: Options) -> tuple[str, ...]:
 
 def holds_outputs(folder: str | Path) -> bool:
     """Returns True for a folder that this program wrote: of a run, of a comparison, or with nothing
-    but folders of runs. Its pictures are no photographs, even if it lies among them."""
+    but such folders in it. Its pictures are no photographs, even if it lies among them."""
     inside = [name for name in names_in(Path(folder)) if not is_hidden(name)]
-    return _is_output(inside) or (
-        bool(inside) and all(_is_output(names_in(Path(folder, name))) for name in inside)
-    )
-
-
-def _is_output(names: Sequence[str]) -> bool:
-    return any(len(files.intersection(names)) > 1 for files in OUTPUTS)
+    if any(len(files.intersection(inside)) > 1 for files in OUTPUTS):
+        return True
+    # The runs of several seeds, and a stage 2 whose stage 1 is elsewhere, lie one folder deeper.
+    below = [name for name in inside if name != OF_SEEDS]
+    return bool(below) and all(holds_outputs(Path(folder, name)) for name in below)
 
 
 def expanded(path: str) -> Path:

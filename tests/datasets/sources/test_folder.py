@@ -12,6 +12,7 @@ from datasets.files.images import fit, to_rgb
 from tests.support.own_images import CLASSES, folder_data, write_folder
 from tests.support.pictures import noise, options, pixels_of, save
 from utils.errors import UserError
+from utils.options.data_paths import holds_outputs
 from utils.options.own_data import content_digest, forget_digests
 
 
@@ -237,6 +238,27 @@ def test_runs_of_another_time_are_left_out_and_named(files, splits, tmp_path):
         data.account()
     )
     assert content_digest(str(root)) == before[1]
+
+
+def test_runs_that_lie_deeper_are_left_out_too(tmp_path):
+    """Those of several seeds, and those of a stage 2 whose stage 1 is elsewhere."""
+    root = write_folder(tmp_path / "photos", splits=("",))
+    before = folder_data(root).class_counts, content_digest(str(root))
+    for run in ("bs/run/seed0", "bs/run/seed1", "later/stage 1/stage 2"):
+        save(root / run / "report.png", noise(32, 32, 3))
+        for name in ("args.json", "log.csv"):
+            (root / run / name).touch()
+    (root / "bs" / "run" / "summary.json").touch()
+    forget_digests()
+    data = folder_data(root)
+    assert (data.class_counts, content_digest(str(root))) == before
+    assert f"2 folders with runs (such as {root / 'bs'})" in data.account()
+
+
+def test_a_link_to_the_folder_above_is_no_folder_of_runs(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "up").symlink_to("..")
+    assert not holds_outputs(tmp_path) and not holds_outputs(tmp_path / "cat")
 
 
 def test_one_file_of_a_run_makes_no_run(tmp_path):
