@@ -156,7 +156,7 @@ def _of_same_images(
     found: Sequence[tuple[np.ndarray, np.ndarray] | None],
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the labels ``[N]`` and the masks of correct predictions ``[runs, N]``; None if they
-    are missing for a run, or if the runs have other images."""
+    are missing for a run, or if the runs have other images, which their labels tell."""
     known = [one for one in found if one is not None]
     if len(known) < len(found) or any(not np.array_equal(known[0][0], one[0]) for one in known):
         return None
