@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.support.table_records import CIFAR100, cell_of, predictions, write_run
@@ -133,6 +134,26 @@ def test_other_data_are_ranked_first_and_the_winner_has_its_command(tmp_path, no
     assert ranked[0][2:6] == ["50.00 [43.03, 56.97]", "", "1.00", "-4.00"]
     assert ranked[1][3].startswith("-10.00 [")
     assert "## Not run" not in page and "cut short" not in page.split("## Images in a folder")[1]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "says"),
+    [
+        ((), "which count as independent.\n"),
+        (("control", "dro_lt"), "compared image by image where both rows have recorded "),
+        (("ce", "control", "dro_lt"), "compared image by image.\n"),
+    ],
+    ids=["none", "some", "all"],
+)
+def test_the_page_says_how_held_out_images_are_compared(recorded, says, tmp_path, no_figures):
+    own_runs(tmp_path, ce=30.0, control=50.0, dro_lt=40.0)
+    for row in recorded:
+        [folder] = tmp_path.glob(f"runs/*/{row}/*")
+        arrays = {"heldout_labels": np.zeros(4, int), "heldout_last_preds": np.arange(4)}
+        np.savez(folder / "predictions.npz", **arrays)
+    write_results(tmp_path, {})
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert f"`control`, on held-out images, {says}" in page
 
 
 def test_two_rows_are_ranked_and_one_has_its_command_alone(tmp_path, no_figures):
