@@ -197,15 +197,20 @@ def test_predictions_of_another_epoch_are_not_those_of_the_result(tmp_path):
     folder = write_run(tmp_path, "ce", [1.0, 45.0], preds=predictions(45))
     frame = frame_of(tmp_path)
     of_test = frame[frame["protocol"] == "test"].iloc[0]
-    labels, correct = predictions_of(of_test["run"], of_test["top1"])
+    labels, correct = predictions_of(of_test["run"], "test", of_test["top1"])
     assert (labels == 0).all() and correct.mean() == 0.45
     both = {"preds": predictions(30), "last_preds": predictions(45)}
     np.savez(folder / "predictions.npz", labels=np.zeros(100, int), **both)
-    assert predictions_of(of_test["run"], of_test["top1"])[1].mean() == 0.45
+    assert predictions_of(of_test["run"], "test", of_test["top1"])[1].mean() == 0.45
+    both = {"preds": predictions(45), "last_preds": predictions(45)[::-1]}  # as many are right
+    np.savez(folder / "predictions.npz", labels=np.zeros(100, int), **both)
+    for protocol, preds in (("test", both["preds"]), ("last", both["last_preds"])):
+        [_, correct] = predictions_of(of_test["run"], protocol, of_test["top1"])
+        assert (correct == (preds == 0)).all()
     np.savez(folder / "predictions.npz", labels=np.zeros(100, int), preds=predictions(30))
-    assert predictions_of(of_test["run"], of_test["top1"]) is None
+    assert predictions_of(of_test["run"], "test", of_test["top1"]) is None
     (folder / "predictions.npz").unlink()
-    assert predictions_of(of_test["run"], of_test["top1"]) is None
+    assert predictions_of(of_test["run"], "test", of_test["top1"]) is None
 
 
 def test_records_are_filed_without_the_paths_of_the_machine(tmp_path):
