@@ -5,6 +5,7 @@ import torch
 
 from tests.support.faults import assert_failed, disk_full_for, disk_full_for_appending
 from tests.support.helpers import (
+    HAS_TENSORBOARD,
     STAGE_1_NAME,
     call,
     differences_of_runs,
@@ -143,6 +144,7 @@ def test_a_full_disk_is_a_clear_failure_that_loses_nothing(
     assert_failed(outcome, "No space left on device", str(folder))
 
 
+@pytest.mark.skipif(not HAS_TENSORBOARD, reason="no tensorboardX")
 def test_a_full_disk_under_the_tensorboard_events_ends_the_run_and_loses_nothing(
     tree, finished, tmp_path
 ):

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import hashlib
+import importlib.util
 import io
 import json
 import multiprocessing
@@ -26,6 +27,9 @@ TRAIN_IMAGES_PER_CLASS = 24
 TEST_IMAGES_PER_CLASS = 4
 CLASS_COUNTS = [24, 20, 16, 14, 11, 9, 8, 6, 5, 4]
 """Training images of each of ten classes with 24 images, at --imb_factor 0.2."""
+
+HAS_TENSORBOARD = importlib.util.find_spec("tensorboardX") is not None
+"""Runs write events for TensorBoard only with this package."""
 
 VOLATILE = {"seconds", "images_per_second", "machine"}
 """Keys that may differ between two runs of one seed, because they depend on the clock."""

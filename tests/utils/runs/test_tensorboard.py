@@ -5,13 +5,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import tensorboardX
-from tensorboardX.proto import event_pb2
 
 from tests.support.helpers import STAGE_1_NAME, stage_1, succeed
 from tests.support.made_up_records import COUNTS, record, write_log
 from utils.runs import tensorboard
 from utils.runs.epoch_log import flatten
+
+tensorboardX = pytest.importorskip("tensorboardX", reason="no tensorboardX")
+event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2", reason="no tensorboardX")
 
 
 def events_of(folder):
