@@ -1,6 +1,7 @@
-"""The forest plot: all comparisons with their 95 % intervals."""
+"""The forest plot: the comparisons with their 95 % intervals."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -12,9 +13,18 @@ from utils.report.figures import PALETTE, POINT_MARKERS
 from utils.reproduce.plan import PROTOCOLS, DataSet
 from utils.reproduce.results import Frame
 
+MEANINGS = {
+    "test": "epoch chosen on the test set",
+    "heldout": "epoch chosen on held-out images",
+    "last": "last epoch",
+}
+APART = 0.26
+"""How far the points of two protocols are apart, in lines."""
+
 
 def forest(compared: Frame, data: DataSet, folder: Path) -> Path | None:
-    """Draws the comparisons of a data set and writes the picture.
+    """Draws the comparisons of a data set and writes the picture. A line of it has one part at one
+    length, with a point for each protocol.
 
     Args:
         compared: the result of `comparisons.comparisons`.
@@ -25,29 +35,33 @@ def forest(compared: Frame, data: DataSet, folder: Path) -> Path | None:
         The path of the picture relative to the parent of `folder`, or None if no comparison has an
         interval.
     """
-    lines = [line for line in compared.to_dict("records") if line["difference"].interval]
-    if not lines:
+    groups = by_part_and_length(compared)
+    if not groups:
         return None
-    figure, axes = plt.subplots(figsize=(9, 1.5 + 0.26 * len(lines)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 1.8 + 0.3 * len(groups)), layout="constrained")
     try:
-        for place, line in enumerate(lines):
-            points, (low, high) = line["difference"].points, line["difference"].interval
-            number, errors = PROTOCOLS.index(line["protocol"]), [[points - low], [high - points]]
-            marker, colour = POINT_MARKERS[number], PALETTE[number]
-            axes.errorbar([points], [place], xerr=errors, fmt=marker, color=colour, capsize=3)
+        for place, lines in enumerate(groups):
+            for i, line in enumerate(lines):
+                points, (low, high) = line["difference"].points, line["difference"].interval
+                errors = [[points - low], [high - points]]
+                number = PROTOCOLS.index(line["protocol"])
+                height = place + APART * (i - (len(lines) - 1) / 2)
+                style = {"fmt": POINT_MARKERS[number], "color": PALETTE[number]}
+                axes.errorbar([points], [height], xerr=errors, capsize=2, markersize=5, **style)
         names = [
             f"{line['what']} ({line['length']}, {count} seed{'s' if count > 1 else ''})"
-            for line in lines
+            for line, *_ in groups
             if (count := len(line["seeds"]))
         ]
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(lines)), names, fontsize="small")
+        axes.set_yticks(range(len(groups)), names, fontsize="small")
         axes.invert_yaxis()
         axes.set_xlabel("difference in top-1 on the test set (points), 95 % interval")
         for number, protocol in enumerate(PROTOCOLS):
-            axes.plot([], [], POINT_MARKERS[number], color=PALETTE[number], label=f"by {protocol}")
+            style = {"color": PALETTE[number], "label": MEANINGS[protocol]}
+            axes.plot([], [], POINT_MARKERS[number], **style)
         axes.grid(axis="x", alpha=0.3)
-        axes.legend(fontsize="small")
+        figure.legend(loc="outside lower center", ncols=len(PROTOCOLS), fontsize="small")
         axes.set_title(data.title)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{data.name}{f'_{data.ratio}' if data.ratio else ''}_forest.png"
@@ -57,3 +71,18 @@ def forest(compared: Frame, data: DataSet, folder: Path) -> Path | None:
     finally:
         plt.close(figure)
     return path.relative_to(folder.parent)
+
+
+def by_part_and_length(compared: Frame) -> list[list[dict[str, Any]]]:
+    """Returns the comparisons that have an interval: a list for each part, length and precision,
+    with the comparison by each protocol. Of those of fewer seeds than others there is none."""
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for line in compared.to_dict("records"):
+        if line["difference"].interval:
+            key = line["what"], line["length"], line["precision"]
+            groups.setdefault(key, []).append(line)
+    most = [max(len(line["seeds"]) for line in lines) for lines in groups.values()]
+    return [
+        [line for line in lines if len(line["seeds"]) == seeds]
+        for lines, seeds in zip(groups.values(), most, strict=True)
+    ]

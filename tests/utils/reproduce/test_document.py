@@ -6,8 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.support.table_records import CIFAR100, cell_of, predictions, write_run
+from tests.support.table_records import CIFAR100, cell_of, frame_of, predictions, write_run
+from utils.reproduce.comparisons import comparisons
 from utils.reproduce.document import write_results
+from utils.reproduce.drawing import by_part_and_length
 from utils.reproduce.plan import DataSet, Length
 
 FULL, CUT = Length(200, 80, 20), Length(200, 2, 1)
@@ -88,6 +90,21 @@ def test_the_forest_plot_is_drawn_and_shown(made):
     page = write_results(made, {}).read_text()
     name = "figures/cifar100_100_forest.png"
     assert f"]({name})" in page and (made / name).stat().st_size > 5000
+
+
+def test_a_line_of_the_forest_plot_has_the_protocols_and_the_most_seeds(tmp_path):
+    for seed in (0, 1):
+        for row, top1 in (("dro_lt", 45.0), ("control", 44.0)):
+            tops = [1.0, 1.0, top1]
+            write_run(tmp_path, row, tops, length=CUT, seed=seed, start_seed=0)
+    for row, top1 in (("bs", 50.0), ("ce", 40.0)):
+        arrays = {"preds": predictions(top1), "heldout": [1.0] * 20}
+        write_run(tmp_path, row, [top1] * 20, length=Length(20), **arrays)
+    groups = by_part_and_length(comparisons(frame_of(tmp_path)))
+    found = {lines[0]["what"]: lines for lines in groups}
+    assert [len(line["seeds"]) for line in found["the robust loss"]] == [2]
+    of_bs = found["balanced softmax and its recipe over cross-entropy"]
+    assert {line["protocol"] for line in of_bs} == {"test", "last", "heldout"}
 
 
 def test_subsets_are_told_where_there_is_more_than_one(made, no_figures):
