@@ -265,10 +265,10 @@ def _to_reference(ours: Frame, theirs: Frame) -> Difference | None:
         return None
     found = [heldout_predictions(run) for run in [*seeds["run"], *seeds["run_of_other"]]]
     if (of_images := _of_same_images(found)) is not None:
+        from sklearn.utils.class_weight import compute_sample_weight  # a second to import
+
         labels, correct = of_images
-        classes, counts = np.unique(labels, return_counts=True)
-        shares = len(labels) / (len(classes) * counts)
-        weights = shares[np.searchsorted(classes, labels)]
+        weights = compute_sample_weight("balanced", labels)
         return paired_difference(*np.split(correct * weights, 2))
     tops = [seeds[name].tolist() for name in ("final_heldout", "final_heldout_of_other")]
     return unpaired_difference(*tops, images=int(seeds["heldout_images"].iloc[0]))

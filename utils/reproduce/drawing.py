@@ -46,8 +46,15 @@ def forest(compared: Frame, data: DataSet, folder: Path) -> Path | None:
                 errors = [[points - low], [high - points]]
                 number = PROTOCOLS.index(line["protocol"])
                 height = place + APART * (i - (len(lines) - 1) / 2)
-                style = {"fmt": POINT_MARKERS[number], "color": PALETTE[number]}
-                axes.errorbar([points], [height], xerr=errors, capsize=2, markersize=5, **style)
+                axes.errorbar(
+                    [points],
+                    [height],
+                    xerr=errors,
+                    fmt=POINT_MARKERS[number],
+                    color=PALETTE[number],
+                    capsize=2,
+                    markersize=5,
+                )
         names = [
             f"{line['what']} ({line['length']}, {count} seed{'s' if count > 1 else ''})"
             for line, *_ in groups
@@ -58,8 +65,8 @@ def forest(compared: Frame, data: DataSet, folder: Path) -> Path | None:
         axes.invert_yaxis()
         axes.set_xlabel("difference in top-1 on the test set (points), 95 % interval")
         for number, protocol in enumerate(PROTOCOLS):
-            style = {"color": PALETTE[number], "label": MEANINGS[protocol]}
-            axes.plot([], [], POINT_MARKERS[number], **style)
+            marker, colour = POINT_MARKERS[number], PALETTE[number]
+            axes.plot([], [], marker, color=colour, label=MEANINGS[protocol])
         axes.grid(axis="x", alpha=0.3)
         figure.legend(loc="outside lower center", ncols=len(PROTOCOLS), fontsize="small")
         axes.set_title(data.title)

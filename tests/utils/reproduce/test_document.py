@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support.table_records import CIFAR100, cell_of, frame_of, predictions, write_run
+from utils.options.data_paths import holds_outputs
 from utils.reproduce.comparisons import comparisons
 from utils.reproduce.document import write_results
 from utils.reproduce.drawing import by_part_and_length
@@ -90,6 +91,7 @@ def test_the_forest_plot_is_drawn_and_shown(made):
     page = write_results(made, {}).read_text()
     name = "figures/cifar100_100_forest.png"
     assert f"]({name})" in page and (made / name).stat().st_size > 5000
+    assert holds_outputs(made)  # so the figure is no photograph
 
 
 def test_a_line_of_the_forest_plot_has_the_protocols_and_the_most_seeds(tmp_path):

@@ -21,6 +21,7 @@ from tests.support.helpers import (
     stage_2_folder,
     succeed,
 )
+from utils.options.data_paths import holds_outputs
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
 
@@ -29,6 +30,12 @@ RESULTS = {
     *("top1", "top5", "balanced", "macro_f1", "many", "medium", "few"),
     *("per_class", "precision", "recall"),
 }
+
+
+def test_finished_runs_among_photographs_are_told_from_classes(finished):
+    """`holds_outputs` knows the names of the files that `run_folder` writes."""
+    for folder in (finished, finished / STAGE_1_NAME, stage_2_folder(finished)):
+        assert holds_outputs(folder)
 
 
 def test_the_folders_of_the_papers_commands_have_the_released_names():
