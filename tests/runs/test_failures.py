@@ -14,6 +14,7 @@ from tests.support.helpers import (
     load,
     read_csv,
     stage_1,
+    stage_1_folder,
     stage_2,
     stage_2_folder,
     succeed,
@@ -93,6 +94,16 @@ def test_a_diverging_run_fails_and_keeps_no_checkpoint_that_is_not_finite(batch,
         weights = weights_of(path.parent, path.name)
         assert all(torch.isfinite(weight).all() for weight in weights.values()), path.name
     assert not (tmp_path / STAGE_1_NAME / "summary.json").exists()
+
+
+@pytest.mark.parametrize("epochs", [1, 2], ids=["the run", "an epoch"])
+def test_a_diverging_last_update_fails_before_its_weights_are_kept(epochs, tree, tmp_path):
+    # Its one step an epoch has a finite loss, and takes the weights beyond float32.
+    far = ["--lr", 1e35, "--wd", 1e10]
+    outcome = call(stage_1(tree, tmp_path, *far, "-b", 1000, "--epochs", epochs))
+    assert_failed(outcome, "a weight is not finite after epoch 1 (pretraining)", "no checkpoint")
+    folder = stage_1_folder(tmp_path)
+    assert not [*folder.glob("ckpt*"), *folder.glob("summary.json")] and not read_csv(folder)
 
 
 def test_a_rate_beyond_float32_ends_without_a_traceback(tree, tmp_path):

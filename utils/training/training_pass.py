@@ -1,5 +1,6 @@
 """The training of one epoch: a step for each batch."""
 
+import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -7,6 +8,7 @@ from itertools import chain, islice
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from losses import Objective
 from models.folding import fold_batch_norm
@@ -79,7 +81,7 @@ class TrainingPass:
             bar: the progress bar.
 
         Raises:
-            RunError: a loss is not finite.
+            RunError: a loss is not finite, or a weight after the last step.
             Interrupted: a signal came.
         """
         stopwatch = Stopwatch(self.machine.device)
@@ -101,10 +103,16 @@ class TrainingPass:
                 yield
         # Each process has batch-norm statistics of its own images; the main process's count.
         margins = [] if self.stage.margins is None else self.stage.margins.parameters()
-        collectives.copy_from_main([*model.state_dict().values(), *margins], world)
+        state = [*model.state_dict().values(), *margins]
+        collectives.copy_from_main(state, world)
+        # The last update is in no loss of this epoch.
+        weights = [tensor.detach() for tensor in state if tensor.is_floating_point()]
+        largest = get_total_norm(weights, math.inf).to(statistics.dtype)
         # The epoch's only wait for the device.
-        on_host = statistics.cpu()
-        require_finite = partial(self._require_finite, on_host, objective.names, phase, epoch)
+        values = torch.cat([statistics.flatten(), largest.view(1)]).cpu()
+        on_host, largest = values[:-1].view_as(statistics), values[-1].item()
+        names = objective.names
+        require_finite = partial(self._require_finite, on_host, largest, names, phase, epoch)
         collectives.from_main(require_finite, world)
         images = torch.tensor(sizes, dtype=torch.float32)
         weighted = on_host * images.unsqueeze(1)
@@ -143,10 +151,19 @@ class TrainingPass:
             yield from zip(features.split(sizes), targets.split(sizes), strict=True)
 
     def _require_finite(
-        self, statistics: Tensor, names: list[str], phase: Phase, epoch: int
+        self, statistics: Tensor, largest: float, names: list[str], phase: Phase, epoch: int
     ) -> None:
+        """Checks the losses of each step, and the largest weight after the last one.
+
+        Raises:
+            RunError: one of them is not finite.
+        """
         finite = torch.isfinite(statistics[:, :-1]).all(dim=1)
         if finite.all():
+            if not math.isfinite(largest):
+                raise RunError(
+                    f"a weight is not finite after epoch {epoch} ({phase.name}); {self.kept()}"
+                )
             return
         step = int((~finite).nonzero()[0])
         values = statistics[step].tolist()
