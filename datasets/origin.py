@@ -24,6 +24,8 @@ class Origin:
     test_rand_number: int | None = None
 
 
+NO_LABEL = {"nan", "na", "n/a", "<na>", "null"}
+"""How pandas, R and databases write that a cell is empty, in lower case."""
 OWN_TEST_SET = Origin()
 LEFT_OUT = Origin(heldout="left out by the subset")
 
@@ -57,7 +59,11 @@ def account(
         f"{len(class_names)} classes, {sum(sizes.values())} images: {sizes['train']} training "
         f"({largest} to {smallest}), {sizes['test']} test ({origin.test}), {held_out}"
     )
-    return "; ".join([line, *(["ignored: " + ", ".join(origin.ignored)] if origin.ignored else [])])
+    remarks = ["ignored: " + ", ".join(origin.ignored)] if origin.ignored else []
+    for name, count in zip(class_names, class_counts, strict=True):
+        if name.lower() in NO_LABEL:
+            remarks.append(f"the class {name} may be images without a label ({count} training)")
+    return "; ".join([line, *remarks])
 
 
 def _last_smallest(class_counts: Sequence[int]) -> int:

@@ -10,7 +10,7 @@ resumed is never replaced.
 
 onnx, pt2, safetensors: DIR/model.onnx, an ONNX model; DIR/model.pt2, a program of torch.export; or
 DIR/model.safetensors, the weights. Each has the class names, the image size and the normalisation
-in it. DIR is the folder of the checkpoint by default.
+in it. DIR is the folder of the checkpoint by default; in another folder no file is replaced.
 """
 
 import argparse
@@ -60,8 +60,8 @@ def export(arguments: argparse.Namespace) -> list[Path]:
     """Writes the files and returns their paths.
 
     Raises:
-        UserError: there is no such run, the folder cannot be written, or a package that the format
-            needs is missing.
+        UserError: there is no such run, the folder cannot be written, a file is there that may be
+            another network's, or a package that the format needs is missing.
     """
     if arguments.format == "checkpoint":
         from utils.export.checkpoints import export_checkpoints
@@ -78,8 +78,13 @@ def export(arguments: argparse.Namespace) -> list[Path]:
     trained = load_network(arguments.run)
     folder = arguments.output or trained.path.parent
     check_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"model.{arguments.format}"
+    if path.exists() and not folder.samefile(trained.path.parent):
+        raise UserError(
+            f"{path} is there already, maybe from another network: delete it, or give another "
+            "--output"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     WRITERS[arguments.format](trained, path)
     return [path]
 

@@ -131,3 +131,12 @@ def test_what_is_wrong_with_a_table_is_named(tmp_path, text, says):
     with pytest.raises(UserError) as raised:
         csv_data(tmp_path / "t.csv")
     assert says in str(raised.value) and str(tmp_path / "t.csv") in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "NA", "n/a", "<NA>", "NULL"])
+def test_a_class_that_looks_like_an_empty_cell_is_told(text, tmp_path):
+    table = write_table(tmp_path)
+    assert "label" not in csv_data(table).account()
+    table.write_text(table.read_text().replace("élm", text))
+    told = csv_data(table).account()
+    assert told.endswith(f"; the class {text} may be images without a label (4 training)")

@@ -134,3 +134,18 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(output, tmp_path, capsys,
     err = capsys.readouterr().err
     assert f"cannot write into {output}" in err and "not a writable folder" in err
     assert err.count("\n") == 1 and snapshot(tmp_path) == before
+
+
+def test_only_in_the_networks_own_folder_an_earlier_file_is_replaced(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "run")
+    for _ in range(2):
+        assert main(["run", "--format", "pt2"]) == 0
+        assert main(["run", "--format", "pt2", "--output", "run"]) == 0
+    assert main(["run", "--format", "pt2", "--output", "out/mine"]) == 0
+    before = snapshot(tmp_path)
+    capsys.readouterr()
+    assert main(["run", "--format", "pt2", "--output", "out/mine"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("export: error: out/mine/model.pt2 is there already") and "--output" in err
+    assert err.count("\n") == 1 and snapshot(tmp_path) == before
