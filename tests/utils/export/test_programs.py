@@ -147,5 +147,5 @@ def test_only_in_the_networks_own_folder_an_earlier_file_is_replaced(tmp_path, c
     capsys.readouterr()
     assert main(["run", "--format", "pt2", "--output", "out/mine"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("export: error: out/mine/model.pt2 is there already") and "--output" in err
-    assert err.count("\n") == 1 and snapshot(tmp_path) == before
+    assert err.startswith("export: error: out/mine/model.pt2 is there already")
+    assert "--output" in err and err.count("\n") == 1 and snapshot(tmp_path) == before
