@@ -38,11 +38,30 @@ def standard_error(values: Sequence[float | None]) -> float | None:
     return None if spread is None else spread / math.sqrt(len(values))
 
 
-def binomial_error(accuracy: float, images: int) -> float:
+def binomial_error(accuracy: float, images: float) -> float:
     """Returns the standard error, in points, of an accuracy in percent on `images` images:
     100 · √(p (1 − p) / N)."""
     share = accuracy / 100
     return 100 * math.sqrt(share * (1 - share) / images)
+
+
+def images_of_balanced(labels: np.ndarray) -> float:
+    """Returns the number of images whose `binomial_error` a balanced accuracy has: K² / Σ_c 1/n_c,
+    for K classes with n_c images each. It is N if all classes have the same number of images, else
+    less, because an image of a small class counts more.
+
+    A balanced accuracy is the mean of K accuracies, so its error is √(Σ_c p_c (1 − p_c) / n_c) / K.
+    With equal p_c it is √(p (1 − p) / this number).
+
+    Args:
+        labels: true labels of the images ``[N]``.
+
+    Example:
+        >>> images_of_balanced(np.array([0, 0, 0, 0, 1]))
+        3.2
+    """
+    counts = np.unique(labels, return_counts=True)[1]
+    return float(len(counts) ** 2 / (1 / counts).sum())
 
 
 @dataclass(frozen=True)
@@ -53,8 +72,8 @@ class Difference:
         points: the mean difference, in points.
         seeds: the number of seeds in the mean.
         seed_error: the standard error of the mean over seeds; None with one seed.
-        image_error: the standard error over the test images; None if it is unknown.
-        images: the number of test images; None if it is unknown.
+        image_error: the standard error over the images; None if it is unknown.
+        images: the number of images; None if it is unknown.
         is_paired: True if `image_error` compares predictions image by image.
     """
 
@@ -62,7 +81,7 @@ class Difference:
     seeds: int
     seed_error: float | None
     image_error: float | None
-    images: int | None
+    images: float | None
     is_paired: bool
 
     @property
@@ -134,7 +153,7 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
 
 
 def unpaired_difference(
-    ours: Sequence[float], theirs: Sequence[float], images: int | None
+    ours: Sequence[float], theirs: Sequence[float], images: float | None
 ) -> Difference:
     """Compares two methods only by their accuracies, seed by seed.
 
@@ -143,7 +162,7 @@ def unpaired_difference(
 
     Args:
         ours, theirs: accuracies in percent, with the same seeds in the same order.
-        images: N; None if it is unknown.
+        images: N, or `images_of_balanced`; None if it is unknown.
     """
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     tops = statistics.fmean(ours), statistics.fmean(theirs)
@@ -158,14 +177,14 @@ def unpaired_difference(
     )
 
 
-def difference_to_constant(ours: Sequence[float], value: float, images: int | None) -> Difference:
+def difference_to_constant(ours: Sequence[float], value: float, images: float | None) -> Difference:
     """Compares the accuracies of several seeds with a number without an error, such as a published
     one.
 
     Args:
         ours: accuracies in percent, one for each seed.
         value: the number, in percent.
-        images: the number of test images; None if it is unknown.
+        images: N, or `images_of_balanced`; None if it is unknown.
     """
     top = statistics.fmean(ours)
     image_error = binomial_error(top, images) if images else None

@@ -9,6 +9,7 @@ import pandas as pd
 from utils.evaluation.statistics import (
     Difference,
     difference_to_constant,
+    images_of_balanced,
     paired_difference,
     unpaired_difference,
 )
@@ -248,8 +249,14 @@ def _ranking(lines: Frame, length: Length) -> Frame:
 
 
 def _heldout(lines: Frame) -> Difference:
-    images = int(lines["heldout_images"].iloc[0])
-    return difference_to_constant(lines["final_heldout"].tolist(), 0, images)
+    return difference_to_constant(lines["final_heldout"].tolist(), 0, _heldout_images(lines))
+
+
+def _heldout_images(lines: Frame) -> float:
+    """Returns the number of held-out images that a balanced accuracy is worth. If their labels are
+    not recorded, as in earlier versions, it is the number of all."""
+    found = heldout_predictions(lines["run"].iloc[0])
+    return float(lines["heldout_images"].iloc[0]) if found is None else images_of_balanced(found[0])
 
 
 def _to_reference(ours: Frame, theirs: Frame) -> Difference | None:
@@ -271,4 +278,4 @@ def _to_reference(ours: Frame, theirs: Frame) -> Difference | None:
         weights = compute_sample_weight("balanced", labels)
         return paired_difference(*np.split(correct * weights, 2))
     tops = [seeds[name].tolist() for name in ("final_heldout", "final_heldout_of_other")]
-    return unpaired_difference(*tops, images=int(seeds["heldout_images"].iloc[0]))
+    return unpaired_difference(*tops, images=_heldout_images(seeds))

@@ -13,6 +13,7 @@ from utils.evaluation.statistics import (
     binomial_error,
     deviation,
     difference_to_constant,
+    images_of_balanced,
     mean,
     paired_difference,
     standard_error,
@@ -35,6 +36,21 @@ def test_what_is_missing_gives_no_number():
 def test_the_binomial_error():
     assert binomial_error(50, 10_000) == pytest.approx(0.5)
     assert binomial_error(0, 100) == 0
+
+
+def test_a_balanced_accuracy_has_the_error_of_fewer_images():
+    """Uneven classes are drawn again and again; the spread of their balanced accuracies is the
+    error."""
+    counts, generator = np.array([60, 30, 12, 5, 2]), np.random.default_rng(0)
+    balanced = (generator.binomial(counts, 0.7, (20_000, 5)) / counts).mean(axis=1)
+    images = images_of_balanced(np.repeat(np.arange(5), counts))
+    assert binomial_error(70, images) == pytest.approx(100 * balanced.std(), rel=0.03)
+    assert binomial_error(70, counts.sum()) < 0.6 * binomial_error(70, images)
+
+
+def test_with_classes_of_one_size_a_balanced_accuracy_has_the_error_of_all_images():
+    # Class 0 has no images, as among the held-out images of CIFAR.
+    assert images_of_balanced(np.repeat([1, 2, 3], 20)) == pytest.approx(60)
 
 
 def predictions(seeds=3, images=500, *, effect=0.3, seed=0):

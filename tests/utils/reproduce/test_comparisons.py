@@ -300,6 +300,20 @@ def test_recorded_held_out_predictions_pair_a_ranking_class_by_class(tmp_path):
     assert found.error == pytest.approx(100 * images.std(ddof=1) / math.sqrt(8))
 
 
+def test_the_interval_of_a_row_knows_that_held_out_images_of_small_classes_count_more(tmp_path):
+    labels = np.array([0] * 90 + [1] * 10)
+    others = {"heldout_labels": labels, "heldout_last_preds": labels}
+    for row in ("control", "dro_lt", "dro_lt_weight"):
+        of_run = {"preds": predictions(50), "others": others, "heldout": [60.0] * 3}
+        write_run(tmp_path, row, [60.0] * 3, length=CUT, **of_run)
+    [ranking] = rankings(frame_of(tmp_path))
+    low, high = ranking.iloc[0]["interval"]
+    error = 100 * math.sqrt((0.24 / 90 + 0.24 / 10) / 2**2)
+    # The quantile is that of Student's t with 36 - 1 degrees of freedom.
+    assert (low + high) / 2 == pytest.approx(60)
+    assert (high - low) / 2 == pytest.approx(2.0301 * error, rel=1e-4)
+
+
 def test_held_out_predictions_of_other_images_are_not_paired(tmp_path):
     for row, labels in (("control", [0, 1]), ("dro_lt", [1, 0]), ("dro_lt_weight", [0, 1])):
         others = {"heldout_labels": np.array(labels), "heldout_last_preds": np.array([0, 0])}
