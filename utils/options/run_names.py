@@ -45,16 +45,19 @@ def stage_1_name(options: Options, contents: Mapping[str, str] = NOTHING) -> str
 
 
 def stage_2_name(
-    options: Options, parent: str | None = None, contents: Mapping[str, str] = NOTHING
+    options: Options,
+    parent: str | None = None,
+    contents: Mapping[str, str] = NOTHING,
+    start: str | None = None,
 ) -> str:
     """Returns the name of the run folder of a stage 2, inside the folder of its stage 1.
 
     Args:
         options: the options of the stage 2.
         parent: the name of the stage-1 folder; by default the one that `--pretrained` names.
-        contents: as in `digested`.
+        contents, start: as in `digested`.
     """
-    return _with_digest(released_name(options), digested(options, parent, contents))
+    return _with_digest(released_name(options), digested(options, parent, contents, start))
 
 
 def name_by_paths(options: Options, parent: str | None = None) -> str:
@@ -77,7 +80,10 @@ def earlier_name(options: Options) -> str:
 
 
 def digested(
-    options: Options, parent: str | None = None, contents: Mapping[str, str] = NOTHING
+    options: Options,
+    parent: str | None = None,
+    contents: Mapping[str, str] = NOTHING,
+    start: str | None = None,
 ) -> dict[str, Any]:
     """Returns the options that the digest in a run's name stands for, with their values. They
     decide the result, are not in the released name, and are not at their defaults. Empty if the
@@ -91,6 +97,8 @@ def digested(
         parent: for a stage 2, the name of the stage-1 folder.
         contents: digests of files that options name, by the options' names. A file without a digest
             counts by its path.
+        start: the file name of the checkpoint that a stage 2 starts from, if it is not the one that
+            `--select_on` chooses in the stage-1 folder; else None.
     """
     named = _in_released_name(1) | {"epochs"}  # a stage 1 may be resumed with more epochs
     if options.stage == 2:
@@ -105,6 +113,8 @@ def digested(
         for name in options.decisive()
         if name not in named and not options.is_at_default(name)
     }
+    if start is not None:
+        counted["pretrained"] = start
     if options.dataset in OWN_DATASETS:
         roots = (options.root_log, options.root_model)
         content = content_digest(options.data_root, roots, options.dataset == "csv")

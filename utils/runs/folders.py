@@ -25,6 +25,7 @@ from utils.runs.lookup import (
     chosen_by,
     exists,
     is_digest,
+    other_start,
     place_of_pretrained,
     set_apart,
     with_digest,
@@ -80,7 +81,7 @@ def run_names(options: Options, parent: Path | None) -> list[str]:
     if parent is None:
         name = stage_1_name(options, contents)
     else:
-        name = stage_2_name(options, above, contents)
+        name = stage_2_name(options, above, contents, _start(options))
     return [name, name_by_paths(options, above), earlier_name(options)]
 
 
@@ -102,7 +103,7 @@ def digest_of(options: Options, folder: RunFolder) -> str:
     has no digest."""
     parent = None if options.stage == 1 else place_of_pretrained(options).parts[0]
     contents = contents_of(options)
-    counted = digested(options, parent, contents)
+    counted = digested(options, parent, contents, _start(options))
     name = folder.records.name
     if is_seed_folder(name):
         name = folder.records.parent.name
@@ -115,6 +116,10 @@ def digest_of(options: Options, folder: RunFolder) -> str:
         return f"{flag_of(name) if name in FIELDS else name} {value}"
 
     return ", ".join(shown(name, value) for name, value in counted.items())
+
+
+def _start(options: Options) -> str | None:
+    return other_start(options.pretrained, options.select_on)
 
 
 def _below(options: Options, parent: Path | None, name: str) -> RunFolder:
@@ -158,7 +163,8 @@ def differences(options: Options, recorded: Mapping[str, Any]) -> dict[str, Any]
 
     If the record lacks a flag, the flag did not exist when the run was made, and its default
     counts. Seed and image size are only compared if they are given. Files are compared by their
-    content.
+    content. `--pretrained` only counts if the two name different checkpoints of a run
+    (`other_start`).
     """
     taken = {name for name in ("seed", "image_size") if getattr(options, name) is None}
     before = {
@@ -173,7 +179,11 @@ def differences(options: Options, recorded: Mapping[str, Any]) -> dict[str, Any]
             return is_same_file(options, name, recorded)
         return value == getattr(options, name)
 
-    return {name: value for name, value in before.items() if not is_same(name, value)}
+    found = {name: value for name, value in before.items() if not is_same(name, value)}
+    started_from = recorded.get("pretrained")
+    if _start(options) != other_start(started_from, options.select_on):
+        found["pretrained"] = started_from
+    return found
 
 
 def check_files_unchanged(options: Options) -> None:

@@ -112,6 +112,14 @@ def chosen_by(protocol: str) -> list[str]:
     return [chosen, BEST_CHECKPOINT]
 
 
+def other_start(pretrained: object, protocol: str) -> str | None:
+    """Returns the file name of a run's checkpoint that `--pretrained` names itself; None for a run
+    folder, for the checkpoint that the protocol would take from it, and for other files."""
+    name = Path(str(pretrained)).name
+    is_of_run = name.startswith("ckpt") and name.endswith(".pth.tar")
+    return name if is_of_run and name not in chosen_by(protocol) else None
+
+
 def with_digest(place: Path) -> list[Path]:
     """Returns the folders beside `place` that have its name and a digest."""
     start = f"{place.name[: LONGEST_NAME - DIGITS - 1]}-"

@@ -10,6 +10,7 @@ from utils.errors import UserError
 from utils.options.parse import parse_options
 from utils.runs.folders import digest_of, find_evaluated, run_folder
 from utils.runs.lookup import checkpoint_of_flag
+from utils.runs.resuming import prepare
 
 EARLIER = Path(__file__).parent / "earlier"
 """Records of a stage 1 and a stage 2 that an earlier version made, without their checkpoints."""
@@ -176,6 +177,43 @@ def test_the_folder_of_records_goes_with_that_of_checkpoints(tmp_path, monkeypat
     short = "--dataset digits -a resnet20 --evaluation True --root_log logs"
     path, found = find_evaluated(options_of(short))
     assert path.parent == folder and found.records == arguments.parent
+
+
+def test_stages_2_from_different_checkpoints_of_a_run_share_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start = made(FLAGS)
+    (start / "ckpt.pth.tar").touch()
+    (start / "ckpt.best_heldout.pth.tar").touch()
+
+    def options(file, *more):
+        return options_of(FLAGS, STAGE_2, f"--pretrained {start}{file}", *more)
+
+    def name(file, *more):
+        return run_folder(options(file, *more)).models.name
+
+    assert name("/ckpt.best.pth.tar") == name("")
+    assert len({name(""), name("/ckpt.pth.tar"), name("/ckpt.best_heldout.pth.tar")}) == 3
+    for protocol, chosen in (("last", "ckpt.pth.tar"), ("heldout", "ckpt.best_heldout.pth.tar")):
+        assert name(f"/{chosen}", f"--select_on {protocol}") == name("", f"--select_on {protocol}")
+    last = options("/ckpt.pth.tar")
+    assert "--pretrained ckpt.pth.tar" in digest_of(last, run_folder(last))
+
+
+def test_a_stage_2_that_an_earlier_version_started_from_another_checkpoint_is_found(
+    tmp_path, monkeypatch
+):
+    """Earlier versions gave it the folder of a stage 2 from the best checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    start = made(FLAGS)
+    (start / "ckpt.pth.tar").touch()
+    flags = f"{FLAGS} {STAGE_2} --pretrained {start}"
+    last = f"{flags}/ckpt.pth.tar"
+    folder = made(flags, pretrained=f"{start}/ckpt.pth.tar")
+    assert run_folder(options_of(last)).models == folder
+    assert prepare(options_of(last, "--resume True"), run_folder(options_of(last))) == "continue"
+    from_best = options_of(flags, "--resume True")
+    with pytest.raises(UserError, match=r"other options: --pretrained .*\(recorded: .*ckpt\.pth"):
+        prepare(from_best, run_folder(from_best))
 
 
 @pytest.mark.parametrize(
