@@ -163,7 +163,8 @@ class Options:
         DATA,
         "--rand_number",
         role=Role.DATA,
-        help="seed that chooses the long-tailed subset",
+        help="seed that chooses images: the long-tailed subset, and the parts that --test_fraction "
+        "and --heldout_fraction take, 0 <= N < 2^32",
         default=0,
         type=values.seed,
         metavar="N",
@@ -173,8 +174,8 @@ class Options:
         "--heldout_fraction",
         role=Role.DATA,
         help="this part of each class's training images is held out before the subset is chosen, "
-        "0 <= F < 1. For data sets without held-out images of their own; CIFAR has up to 20 per "
-        "class that the subset leaves out",
+        "0 <= F < 1. For data sets without held-out images of their own. With 0, up to 20 images "
+        "per class that the subset leaves out are held out, except with digits",
         default=0.0,
         type=values.below_one,
         metavar="F",
@@ -214,7 +215,8 @@ class Options:
         "--train_rule",
         role=Role.STAGE_1,
         help="remedy for the imbalance. None: nothing. Resample, Reweight: sampling or class "
-        "weights by the effective number of images. DRW: class weights from epoch 161 on",
+        "weights by the effective number of images. DRW: class weights from epoch 161 on, or as "
+        "--schedule says",
         default="None",
         choices=("None", "Resample", "Reweight", "DRW"),
     )
@@ -222,7 +224,8 @@ class Options:
         STAGE1,
         "--exp_str",
         role=Role.COMMAND,
-        help="last part of the run folder's name",
+        help="last part of the name of stage 1's run folder, before its digest: 1 to 100 "
+        "characters without /",
         default="0",
         type=values.folder_part,
         metavar="S",
@@ -241,8 +244,8 @@ class Options:
         STAGE1,
         "--warmup",
         role=Role.STAGE_1,
-        help="the learning rate rises linearly to LR over the first E epochs (default: 5; 0 with "
-        "--schedule cosine)",
+        help="the learning rate rises linearly to LR over the first E epochs, E >= 0 (default: 5; "
+        "0 with --schedule cosine)",
         type=values.count,
         metavar="E",
     )
@@ -251,8 +254,8 @@ class Options:
         "--mixup",
         role=Role.STAGE_1,
         only_stage=1,
-        help="mix the images of a batch in pairs, in proportions drawn from Beta(A, A); 0: no "
-        "mixing",
+        help="mix the images of a batch in pairs, in proportions drawn from Beta(A, A), A >= 0; 0: "
+        "no mixing",
         default=0.0,
         type=values.rate,
         metavar="A",
@@ -324,7 +327,8 @@ class Options:
         role=Role.FEATURES,
         only_stage=2,
         help=f"losses of the feature phase, summed: {', '.join(FEATURE_LOSSES)}. bs is "
-        f"balanced softmax. _lt weighs class c by n_c/n_max, _bal by N/(K n_c)",
+        f"balanced softmax. _lt weighs class c by n_c/n_max, _bal by N/(K n_c). Needed for "
+        f"feature epochs (default: no loss)",
         type=values.names("loss", FEATURE_LOSSES),
         metavar="L[,L]",
     )
@@ -333,7 +337,7 @@ class Options:
         "--feat_sampler",
         role=Role.FEATURES,
         help="order of the images in the feature phase. none or instance: shuffled. resample,k: "
-        "class-aware, k images of a class at each visit",
+        "class-aware, k images of a class at each visit, k >= 1 (default: none)",
         type=values.sampler,
         metavar="S",
     )
@@ -341,7 +345,7 @@ class Options:
         STAGE2,
         "--feat_lr",
         role=Role.FEATURES,
-        help="learning rate of the feature phase, for the network and the margins",
+        help="learning rate of the feature phase, for the network and the margins, LR >= 0",
         default=0.01,
         type=values.rate,
         metavar="LR",
@@ -360,7 +364,8 @@ class Options:
         "--cls_loss",
         role=Role.CLASSIFIER,
         only_stage=2,
-        help=f"losses of the classifier phase, summed: {', '.join(CLASSIFICATION_LOSSES)}",
+        help=f"losses of the classifier phase, summed: {', '.join(CLASSIFICATION_LOSSES)}. "
+        f"Needed for classifier epochs (default: no loss)",
         type=values.names("loss", CLASSIFICATION_LOSSES),
         metavar="L[,L]",
     )
@@ -369,7 +374,7 @@ class Options:
         "--cls_sampler",
         role=Role.CLASSIFIER,
         help="order of the images in the classifier phase. none: the order of the feature phase, "
-        "as in the released code. instance: shuffled. resample,k: class-aware",
+        "as in the released code. instance: shuffled. resample,k: class-aware (default: none)",
         type=values.sampler,
         metavar="S",
     )
@@ -377,7 +382,7 @@ class Options:
         STAGE2,
         "--cls_lr",
         role=Role.CLASSIFIER,
-        help="learning rate of the classifier phase; it is constant",
+        help="learning rate of the classifier phase, which is constant, LR >= 0",
         default=0.01,
         type=values.rate,
         metavar="LR",
@@ -425,7 +430,7 @@ class Options:
         "--margin_wd",
         role=Role.ROBUST_LOSS,
         needs="margin_type learned",
-        help="weight decay of learned margins (default: WD, as published)",
+        help="weight decay of learned margins, W >= 0 (default: WD, as published)",
         type=values.rate,
         metavar="W",
     )
@@ -502,7 +507,7 @@ class Options:
         TRAINING,
         "--epochs",
         role=Role.BOTH_STAGES,
-        help="number of epochs; in stage 2 of both phases together",
+        help="number of epochs, E >= 0; in stage 2 of both phases together",
         default=200,
         type=values.count,
         metavar="E",
@@ -511,7 +516,7 @@ class Options:
         TRAINING,
         "--start-epoch",
         role=Role.BOTH_STAGES,
-        help="count the first E epochs as done",
+        help="count the first E epochs as done, 0 <= E <= EPOCHS",
         default=0,
         type=values.count,
         metavar="E",
@@ -522,8 +527,8 @@ class Options:
         "--batch-size",
         role=Role.BOTH_STAGES,
         is_shared=True,
-        help="images in a step, over all processes; the last partial batch is kept. Usual for "
-        "imagenet_lt and inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1 (default: 128)",
+        help="images in a step, over all processes, N >= 1; the last partial batch is kept. Usual "
+        "for imagenet_lt and inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1 (default: 128)",
         default=128,
         type=values.positive_count,
         metavar="N",
@@ -535,7 +540,7 @@ class Options:
         role=Role.STAGE_1,
         is_shared=True,
         help="learning rate of stage 1: linear warm-up over 5 epochs, LR x 0.01 after epoch 160, "
-        "LR x 0.0001 after 180, unless --warmup and --schedule say otherwise",
+        "LR x 0.0001 after 180, unless --warmup and --schedule say otherwise; LR >= 0",
         default=0.1,
         type=values.rate,
         metavar="LR",
@@ -567,7 +572,8 @@ class Options:
         TRAINING,
         "--prior_weight",
         role=Role.BOTH_STAGES,
-        help="balanced softmax (--loss_type BS, bs) adds W log(n_c/N) to the logits in training",
+        help="balanced softmax (--loss_type BS, bs) adds W log(n_c/N) to the logits in training, "
+        "W >= 0",
         default=1.0,
         type=values.rate,
         metavar="W",
@@ -586,7 +592,7 @@ class Options:
         "--wd",
         "--weight-decay",
         role=Role.BOTH_STAGES,
-        help="weight decay; LDAM-DRW's own recipe has 2e-4",
+        help="weight decay, W >= 0; LDAM-DRW's own recipe has 2e-4",
         default=0.0001,
         type=values.rate,
         metavar="W",
@@ -606,9 +612,9 @@ class Options:
         TRAINING,
         "--select_on",
         role=Role.BOTH_STAGES,
-        help="protocol: what chooses the epoch at every point of both stages. test: accuracy on "
-        "the test set (as published). heldout: accuracy on held-out images. last: nothing, the "
-        "last epoch counts",
+        help="protocol: what chooses the epoch at every point of both stages. test: balanced "
+        "accuracy on the test set (as published). heldout: the same on held-out images. last: "
+        "nothing, the last epoch counts",
         default="test",
         choices=("test", "heldout", "last"),
     )
@@ -616,7 +622,8 @@ class Options:
         TRAINING,
         "--seed",
         role=Role.BOTH_STAGES,
-        help="seed of weights, order and augmentation (default: drawn, and recorded in args.json)",
+        help="seed of weights, order and augmentation, 0 <= N < 2^32 (default: drawn, and recorded "
+        "in args.json)",
         type=values.seed,
         metavar="N",
     )
@@ -635,7 +642,7 @@ class Options:
         "--pretrain_epochs",
         role=Role.COMMAND,
         help="both stages in one command, instead of --pretrained: train stage 1 for E epochs, "
-        "then start stage 2 from it",
+        "E >= 1, then start stage 2 from it",
         type=values.positive_count,
         metavar="E",
     )
@@ -663,8 +670,8 @@ class Options:
         "--step",
         role=Role.FREE,
         help="how a step runs. eager: operation by operation. graph: replayed as a CUDA graph, "
-        "with the same numbers. compile: compiled, with other roundings. auto: graph on CUDA, "
-        "else eager",
+        "with the same numbers. compile: compiled, with other roundings. auto: graph on CUDA with "
+        "one process and --accumulate 1, else eager",
         default="auto",
         choices=("auto", "eager", "graph", "compile"),
     )
@@ -672,8 +679,8 @@ class Options:
         MACHINE,
         "--accumulate",
         role=Role.BOTH_STAGES,
-        help="take each batch in N micro-batches, for batches beyond memory. Losses and gradient "
-        "are those of the whole batch; it costs twice the forward passes. Batch-norm sees "
+        help="take each batch in N micro-batches, N >= 1, for batches beyond memory. Losses and "
+        "gradient are those of the whole batch, at twice the forward passes. Batch-norm sees "
         "micro-batches",
         default=1,
         type=values.positive_count,
@@ -692,7 +699,8 @@ class Options:
         "-j",
         "--workers",
         role=Role.FREE,
-        help="processes that read streamed data; data held in memory needs none",
+        help="processes that read streamed data, at most one per core; 0: this process reads them. "
+        "Data held in memory needs none",
         default=20,
         type=values.count,
         metavar="N",
@@ -761,7 +769,7 @@ class Options:
         "-p",
         "--print-freq",
         role=Role.FREE,
-        help="batches between two updates of the progress bar",
+        help="batches between two updates of the progress bar, N >= 1",
         default=10,
         type=values.positive_count,
         metavar="N",
@@ -770,7 +778,8 @@ class Options:
         RECORDS,
         "--checkpoint_every",
         role=Role.FREE,
-        help="write a checkpoint every N epochs; --resume repeats the epochs since the last one",
+        help="write a checkpoint every N epochs, N >= 1; --resume repeats the epochs since the "
+        "last one",
         default=1,
         type=values.positive_count,
         metavar="N",

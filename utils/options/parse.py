@@ -27,6 +27,10 @@ Without --pretrained: stage 1, classification from random weights.
 With --pretrained X:  stage 2, DRO-LT fine-tuning from that stage-1 checkpoint.
 With --pretrain_epochs E: stage 1 for E epochs, then stage 2 from it.
 With --evaluation:    evaluate the run that the other flags name.
+
+Letters in capitals stand for the value of a flag. n_c is the number of training
+images of class c, n_max that of the largest class, N that of all classes, K the
+number of classes. Booleans take True or False; the flag alone means True.
 """
 
 
@@ -184,7 +188,9 @@ def _check_declared(options: Options) -> None:
             continue
         flag, needs = flag_of(name), option.metadata["needs"]
         if (option.metadata["only_stage"], options.stage) == (2, 1):
-            raise UserError(f"{flag} belongs to stage 2, which needs --pretrained")
+            raise UserError(
+                f"{flag} belongs to stage 2, which needs --pretrained or --pretrain_epochs"
+            )
         if (option.metadata["only_stage"], options.stage) == (1, 2) and not is_both:
             raise UserError(f"{flag} belongs to stage 1; --pretrained starts stage 2")
         if needs is not None and not _has(options, *needs.split()):

@@ -97,7 +97,12 @@ def boolean(text: str) -> bool:
 
 def boolean_or_auto(text: str) -> bool | str:
     """Returns `auto`, or the truth value that the text stands for."""
-    return text if text == "auto" else boolean(text)
+    if text == "auto":
+        return text
+    try:
+        return boolean(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not True, False or auto") from None
 
 
 def _number(
@@ -203,7 +208,8 @@ def names(kind: str, known: Sequence[str], everything: str | None = None) -> Cal
         try:
             parse_names(text, kind, known)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+            also = "" if everything is None else f"; {everything} alone means all of them"
+            raise argparse.ArgumentTypeError(f"{error}{also}") from None
         return text
 
     return convert
