@@ -46,8 +46,13 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Set
         "(ours), -j (of plain loaders; default: one a core, at most 20).",
     )
     add = parser.add_argument
-    add("--budget", type=values.positive, default=500.0, metavar="S", help="seconds to spend")
-    add("--fraction", type=values.fraction, metavar="F", help="part of the images that is size x1")
+    text = "seconds to spend, S > 0 (default: 500)"
+    add("--budget", type=values.positive, default=500.0, metavar="S", help=text)
+    text = (
+        "part of the images in an epoch of size x1, 0 < F <= 1 (default: all on a GPU, what the "
+        "budget allows on a CPU)"
+    )
+    add("--fraction", type=values.fraction, metavar="F", help=text)
     add("--quick", action="store_true", help="few made-up images: shows that the program works")
     precisions = ("auto", *PRECISIONS)
     text = "of ours; auto: bf16 where it is native, else float32 (default: auto)"
@@ -58,11 +63,12 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Set
         "--output",
         type=values.path,
         metavar="DIR",
-        help="writes throughput.json and throughput.md there",
+        help="writes throughput.json and throughput.md there; with --end_to_end, end_to_end.json "
+        "(default: writes no file)",
     )
     text = "measures only both stages at full length, on real images (for GPUs)"
     add("--end_to_end", action="store_true", help=text)
-    text = "epochs of each phase for --end_to_end (default: 200,80,20)"
+    text = "epochs of stage 1, features and classifier for --end_to_end (default: 200,80,20)"
     add("--lengths", type=_lengths, default=RECIPE, metavar="P,F,C", help=text)
     text = "epochs of each phase from which --end_to_end projects the plain loop (default: 2)"
     add("--plain_epochs", type=values.positive_count, default=2, metavar="N", help=text)
@@ -79,7 +85,7 @@ def _lengths(text: str) -> dict[str, int]:
     parts = text.split(",")
     if len(parts) != 3:
         raise argparse.ArgumentTypeError(
-            f"{text}: it is three whole numbers of epochs, such as 200,80,20"
+            f"{text!r} is not three whole numbers of epochs, such as 200,80,20"
         )
     return {phase: int(values.count(part)) for phase, part in zip(RECIPE, parts, strict=True)}
 

@@ -25,11 +25,15 @@ def pack(argv: Sequence[str] | None = None) -> Path:
     parser = Parser(
         prog="python -m datasets.pack",
         description=__doc__,
-        epilog="These flags of main.py choose the set: --dataset, --data_root, --imb_type, "
-        "--imb_factor, --rand_number.",
+        epilog="These flags of main.py choose the set: --dataset (cifar100 or "
+        "cifar10, the default), --data_root, --imb_type, --imb_factor, --rand_number.",
     )
     parser.add_argument(
-        "--output", type=values.path, default=Path("."), help="folder for the file (default: .)"
+        "--output",
+        type=values.path,
+        default=Path("."),
+        metavar="DIR",
+        help="folder for the file (default: .)",
     )
     arguments, flags = parser.parse_known_args(argv)
     options = parse_options(flags)

@@ -67,15 +67,26 @@ def file_names(source) -> Iterator[str]:
 
 def run(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m datasets.png_tree", description=__doc__)
-    parser.add_argument("--dataset", choices=("cifar10", "cifar100"), default="cifar100")
+    parser.add_argument(
+        "--dataset",
+        choices=("cifar10", "cifar100"),
+        default="cifar100",
+        help="(default: cifar100)",
+    )
     parser.add_argument(
         "--data_root",
         type=values.path,
         default=Path("data"),
-        help="the official files (default: data)",
+        metavar="DIR",
+        help="folder of the official files, which are downloaded there if they are missing "
+        "(default: data)",
     )
     parser.add_argument(
-        "--output", type=values.path, required=True, help="a folder for the tree, without one yet"
+        "--output",
+        type=values.path,
+        required=True,
+        metavar="DIR",
+        help="folder for the tree, new or without a tree of this data set",
     )
     arguments = parser.parse_args(argv)
     try:

@@ -76,9 +76,19 @@ def run(argv: Sequence[str] | None = None) -> int:
 
     def program() -> int:
         parser = Parser(prog="python -m utils.demo", description=__doc__)
-        parser.add_argument("--seed", type=values.seed, default=0, help="(default: 0)")
         parser.add_argument(
-            "--folder", type=values.path, default=Path("demo"), help="(default: demo)"
+            "--seed",
+            type=values.seed,
+            default=0,
+            metavar="N",
+            help="seed of all runs, 0 <= N < 2^32 (default: 0)",
+        )
+        parser.add_argument(
+            "--folder",
+            type=values.path,
+            default=Path("demo"),
+            metavar="DIR",
+            help="folder for the runs (default: demo)",
         )
         arguments = parser.parse_args(argv)
         return demo(arguments.seed, arguments.folder)

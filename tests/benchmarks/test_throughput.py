@@ -34,7 +34,7 @@ QUICK = settings_of(["--gpu", "cpu"], quick=True)
         (["--dataset", "digits"], "--dataset digits"),
         (["--mixup", "0.2"], "--mixup: not a flag of benchmarks"),
         (["--workers", "-1"], "-1"),
-        (["--lengths", "1,2"], "--lengths: 1,2"),
+        (["--lengths", "1,2"], "--lengths: '1,2' is not"),
         (["--data_root", "/nowhere"], "--data_root /nowhere"),
         (["--end_to_end", "--data_root", "/nowhere"], "/nowhere"),
         (["--end_to_end", "--quick"], "--quick"),

@@ -1,1 +1,1 @@
-"""Writes a finished run as files for other programs: `python -m utils.export`."""
+"""Writes a trained network for other machines and programs: `python -m utils.export`."""

@@ -1,12 +1,12 @@
-"""Writes a finished run as files for other programs.
+"""Writes the network of a run as small checkpoints, or as a file for other programs.
 
     python -m utils.export RUN [--format checkpoint] [--output DIR] [--last]
     python -m utils.export RUN --format {onnx,pt2,safetensors} [--output DIR]
 
-checkpoint: the run's best checkpoints, without the state that only a resumed run needs. They go to
-a folder with the run's name below DIR (default: pretrained), and a stage 2 goes inside the folder
-of its stage 1. There --pretrained and --evaluation find them. A checkpoint with which a run can be
-resumed is never replaced.
+checkpoint: the best checkpoints of a finished run, without the state that only a resumed run needs.
+They go to a folder with the run's name below DIR (default: pretrained), and a stage 2 goes inside
+the folder of its stage 1. There --pretrained and --evaluation find them. A checkpoint with which a
+run can be resumed is never replaced.
 
 onnx, pt2, safetensors: DIR/model.onnx, an ONNX model; DIR/model.pt2, a program of torch.export; or
 DIR/model.safetensors, the weights. Each has the class names, the image size and the normalisation

@@ -208,7 +208,7 @@ def names(kind: str, known: Sequence[str], everything: str | None = None) -> Cal
         try:
             parse_names(text, kind, known)
         except ValueError as error:
-            also = "" if everything is None else f"; {everything} alone means all of them"
+            also = "" if everything is None else f"; {everything!r} names them all"
             raise argparse.ArgumentTypeError(f"{error}{also}") from None
         return text
 

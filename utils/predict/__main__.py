@@ -34,7 +34,8 @@ def build_parser() -> Parser:
         "run",
         type=values.path,
         metavar="RUN_OR_CHECKPOINT",
-        help="a run folder, its name below checkpoint or pretrained, or a .pth.tar file",
+        help="a run folder, its name below checkpoint or pretrained, a folder above a single run, "
+        "or a .pth.tar file",
     )
     parser.add_argument(
         "images",
@@ -69,7 +70,7 @@ def build_parser() -> Parser:
         "--html",
         type=values.path,
         metavar="PAGE",
-        help="also write a page with the least certain images",
+        help="also write a page with the 200 least certain images",
     )
     parser.add_argument(
         "--gpu",

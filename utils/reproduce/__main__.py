@@ -127,11 +127,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rows",
         metavar="R[,R]",
-        help="each is DATASET, DATASET/RATIO, DATASET/RATIO/ROW or ROW (default: all); with "
-        f"--dataset, each is ROW (default: {','.join(OF_OWN_DATA)})",
+        help="each is DATASET, DATASET/RATIO, DATASET/RATIO/ROW or ROW, such as "
+        "cifar100/100/dro_lt; a ROW is a recipe of main.py (default: all); with --dataset, each is "
+        f"ROW (default: {','.join(OF_OWN_DATA)})",
     )
     parser.add_argument(
-        "--seeds", type=_list_of(seed_value), default=[0], metavar="S[,S]", help="(default: 0)"
+        "--seeds",
+        type=_list_of(seed_value),
+        default=[0],
+        metavar="S[,S]",
+        help="the seeds of both stages; with --from_seed, of stage 2 alone (default: 0)",
     )
     parser.add_argument(
         "--from_seed",

@@ -33,7 +33,7 @@ def check_passed_on(extra: Sequence[str], is_own: bool) -> None:
     refused = [word for word in given if word not in known]
     if refused:
         raise UserError(
-            f"{', '.join(refused)}: the rows set it; flags for all runs are "
+            f"{', '.join(refused)}: set by the rows; flags for all runs are "
             f"{', '.join(map(flag_of, allowed))}"
         )
 

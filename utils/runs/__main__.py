@@ -1,4 +1,8 @@
-"""Lists runs: `python -m utils.runs [ROOT]`."""
+"""Lists the runs below a folder: for each its name, the flags that differ from the defaults, how
+far it is, and its result.
+
+    python -m utils.runs [ROOT]
+"""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = Parser(prog="python -m utils.runs", description=__doc__)
     parser.add_argument(
-        "root", nargs="?", type=values.path, default=Path("checkpoint"), metavar="ROOT"
+        "root",
+        nargs="?",
+        type=values.path,
+        default=Path("checkpoint"),
+        metavar="ROOT",
+        help="the --root_log of the runs, or a folder below it (default: checkpoint)",
     )
     return run_program("runs", lambda: list_runs(parser.parse_args(argv).root))
 
@@ -32,7 +41,7 @@ def list_runs(root: Path) -> None:
         UserError: there is no such folder.
     """
     if not root.is_dir():
-        raise UserError(f"no folder {root}")
+        raise UserError(f"no folder {root}; give the --root_log of the runs")
     folders = sorted(path.parent for path in root.rglob("args.json"))
     for folder in folders:
         print("\n    ".join([str(folder), *describe(folder)]))
