@@ -36,7 +36,8 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
         UserError: files are missing or damaged, a class has no training images,
             `--select_on heldout` has no held-out images, or a flag or the data contradict
             `recorded`.
-        RunError: the images do not fit into memory.
+        RunError: the images do not fit into memory, or what workers read ahead does not fit into
+            the memory that processes share.
     """
     found = (recorded or {}).get("data")
     remembered: Mapping = found if isinstance(found, Mapping) else {}

@@ -98,7 +98,7 @@ class Objective(nn.Module):
         λ is the share of the images with the targets y.
 
         Shapes: features ``[B, D]``, logits ``[B, K]``, targets ``[B]``, centroids ``[K, D]``, a
-        teacher's logits ``[B, K]``.
+        teacher's logits ``[B, K]``; `Mixed` and `Views` give those of `mixed` and `views`.
 
         Raises:
             ValueError: images are mixed, and a loss takes one target an image.
@@ -138,13 +138,22 @@ def stage_1_objective(
 ) -> Objective:
     """Returns the objective of stage 1.
 
-    L is `CE`, `Focal` (γ = 1), `LDAM` (largest margin 0.5, scale 30) or `BS` (balanced softmax,
-    τ = `prior_weight`), with effective-number class weights if `reweighted`. All take logits; for
-    LDAM these are the cosines times the scale, as `--head cosine` returns them. The objective is
+    L is `CE`, `Focal` (γ = 1), `LDAM` (largest margin 0.5, scale 30) or `BS` (balanced softmax).
+    All take logits; for LDAM these are the cosines times the scale, as `--head cosine` returns
+    them. The objective is
 
-    - (1 − v) · L + w · R + v · D, with a robust loss R of weight w (`robust`) and a distillation
-      loss D of weight v (`distillation`); without one of them its weight is 0;
-    - 2 · L + 0.6 · C with a contrastive branch C (`contrast`), which excludes the other two.
+    - (1 − v) · L + w · R + v · D, with a robust loss R and a distillation loss D; without one of
+      them its weight is 0;
+    - 2 · L + 0.6 · C with a contrastive branch C, which excludes the other two.
+
+    Args:
+        loss_type: the name of L.
+        class_counts: training images per class n_c ``[K]``, all at least 1.
+        reweighted: True if L has effective-number class weights.
+        prior_weight: τ of balanced softmax.
+        robust: R and w, or None.
+        distillation: D and v, or None.
+        contrast: C, or None.
 
     Raises:
         ValueError: the loss is unknown.

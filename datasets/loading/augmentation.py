@@ -1,4 +1,4 @@
-"""Augmentation of a whole epoch at once, on uint8 batches, on the device that holds the images.
+"""Augmentation of many images at once, up to a whole epoch, as uint8 on the device that holds them.
 
 Random numbers come from a CPU generator, so a seed gives the same epoch on every device. Drawing
 and applying are separate functions, so that a thread can draw the next epoch's numbers.

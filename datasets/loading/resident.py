@@ -13,8 +13,9 @@ from datasets.loading.transfer import to_device
 from datasets.samplers import Order
 from datasets.splits import Split
 
-# Size of a block, the uint8 images that are augmented at once: a whole CIFAR epoch of stage 1, half
-# an epoch of stage 2. On every device random numbers are drawn block after block.
+# Size of a block, the uint8 images that are augmented at once: 43,648 of CIFAR's in batches of 128.
+# On CIFAR-LT this is a whole epoch of stage 1, and most of an epoch of stage 2. On every device
+# random numbers are drawn block after block.
 BLOCK_BYTES = 128 * 2**20
 CUDA_BLOCKS = 8
 """A GPU augments this many blocks at once, a whole epoch of either stage."""

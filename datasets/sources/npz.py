@@ -118,8 +118,8 @@ def _faults(split: str, images: np.ndarray | None, labels: np.ndarray | None) ->
     is_square = is_image and images.shape[1] == images.shape[2] in range(*SIDES)
     if images.dtype != np.uint8 or not is_square:
         return [
-            f"{split}_images are {images.dtype} {list(images.shape)}, not uint8 [N, S, S] or "
-            f"[N, S, S, 3] with a side S from {SIDES[0]} to {SIDES[1] - 1}"
+            f"{split}_images are {images.dtype} {list(images.shape)}, not uint8 [N, S, S], "
+            f"[N, S, S, 1] or [N, S, S, 3] with a side S from {SIDES[0]} to {SIDES[1] - 1}"
         ]
     if labels.dtype.kind not in "iu" or labels.shape not in ((len(images),), (len(images), 1)):
         return [

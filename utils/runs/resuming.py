@@ -13,8 +13,9 @@ def prepare(options: Options, folder: RunFolder) -> str:
     """Returns what to do with the run's folder: `start`, `continue`, `finished` or `replace`.
 
     Raises:
-        UserError: the folder is not writable, or it holds a run and neither `--resume` nor
-            `--overwrite` is given, or the run in it has other options.
+        UserError: the folder is not writable; it holds a run, and neither `--resume` nor
+            `--overwrite` is given; the run in it has other options, or a length that cannot change;
+            or, with `--resume`, no run is in it because its files or data have changed since.
     """
     check_writable(folder.models)
     check_writable(folder.records)

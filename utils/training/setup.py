@@ -49,6 +49,7 @@ class Run:
 
         Raises:
             UserError: the batches are too small for the network.
+            RunError: the images do not fit into the memory of the device.
         """
         train, side = self.data.train, self.data.image_size
         smallest = 1

@@ -42,6 +42,7 @@ def stage_1(run: Run) -> Stage:
             too small for the network, mixup or a contrastive loss with several processes, a
             contrastive loss with streamed images, or a teacher that is missing or has other
             classes.
+        RunError: the images do not fit into the memory of the device.
     """
     options, data = run.options, run.data
     model = build_model(options.arch, data.num_classes, _head_scale(options))

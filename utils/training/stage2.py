@@ -28,7 +28,8 @@ def stage_2(run: Run, start: dict, path: Path) -> Stage:
     Raises:
         UserError: the checkpoint is one of another network, a sampler cannot visit every class, the
             network lacks a layer of `--feat_layers` or no loss would train it, `--sync_bn True` is
-            given without a GPU, or batches are too small for the network.
+            given without a GPU, a backbone does not fit, or batches are too small for the network.
+        RunError: the images do not fit into the memory of the device.
     """
     options, data, device = run.options, run.data, run.machine.device
     _warn_of_other_chain(start, path, options.select_on)
