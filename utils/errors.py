@@ -80,7 +80,8 @@ def is_failure_to_compile(error: BaseException) -> bool:
 
 
 ENDINGS = (UserError, RunError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
-"""The errors that `ending` takes. A `RuntimeError` counts only if it means that memory ran out."""
+"""The errors that `ending` takes. A `RuntimeError` counts only if it means that memory ran out or
+that a worker died."""
 
 
 def ending(error: BaseException) -> tuple[int, str]:
@@ -106,6 +107,9 @@ def ending(error: BaseException) -> tuple[int, str]:
         return 2 if is_input else 1, f"{error.filename or 'a file'}: {error.strerror or error}"
     if is_out_of_memory(error):
         return 1, "out of memory"
+    # torch raises this wherever the program is when a worker dies.
+    if str(error).startswith("DataLoader worker"):
+        return 1, f"the workers that read images failed: {str(error).strip()}"
     raise error
 
 

@@ -1,5 +1,6 @@
 """Reads and augments images in worker processes of `torch.utils.data.DataLoader`."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -116,10 +117,18 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Makes a worker ignore SIGINT and SIGTERM. A terminal sends them to workers too, while the
-    parent still waits for their images."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Makes a worker ignore the signals that a run defers. A terminal sends them to workers too,
+    while the parent still waits for their images."""
+    for number in signals.DEFERRED:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _kill(processes: Iterable[Any]) -> None:
+    """Ends workers that are still there when the program ends. Python would wait for them for ever,
+    because they ignore the signal with which it would end them."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error
+    for process in processes:
+        process.kill()
 
 
 class _Queue:
@@ -189,6 +198,8 @@ class ImageReader:
         others = multiprocessing.active_children()
         iter(loader)
         self._processes = [p for p in multiprocessing.active_children() if p not in others]
+        if self._processes and hasattr(signal, "SIGCHLD"):  # Windows ends them anyway
+            atexit.register(_kill, self._processes)
         # The workers end when the last reference to the loader goes, but not if the garbage
         # collector has to break a cycle for that. This list is in no cycle.
         self._loaders = [loader]

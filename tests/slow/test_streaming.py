@@ -86,6 +86,27 @@ def test_a_worker_that_memory_ended_ends_the_run_and_the_process(folder):
     assert done.stdout == "RunError\n"
 
 
+def test_a_worker_that_dies_in_a_step_ends_the_run_in_one_line(folder):
+    code = (
+        "import os, signal, sys, time\n"
+        "from datasets.loading.reader import ImageReader, Task\n"
+        "from utils.errors import run_program\n"
+        "def program():\n"
+        "    reader = ImageReader(2)\n"
+        f"    task = Task([{str(folder / '0.jpg')!r}], 32, 'none', [0])\n"
+        "    for images in reader.read([task] * 9):\n"
+        "        os.kill(reader._processes[0].pid, signal.SIGKILL)\n"
+        "        time.sleep(9)\n"
+        "sys.exit(run_program('tried', program))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("tried: error: the workers that read images failed: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.fixture
 def own(tmp_path):
     """Gives a small data set in ImageNet-LT's layout."""

@@ -30,6 +30,12 @@ def raising(error):
         (OSError(36, "File name too long", "x" * 300), 2, "x" * 300 + ": File name too long"),
         (MemoryError(), 1, "out of memory"),
         (RuntimeError("CUDA error: out of memory"), 1, "out of memory"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            1,
+            "the workers that read images failed: DataLoader worker (pid 7) is killed by signal: "
+            "Killed.",
+        ),
     ],
 )
 def test_a_foreseen_error_is_one_line_and_a_status(error, status, said, capsys):

@@ -9,7 +9,7 @@ from types import FrameType
 from utils.errors import Interrupted
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
-_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]  # Windows: no SIGHUP
+DEFERRED = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]  # Windows: no SIGHUP
 _received: list[int] = []
 
 
@@ -39,7 +39,7 @@ def deferred(agree: Callable[[int], int] = _alone) -> Iterator[None]:
     _agree = agree
     try:
         # nohup ignores SIGHUP so that a run outlives its terminal; such a signal stays ignored.
-        heard = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        heard = [n for n in DEFERRED if signal.getsignal(n) is not signal.SIG_IGN]
         before = {number: signal.signal(number, _remember) for number in heard}
     except ValueError:
         before = {}

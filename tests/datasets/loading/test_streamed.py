@@ -24,6 +24,7 @@ from datasets.splits import Split, StreamedSplit
 from tests.support.streamed_sets import write_jpeg
 from utils.errors import Interrupted, RunError, UserError
 from utils.machine.cores import usable_cores
+from utils.machine.signals import DEFERRED
 from utils.options.parse import parse_options
 
 LABELS = [0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -272,7 +273,7 @@ def test_workers_outlive_the_signals_that_the_run_defers(folder):
     split = split_of(folder, reader=reader)
     expected = epoch_of(loader_of(split))
     [worker] = workers_of(reader)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in DEFERRED:
         os.kill(worker.pid, number)
     assert_same_batches(epoch_of(loader_of(split)), expected)
     assert workers_of(reader) == [worker]
