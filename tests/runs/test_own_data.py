@@ -52,6 +52,13 @@ def train_and_evaluate(root, *data, arch="resnet8"):
     return records
 
 
+def test_a_run_is_finished_and_evaluated_under_names_that_are_not_utf_8(tree, tmp_path, no_figures):
+    command = stage_1(tree, tmp_path / "caf\udce9", "--epochs", 1, "--exp_str", "caf\udce9")
+    succeed(command)
+    succeed([*command, "--evaluation", "True"])
+    assert list(tmp_path.glob("*/*/summary.json")) and list(tmp_path.glob("*/*/outputs_test.npz"))
+
+
 def test_a_tree_trains_and_evaluates_with_its_own_normalisation(tmp_path, no_figures):
     tree = write_folder(tmp_path / "own")
     records = train_and_evaluate(tmp_path, "--dataset", "folder", "--data_root", tree)

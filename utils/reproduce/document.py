@@ -70,7 +70,7 @@ def write_results(folder: Path, commands: Mapping[Cell, str]) -> Path:
         files["page.html"] = read_template(TEMPLATES / "page.html.jinja").render(body=body)
     for name, content in files.items():
         with atomic_write(folder / name) as file:
-            file.write(content.encode())
+            file.write(content.encode(errors="replace"))  # of names that are not UTF-8
     return folder / list(files)[-1]
 
 

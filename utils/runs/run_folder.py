@@ -144,7 +144,7 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: they cannot, or a name in the path is too long.
     """
-    longest = max((len(part.encode()) for part in path.parts), default=0)
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
     if longest > LONGEST_NAME:
         raise UserError(
             f"cannot write into {path}: it has a name of {longest} bytes, and a name may have "

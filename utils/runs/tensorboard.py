@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from utils.text import shown
+
 
 @cache
 def _has_tensorboard() -> bool:
@@ -102,7 +104,7 @@ class EventFile:
     def add_hyperparameters(self, options: dict, metrics: dict[str, float], step: int) -> None:
         """Adds options, and the accuracies of the run with these options."""
         plain = {
-            name: float(value) if type(value) in (int, float) else str(value)
+            name: float(value) if type(value) in (int, float) else shown(str(value))
             for name, value in options.items()
         }
         self._add("hparams", step, plain, metrics)

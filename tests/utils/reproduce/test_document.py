@@ -189,7 +189,7 @@ def test_two_rows_are_ranked_and_one_has_its_command_alone(tmp_path, no_figures)
 def test_the_page_of_other_data_is_html_that_shows_the_same(tmp_path, no_figures):
     own_runs(tmp_path, ce=30.0, control=50.0)
     winner = cell_of("control", data=OWN, protocol="last")
-    path = write_results(tmp_path, {winner: "python main.py --data_root '<b>&'"})
+    path = write_results(tmp_path, {winner: "python main.py --data_root '<b>&' caf\udce9"})
     assert path == tmp_path / "page.html"
     page = path.read_text()
     assert "<td><code>control</code></td>" in page and "<strong>held-out images</strong>" in page

@@ -77,6 +77,12 @@ def test_tensorboard_hides_the_epochs_that_are_repeated(tmp_path):
     assert sorted(starts) == [1, 3]
 
 
+def test_a_name_that_is_not_utf_8_is_shown_among_the_hyperparameters(tmp_path):
+    with tensorboard.EventFile(tmp_path, ".results") as events:
+        events.add_hyperparameters({"data_root": "caf\udce9"}, {}, 1)
+    assert any(rb"caf\xe9" in path.read_bytes() for path in tmp_path.iterdir())
+
+
 def test_resuming_within_a_second_keeps_the_earlier_events(tmp_path, monkeypatch):
     """tensorboardX names its files by the second, and replaces one of the same name."""
     stopped_clock = SimpleNamespace(time=lambda: 1.7e9)
