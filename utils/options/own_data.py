@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from utils.options.data_paths import holds_outputs, is_hidden, split_folders
+from utils.options.data_paths import expanded, holds_outputs, is_hidden, split_folders
 from utils.options.tables import listed_name, read_table
 
 DIGITS = 8
@@ -43,7 +43,7 @@ def content_digest(root: str, without: tuple[str, ...] = (), is_table: bool = Fa
         without: folders below `root` that are not part of the data.
         is_table: True if `root` is a table of images, whose sizes count too.
     """
-    path = Path(root).expanduser()
+    path = expanded(root)
     digest = hashlib.sha256()
     try:
         if path.is_file():

@@ -3,6 +3,7 @@ layout is in `templates/page.html.jinja`."""
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +54,7 @@ def write_page(folders: Sequence[Path], output: Path) -> Path:
     """
     pictures = output.with_name(f"{output.stem}_figures")
     _check_output(output, pictures)
-    runs = [read_run(folder) for folder in {f.resolve(): f for f in folders}.values()]
+    runs = [read_run(folder) for folder in {os.path.realpath(f): f for f in folders}.values()]
     groups = group_runs(runs)
     sections = [
         training_curves(groups),

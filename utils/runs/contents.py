@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.options.data_paths import expanded
 from utils.options.flags import FIELDS, Options
 from utils.options.own_data import file_digest
 from utils.runs.lookup import checkpoint_of_flag
@@ -47,7 +48,7 @@ def _content(options: Options, name: str) -> str | None:
 def _file(options: Options, name: str) -> Path | None:
     """Returns the file that an option names; None if it is not there."""
     if FIELDS[name].metadata["content"] == "file":
-        return Path(getattr(options, name)).expanduser()
+        return expanded(getattr(options, name))
     try:
         return checkpoint_of_flag(options, name)
     except UserError:  # the run that needs the file reports it

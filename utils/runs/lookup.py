@@ -1,6 +1,7 @@
 """Which run or file a flag means: `--pretrained` and `--teacher` take a path, a run's name, or its
 name without the digest."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def place_of_pretrained(options: Options) -> Path:
     named like a run's checkpoint gives its own name.
     """
     path = _find_place(options, "pretrained") or Path(str(options.pretrained))
-    folder = path.resolve()
+    folder = Path(os.path.realpath(path))  # `resolve` refuses a link to itself
     if path.name.endswith(".pth.tar") or path.is_file():
         if not (path.name.startswith("ckpt") and path.name.endswith(".pth.tar")):
             name = path.name.removesuffix(".tar")

@@ -17,6 +17,7 @@ from losses import ContrastiveBranch, Margins
 from models.layers import LayerFeatures
 from utils.errors import UserError
 from utils.machine.device import Machine
+from utils.options.data_paths import expanded
 from utils.options.flags import Options
 from utils.runs.backbone import load_backbone
 from utils.runs.run_folder import RunFolder
@@ -100,7 +101,7 @@ class Run:
         """
         goes_on = self.options.resume and self.folder.last_checkpoint.exists()
         if self.options.backbone is not None and not goes_on:
-            loaded = load_backbone(model, Path(self.options.backbone).expanduser())
+            loaded = load_backbone(model, expanded(self.options.backbone))
             print(f"--backbone {self.options.backbone}: {loaded}")
 
     def backbone_group(self, parameters: list[nn.Parameter]) -> dict[str, Any]:

@@ -136,6 +136,23 @@ def a_resume_from_a_checkpoint_with_momentum_of_another_shape(scene):
     return scene.stage_1("--resume", "True")
 
 
+@case("--backbone ~nobody-of-this-name/weights.pth: no such file")
+def a_backbone_in_the_home_of_nobody(scene):
+    return scene.stage_1("--backbone", "~nobody-of-this-name/weights.pth")
+
+
+@case("--data_root ~nobody-of-this-name/own: no such folder")
+def a_resume_with_data_in_the_home_of_nobody(scene):
+    own = ("--dataset", "folder", "--data_root", "~nobody-of-this-name/own")
+    return scene.stage_1(*own, "--resume", "True")
+
+
+@case("no checkpoint", "link")
+def an_evaluation_from_a_link_to_itself(scene):
+    (scene.tmp / "link").symlink_to("link")
+    return [*scene.stage_2(), "--pretrained", "link", "--evaluation", "True"]
+
+
 @case("cannot write", "occupied")
 def a_root_below_a_file(scene):
     (scene.tmp / "occupied").write_text("a file")

@@ -212,9 +212,11 @@ def test_a_folder_that_holds_no_run_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     end = ("--output", output)
     check_error([good, tmp_path / "none", *end], f"{tmp_path / 'none'}: no such folder")
+    (tmp_path / "link").symlink_to("link")
+    check_error([good, tmp_path / "link", *end], f"{tmp_path / 'link'}: no such folder")
     check_error([good, tmp_path / "empty", *end], "not the folder of a run (no args.json")
     check_error([good, good / "args.json", *end], "no such folder")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "good"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "good", "link"]
 
 
 @pytest.mark.parametrize(
