@@ -1,6 +1,7 @@
 """Runs that are repeated, interrupted, resumed or replaced end with the same bits."""
 
 import fcntl
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.support.helpers import (
     succeed,
     weights_of,
 )
+from utils.training.summary import summarise
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -150,6 +152,20 @@ def test_a_run_interrupted_between_its_phases_goes_on_to_the_same_bits(
         assert call(stage_2(tree, pretrained)).status == 143
     succeed(stage_2(tree, pretrained, "--resume", "True"))
     assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(finished))
+
+
+def test_a_signal_in_the_summary_of_stage_1_ends_the_run_before_stage_2_trains(
+    tree, tmp_path, monkeypatch
+):
+    def summarise_and_signal(*arguments):
+        summarise(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("utils.commands.train.summarise", summarise_and_signal)
+    both = ("--pretrain_epochs", 1, "--epochs", 1, "--balanced_clf_nepochs", 0, "--feat_loss", "ce")
+    assert call(stage_1(tree, tmp_path, *both)).status == 143
+    assert (stage_1_folder(tmp_path) / "summary.json").exists()
+    assert read_csv(stage_2_folder(tmp_path)) == []
 
 
 def test_overwriting_a_stage_1_replaces_it_alone(tree, both, finished):

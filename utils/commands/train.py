@@ -55,11 +55,13 @@ def train(stages: Sequence[Options]) -> None:
             print(data.account())
             for job in every:
                 job.check_images(data)
-        for stage, stage_jobs in zip(stages, jobs, strict=True):
-            together = _train(stage_jobs, machine, data)
-            if stage.seeds is not None:
-                combine = partial(_summarise_seeds, stage, stage_jobs, together)
-                collectives.from_main(combine, world)
+        # Around both stages, so that a signal in the summary of the first ends the second.
+        with signals.deferred(lambda number: collectives.largest(number, world)):
+            for stage, stage_jobs in zip(stages, jobs, strict=True):
+                together = _train(stage_jobs, machine, data)
+                if stage.seeds is not None:
+                    combine = partial(_summarise_seeds, stage, stage_jobs, together)
+                    collectives.from_main(combine, world)
 
 
 def machine_of(options: Options, world: World) -> Machine:
@@ -178,7 +180,6 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
     with ExitStack() as stack:
         open_folders = partial(_open_folders, stack, jobs, machine, data)
         collectives.together(open_folders if world.is_main else lambda: None, world)
-        stack.enter_context(signals.deferred(lambda number: collectives.largest(number, world)))
         # All loaders of a streamed set share their workers, which read one epoch at a time.
         can_share = machine.device.type == "cuda" and world.size == 1 and not data.is_streamed
         is_together = can_share and len(jobs) > 1
