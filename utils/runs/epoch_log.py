@@ -4,6 +4,7 @@ line on the console."""
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -128,6 +129,8 @@ class EpochLog:
         ):
             with open(path, "a") as file:
                 file.write(line)
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint needs the lines of its epochs
         row = flatten(record)
         epoch = row["epoch"]
         for name in self.columns:

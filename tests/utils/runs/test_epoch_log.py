@@ -1,6 +1,8 @@
 """The logs of a run, epoch by epoch: log.csv, log.jsonl, and lines on the console."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +141,19 @@ def test_resuming_drops_the_rows_beyond_the_finished_epochs(tmp_path, done_epoch
     write_log(uninterrupted, [*finished, *records[done_epochs:]])
     for name in ("log.csv", "log.jsonl"):
         assert (interrupted / name).read_bytes() == (uninterrupted / name).read_bytes()
+
+
+def test_a_row_outlives_a_power_cut_as_the_checkpoint_of_its_epoch_does(tmp_path, monkeypatch):
+    synchronised = []
+    fsync = os.fsync
+
+    def remember(descriptor):
+        fsync(descriptor)
+        synchronised.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    monkeypatch.setattr(os, "fsync", remember)
+    write_log(tmp_path, [record(1)])
+    assert {"log.jsonl", "log.csv"} <= set(synchronised)
 
 
 def test_a_new_run_starts_with_empty_logs(tmp_path):
