@@ -1,6 +1,8 @@
 """Whether a run begins in its folder, continues there, replaces an earlier run, or is finished."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from utils.errors import UserError
 from utils.options.flags import Options, flag_of
@@ -14,8 +16,9 @@ def prepare(options: Options, folder: RunFolder) -> str:
 
     Raises:
         UserError: the folder is not writable; it holds a run, and neither `--resume` nor
-            `--overwrite` is given; the run in it has other options, or a length that cannot change;
-            or, with `--resume`, no run is in it because its files or data have changed since.
+            `--overwrite` is given; the run in it has other options, a length that cannot change, or
+            no checkpoint; or, with `--resume`, no run is in it because its files or data have
+            changed since.
     """
     check_writable(folder.models)
     check_writable(folder.records)
@@ -35,6 +38,7 @@ def prepare(options: Options, folder: RunFolder) -> str:
     differing = differences(options, recorded)
     if options.stage == 1 and list(differing) == ["epochs"]:
         _check_length(options, recorded["epochs"], folder)
+        _check_checkpoint(options, recorded, folder)
         return "continue"
     if differing:
         raise UserError(
@@ -44,7 +48,28 @@ def prepare(options: Options, folder: RunFolder) -> str:
                 for name, before in differing.items()
             )
         )
-    return "finished" if _is_finished(options, folder) else "continue"
+    if _is_finished(options, folder):
+        return "finished"
+    _check_checkpoint(options, recorded, folder)
+    return "continue"
+
+
+def _check_checkpoint(options: Options, recorded: Mapping[str, Any], folder: RunFolder) -> None:
+    """Checks that no run begins anew in the place of one whose checkpoint was moved or deleted.
+
+    Raises:
+        UserError: there is no checkpoint, but the log has more epochs than a run that is killed
+            before its first checkpoint.
+    """
+    done = len(read_epochs(folder.records))
+    every = max(options.checkpoint_every, recorded.get("checkpoint_every", 1))
+    # While a thread writes the first checkpoint, the next epoch may come into the log.
+    if done > every + 1 and not folder.last_checkpoint.exists():
+        raise UserError(
+            f"--resume True: the run in {folder.records} has {done} finished epochs, but its "
+            f"checkpoint {folder.last_checkpoint} is not there (recorded: --root_model "
+            f"{recorded.get('root_model')}); --overwrite True begins anew"
+        )
 
 
 def _is_finished(options: Options, folder: RunFolder) -> bool:

@@ -100,6 +100,14 @@ def a_resume_from_a_truncated_checkpoint(scene):
     return scene.stage_1("--resume", "True")
 
 
+@case("3 finished epochs", "elsewhere", "ckpt.pth.tar is not there", "--overwrite True")
+def a_resume_with_another_root_of_checkpoints(scene):
+    log = scene.unfinished() / "log.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines, lines[-1].replace('"epoch": 2', '"epoch": 3')]) + "\n")
+    return scene.stage_1("--resume", "True", "--root_model", scene.tmp / "elsewhere")
+
+
 @case("ckpt.pth.tar", "cannot be resumed from it")
 def a_resume_from_a_checkpoint_of_the_released_form(scene):
     path = scene.unfinished() / "ckpt.pth.tar"
