@@ -1,5 +1,6 @@
 """Runs that are repeated, interrupted, resumed or replaced end with the same bits."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -241,6 +242,32 @@ def test_a_run_that_began_and_ended_while_another_loaded_its_data_is_kept(
     (line,) = outcome.errors
     assert "another run has begun" in line and str(tmp_path / STAGE_1_NAME) in line
     assert not differences_of_runs(tmp_path / STAGE_1_NAME, finished / STAGE_1_NAME)
+
+
+def test_a_run_that_went_on_while_another_loaded_its_data_is_kept(
+    tree, finished, tmp_path, monkeypatch
+):
+    with interrupted_at_check(12):
+        assert call(stage_1(tree, tmp_path)).status == 143
+
+    def load_slowly(*arguments):
+        data = load_data(*arguments)
+        shutil.copytree(finished / STAGE_1_NAME, tmp_path / STAGE_1_NAME, dirs_exist_ok=True)
+        return data
+
+    monkeypatch.setattr("utils.commands.train.load_data", load_slowly)
+    outcome = call(stage_1(tree, tmp_path, "--resume", "True"))
+    assert outcome.status == 2
+    assert "another run has gone on" in outcome.errors[0] and len(outcome.errors) == 1
+    assert not differences_of_runs(tmp_path / STAGE_1_NAME, finished / STAGE_1_NAME)
+
+
+def test_a_file_system_without_locks_holds_nobody(tree, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    succeed(stage_1(tree, tmp_path, "--epochs", 1))
 
 
 def test_the_lock_of_a_dead_process_holds_nobody(tree, finished, tmp_path):

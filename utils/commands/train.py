@@ -78,12 +78,14 @@ class _Job:
         folder: its folder.
         action: what to do, from `resuming.prepare`.
         digested: the flags that the digest in its name stands for, as text.
+        written: when the last checkpoint in the folder was written; None if there is none.
     """
 
     options: Options
     folder: RunFolder
     action: str
     digested: str
+    written: int | None
 
     @classmethod
     def of(cls, options: Options) -> "_Job":
@@ -91,10 +93,11 @@ class _Job:
         if options.stage == 2 and options.pretrain_epochs is None:
             checkpoint_of_flag(options, "pretrained")
         folder = run_folder(options)
+        written = folder.written()
         action, digested = prepare(options, folder), digest_of(options, folder)
         seed = recorded_options(folder)["seed"] if action == "continue" else options.seed
         options = options.with_seed(secrets.randbits(32) if seed is None else seed)
-        return cls(options, folder, action, digested)
+        return cls(options, folder, action, digested, written)
 
     @property
     def is_open(self) -> bool:
@@ -255,15 +258,16 @@ def _open_folders(
     and writes the options of new runs.
 
     Raises:
-        UserError: another process has locked a folder, or has begun a run there since the jobs were
-            planned.
+        UserError: another process has locked a folder, or has begun or continued a run there since
+            the jobs were planned.
     """
     for job in jobs:
         stack.enter_context(job.folder.locked())
-        if job.action == "start" and job.folder.holds_a_run():
+        has_begun = job.action == "start" and job.folder.holds_a_run()
+        if has_begun or job.folder.written() != job.written:
             raise UserError(
-                f"another run has begun in {job.folder.records} while this one loaded its data: "
-                "--resume True continues it"
+                f"another run has {'begun' if has_begun else 'gone on'} in {job.folder.records} "
+                "while this one loaded its data: --resume True continues it"
             )
     for job in jobs:
         if job.action == "replace":

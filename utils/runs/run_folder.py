@@ -77,9 +77,16 @@ class RunFolder:
         begun = ("args.", "ckpt", "log.", "summary.")
         return any(path.name.startswith(begun) for path in self.own_files())
 
+    def written(self) -> int | None:
+        """Returns when the last checkpoint was written, in nanoseconds; None if there is none."""
+        try:
+            return self.last_checkpoint.stat().st_mtime_ns
+        except OSError:
+            return None
+
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folders, and locks them until the run ends.
+        """Makes the folders, and locks them until the run ends, if their file system has locks.
 
         Raises:
             UserError: the folders cannot be made, or another process has locked them.
@@ -96,8 +103,10 @@ class RunFolder:
                 # The kernel releases the lock when the process ends, in whatever way.
                 if fcntl is not None:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise UserError(f"another run is at work in {self.records}") from None
+            except OSError:  # a file system without locks, such as some of clusters
+                pass
             try:
                 yield
             except BrokenPipeError:  # the reader of standard output has gone; the files are right
