@@ -19,6 +19,8 @@ KEPT = (
 """`summary.json` is copied last, because its presence marks a finished run."""
 
 LARGEST_FILE = 2**20
+NEEDED = ("args.json", "summary.json")
+"""Without these the run would not be in the table, so they are copied in any size."""
 
 
 def file_records(run: RecordedRun, target: Path) -> None:
@@ -34,7 +36,9 @@ def file_records(run: RecordedRun, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         source, copy = run.folder / name, target / name
-        if not source.is_file() or source.stat().st_size > LARGEST_FILE:
+        if not source.is_file():
+            continue
+        if name not in NEEDED and source.stat().st_size > LARGEST_FILE:
             continue
         content = source.read_bytes()
         if name == "args.json":

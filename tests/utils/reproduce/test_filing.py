@@ -39,6 +39,14 @@ def test_a_stage_1_is_filed(tmp_path):
     assert file_run(folder, "ce", tmp_path / "filed") == expected
 
 
+def test_the_summary_of_thousands_of_classes_is_filed_too(tmp_path):
+    folder = chain(tmp_path)
+    with open(folder / "summary.json", "a") as file:
+        file.write(" " * 2**20)
+    cell = file_run(folder, "dro_lt", tmp_path / "filed")
+    assert read_records(tmp_path / "filed").keys() == {cell}
+
+
 def test_a_distilled_run_is_filed_if_its_teacher_has_the_options_of_the_teachers_row(tmp_path):
     def distilled_from(teacher, folder):
         teacher = write_run(tmp_path, teacher, [1.0] * 200, length=CUT, folder=tmp_path / teacher)
