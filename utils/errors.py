@@ -79,7 +79,7 @@ def is_failure_to_compile(error: BaseException) -> bool:
     return any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__)
 
 
-ENDINGS = (UserError, RunError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
+ENDINGS = (UserError, RunError, OSError, MemoryError, RuntimeError, KeyboardInterrupt, Interrupted)
 """The errors that `ending` takes. A `RuntimeError` counts only if it means that memory ran out or
 that a worker died."""
 
@@ -87,15 +87,17 @@ that a worker died."""
 def ending(error: BaseException) -> tuple[int, str]:
     """Returns the exit status for one of `ENDINGS`, and the message to print.
 
-    The message is empty after Ctrl-C (status 130), and if nobody reads standard output any more
-    (status 141). In the second case standard output is sent nowhere, because Python writes to it
-    once more at its end.
+    The message is empty after Ctrl-C (status 130) and other signals, and if nobody reads standard
+    output any more (status 141). In the latter case standard output is sent nowhere, because Python
+    writes to it once more at its end.
 
     Raises:
         BaseException: the error itself, if it is a fault of the program, whose traceback is needed.
     """
     if isinstance(error, KeyboardInterrupt):
         return 128 + SIGINT, ""
+    if isinstance(error, Interrupted):
+        return error.exit_status, ""
     if isinstance(error, BrokenPipeError):
         _write_nowhere()
         return 128 + SIGPIPE, ""

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None means `sys.argv`.
 
     Returns:
-        The exit status: 0 done, 1 a run failed, 2 bad input, 130 or 143 interrupted.
+        The exit status: 0 done, 1 a run failed, 2 bad input, more than 128 interrupted.
     """
     return run_program("reproduce", lambda: _reproduce(*_parser().parse_known_args(argv)))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError
 from utils.options.parse import parse_options
 from utils.options.recipes import FULL_STAGE_1
 from utils.reproduce.filing import file_records
@@ -22,7 +22,9 @@ from utils.runs.lookup import PRETRAINED
 from utils.runs.records import RecordedRun, read_epochs, read_run
 from utils.runs.run_folder import LAST_CHECKPOINT
 
-INTERRUPTED = (130, 143)
+INTERRUPTED = (129, 130, 141, 143)
+"""Statuses of a run that a signal, or the end of the reader of its output, has stopped."""
+
 FEWEST_STEPS = 1000
 """With fewer steps of stage 1, networks may have learnt too little to be ranked."""
 
@@ -45,8 +47,8 @@ class Runner:
     _seconds: dict[int, list[float]] = field(default_factory=lambda: {1: [], 2: []})
 
     def run(self, cells: Sequence[Cell]) -> int:
-        """Trains the cells that have no records. Returns the exit status: 0, 1 if a run failed, 130
-        or 143 if interrupted."""
+        """Trains the cells that have no records. Returns the exit status: 0, 1 if a run failed, or
+        that of an interrupted run."""
         for number, cell in enumerate(cells, 1):
             name = f"[{number}/{len(cells)}] {cell}"
             if self.is_recorded(cell):
@@ -163,11 +165,15 @@ def measured_seconds(cells: Sequence[Cell], extra: Sequence[str]) -> float:
 
     Raises:
         UserError: an epoch fails.
+        Interrupted: an epoch was interrupted.
     """
     measured = replace(cells[0], row="dro_lt", length=Length(1, 1, 1), protocol="last")
     with tempfile.TemporaryDirectory() as folder:
         argv = [*measured.command(None, extra), "--root_log", folder, "--root_model", folder]
-        if status := run_main(argv):
+        status = run_main(argv)
+        if status in INTERRUPTED:
+            raise Interrupted(status - 128)
+        if status:
             raise UserError(f"the epochs for the estimate ended with exit status {status}")
         logs = [path.parent for path in Path(folder).rglob("log.jsonl")]
         seconds = {r["phase"]: float(r["seconds"]) for log in logs for r in read_epochs(log)}

@@ -48,3 +48,19 @@ def test_bad_input_is_one_line_and_nothing_is_run(argv, says, tmp_path, monkeypa
     message = capsys.readouterr().err
     assert says in message and message.count("\n") == 1
     assert message.startswith("reproduce: error: ") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("status", [129, 130, 141, 143])
+@pytest.mark.parametrize("flags", [(), ("--dataset", "digits", "--rows", "ce")])
+def test_an_interrupted_run_or_estimate_ends_the_comparison_with_its_status(
+    flags, status, tree, tmp_path, monkeypatch
+):
+    commands = []
+
+    def run_main(argv):
+        commands.append(argv)
+        return status
+
+    monkeypatch.setattr("utils.reproduce.running.run_main", run_main)
+    assert reproduce(tmp_path, tree, *flags).status == status
+    assert len(commands) == 1 and not list(tmp_path.rglob("table.json"))
