@@ -25,6 +25,9 @@ from utils.templates import read_template
 
 TEMPLATE = Path(__file__).parent / "templates" / "page.html.jinja"
 
+TITLE = "<title>Comparison of "
+"""Near the beginning of every page."""
+
 COLUMNS = {
     "top1": "Top-1",
     "balanced": "Balanced",
@@ -79,14 +82,24 @@ def _check_output(output: Path, pictures: Path) -> None:
         raise UserError(f"--output {output}: the name of the page must end in .html")
     if output.is_dir():
         raise UserError(f"cannot write {output}: it is a folder")
+    if output.is_file() and output.stat().st_size and not _is_comparison(output):
+        raise UserError(
+            f"cannot write {output}: it is there already, and no page of a comparison; give a new "
+            "name"
+        )
     check_writable(output.parent)
     check_writable(pictures)
+
+
+def _is_comparison(page: Path) -> bool:
+    with open(page, "rb") as file:
+        return TITLE.encode() in file.read(1000)
 
 
 def _page(groups: Sequence[SettingsGroup], sections: Sequence[Section], pictures: Path) -> str:
     count = sum(len(group.runs) for group in groups)
     return read_template(TEMPLATE).render(
-        title=f"Comparison of {count} long-tail {'run' if count == 1 else 'runs'}",
+        title=f"{TITLE.removeprefix('<title>')}{count} long-tail {'run' if count == 1 else 'runs'}",
         groups=groups,
         sections=sections,
         table=_table(groups),

@@ -18,6 +18,7 @@ from tests.support.made_up_runs import COUNTS, write_outputs, write_run
 from tests.support.page_fixtures import Reader, call
 from utils.evaluation.calibration import expected_calibration_error, reliability_bins
 from utils.report import figures
+from utils.report.page import TITLE
 from utils.report.run_groups import class_counts
 from utils.runs.records import MissingRecord, read_run
 
@@ -52,6 +53,7 @@ def test_the_complete_page_has_every_figure_inside_and_as_a_file(complete):
 
 def test_the_page_is_self_contained(complete):
     text = complete.read_text()
+    assert TITLE in text[:1000]  # so another page may replace it
     shown = Reader(text)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in shown.tags}
     for _, attributes in shown.tags:
@@ -253,6 +255,9 @@ def test_an_output_that_cannot_be_written_is_an_error(tmp_path):
     check_error([folder, "--output", tmp_path / "folder.html"], "it is a folder")
     check_error([folder, "--output", tmp_path / "taken.html"], "cannot write")
     check_error([folder, "--output", folder / "log.jsonl"], "must end in .html")
+    (tmp_path / "mine.html").write_text("<title>Mine</title>")
+    check_error([folder, "--output", tmp_path / "mine.html"], "no page of a comparison")
+    assert (tmp_path / "mine.html").read_text() == "<title>Mine</title>"
     assert not list(tmp_path.glob("**/*.png"))
 
 
