@@ -104,8 +104,9 @@ def ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, (UserError, RunError)):
         return 2 if isinstance(error, UserError) else 1, " ".join(str(error).split())
     if isinstance(error, OSError):
-        # No file system has a name that is too long, so somebody gave it.
-        is_input = error.errno == errno.ENAMETOOLONG
+        # No file system has a name that is too long, so somebody gave it. A run that has begun
+        # reports a file that it may not write as a `RunError`.
+        is_input = error.errno in (errno.ENAMETOOLONG, errno.EACCES)
         return 2 if is_input else 1, f"{error.filename or 'a file'}: {error.strerror or error}"
     if is_out_of_memory(error):
         return 1, "out of memory"

@@ -28,6 +28,7 @@ def raising(error):
         (OSError(28, "No space left on device"), 1, "a file: No space left on device"),
         (OSError("odd"), 1, "a file: odd"),
         (OSError(36, "File name too long", "x" * 300), 2, "x" * 300 + ": File name too long"),
+        (PermissionError(13, "Permission denied", "a/b"), 2, "a/b: Permission denied"),
         (MemoryError(), 1, "out of memory"),
         (RuntimeError("CUDA error: out of memory"), 1, "out of memory"),
         (
