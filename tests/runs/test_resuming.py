@@ -169,6 +169,15 @@ def test_a_signal_in_the_summary_of_stage_1_ends_the_run_before_stage_2_trains(
     assert read_csv(stage_2_folder(tmp_path)) == []
 
 
+def test_resuming_deletes_what_a_kill_left_of_a_checkpoint(tree, tmp_path):
+    with interrupted_at_check(12):
+        call(stage_1(tree, tmp_path))
+    left = stage_1_folder(tmp_path) / ".ckpt.pth.tar.0123abcd.tmp"
+    left.write_bytes(b"half")
+    succeed(stage_1(tree, tmp_path, "--resume", "True"))
+    assert not left.exists()
+
+
 def test_overwriting_a_stage_1_replaces_it_alone(tree, both, finished):
     folder, inner = both / STAGE_1_NAME, stage_2_folder(both)
     spoil(folder)

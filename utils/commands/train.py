@@ -270,8 +270,9 @@ def _open_folders(
                 "while this one loaded its data: --resume True continues it"
             )
     for job in jobs:
-        if job.action == "replace":
-            for path in job.folder.own_files():
+        for path in job.folder.own_files():
+            # A process that was killed while it wrote a checkpoint leaves a part of it.
+            if job.action == "replace" or path.match(".ckpt*.tmp"):
                 path.unlink()
         job.record(machine, data)
         print(
