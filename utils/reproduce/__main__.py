@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.errors import run_program
+from utils.errors import UserError, run_program
 from utils.options import values
 from utils.options.flags import DATASETS, PRECISIONS, default_of
 from utils.options.parse import Parser
@@ -53,6 +53,8 @@ def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
     results = arguments.results or Path("comparison" if arguments.dataset else "results")
     records = results / "runs"
     check_passed_on(extra, is_own=arguments.dataset is not None)
+    if not arguments.dry_run:
+        _check_replaces_no_other(results)
     if arguments.file:
         row, _, folder = arguments.file.partition("=")
         print(f"filed: {records / file_run(Path(folder), row, records).record}")
@@ -104,6 +106,23 @@ def _cells(
         data_sets.append((data, names))
     seeds, precision = arguments.seeds, arguments.precision
     return plan(data_sets, seeds, protocols, length, precision, arguments.from_seed), extra
+
+
+def _check_replaces_no_other(results: Path) -> None:
+    """Checks that the folder has no page of someone else. Beside one of this program there is a
+    `table.json`.
+
+    Raises:
+        UserError: it has one.
+    """
+    if (results / "table.json").exists():
+        return
+    for page in (results / "RESULTS.md", results / "page.html"):
+        if page.exists():
+            raise UserError(
+                f"{page} is there without a table.json, so it may be another program's: move it, "
+                "or give another --results"
+            )
 
 
 def _write(results: Path, commands: dict[Cell, str], status: int) -> int:

@@ -4,6 +4,7 @@ far it is, and its result.
     python -m utils.runs [ROOT]
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,9 +43,13 @@ def list_runs(root: Path) -> None:
     """
     if not root.is_dir():
         raise UserError(f"no folder {root}; give the --root_log of the runs")
-    folders = sorted(path.parent for path in root.rglob("args.json"))
+    unreadable: list[OSError] = []
+    walk = os.walk(root, onerror=unreadable.append)
+    folders = sorted(Path(folder) for folder, _, files in walk if "args.json" in files)
     for folder in folders:
         print("\n    ".join([str(folder), *describe(folder)]))
+    for error in unreadable:
+        print(f"{error.filename}\n    cannot be read: {error.strerror}")
     print(f"{len(folders)} {'run' if len(folders) == 1 else 'runs'} below {root}")
 
 

@@ -50,6 +50,18 @@ def test_bad_input_is_one_line_and_nothing_is_run(argv, says, tmp_path, monkeypa
     assert message.startswith("reproduce: error: ") and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("page", ["RESULTS.md", "page.html"])
+@pytest.mark.parametrize("flags", [["--table-only"], ["--dataset", "digits", "--rows", "ce"]])
+def test_a_page_of_someone_else_is_kept(page, flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / page).write_text("mine")
+    assert main([*flags, "--results", "."]) == 2
+    message = capsys.readouterr().err
+    assert page in message and "--results" in message and message.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [page]
+    assert (tmp_path / page).read_text() == "mine"
+
+
 @pytest.mark.parametrize("status", [129, 130, 141, 143])
 @pytest.mark.parametrize("flags", [(), ("--dataset", "digits", "--rows", "ce")])
 def test_an_interrupted_run_or_estimate_ends_the_comparison_with_its_status(

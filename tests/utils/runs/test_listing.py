@@ -1,6 +1,7 @@
 """The list of runs."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -58,6 +59,35 @@ def test_an_odd_value_in_a_record_hides_no_other_run(name, spoil, tmp_path, caps
     assert lines[0] == str(first) and "selected on test" in lines[3]
     assert lines[4] == str(second) and "unreadable: not the records of a run" in lines[5]
     assert lines[6:] == [f"2 runs below {tmp_path}"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, capsys):
+    shutil.copytree(EARLIER, tmp_path, dirs_exist_ok=True)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    _check_names(closed, "Permission denied", tmp_path, capsys)
+
+
+def test_a_folder_that_fails_to_be_read_is_named(tmp_path, monkeypatch, capsys):
+    shutil.copytree(EARLIER, tmp_path, dirs_exist_ok=True)
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    scandir = os.scandir
+
+    def failing(path):
+        if Path(path) == closed:
+            raise OSError(5, "Input/output error", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    _check_names(closed, "Input/output error", tmp_path, capsys)
+
+
+def _check_names(folder, reason, root, capsys):
+    assert main([str(root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == [str(folder), f"    cannot be read: {reason}", f"2 runs below {root}"]
 
 
 def test_no_such_folder_is_one_line(tmp_path, capsys):
