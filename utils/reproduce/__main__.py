@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
     results = arguments.results or Path("comparison" if arguments.dataset else "results")
     records = results / "runs"
-    check_passed_on(extra, is_own=arguments.dataset is not None)
+    check_passed_on(extra, arguments.dataset)
     if not arguments.dry_run:
         _check_replaces_no_other(results)
     if arguments.file:

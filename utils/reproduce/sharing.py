@@ -16,18 +16,19 @@ HELDOUT_FRACTION = "0.1"
 """The part of the training images that is set aside if own data have no held-out images."""
 
 
-def check_passed_on(extra: Sequence[str], is_own: bool) -> None:
+def check_passed_on(extra: Sequence[str], dataset: str | None) -> None:
     """Checks the flags for all runs.
 
     Args:
         extra: the flags.
-        is_own: True if the table is for own data.
+        dataset: the name of the own data set; None for the paper's table.
 
     Raises:
-        UserError: main.py does not know a flag, or the rows set it.
+        UserError: main.py does not know a flag, the data set does not have it, or the rows set it.
     """
-    parse_options(extra)
-    allowed = [*with_role(Role.PLACE, Role.FREE), *(_of_own_data() if is_own else [])]
+    # Some flags go only with some data sets.
+    parse_options([*([] if dataset is None else DataSet(dataset).flags), *extra])
+    allowed = [*with_role(Role.PLACE, Role.FREE), *([] if dataset is None else _of_own_data())]
     known = {name for option in allowed for name in FIELDS[option].metadata["names"]}
     given = [word.split("=")[0] for word in extra if word.startswith("-")]
     refused = [word for word in given if word not in known]

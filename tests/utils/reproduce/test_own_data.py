@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from tests.support.own_images import write_folder
+from utils.errors import UserError
 from utils.options.parse import parse_options
 from utils.reproduce.plan import Cell, DataSet, Length
 from utils.reproduce.running import few_steps, measured_seconds, users_commands
-from utils.reproduce.sharing import with_subset
+from utils.reproduce.sharing import check_passed_on, with_subset
 from utils.runs.folders import run_folder
 
 
@@ -35,6 +36,19 @@ def test_held_out_images_are_set_aside_where_there_are_none(tmp_path):
     write_folder(tmp_path / "more", counts=(20, 20, 10), splits=("train", "val", "test"))
     flags = ["--data_root", str(tmp_path / "more")]
     assert with_subset(DataSet("folder"), flags, Path("none"))[1] == flags
+
+
+@pytest.mark.parametrize(
+    ("dataset", "flags"),
+    [
+        ("folder", ["--image_size", "64", "--stream", "True"]),
+        ("imagenet_lt", ["--list_root", "lists"]),
+    ],
+)
+def test_flags_are_judged_for_the_data_set_of_the_rows(dataset, flags):
+    check_passed_on(flags, dataset)
+    with pytest.raises(UserError, match=flags[0]):
+        check_passed_on(flags, "digits")
 
 
 def test_the_time_of_a_teachers_epochs_is_scaled_to_its_network(monkeypatch):
