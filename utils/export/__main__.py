@@ -5,8 +5,8 @@
 
 checkpoint: the best checkpoints of a finished run, without the state that only a resumed run needs.
 They go to a folder with the run's name below DIR (default: pretrained), and a stage 2 goes inside
-the folder of its stage 1. There --pretrained and --evaluation find them. A checkpoint with which a
-run can be resumed is never replaced.
+the folder of its stage 1. There --pretrained and --evaluation find them. Checkpoints of another
+run, and those with which a run can be resumed, are never replaced.
 
 onnx, pt2, safetensors: DIR/model.onnx, an ONNX model; DIR/model.pt2, a program of torch.export; or
 DIR/model.safetensors, the weights. Each has the class names, the image size and the normalisation

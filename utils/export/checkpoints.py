@@ -1,8 +1,9 @@
 """Small checkpoints of a finished run, for publication. They lack the state that only a resumed run
 needs."""
 
-from collections.abc import Iterable
 from pathlib import Path
+
+import torch
 
 from utils.errors import UserError
 from utils.runs import checkpoint
@@ -27,7 +28,7 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
 
     Raises:
         UserError: the run is not finished, a checkpoint is damaged, the target cannot be written,
-            or a file that a run needs to be resumed is where a small one would go.
+            or the target holds a checkpoint of another run, or one with which a run can be resumed.
     """
     run = read_run(folder)
     if not run.is_finished:
@@ -47,25 +48,37 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
         slim[name]["selected_on"] = chosen_by[name]
     target = output / place_of(folder, run.stage)
     check_writable(target)
-    _check_target(target, folder, found)
+    _check_target(target, folder)
     target.mkdir(parents=True, exist_ok=True)
     for name, content in slim.items():
         checkpoint.save(target / name, content)
     return [target / name for name in found]
 
 
-def _check_target(target: Path, folder: Path, names: Iterable[str]) -> None:
-    """Checks that the files in the target folder are not those of a run.
+def _check_target(target: Path, folder: Path) -> None:
+    """Checks that the checkpoints in the target folder are small ones of the exported run.
 
     Raises:
-        UserError: they are the exported run's own, or one has the state that a resumed run needs.
+        UserError: they are the run's own, one has the state that a resumed run needs, or one has
+            other weights than the run's checkpoint of the same name.
     """
     if target.exists() and target.samefile(folder):
         raise UserError(f"{target} is the run's own folder: give another --output")
-    # Beside a run's last checkpoint, the small ones would count as its best.
-    for path in (target / name for name in (LAST_CHECKPOINT, *names)):
-        if path.exists() and "optimizers" in checkpoint.load(path):
+    # Those that this export does not replace count too: all in a folder belong to one run.
+    for path in sorted(target.glob("ckpt*.pth.tar")):
+        content, own = checkpoint.load(path), folder / path.name
+        if "optimizers" in content:
             raise UserError(
                 f"{path} is there already, a checkpoint with which a run can be resumed: give "
                 "another --output"
             )
+        weights = checkpoint.load(own)["state_dict"] if own.is_file() else {}
+        if not _are_equal(weights, content["state_dict"]):
+            raise UserError(
+                f"{path} is there already, and its weights are not those of {folder}: delete it, "
+                "or give another --output"
+            )
+
+
+def _are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

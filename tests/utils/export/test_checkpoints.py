@@ -227,6 +227,25 @@ def test_earlier_exported_checkpoints_are_replaced(finished, tmp_path):
         assert main([str(finished / STAGE_1_NAME), "--output", str(tmp_path), "--last"]) == 0
 
 
+@pytest.mark.parametrize("lacks", [False, True], ids=["other weights", "none of this name"])
+def test_another_runs_exported_checkpoints_are_never_replaced(lacks, finished, tmp_path, capsys):
+    """Else the checkpoints that come with the code would be lost, or mixed with those of a run."""
+    run, name = tmp_path / STAGE_1_NAME, "ckpt.best_heldout.pth.tar"
+    shutil.copytree(finished / STAGE_1_NAME, run, ignore=shutil.ignore_patterns("robust_*"))
+    assert main([str(run), "--output", str(tmp_path / "out")]) == 0
+    if lacks:
+        (run / name).unlink()
+    else:
+        content = load(run / name)
+        content["state_dict"]["linear.bias"] += 1
+        torch.save(content, run / name)
+    before = snapshot(tmp_path)
+    assert main([str(run), "--output", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert f"out/{STAGE_1_NAME}/{name} is there already, and its weights are not" in err
+    assert err.count("\n") == 1 and snapshot(tmp_path) == before
+
+
 def test_a_run_is_looked_up_as_for_a_prediction(finished, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "checkpoint", ignore=shutil.ignore_patterns("robust_*"))
     monkeypatch.chdir(tmp_path)
