@@ -21,8 +21,8 @@ def check_targets(targets: Sequence[Path]) -> None:
     """Checks that the files can be written, and that nothing else is lost by it.
 
     Raises:
-        UserError: there is no folder for a file; a folder is at its place, or a file that is
-            neither a table nor a page; or two targets are the same file.
+        UserError: there is no folder for a file, or none that may be written; a folder is at its
+            place, or a file that is neither a table nor a page; or two targets are the same file.
     """
     for target in targets:
         if not (is_standard_output(target) or _is_stream(target)):
@@ -77,6 +77,8 @@ def _check_file(target: Path) -> None:
     place = _place(target)
     if not place.parent.is_dir():
         raise UserError(f"cannot write {target}: no folder {place.parent}")
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {target}: {place.parent} is not a writable folder")
     if place.is_dir():
         raise UserError(f"cannot write {target}: it is a folder")
     if os.path.lexists(place) and not _may_be_replaced(place):

@@ -362,6 +362,20 @@ def test_bad_input_is_one_line_and_nothing_is_written(argv, says, run, tmp_path,
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("flag", ["--output", "--html"])
+def test_a_folder_that_is_not_writable_is_refused_at_once(flag, run, tmp_path, monkeypatch):
+    folder, sealed = write_images(tmp_path / "images", 1), tmp_path / "sealed"
+    sealed.mkdir()
+    # Root may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != sealed)
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path)
+    status, out, err = predict(run, folder, flag, sealed / "p")
+    assert (status, out, snapshot(tmp_path)) == (2, "", before)
+    says = f"cannot write {sealed / 'p'}: {sealed} is not a writable folder"
+    assert err == f"predict: error: {says}\n"
+
+
 def test_an_earlier_table_and_page_are_replaced_whatever_their_names(run, tmp_path):
     folder = write_images(tmp_path / "images", 2)
     for names in (("table", "page"), ("p.csv", "p.html"), ("empty", "page.txt")):
