@@ -15,6 +15,7 @@ class Origin:
         test_fraction: part of each class that became test images; None if the data have a test set
             of their own.
         test_rand_number: seed that chose these test images.
+        are_whole: True if the training images keep their size, so that nothing is cut off.
     """
 
     test: str = "the data set's own"
@@ -22,6 +23,7 @@ class Origin:
     ignored: tuple[str, ...] = ()
     test_fraction: float | None = None
     test_rand_number: int | None = None
+    are_whole: bool = False
 
 
 NO_LABEL = {"nan", "na", "n/a", "<na>", "null"}

@@ -252,6 +252,7 @@ class LongTailedData:
             "streamed": self.is_streamed,
             "test_fraction": self.origin.test_fraction,
             "test_rand_number": self.origin.test_rand_number,
+            "are_whole": self.origin.are_whole,
         }
 
     def account(self) -> str:

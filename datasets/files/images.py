@@ -120,19 +120,24 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def fit(image: Image.Image, side: int) -> Image.Image:
+def usual_shorter_side(side: int) -> int:
+    """Returns the shorter side that images are resized to before side × side pixels are cropped:
+    `side`, or 256/224 of it if it is 64 or more, as is usual for ImageNet's test images."""
+    return round(side * 256 / 224) if side >= LARGE_SIDE else side
+
+
+def fit(image: Image.Image, side: int, shorter_side: int | None = None) -> Image.Image:
     """Returns the centre of the image as side × side pixels; an image of that size is unchanged.
 
-    First the image is resized (bilinear, antialiased) so that its shorter side is `side` pixels, or
-    256/224 of it if `side` is 64 or more, as is usual for ImageNet's test images. An image that is
-    more than 32 times as long as wide is cut to its centre before, so that a line of pixels does
-    not become a huge image.
+    First the image is resized (bilinear, antialiased) so that its shorter side has as many pixels
+    as `shorter_side` says, by default `usual_shorter_side`. An image that is more than 32 times as
+    long as wide is cut to its centre before, so that a line of pixels does not become a huge image.
     """
     if image.size == (side, side):
         return image
     from torchvision.transforms import functional  # two seconds to import, so only where needed
 
-    shorter = round(side * 256 / 224) if side >= LARGE_SIDE else side
+    shorter = shorter_side or usual_shorter_side(side)
     # torchvision's type hints allow only tensors.
     resized: Any = functional.resize(_shortened(image), shorter)  # pyright: ignore[reportArgumentType]
     return functional.center_crop(resized, [side, side])  # pyright: ignore[reportReturnType]

@@ -51,13 +51,14 @@ def load_npz(options: Options, recorded: Mapping) -> BalancedData:
     classes = [str(label) for label in range(int(_labels(arrays, "train").max()) + 1)]
     check_class_count(classes, options)
     roles = roles_of({split: f"{split}_images" for split in splits}, options, recorded)
-    side = options.image_side or arrays["train_images"].shape[1]
+    own_side = arrays["train_images"].shape[1]
+    side = options.image_side or own_side
     loaded = {
         role: Split.from_arrays(_resized(arrays[f"{split}_images"], side), _labels(arrays, split))
         for split, role in roles.items()
     }
     named = {role: f"{split}_images" for split, role in roles.items()}
-    origin = Origin(named["test"], named.get("heldout"))
+    origin = Origin(named["test"], named.get("heldout"), are_whole=side == own_side)
     return BalancedData(loaded["train"], loaded["test"], classes, loaded.get("heldout"), origin)
 
 

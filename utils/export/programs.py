@@ -46,6 +46,7 @@ def description(trained: TrainedNetwork) -> dict:
         "dataset": trained.dataset,
         "class_names": trained.class_names,
         "image_size": trained.image_size,
+        "shorter_side": trained.shorter_side,
         **trained.normalisation.as_dict(),
     }
 

@@ -62,7 +62,9 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def decoded(paths: Iterable[str], side: int, ahead: int) -> Iterator[tuple[str, np.ndarray | str]]:
+def decoded(
+    paths: Iterable[str], side: int, ahead: int, shorter_side: int | None = None
+) -> Iterator[tuple[str, np.ndarray | str]]:
     """Yields each file with its image, uint8 ``[side, side, 3]``, read as in training, or with a
     message on why it could not be read.
 
@@ -70,8 +72,9 @@ def decoded(paths: Iterable[str], side: int, ahead: int) -> Iterator[tuple[str, 
         paths: the files.
         side: width and height of the images in pixels.
         ahead: how many files are decoded before they are asked for; all cores decode.
+        shorter_side: as for `fit`.
     """
-    read = partial(read_pixels, prepare=partial(fit, side=side))
+    read = partial(read_pixels, prepare=partial(fit, side=side, shorter_side=shorter_side))
     waiting: deque[tuple[str, Future]] = deque()
     with ThreadPoolExecutor(usable_cores()) as pool:
         try:

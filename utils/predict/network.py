@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets import normalisation
+from datasets.files.images import usual_shorter_side
 from datasets.normalisation import Normalisation
 from models import ARCHITECTURES
 from utils.errors import UserError
@@ -65,6 +66,7 @@ class TrainedNetwork:
         network: the network on the CPU, in eval mode.
         normalisation: mean and standard deviation of the channels.
         image_size: width and height of its images in pixels.
+        shorter_side: the shorter side that new images are resized to before they are cropped.
         class_names: names of the classes ``[K]``.
     """
 
@@ -74,6 +76,7 @@ class TrainedNetwork:
     network: nn.Module
     normalisation: Normalisation
     image_size: int
+    shorter_side: int
     class_names: list[str]
 
     def with_normalisation(self) -> NormalisedNetwork:
@@ -160,13 +163,15 @@ def load_network(name: Path) -> TrainedNetwork:
     recorded = content.get("data")
     recorded = recorded if isinstance(recorded, Mapping) else {}
     dataset = content.get("dataset")
+    side = _image_size(recorded, path, arch)
     return TrainedNetwork(
         path=path,
         arch=arch,
         dataset=dataset if isinstance(dataset, str) else None,
         network=network,
         normalisation=_normalisation(recorded, dataset),
-        image_size=_image_size(recorded, path, arch),
+        image_size=side,
+        shorter_side=side if _are_whole(recorded, path, dataset) else usual_shorter_side(side),
         class_names=_class_names(recorded, num_classes, path),
     )
 
@@ -216,6 +221,13 @@ def _image_size(recorded: Mapping, path: Path, arch: str) -> int:
             f"{found!r}"
         )
     return found
+
+
+def _are_whole(recorded: Mapping, path: Path, dataset: object) -> bool:
+    """Returns True if nothing of the training images was cut off. Earlier versions did not record
+    it: theirs are the images of an npz file, unless they were resized."""
+    usual = dataset == "npz" and _arguments(path.parent).get("image_size") is None
+    return recorded.get("are_whole", usual) is True
 
 
 def _arguments(folder: Path) -> dict:

@@ -52,7 +52,7 @@ class Predictor:
         scores: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.names = trained.class_names
-        self.side = trained.image_size
+        self.side, self.shorter_side = trained.image_size, trained.shorter_side
         self.device = machine.device
         largest = LARGEST_BATCH[machine.device.type]
         self.batch_size = max(1, min(largest, PIXELS_A_PASS // self.side**2))
@@ -64,7 +64,7 @@ class Predictor:
         """Yields one result for each file. Predictions come batch by batch; an unreadable file is
         reported at once."""
         files, images = [], []
-        for file, image in decoded(paths, self.side, 2 * self.batch_size):
+        for file, image in decoded(paths, self.side, 2 * self.batch_size, self.shorter_side):
             if isinstance(image, str):
                 yield Skipped(file, image)
                 continue

@@ -30,6 +30,9 @@ def test_an_npz_file_is_resized_where_a_side_is_asked_for(tmp_path):
     data = npz_data(tmp_path / "own.npz", "--image_size", 32)
     first = Image.fromarray(arrays["test_images"][0]).convert("RGB").resize((32, 32), 2)
     np.testing.assert_array_equal(pixels_of(data.test)[0], first)
+    assert not data.description()["are_whole"]
+    own_size = npz_data(tmp_path / "own.npz", "--image_size", 28)
+    assert own_size.description()["are_whole"]
 
 
 def test_the_line_about_the_data_names_the_arrays(tmp_path):

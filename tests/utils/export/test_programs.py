@@ -23,6 +23,7 @@ DESCRIPTION = {
     "dataset": "folder",
     "class_names": NAMES,
     "image_size": SIDE,
+    "shorter_side": SIDE,
     "mean": MEAN,
     "std": STD,
 }

@@ -83,6 +83,27 @@ def test_an_earlier_checkpoints_image_size_is_in_its_options(tmp_path):
     assert load_network(tmp_path).image_size == 28
 
 
+@pytest.mark.parametrize(
+    ("recorded", "dataset", "arguments", "expected"),
+    [
+        ({"are_whole": True}, "npz", None, 128),
+        ({"are_whole": False}, "npz", None, 146),
+        ({}, "npz", {"image_size": None}, 128),
+        ({}, "npz", {"image_size": 128}, 146),
+        ({}, "npz", None, 128),
+        ({}, "folder", None, 146),
+    ],
+    ids=["npz", "npz, resized", "earlier", "earlier, resized", "earlier, exported", "folder"],
+)
+def test_only_images_of_an_npz_file_were_not_cropped(
+    recorded, dataset, arguments, expected, tmp_path
+):
+    write_checkpoint(tmp_path, data=recorded | {"image_size": 128}, dataset=dataset)
+    if arguments is not None:
+        (tmp_path / "args.json").write_text(json.dumps(arguments))
+    assert load_network(tmp_path).shorter_side == expected
+
+
 def test_the_released_codes_checkpoints_are_read(tmp_path):
     path = write_checkpoint(tmp_path)
     content = torch.load(path, weights_only=True)

@@ -93,6 +93,17 @@ def test_classes_and_confidences_are_the_networks(run, tmp_path):
         assert (row["class"], row["confidence"]) == (row["class_1"], row["probability_1"])
 
 
+@pytest.mark.parametrize("dataset", ["npz", "folder"])
+def test_images_of_a_run_on_whole_images_are_not_cropped(dataset, tmp_path):
+    write_checkpoint(tmp_path / "run", side=64, dataset=dataset)
+    folder = write_images(tmp_path / "images", 1, side=128)
+    with Image.open(folder / "0000.png") as image:
+        image.resize((64, 64), Image.Resampling.BILINEAR).save(folder / "whole.png")
+    rows = predictions(tmp_path / "run", folder, output=tmp_path / "p.csv")
+    one, other = ({**row, "file": None} for row in rows)
+    assert (one == other) == (dataset == "npz")
+
+
 def test_predictions_of_the_test_images_are_as_good_as_the_evaluation_says(
     tree, finished, tmp_path
 ):
