@@ -118,8 +118,8 @@ def read_tree(root: Path, without: Sequence[str] = ()) -> Tree:
         without: real paths of folders in it that are no part of the data.
 
     Raises:
-        UserError: there is no such folder, the tree is one level higher or lower, or a split is
-            there twice.
+        UserError: there is no such folder, the tree is one level higher or lower, a split is there
+            twice, or splits lie inside classes.
     """
     _check_folder(root, "a folder that holds train and test, or one folder for each class")
     folders = [
@@ -156,11 +156,23 @@ def _check_classes(root: Path, folders: list[str]) -> None:
             f"{listed([n for n in siblings if split_called(n) and n != root.name])}: "
             f"did you mean --data_root {root.parent}?"
         )
-    inner = [name for name in folders if any(map(split_called, _folders_in(root / name)))]
-    if inner:
+    inner = [
+        (name, split)
+        for name in folders
+        for split in filter(split_called, _folders_in(root / name))
+    ]
+    # A split of a tree holds folders, one for each class. One inside a class holds its images.
+    tree = next((name for name, split in inner if _folders_in(root / name / split)), None)
+    if tree is not None:
         raise UserError(
-            f"--data_root {root}: neither train nor test is there, but {inner[0]} holds "
-            f"{listed(_folders_in(root / inner[0]))}: did you mean --data_root {root / inner[0]}?"
+            f"--data_root {root}: neither train nor test is there, but {tree} holds "
+            f"{listed(_folders_in(root / tree))}: did you mean --data_root {root / tree}?"
+        )
+    if inner:
+        name, split = inner[0]
+        raise UserError(
+            f"--data_root {root}: the split {name}/{split} lies inside a class: move its images to "
+            f"{split}/{name}, or, if they are no split, give the folder another name"
         )
     if len(folders) == 1:
         raise UserError(

@@ -42,6 +42,19 @@ def test_a_path_one_level_too_deep_or_too_high_is_corrected_in_the_error(tmp_pat
     assert f"did you mean --data_root {tmp_path}/flat/images?" in refused(tmp_path / "flat")
 
 
+@pytest.mark.parametrize("classes", [["cat", "dog"], ["dog"]], ids=["all", "one"])
+def test_splits_inside_classes_are_told_from_a_tree_one_level_deeper(classes, tmp_path):
+    save(tmp_path / "cat" / "x.png", noise(8, 8, 3))
+    for name in classes:
+        for split in ("test", "train"):
+            save(tmp_path / name / split / "x.png", noise(8, 8, 3))
+    message = refused(tmp_path)
+    assert f"the split {classes[0]}/test lies inside a class" in message
+    assert f"to test/{classes[0]}," in message and "did you mean" not in message
+    write_folder(tmp_path / "own")
+    assert f"did you mean --data_root {tmp_path}/own?" in refused(tmp_path)
+
+
 def test_a_file_for_a_folder_and_a_folder_for_a_file_are_refused(tmp_path):
     (tmp_path / "a.npz").touch()
     assert "a.npz is a file; give a folder that holds train and test" in refused(tmp_path / "a.npz")
