@@ -16,10 +16,14 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validation"),
 }
 OUTPUTS = (
-    {"args.json", "log.csv", "ckpt.pth.tar", "ckpt.best.pth.tar"},
+    {
+        *("args.json", "log.csv", "ckpt.pth.tar", "ckpt.best.pth.tar"),
+        *("log.jsonl", "summary.json", "predictions.npz"),
+    },
     {"table.json", "RESULTS.md"},
 )
-"""Files of a run, and of a comparison. Two of either tell its folder; one may be anybody's."""
+"""Files of a run or of its records in a comparison, and of a comparison. Two of either tell its
+folder; one may be anybody's."""
 OF_SEEDS = "summary.json"
 """The only file beside the folders of several seeds."""
 

@@ -212,9 +212,10 @@ def test_the_folder_of_runs_is_no_class(splits, tmp_path, monkeypatch):
     [
         ("checkpoint/a/args.json", "checkpoint/a/log.csv", "checkpoint/b/ckpt.pth.tar"),
         ("comparison/table.json", "comparison/RESULTS.md"),
+        ("comparison/runs/ce/args.json", "comparison/runs/ce/summary.json"),
         ("cat/old/args.json", "cat/old/ckpt.best.pth.tar"),
     ],
-    ids=["runs", "a comparison", "a run in a class"],
+    ids=["runs", "a comparison", "an unfinished comparison", "a run in a class"],
 )
 @pytest.mark.parametrize("splits", [False, True], ids=["flat", "splits"])
 def test_runs_of_another_time_are_left_out_and_named(files, splits, tmp_path):
@@ -234,9 +235,8 @@ def test_runs_of_another_time_are_left_out_and_named(files, splits, tmp_path):
     forget_digests()
     data = folder_data(root)
     assert (data.class_names, data.class_counts) == (before[0].class_names, before[0].class_counts)
-    assert f"1 folder with runs ({place / files[0].rpartition('/')[0].removesuffix('/a')})" in (
-        data.account()
-    )
+    folder = files[0].rpartition("/")[0].removesuffix("/a").removesuffix("/runs/ce")
+    assert f"1 folder with runs ({place / folder})" in data.account()
     assert content_digest(str(root)) == before[1]
 
 
