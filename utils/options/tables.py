@@ -2,6 +2,7 @@
 
 import csv
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -63,11 +64,17 @@ def table_rows(reader: csv.DictReader, faults: list[str]) -> Iterator[tuple[int,
 
 def listed_name(folder: Path, name: str) -> str:
     """Returns the name of a file that a table lists. The parts of a path may be separated by
-    backslashes, as Windows writes them; they become slashes, unless a file has such a name.
+    backslashes, as Windows writes them; they become slashes, unless a file has such a name. If no
+    file has a name, but one has it in Unicode's composed or decomposed form, that file is meant.
 
     Args:
         folder: the folder that the name is relative to.
         name: as the table has it.
     """
-    is_of_windows = "\\" in name and "\0" not in name and not os.path.lexists(folder / name)
-    return name.replace("\\", "/") if is_of_windows else name
+    if ("\\" not in name and name.isascii()) or "\0" in name:
+        return name
+    with_slashes = name.replace("\\", "/")
+    # Some systems write é as one character and others as two.
+    forms = [unicodedata.normalize(form, with_slashes) for form in ("NFC", "NFD")]
+    spellings = (name, with_slashes, *forms)
+    return next((n for n in spellings if os.path.lexists(folder / n)), with_slashes)

@@ -1,5 +1,7 @@
 """A user's own images, listed in a table."""
 
+import unicodedata
+
 import pytest
 import torch
 
@@ -66,6 +68,19 @@ def test_paths_may_have_the_backslashes_of_windows(tmp_path):
     (tmp_path / "images" / "0_0.png").rename(tmp_path / "images\\0_0.png")
     data = csv_data(table)
     assert "images\\0_0.png" in data.train.files + data.test.files
+
+
+@pytest.mark.parametrize(("of_file", "in_table"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_an_accent_in_a_path_may_be_one_character_or_two(of_file, in_table, tmp_path):
+    name, listed = (f"images/{unicodedata.normalize(f, 'élm.png')}" for f in (of_file, in_table))
+    table = write_table(tmp_path)
+    (tmp_path / "images" / "0_0.png").rename(tmp_path / name)
+    table.write_text(table.read_text().replace("images/0_0.png", listed))
+    data = csv_data(table)
+    assert name in data.train.files + data.test.files
+    table.write_text(f"{table.read_text()}\n{name},oak\n")
+    with pytest.raises(UserError, match=r"line 17: .* is already listed in line 2"):
+        csv_data(table)
 
 
 def test_cells_behind_the_last_column_may_be_empty(tmp_path):
