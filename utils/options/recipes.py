@@ -134,12 +134,13 @@ RECIPES = {
     ),
     "dro_lt_normalised_from_bs": Recipe(
         "DRO-LT, normalised, from balanced softmax",
-        f"{NORMALISED} --feat_schedule cosine",
+        # bs_lt, because the frozen classifier has learned logits to which log π_c is added.
+        f"{NORMALISED} --feat_loss bs_lt,robust_loss --feat_schedule cosine",
         start="bs",
     ),
     "control_from_bs": Recipe(
         "the same without the robust loss",
-        "--feat_loss ce_lt --feat_schedule cosine",
+        "--feat_loss bs_lt --feat_schedule cosine",
         start="bs",
     ),
 }
