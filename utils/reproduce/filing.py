@@ -138,7 +138,8 @@ def check_options(run: RecordedRun, cell: Cell) -> None:
     if cell.teacher is not None and recorded.teacher is not None:
         check_options(read_run(Path(recorded.teacher).parent), cell.teacher)
         told.add("teacher")
-    if cell.start is None and cell.length.is_full(cell.recipe):
+    has_steps = "cosine" not in (recorded.schedule, planned.schedule)
+    if cell.start is None and cell.length.is_full(cell.recipe) and has_steps:
         told.add("schedule")  # at this length "absolute" and "scaled" are the same
     differing = [
         f"--{name} {getattr(recorded, name)} (the row: {getattr(planned, name)})"

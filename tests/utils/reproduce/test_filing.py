@@ -74,6 +74,20 @@ def test_a_run_with_the_options_of_another_row_is_refused_and_they_are_named(tmp
     assert not (tmp_path / "filed").exists()
 
 
+@pytest.mark.parametrize("schedule", ["scaled", "absolute", "cosine"])
+def test_steps_of_the_rate_at_full_length_are_those_of_the_row_but_a_cosine_is_not(
+    schedule, tmp_path
+):
+    folder = chain(tmp_path).parent
+    arguments = json.loads((folder / "args.json").read_text()) | {"schedule": schedule}
+    (folder / "args.json").write_text(json.dumps(arguments))
+    if schedule == "cosine":
+        with pytest.raises(UserError, match="not a run of ce: --schedule cosine"):
+            file_run(folder, "ce", tmp_path / "filed")
+    else:
+        file_run(folder, "ce", tmp_path / "filed")
+
+
 def test_an_unfinished_run_and_one_without_its_stage_1_are_refused(tmp_path):
     folder = chain(tmp_path)
     (folder / "summary.json").rename(folder / "kept.json")
