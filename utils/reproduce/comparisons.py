@@ -146,8 +146,8 @@ def _difference(seeds: Frame) -> Difference:
     have recorded them. Otherwise it treats the images of the two rows as independent."""
     runs = [*seeds["run"], *seeds["run_of_other"]]
     tops = [*seeds["top1"], *seeds["top1_of_other"]]
-    protocol = seeds["protocol"].iloc[0]
-    found = [predictions(run, protocol, top1) for run, top1 in zip(runs, tops, strict=True)]
+    epochs = [*seeds["epoch"], *seeds["epoch_of_other"]]
+    found = [predictions(run, epoch) for run, epoch in zip(runs, epochs, strict=True)]
     if (correct := _of_same_images(found)) is not None:
         return paired_difference(*np.split(correct[1], 2))
     half = len(seeds)

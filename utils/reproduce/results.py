@@ -251,20 +251,14 @@ def as_json(table: Frame) -> list[dict[str, Any]]:
     return cells.where(cells.notna(), None).to_dict("records")
 
 
-def predictions(
-    run: RecordedRun, protocol: str, top1: float
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns the labels of the test images ``[N]`` and a mask of correct predictions ``[N]``.
-
-    They are those of the recorded epoch, selected or last, whose accuracy is `top1` (in percent),
-    the result by a protocol. If both have it, the protocol decides. Returns None if neither has.
-    """
-    names = ("last_preds", "preds") if protocol == "last" else ("preds", "last_preds")
-    for name in names:
-        found = _correct(run, "labels", name)
-        if found is not None and abs(100 * found[1].mean() - top1) < 0.005:
-            return found
-    return None
+def predictions(run: RecordedRun, epoch: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the labels of the test images ``[N]`` and a mask of correct predictions ``[N]`` of an
+    epoch; None if they are not recorded. Those of the selected and of the last epoch may be."""
+    assert run.summary is not None
+    kept = {"selected": "preds", "last": "last_preds"}
+    names = [name for kind, name in kept.items() if run.summary["test"][kind]["epoch"] == epoch]
+    found = (_correct(run, "labels", name) for name in names)
+    return next((arrays for arrays in found if arrays is not None), None)
 
 
 def heldout_predictions(run: RecordedRun) -> tuple[np.ndarray, np.ndarray] | None:

@@ -129,12 +129,13 @@ def test_several_seeds_of_stage_2_replace_the_one_that_they_include(made, no_fig
 OWN = DataSet("folder", 0, "beef0123")
 
 
-def own_runs(root, **heldout):
+def own_runs(root, seed=0, **heldout):
     """Runs by last on other data, of the same accuracy on the test set."""
     for row, accuracy in heldout.items():
         tops = [1.0] * (2 if row == "ce" else 3)
         lasts = [accuracy] * len(tops)
-        write_run(root, row, tops, heldout=lasts, data=OWN, protocol="last")
+        of_cell = {"data": OWN, "protocol": "last", "seed": seed}
+        write_run(root, row, tops, heldout=lasts, **of_cell)
     return root
 
 
@@ -173,6 +174,16 @@ def test_the_page_says_how_held_out_images_are_compared(recorded, says, tmp_path
     write_results(tmp_path, {})
     page = (tmp_path / "RESULTS.md").read_text()
     assert f"`control`, on held-out images, {says}" in page
+
+
+def test_the_page_says_that_a_difference_is_over_the_seeds_of_both_rows(tmp_path, no_figures):
+    says = "over the seeds that both rows have"
+    own_runs(tmp_path, ce=30.0, control=50.0)
+    write_results(tmp_path, {})
+    assert says not in (tmp_path / "RESULTS.md").read_text()
+    own_runs(tmp_path, control=52.0, seed=1)
+    write_results(tmp_path, {})
+    assert says in (tmp_path / "RESULTS.md").read_text()
 
 
 def test_two_rows_are_ranked_and_one_has_its_command_alone(tmp_path, no_figures):

@@ -193,24 +193,27 @@ def test_cells_are_in_the_order_of_the_table(tmp_path):
     ]
 
 
-def test_predictions_of_another_epoch_are_not_those_of_the_result(tmp_path):
-    folder = write_run(tmp_path, "ce", [1.0, 45.0], preds=predictions(45))
-    frame = frame_of(tmp_path)
-    of_test = frame[frame["protocol"] == "test"].iloc[0]
-    labels, correct = predictions_of(of_test["run"], "test", of_test["top1"])
-    assert (labels == 0).all() and correct.mean() == 0.45
-    both = {"preds": predictions(30), "last_preds": predictions(45)}
-    np.savez(folder / "predictions.npz", labels=np.zeros(100, int), **both)
-    assert predictions_of(of_test["run"], "test", of_test["top1"])[1].mean() == 0.45
-    both = {"preds": predictions(45), "last_preds": predictions(45)[::-1]}  # as many are right
-    np.savez(folder / "predictions.npz", labels=np.zeros(100, int), **both)
-    for protocol, preds in (("test", both["preds"]), ("last", both["last_preds"])):
-        [_, correct] = predictions_of(of_test["run"], protocol, of_test["top1"])
-        assert (correct == (preds == 0)).all()
-    np.savez(folder / "predictions.npz", labels=np.zeros(100, int), preds=predictions(30))
-    assert predictions_of(of_test["run"], "test", of_test["top1"]) is None
+def test_predictions_are_those_of_the_epoch_however_many_are_right(tmp_path):
+    first, last = predictions(45), predictions(45)[::-1]
+    of_run = {"length": Length(4), "preds": first, "others": {"last_preds": last}}
+    folder = write_run(tmp_path, "ce", [1.0, 46.0, 45.0, 45.0], **of_run)
+    run = read_run(folder)
+    for epoch, preds in ((2, first), (4, last)):
+        labels, correct = predictions_of(run, epoch)
+        assert (labels == 0).all() and (correct == (preds == 0)).all()
+    assert predictions_of(run, 3) is None
+    np.savez(folder / "predictions.npz", labels=np.zeros(100, int), preds=first)
+    assert predictions_of(run, 2) is not None and predictions_of(run, 4) is None
     (folder / "predictions.npz").unlink()
-    assert predictions_of(of_test["run"], "test", of_test["top1"]) is None
+    assert predictions_of(run, 2) is None
+
+
+def test_predictions_of_a_selected_last_epoch_have_either_name(tmp_path):
+    folder = write_run(tmp_path, "ce", [1.0, 45.0], preds=predictions(45))
+    for name in ("preds", "last_preds"):
+        arrays = {"labels": np.zeros(100, int), name: predictions(45)}
+        np.savez(folder / "predictions.npz", **arrays)
+        assert predictions_of(read_run(folder), 2)[1].mean() == 0.45
 
 
 def test_records_are_filed_without_the_paths_of_the_machine(tmp_path):
