@@ -36,8 +36,9 @@ class FocalLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         sample_losses = F.cross_entropy(logits, targets, weight=self.weight, reduction="none")
-        probabilities = torch.exp(-sample_losses)
-        return ((1 - probabilities) ** self.gamma * sample_losses).mean()
+        # At p = 1 the gradient of a power below 1 is infinite.
+        others = (1 - torch.exp(-sample_losses)).clamp(min=torch.finfo(sample_losses.dtype).tiny)
+        return (others**self.gamma * sample_losses).mean()
 
 
 class LDAMLoss(nn.Module):

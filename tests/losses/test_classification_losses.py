@@ -93,7 +93,7 @@ def test_focal_loss_with_gamma_0_is_the_mean_cross_entropy(device):
     assert_close(FocalLoss(weight, gamma=0)(logits, targets), unreduced.mean())
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 def test_focal_loss_of_a_certain_prediction_is_zero_with_a_finite_gradient(gamma):
     logits = torch.tensor([[200.0, 0.0], [0.0, 0.3]], requires_grad=True)
     FocalLoss(gamma=gamma)(logits, torch.tensor([0, 1])).backward()
