@@ -11,9 +11,10 @@ class DistillationLoss(nn.Module):
     The factor T² keeps the size of the gradient (Hinton et al., "Distilling the Knowledge in a
     Neural Network", 2015, section 2). A power β < 1 makes the teacher's long-tailed distribution
     over classes flatter (DiVE: He et al., "Distilling Virtual Examples for Long-tailed
-    Recognition", ICCV 2021, section 3.4). The offsets b are those of each network's training loss:
-    τ · log π_c for balanced softmax, 0 for other losses. With them both distributions have the
-    class frequencies of the training images.
+    Recognition", ICCV 2021, section 3.4). The offsets b turn the logits of each network into those
+    of the class frequencies of training: τ · log π_c for balanced softmax, log π_c for a network
+    that learned from equal shares of the classes, 0 for cross-entropy. So before the power, both
+    distributions have these frequencies; the power takes the teacher's nearer to equal ones.
 
     Args:
         temperature: T > 0.

@@ -10,9 +10,17 @@ from torch import Tensor, nn
 from losses import prior_offsets
 from models.folding import fold_batch_norm
 from utils.errors import UserError
+from utils.options.flags import Options
+from utils.options.values import LossTerm
 from utils.runs import checkpoint
 from utils.runs.lookup import checkpoint_of_flag
 from utils.training.setup import Run, warn, warn_of_other_data
+
+RECORDED = (
+    *("loss_type", "train_rule", "feat_loss", "feat_sampler", "cls_loss", "cls_sampler"),
+    "prior_weight",
+)
+"""The options that say which class frequencies the logits of a network stand for."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +29,8 @@ class Teacher:
 
     Args:
         network: returns ``(features, logits)``.
-        offsets: what its training added to the logits ``[K]``: τ · log π_c if it was trained with
-            balanced softmax, else None.
+        offsets: what turns its logits into those of the class frequencies of training ``[K]``, such
+            as τ · log π_c after balanced softmax; None if they are that already.
     """
 
     network: nn.Module
@@ -59,8 +67,13 @@ def load_teacher(run: Run) -> Teacher:
 
 
 def _offsets(start: dict, path: Path, class_counts: list[int]) -> Tensor | None:
-    """Returns the offsets of the teacher's logits, from the losses that its checkpoint records, or
-    the `args.json` beside it."""
+    """Returns the offsets that turn the teacher's logits into those of the class frequencies of
+    training, or None if they are that already.
+
+    If class c had a share of the loss that is proportional to n_c^e, and balanced softmax added
+    τ · log π_c, the offsets are (τ + 1 − e) · log π_c. The losses, samplers and class weights are
+    those that its checkpoint records, or the `args.json` beside it.
+    """
     said = start
     if not {"loss_type", "feat_loss", "cls_loss"} & start.keys():
         try:
@@ -69,9 +82,24 @@ def _offsets(start: dict, path: Path, class_counts: list[int]) -> Tensor | None:
             return None
     if not isinstance(said, dict):
         return None
-    # After stage 2 the losses of the classifier phase count, because they trained the classifier.
-    names = said.get("cls_loss") or said.get("feat_loss") or said.get("loss_type") or ""
-    if not any(name in ("BS", "bs", "bs_lt") for name in str(names).split(",")):
+    try:
+        weight = _weight_of_prior(Options.from_record({n: said[n] for n in RECORDED if n in said}))
+    except (AttributeError, TypeError, ValueError):  # another program's values
         return None
-    counts = start.get("class_counts") or class_counts
-    return prior_offsets(counts, float(said.get("prior_weight", 1.0)))
+    return prior_offsets(start.get("class_counts") or class_counts, weight) if weight else None
+
+
+def _weight_of_prior(options: Options) -> float:
+    """Returns τ + 1 − e, see `_offsets`."""
+    # After stage 2 the classifier phase counts, because it trained the classifier.
+    terms = options.classifier_losses or options.feature_losses
+    if terms:
+        sampler = options.classifier_sampler if options.cls_loss else options.feature_sampler
+        term = next((term for term in terms if not term.is_robust), LossTerm("ce"))
+        exponent = {"": 0, "lt": 1, "bal": -1}[term.weighting]
+        exponent += sampler.samples_per_class is None
+        is_balanced_softmax = any(term.kind == "bs" for term in terms)
+    else:
+        exponent = 1 if options.train_rule == "None" else 0  # of the effective numbers, nearly
+        is_balanced_softmax = options.loss_type == "BS"
+    return options.prior_weight * is_balanced_softmax + 1 - exponent

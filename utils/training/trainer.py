@@ -229,11 +229,13 @@ class Trainer:
         return {} if contrast is None else {"contrast": contrast.state_dict()}
 
     def _losses_record(self) -> dict[str, Any]:
-        """Returns the classification losses of the network and the weight of balanced softmax's
-        prior. A student of this network needs them (`teacher.load_teacher`)."""
+        """Returns the options that say which class frequencies the logits stand for. A student of
+        this network needs them (`teacher.load_teacher`)."""
         options = self.options
-        names = ("loss_type",) if options.stage == 1 else ("feat_loss", "cls_loss")
-        return {name: getattr(options, name) for name in (*names, "prior_weight")}
+        of_stage = ("loss_type", "train_rule")
+        if options.stage == 2:
+            of_stage = ("feat_loss", "feat_sampler", "cls_loss", "cls_sampler")
+        return {name: getattr(options, name) for name in (*of_stage, "prior_weight")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned.
