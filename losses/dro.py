@@ -106,16 +106,16 @@ class DROLoss(nn.Module):
 
     The loss is the mean of :math:`L_c` over the classes in the batch. With class weights w it is
     :math:`\sum_c w_c L_c / \sum_c w_c` over all classes, where :math:`L_c = 0` for an absent class.
-    It bounds the worst case over a ball of radius :math:`\varepsilon_c` around each centroid
-    (Samuel and Chechik, ICCV 2021, section 4; arXiv 2104.03066). The paper's derivation has a
-    factor 2 before the margin, its released code the factor 1 used here.
+    It stands for the worst case over a ball around each centroid (Samuel and Chechik, ICCV 2021,
+    section 4; arXiv 2104.03066). In the paper's derivation a ball of radius r gives the margin 2 r.
+    The released code adds :math:`\varepsilon_c` once, as here, so it is twice the radius.
 
     The paper does not say which distance it means; the released code has the Euclidean one above.
     Two others can replace :math:`\lVert \mu_c - z_i \rVert + \varepsilon_c [y_i = c]`:
 
     - ``squared``: :math:`\max(\lVert \mu_c - z_i \rVert + \varepsilon_c [y_i = c],\, 0)^2`, the
-      largest squared distance to a point of the ball; up to a factor it is the negative
-      log-likelihood of a Gaussian class;
+      largest squared distance to a point of a ball of radius :math:`\varepsilon_c`; up to a
+      factor it is the negative log-likelihood of a Gaussian class;
     - ``normalised``: centroids and features are scaled to length 1 first, so the distance is a
       function of their cosine and lies between 0 and 2. A feature shorter than a thousandth of the
       mean length of the centroids stays shorter than 1, so that its gradient is bounded.

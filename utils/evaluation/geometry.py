@@ -18,9 +18,9 @@ def feature_geometry(
     features: Tensor, targets: Tensor, centroids: Tensor, class_counts: Sequence[int]
 ) -> dict:
     r"""Returns lengths and distances of a split's features. They tell how far the assumption of the
-    robust loss holds: the true centroid of class c is at most a margin :math:`\varepsilon_c` away
-    from :math:`\mu_c`, the mean of its training features (Samuel and Chechik, ICCV 2021, section
-    4).
+    robust loss holds: the true centroid of class c is at most a radius away from :math:`\mu_c`, the
+    mean of its training features (Samuel and Chechik, ICCV 2021, section 4). The margin
+    :math:`\varepsilon_c` is twice this radius, see `losses.DROLoss`.
 
     :math:`z_i` are the features of the split, and :math:`m_c` is the mean of those of class c.
     Means over classes c are over the classes that the split has.

@@ -118,8 +118,9 @@ def feature_maps(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -
         "Test images of the largest and the smallest classes (in brackets: training images of the "
         "class) in the plane of the two largest principal components of their features. Each "
         "figure has its own plane. Large marks with a black edge are centroids of training images. "
-        "In stage 2, a circle around a centroid has the margin ε as its radius. The projection "
-        "shortens distances, so an image inside a circle may be further than ε from the centroid.",
+        "In stage 2, a circle around a centroid has the margin ε as its radius, twice that of the "
+        "ball in the paper's derivation. The projection shortens distances, so an image inside a "
+        "circle may be further than ε from the centroid.",
     )
     befores: set = set()
     attempt = partial(_clouds, runs=runs)

@@ -49,9 +49,11 @@ class MarginCourse:
         """The largest share (0 to 1) of the fall of the loss that the fall of the margins can
         explain; None if no bound is known or the loss does not fall.
 
-        If ε is added to the distance, 0 ≤ ∂L/∂ε_c and Σ_c ∂L/∂ε_c ≤ 1/τ. So if all margins fall by
-        Δ, the loss of a layer falls by at most Δ/τ. The loss is a mean over an epoch, so it is
-        compared with the margins in the middle of that epoch.
+        If ε is added to the distance, 0 ≤ ∂L/∂ε_c and Σ_c ∂L/∂ε_c ≤ 1/τ; if the margins belong to
+        other classes, as in the released code, the sum is bounded alone. So if all margins fall by
+        Δ, the loss of a layer falls by at most Δ/τ. If they fall by different amounts, their mean
+        counts, because a class-aware sampler draws all classes equally often. The loss is a mean
+        over an epoch, so it is compared with the margins in the middle of that epoch.
         """
         if self.loss_fall <= 0 or self.steepest is None:
             return None
