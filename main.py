@@ -32,6 +32,7 @@ from utils.errors import (
     Interrupted,
     UserError,
     ending,
+    ignore_backend_of_notebooks,
     is_out_of_memory,
     replace_unencodable,
 )
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     world = ALONE
     try:
         replace_unencodable()
-        _ignore_backend_of_notebooks()
+        ignore_backend_of_notebooks()
         world = world_of_environment()
         with _only_main_prints(world):
             _run(argv)
@@ -86,12 +87,6 @@ def _run(argv: Sequence[str] | None) -> None:
         evaluate(stages[-1])
     else:
         train(stages)
-
-
-def _ignore_backend_of_notebooks() -> None:
-    """Makes matplotlib ignore the window that a notebook's environment asks for."""
-    if "matplotlib" not in sys.modules:
-        os.environ.pop("MPLBACKEND", None)
 
 
 @contextmanager

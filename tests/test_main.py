@@ -80,12 +80,18 @@ def test_a_stream_shows_what_it_can_of_a_text(monkeypatch):
     assert stream.buffer.getvalue() == b"50.00 ? 1.00\n"
 
 
-def test_the_backend_of_a_notebook_is_ignored():
-    code = (
-        "import main, os, sys; main._run = lambda argv: None; main.main([]);"
-        "import matplotlib; sys.exit(matplotlib.rcParams['backend'] == 'module://nowhere.inline')"
-    )
-    environment = os.environ | {"MPLBACKEND": "module://nowhere.inline"}
+@pytest.mark.parametrize(
+    "begin",
+    [
+        "import main; main._run = lambda argv: None; main.main([])",
+        "from utils.errors import run_program; run_program('report', lambda: 0)",
+    ],
+    ids=["main.py", "other programs"],
+)
+@pytest.mark.parametrize("package", ["nowhere.inline", "matplotlib_inline.backend_inline"])
+def test_the_backend_of_a_notebook_is_ignored(begin, package):
+    code = f"{begin}\nimport matplotlib\nassert matplotlib.rcParams['backend'] != {package!r}"
+    environment = os.environ | {"MPLBACKEND": f"module://{package}"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True
     )

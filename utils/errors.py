@@ -125,6 +125,7 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
             goes to standard error, and the status is that of `ending`.
     """
     replace_unencodable()
+    ignore_backend_of_notebooks()
     try:
         status = program()
         sys.stdout.flush()
@@ -144,6 +145,13 @@ def replace_unencodable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def ignore_backend_of_notebooks() -> None:
+    """Makes matplotlib ignore the window that a notebook's environment asks for. The package of
+    such a window may be missing here, and then matplotlib cannot be imported."""
+    if "matplotlib" not in sys.modules:
+        os.environ.pop("MPLBACKEND", None)
 
 
 def _write_nowhere() -> None:
