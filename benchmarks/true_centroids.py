@@ -23,13 +23,10 @@ from torch import Tensor, nn
 
 from benchmarks.report import markdown
 from datasets import LongTailedData, load_data
-from datasets.loading.loader import Normalise
-from datasets.loading.make import make_loader
-from datasets.splits import AnySplit
 from models.network import Network
 from utils.errors import UserError, run_program
 from utils.evaluation.classifiers import FeatureBank, fit
-from utils.evaluation.evaluator import PIXELS_A_PASS, extract_features
+from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.metrics import accuracy_record
 from utils.evaluation.shot_groups import GROUPS
 from utils.files import write_json
@@ -88,14 +85,10 @@ def measure(
     """Returns what `compare` returns for a network, which is on the CPU."""
     layout = torch.channels_last
     network = network.to(machine.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
-    normalise = Normalise(data.normalisation, machine.device)
-
-    def features_of(split: AnySplit) -> Features:
-        size = PIXELS_A_PASS // split.side**2
-        return extract_features(network, make_loader(split, normalise, size), machine)
-
+    evaluator = Evaluator(data, machine)
+    evaluator.look(network)
     head = cast(Network, network).linear
-    return compare(head, features_of(data.train), features_of(data.test), data.class_counts)
+    return compare(head, evaluator.look_at_training(), evaluator.seen("test"), data.class_counts)
 
 
 def table(found: dict[str, dict[str, dict[str, dict]]]) -> str:

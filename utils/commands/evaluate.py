@@ -13,7 +13,7 @@ from models.network import Network
 from utils.commands.train import machine_of
 from utils.evaluation.classifier_files import save_classifiers, write_readings
 from utils.evaluation.classifiers import TRAINED, Classifier, FeatureBank, fit, has_confidence, read
-from utils.evaluation.evaluator import Evaluator, extract_features
+from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.geometry import geometry_line
 from utils.files import atomic_write, write_json
 from utils.machine import collectives
@@ -71,8 +71,8 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     model = collectives.together(build, world)
     evaluator = Evaluator(data, machine)
     evaluator.look(model)
+    train = evaluator.look_at_training()
     linear, ncm, geometry = evaluator.linear(model), evaluator.ncm(), evaluator.geometry()
-    train = extract_features(model, evaluator.train_loader, machine)
     if not world.is_main:
         return None
     rows = {}

@@ -90,7 +90,7 @@ def class_centroids(
     return (collectives.add_up(sums, world) / counts.unsqueeze(1)).float()
 
 
-def on_host(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+def as_arrays(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Returns the values, vectors of one length, as arrays: the host waits for the device once."""
     return dict(zip(values, torch.stack(list(values.values())).cpu().numpy(), strict=True))
 
@@ -193,18 +193,15 @@ class Evaluator:
         process 0."""
         network = cast(Network, model)
 
-        def read() -> dict[str, dict]:
-            found = {}
-            for name, (features, targets) in self._seen.items():
-                logits = network.classify(features)
-                loss = nn.functional.cross_entropy(logits, targets).double()
-                found[name] = torch.cat([tally(logits, targets), loss.view(1)])
-            return {
-                name: record_of(counts[:-1], self.class_counts) | {"loss": float(counts[-1])}
-                for name, counts in on_host(found).items()
-            }
+        def measure(features: Tensor, targets: Tensor) -> Tensor:
+            logits = network.classify(features)
+            loss = nn.functional.cross_entropy(logits, targets).double()
+            return torch.cat([tally(logits, targets), loss.view(1)])
 
-        return collectives.from_main(read, self.machine.world)
+        def record(values: np.ndarray) -> dict:
+            return record_of(values[:-1], self.class_counts) | {"loss": float(values[-1])}
+
+        return self._of_splits(measure, record)
 
     @torch.no_grad()
     def ncm(self) -> dict[str, dict]:
@@ -217,17 +214,10 @@ class Evaluator:
         """
         centroids = self.centroids()
 
-        def read() -> dict[str, dict]:
-            found = {
-                name: tally(cosine_similarities(features, centroids), targets)
-                for name, (features, targets) in self._seen.items()
-            }
-            return {
-                name: record_of(counts, self.class_counts)
-                for name, counts in on_host(found).items()
-            }
+        def measure(features: Tensor, targets: Tensor) -> Tensor:
+            return tally(cosine_similarities(features, centroids), targets)
 
-        return collectives.from_main(read, self.machine.world)
+        return self._of_splits(measure, lambda values: record_of(values, self.class_counts))
 
     def geometry(self) -> dict[str, dict]:
         """Returns for each split the record of `feature_geometry`, from the features of the last
@@ -237,13 +227,22 @@ class Evaluator:
             RuntimeError: there was no look.
         """
         centroids = self.centroids()
+        return self._of_splits(
+            lambda features, targets: measure_geometry(features, targets, centroids),
+            lambda values: geometry_record(values, self.class_counts),
+        )
+
+    def _of_splits(
+        self,
+        measure: Callable[[Tensor, Tensor], Tensor],
+        record: Callable[[np.ndarray], dict],
+    ) -> dict[str, dict]:
+        """Returns for each split the record of what `measure` finds in its features and targets.
+        The host waits for the device once. All processes get the numbers of process 0."""
 
         def read() -> dict[str, dict]:
-            found = {name: measure_geometry(*seen, centroids) for name, seen in self._seen.items()}
-            return {
-                name: geometry_record(values, self.class_counts)
-                for name, values in on_host(found).items()
-            }
+            found = {name: measure(*seen) for name, seen in self._seen.items()}
+            return {name: record(values) for name, values in as_arrays(found).items()}
 
         return collectives.from_main(read, self.machine.world)
 
@@ -254,13 +253,33 @@ class Evaluator:
         Raises:
             RuntimeError: there was no look.
         """
-        if self._network is None:
-            raise RuntimeError("`look` must be called before `centroids`")
         if self._centroids is None:
             self._centroids = class_centroids(
-                self._network, self.train_loader, self.num_classes, self.machine
+                self._last_network(), self.train_loader, self.num_classes, self.machine
             )
         return self._centroids
+
+    def look_at_training(self) -> tuple[Tensor, Tensor]:
+        """Returns the features ``[N, D]`` and targets ``[N]`` of the training images without
+        augmentation, with the network of the last look. Their class means become the centroids,
+        which then cost no pass of their own.
+
+        Raises:
+            RuntimeError: there was no look.
+        """
+        features, targets = extract_features(self._last_network(), self.train_loader, self.machine)
+        sums = features.new_zeros(self.num_classes, features.shape[1], dtype=torch.float64)
+        parts = zip(targets.split(self.batch_size), features.split(self.batch_size), strict=True)
+        for of_part, part in parts:  # a copy of all features in float64 could be too large
+            sums.index_add_(0, of_part, part.double())
+        counts = targets.bincount(minlength=self.num_classes)
+        self._centroids = (sums / counts.unsqueeze(1)).float()
+        return features, targets
+
+    def _last_network(self) -> nn.Module:
+        if self._network is None:
+            raise RuntimeError("`look` must be called first")
+        return self._network
 
     def seen(self, split: str) -> tuple[Tensor, Tensor]:
         """Returns the features ``[N, D]`` and targets ``[N]`` of a split from the last look."""

@@ -291,6 +291,21 @@ def test_frozen_features_are_computed_once(monkeypatch):
     assert len(looks) == 2
 
 
+def test_a_look_at_training_gives_its_features_and_the_centroids_without_another_pass(monkeypatch):
+    data, model = tiny_data(), trained_a_little()
+    evaluator = Evaluator(data, CPU)
+    with pytest.raises(RuntimeError, match="look"):
+        evaluator.look_at_training()
+    evaluator.look(model)
+    expected = evaluator.centroids()
+    evaluator.look(model)
+    features, targets = evaluator.look_at_training()
+    assert torch.equal(targets, data.train.labels)
+    monkeypatch.setattr("utils.evaluation.evaluator.class_centroids", None)
+    assert torch.equal(evaluator.centroids(), expected)
+    assert_close(torch.stack([features[targets == c].mean(dim=0) for c in range(5)]), expected)
+
+
 def test_a_new_look_computes_new_centroids():
     model, data = trained_a_little(), tiny_data()
     evaluator = Evaluator(data, CPU)

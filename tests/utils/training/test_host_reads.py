@@ -68,10 +68,11 @@ OF_EPOCHS = {"training_pass.run": 3, "checkpoint.through_one_buffer": 3}
 """Of three epochs: the losses and accuracies of all steps, and the checkpoint."""
 OF_ALL = {
     # The network's classifier in each epoch; NCM and geometry in the first, the best, and the last.
-    "stage 1": OF_EPOCHS | {"evaluator.on_host": 3 + 2 * 2},
-    "stage 1 with margins": OF_EPOCHS | {"evaluator.on_host": 3 + 2 * 2, "setup.margins_record": 3},
+    "stage 1": OF_EPOCHS | {"evaluator.as_arrays": 3 + 2 * 2},
+    "stage 1 with margins": OF_EPOCHS
+    | {"evaluator.as_arrays": 3 + 2 * 2, "setup.margins_record": 3},
     # NCM chooses the features, and costs nothing where they are frozen.
-    "stage 2": OF_EPOCHS | {"evaluator.on_host": 3 * 3, "setup.margins_record": 3},
+    "stage 2": OF_EPOCHS | {"evaluator.as_arrays": 3 * 3, "setup.margins_record": 3},
 }
 
 
