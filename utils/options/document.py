@@ -14,13 +14,14 @@ Booleans take `True` or `False`; the flag alone means `True`. Abbreviated flags 
 The column *affects* says what a flag decides. Two runs that differ in such a flag have different
 run folders, and a resumed run keeps its value. There are two exceptions: the place of the data,
 because images are told apart by their content, and `--epochs` of stage 1, which may
-[grow](running.md#stop-and-resume). A flag that affects nothing may change when a run is resumed.
+[grow](running.md#stop-and-resume). A flag that affects only the command says which run is meant, or
+what is done with it. A flag that affects nothing may change when a run is resumed.
 Letters in capitals stand for the value of a flag; n_c is the number of training images of class c,
 n_max that of the largest class, N the number of training images, K the number of classes.
 """
 
 AFFECTS = {role: role.value for role in Role}
-AFFECTS |= dict.fromkeys((Role.FREE, Role.COMMAND), "nothing")
+AFFECTS |= {Role.FREE: "nothing", Role.COMMAND: "the command"}
 
 
 def document() -> str:

@@ -25,7 +25,8 @@ class Role(Enum):
     FREE = "free"
     """No result, only how the machine works and what it prints. It may change in a resumed run."""
     COMMAND = "command"
-    """What a command does, and where. It decides no result of a run, and may change too."""
+    """What a command does, and which run it means. Resume checks do not compare it, except for the
+    checkpoint that `--pretrained` names."""
 
 
 def flag(
