@@ -225,8 +225,9 @@ def stage_2_objective(
     columns_of: dict[str, slice] = {}
     layers: Any = [("", slice(None), epsilons)]
     if columns is not None:
-        each = zip(columns.items(), () if epsilons is None else epsilons, strict=True)
-        layers = [(f"@{layer}", part, own) for (layer, part), own in each]
+        own = [None] * len(columns) if epsilons is None else epsilons
+        each = zip(columns.items(), own, strict=True)
+        layers = [(f"@{layer}", part, margins) for (layer, part), margins in each]
     for kind, weighting in terms:
         name = f"{kind}_{weighting}" if weighting else kind
         make_weights = CLASS_WEIGHTS[weighting]

@@ -56,6 +56,18 @@ def test_the_objective_is_the_sum_of_the_losses_of_the_layers():
     assert all((vector.grad != 0).any() for vector in margins.parameters())
 
 
+def test_layers_without_margins_have_margins_of_zero():
+    features, centroids = torch.randn(6, 5), torch.randn(5, 5)
+    targets, columns = torch.arange(6) % 5, {"layer2": slice(0, 2), "layer3": slice(2, 5)}
+
+    def loss(epsilons):
+        terms = parse_losses("robust_loss")
+        made = stage_2_objective(terms, COUNTS, epsilons=epsilons, columns=columns)
+        return made(features, features, targets, centroids)[0]
+
+    assert_close(loss(None), loss([torch.zeros(5), torch.zeros(5)]))
+
+
 def test_the_last_layer_by_name_trains_as_the_features(pretrained, tree, tmp_path):
     flags = ("--epochs", 1, "--balanced_clf_nepochs", 0)
     succeed(stage_2(tree, pretrained, *flags))

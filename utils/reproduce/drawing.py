@@ -82,7 +82,7 @@ def forest(compared: Frame, data: DataSet, folder: Path) -> Path | None:
 
 def by_part_and_length(compared: Frame) -> list[list[dict[str, Any]]]:
     """Returns the comparisons that have an interval: a list for each part, length and precision,
-    with the comparison by each protocol. Of those of fewer seeds than others there is none."""
+    with the comparison by each protocol. Of each list, only those with the most seeds are kept."""
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for line in compared.to_dict("records"):
         if line["difference"].interval:

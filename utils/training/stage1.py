@@ -107,8 +107,9 @@ def _mixup(run: Run, batch_size: int) -> Mixup | None:
         UserError: there are several processes, and so none has all images of a batch.
     """
     alpha, seed = run.options.mixup, run.options.seed
-    if alpha == 0 or seed is None:  # a run always has a seed; it is drawn if it was not given
+    if alpha == 0:
         return None
+    assert seed is not None  # it is drawn if it was not given
     if run.machine.world.size > 1:
         raise UserError(f"--mixup {alpha} works with one process, not with several")
     return Mixup(alpha, seed, batch_size, run.machine.device)
