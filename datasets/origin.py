@@ -35,28 +35,29 @@ LEFT_OUT = Origin(heldout="left out by the subset")
 def account(
     origin: Origin,
     class_names: Sequence[str],
-    class_counts: Sequence[int],
-    sizes: Mapping[str, int],
+    counts: Mapping[str, Sequence[int]],
 ) -> str:
     """Returns one line about the data.
 
     Args:
         origin: where the images came from.
         class_names: names of the classes ``[K]``.
-        class_counts: training images of each class ``[K]``.
-        sizes: images of the splits `train`, `test` and, if there is one, `heldout`.
+        counts: images of each class ``[K]`` in the splits `train`, `test` and, if there is one,
+            `heldout`.
 
     Example:
-        >>> account(Origin(test="test/"), ["ant", "bee"], [9, 3], {"train": 12, "test": 4})
+        >>> account(Origin(test="test/"), ["ant", "bee"], {"train": [9, 3], "test": [3, 1]})
         '2 classes, 16 images: 12 training (ant 9 to bee 3), 4 test (test/), none held out'
     """
+    class_counts, sizes = counts["train"], {split: sum(counts[split]) for split in counts}
     largest, smallest = (
         f"{class_names[k]} {class_counts[k]}"
         for k in (class_counts.index(max(class_counts)), _last_smallest(class_counts))
     )
     held_out = "none held out"
     if "heldout" in sizes:
-        held_out = f"{sizes['heldout']} held out ({origin.heldout})"
+        covered = _in_classes(counts["heldout"])
+        held_out = f"{sizes['heldout']} held out{covered} ({origin.heldout})"
     line = (
         f"{len(class_names)} classes, {sum(sizes.values())} images: {sizes['train']} training "
         f"({largest} to {smallest}), {sizes['test']} test ({origin.test}), {held_out}"
@@ -66,6 +67,12 @@ def account(
         if name.lower() in NO_LABEL:
             remarks.append(f"the class {name} may be images without a label ({count} training)")
     return "; ".join([line, *remarks])
+
+
+def _in_classes(counts: Sequence[int]) -> str:
+    """Returns how many classes have images, in words; nothing if all have."""
+    covered = sum(count > 0 for count in counts)
+    return "" if covered == len(counts) else f" in {covered} of {len(counts)} classes"
 
 
 def _last_smallest(class_counts: Sequence[int]) -> int:

@@ -212,7 +212,11 @@ class LongTailedData:
     @cached_property
     def class_counts(self) -> list[int]:
         """Training images of each class ``[K]``."""
-        return torch.bincount(self.train.labels, minlength=self.num_classes).tolist()
+        return self._counts(self.train)
+
+    def _counts(self, split: AnySplit) -> list[int]:
+        """Returns the number of images of each class ``[K]`` in a split."""
+        return torch.bincount(split.labels, minlength=self.num_classes).tolist()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -258,9 +262,9 @@ class LongTailedData:
     def account(self) -> str:
         """Returns one line about the data: classes, images, largest and smallest class, where test
         and held-out images come from, and what was ignored."""
-        sizes = {"train": len(self.train)}
-        sizes |= {name: len(split) for name, split in self.evaluation_splits.items()}
-        return account(self.origin, self.class_names, self.class_counts, sizes)
+        splits = {"train": self.train} | self.evaluation_splits
+        counts = {name: self._counts(split) for name, split in splits.items()}
+        return account(self.origin, self.class_names, counts)
 
     @property
     def evaluation_splits(self) -> dict[str, AnySplit]:

@@ -173,9 +173,9 @@ class Options:
         DATA,
         "--heldout_fraction",
         role=Role.DATA,
-        help="this part of each class's training images is held out before the subset is chosen, "
-        "0 <= F < 1. For data sets without held-out images of their own. With 0, up to 20 images "
-        "per class that the subset leaves out are held out, except with digits",
+        help="this part of each class's training images, rounded down, is held out before the "
+        "subset is chosen, 0 <= F < 1. For data sets without held-out images of their own. With 0, "
+        "up to 20 images per class that the subset leaves out are held out, except with digits",
         default=0.0,
         type=values.below_one,
         metavar="F",

@@ -292,7 +292,11 @@ def test_a_part_that_holds_no_image_out_is_refused(tmp_path):
     write_folder(tmp_path)
     message = refused(tmp_path, "--heldout_fraction", 0.1, "--select_on", "heldout")
     assert "holds out no image" in message and "at least 1/6" in message
-    assert len(folder_data(tmp_path, "--heldout_fraction", 0.17).heldout) == 1
+    data = folder_data(tmp_path, "--heldout_fraction", 0.17)
+    assert len(data.heldout) == 1
+    assert "1 held out in 1 of 3 classes (0.17 of each class (--heldout_fr" in data.account()
+    whole = folder_data(tmp_path, "--heldout_fraction", 0.5).account()
+    assert whole.endswith("6 test (test/), 5 held out (0.5 of each class (--heldout_fraction))")
 
 
 def test_a_held_out_fraction_and_val_contradict_each_other(tmp_path):
