@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from utils.text import listed
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -63,6 +65,10 @@ def account(
         f"({largest} to {smallest}), {sizes['test']} test ({origin.test}), {held_out}"
     )
     remarks = ["ignored: " + ", ".join(origin.ignored)] if origin.ignored else []
+    untested = [n for n, count in zip(class_names, counts["test"], strict=True) if count == 0]
+    if untested:
+        number = "1 class" if len(untested) == 1 else f"{len(untested)} classes"
+        remarks.append(f"{number} without test images ({listed(untested)})")
     for name, count in zip(class_names, class_counts, strict=True):
         if name.lower() in NO_LABEL:
             remarks.append(f"the class {name} may be images without a label ({count} training)")

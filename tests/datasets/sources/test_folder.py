@@ -299,6 +299,15 @@ def test_a_part_that_holds_no_image_out_is_refused(tmp_path):
     assert whole.endswith("6 test (test/), 5 held out (0.5 of each class (--heldout_fraction))")
 
 
+def test_classes_without_test_images_are_named(tmp_path):
+    write_folder(tmp_path)
+    assert "without test images" not in folder_data(tmp_path).account()
+    for name in ("ant", "cat"):
+        shutil.rmtree(tmp_path / "test" / name)
+    told = folder_data(tmp_path).account()
+    assert told.endswith("2 test (test/), none held out; 2 classes without test images (ant, cat)")
+
+
 def test_a_held_out_fraction_and_val_contradict_each_other(tmp_path):
     write_folder(tmp_path, splits=("train", "test", "val"))
     assert "--heldout_fraction 0.5" in refused(tmp_path, "--heldout_fraction", 0.5)

@@ -33,6 +33,7 @@ def test_a_tree_of_class_folders_is_split_by_class_the_same_way_every_time(tmp_p
     other = folder_data(tmp_path / "one", "--rand_number", 1)
     assert other.test.files != data.test.files
     assert "0.2 of each class (--test_fraction)" in data.account()
+    assert data.account().endswith("; 1 class without test images (class4)")
     assert data.description()["test_fraction"] == 0.2
 
 
