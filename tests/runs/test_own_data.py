@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from tests.support.small_images import SIDE
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
 from utils.runs.resuming import prepare
+from utils.training.setup import warn_of_other_data
 
 
 def both_stages(root, data, epochs=2, arch="resnet8"):
@@ -231,6 +233,23 @@ def test_an_evaluation_on_other_images_may_have_a_place_of_its_own(tmp_path, no_
     (outputs,) = (tmp_path / "second season").glob("*/outputs_test.npz")
     assert outputs.parent.name == next((tmp_path / "runs").iterdir()).name
     assert snapshot(tmp_path / "runs") == before
+
+
+def test_a_warning_says_that_a_changed_tree_tests_on_training_images(tmp_path, capsys):
+    def warned(root, splits):
+        write_folder(root, counts=(30, 20, 10), splits=splits)
+        before = folder_data(root)
+        save(root / splits[0] / "ant" / "added.png", noise(32, 32, 3, seed=77))
+        data = folder_data(root)
+        start = {"class_counts": before.class_counts, "fingerprint": before.fingerprint}
+        warn_of_other_data(start, Path("ckpt.best.pth.tar"), data)
+        return set(before.train.files) & set(data.test.files), capsys.readouterr().err
+
+    trained, warning = warned(tmp_path / "split off", splits=("",))
+    assert trained and warning.count("\n") == 1
+    assert "it was trained on some of them: their accuracies are too high" in warning
+    trained, warning = warned(tmp_path / "own", splits=("train", "test"))
+    assert not trained and "another subset" in warning and "too high" not in warning
 
 
 def test_a_class_of_a_name_that_is_not_utf_8_trains_and_evaluates(tmp_path, no_figures):

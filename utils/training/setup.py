@@ -189,9 +189,20 @@ def warn(message: str) -> None:
 
 
 def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
-    """Warns if a checkpoint was trained on another subset than this run's."""
+    """Warns if a checkpoint was trained on another subset than this run's. The warning says whether
+    test images of this run may be among those."""
     counts = start.get("class_counts")
     if counts is not None and counts != data.class_counts:
-        warn(f"{path} was trained on another subset (other class counts)")
+        differing = "other class counts"
     elif not data.has_fingerprint(start.get("fingerprint")):
-        warn(f"{path} was trained on another subset (other images, the same class counts)")
+        differing = "other images, the same class counts"
+    else:
+        return
+    tested = ""
+    # The shuffle that splits test images off depends on the number and the order of all files.
+    if data.origin.test_fraction is not None:
+        tested = (
+            "; if files were added, removed or re-ordered since, other images became test images, "
+            "and it was trained on some of them: their accuracies are too high"
+        )
+    warn(f"{path} was trained on another subset ({differing}){tested}")
