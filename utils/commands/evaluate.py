@@ -1,6 +1,8 @@
 """The evaluation command: accuracies and outputs of the best checkpoint of a run."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -11,8 +13,17 @@ from torch import Tensor, nn
 from datasets import LongTailedData, load_data
 from models.network import Network
 from utils.commands.train import machine_of
+from utils.errors import UserError
 from utils.evaluation.classifier_files import save_classifiers, write_readings
-from utils.evaluation.classifiers import TRAINED, Classifier, FeatureBank, fit, has_confidence, read
+from utils.evaluation.classifiers import (
+    TRAINED,
+    TUNED,
+    Classifier,
+    FeatureBank,
+    fit,
+    has_confidence,
+    read,
+)
 from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.geometry import geometry_line
 from utils.files import atomic_write, write_json
@@ -21,11 +32,15 @@ from utils.machine.processes import World
 from utils.options.flags import Options
 from utils.runs import checkpoint
 from utils.runs.folders import find_evaluated
-from utils.runs.run_folder import RunFolder, check_writable
+from utils.runs.run_folder import RunFolder, check_writable, recorded_options
 from utils.runs.tensorboard import EventFile
 from utils.training.seeds import combine
 from utils.training.setup import warn_of_other_data
 from utils.training.summary import accuracy_table, per_class_table, reading_table
+
+HELD_OUT_IMAGES = (
+    "held-out images: a val split, or a run that was trained with --heldout_fraction 0.1"
+)
 
 
 def evaluate(options: Options) -> None:
@@ -36,7 +51,9 @@ def evaluate(options: Options) -> None:
     several seeds it does this for each and then prints mean and standard deviation.
 
     Raises:
-        UserError: there is no such checkpoint, or it is one of another network or other classes.
+        UserError: there is no such checkpoint, or it is one of another network or other classes; it
+            was trained on images that `--heldout_fraction` holds out; or all of `--readings` need
+            held-out images and there are none.
     """
     with collectives.joined() as world:
         evaluated = [_evaluate(of_seed, world) for of_seed in options.by_seed()]
@@ -60,6 +77,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     machine = collectives.together(lambda: machine_of(options, world), world)
     data = collectives.main_first(lambda: load_data(options, chosen), world)
     print(data.account())
+    collectives.from_main(lambda: _check_held_out(options, chosen, path, folder, data), world)
 
     def build() -> nn.Module:
         warn_of_other_data(chosen, path, data)
@@ -104,6 +122,35 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     return rows, data.class_counts
 
 
+def _check_held_out(
+    options: Options, chosen: dict, path: Path, folder: RunFolder, data: LongTailedData
+) -> None:
+    """Checks that the network was not trained on images that `--heldout_fraction` holds out, and
+    that there are held-out images if all of `--readings` need them.
+
+    Raises:
+        UserError: it was, or there are none.
+    """
+    names = options.chosen_readings
+    if data.heldout is None and names and set(names) <= set(TUNED):
+        raise UserError(f"--readings {','.join(names)}: this needs {HELD_OUT_IMAGES}")
+    given = options.heldout_fraction
+    if given == 0 or data.has_fingerprint(chosen.get("fingerprint")):
+        return
+    before = 0.0  # also if the records lie elsewhere
+    with suppress(UserError):
+        before = recorded_options(folder).get("heldout_fraction", before)
+    # The larger part contains the smaller one.
+    if before >= given:
+        return
+    as_trained = replace(options, heldout_fraction=before, select_on="test")
+    if load_data(as_trained, chosen).has_fingerprint(chosen.get("fingerprint")):
+        raise UserError(
+            f"--heldout_fraction {given:g}: {path} was trained on images that this holds out (it "
+            f"was trained with --heldout_fraction {before:g}); train it again with this flag"
+        )
+
+
 def _epoch_of(chosen: dict) -> int:
     """Returns the epoch of a checkpoint; 0 if it has none, as those of other programs may."""
     epoch = chosen.get("epoch")
@@ -114,7 +161,7 @@ def _print_notes(names: Sequence[str], records: dict[str, dict]) -> None:
     """Prints notes on the table of classifiers: which are left out, and how they were fitted."""
     for name in names:
         if name not in records:
-            print(f"{name} is left out: it needs held-out images")
+            print(f"{name} is left out: it needs {HELD_OUT_IMAGES}")
     if fitted := [name for name in TRAINED if name in records]:
         print(
             f"{' and '.join(fitted)}: fitted on the features of training images without "

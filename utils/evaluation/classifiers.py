@@ -289,6 +289,8 @@ FITTERS: dict[str, Callable[[FeatureBank], Classifier | None]] = {
     "crt": crt,
     "logit_adjustment": logit_adjustment,
 }
+TUNED = ("tau_norm_tuned", "temperature_scaling")
+"""Classifiers that need held-out images."""
 TRAINED = ("lws", "crt")
 """Classifiers that their authors train on augmented images; here the images are not augmented."""
 

@@ -235,6 +235,45 @@ def test_classifiers_are_fitted_on_training_images_and_tuned_on_held_out_ones(
     assert readings["logit_adjustment"]["top1"] == pytest.approx(expected, abs=1e-3)
 
 
+def own_run(tmp_path, *flags):
+    """Returns the flags of a trained stage 1 on own images, without held-out ones of their own."""
+    tree = write_folder(tmp_path / "own", counts=(12, 10, 4))
+    argv = ["--dataset", "folder", "--data_root", tree, "-a", "resnet8", "--epochs", 1, "-b", 16]
+    argv += ["--augment", "none", "--seed", 0, "--root_log", tmp_path, "--root_model", tmp_path]
+    succeed([*argv, *flags])
+    return [*argv, "--evaluation", "True"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "refused", "allowed"), [(0, (0.25, 0.5), ()), (0.25, (0.5,), (0.1, 0.25))]
+)
+def test_images_that_were_trained_on_are_not_held_out(trained, refused, allowed, tmp_path):
+    argv = own_run(tmp_path, "--heldout_fraction", trained)
+    before = snapshot(tmp_path)
+    for fraction in refused:
+        flags = ("--heldout_fraction", fraction, "--readings", "temperature_scaling")
+        outcome = call([*argv, *flags])
+        assert outcome.status == 2 and len(outcome.errors) == 1
+        assert f"--heldout_fraction {fraction}: " in outcome.err
+        assert f"was trained with --heldout_fraction {trained:g}" in outcome.err
+        assert snapshot(tmp_path) == before
+    for fraction in allowed:
+        flags = ("--heldout_fraction", fraction, "--readings", "temperature_scaling")
+        assert "temperature_scaling" in succeed([*argv, *flags]).out
+
+
+def test_classifiers_that_need_held_out_images_say_how_to_get_them(tmp_path):
+    argv = own_run(tmp_path)
+    before = snapshot(tmp_path)
+    outcome = call([*argv, "--readings", "temperature_scaling,tau_norm_tuned"])
+    assert outcome.status == 2 and len(outcome.errors) == 1
+    assert "--readings temperature_scaling,tau_norm_tuned: " in outcome.err
+    assert "a run that was trained with --heldout_fraction 0.1" in outcome.err
+    assert snapshot(tmp_path) == before
+    told = succeed([*argv, "--readings", "linear,temperature_scaling"]).out
+    assert "temperature_scaling is left out: it needs held-out images: a val split, or" in told
+
+
 def test_the_predictions_of_a_run_are_those_of_its_selected_epoch(tree, tmp_path, monkeypatch):
     """The first of two epochs is made the best."""
     original = selection.score
