@@ -26,7 +26,7 @@ from utils.runs.run_folder import RunFolder, recorded_options
 from utils.training.seeds import side_by_side, summarise_seeds
 from utils.training.setup import Run
 from utils.training.stage1 import stage_1
-from utils.training.stage2 import stage_2
+from utils.training.stage2 import check_stage_2, stage_2
 from utils.training.summary import final_table, summarise
 from utils.training.trainer import Trainer
 
@@ -55,6 +55,8 @@ def train(stages: Sequence[Options]) -> None:
             print(data.account())
             for job in every:
                 job.check_images(data)
+                if job.is_open and job.options.stage == 2:
+                    check_stage_2(job.options, data)
         # Around both stages, so that a signal in the summary of the first ends the second.
         with signals.deferred(lambda number: collectives.largest(number, world)):
             for stage, stage_jobs in zip(stages, jobs, strict=True):

@@ -7,10 +7,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from datasets import LongTailedData
 from datasets.samplers import ClassAwareOrder, Order, ShuffledOrder, visits_every_class
 from losses import Objective, stage_2_objective
+from models import build_model
 from models.layers import LayerFeatures
 from utils.errors import UserError
 from utils.options.flags import Options
@@ -20,6 +23,22 @@ from utils.runs.records import read_run
 from utils.training.phase import Phase
 from utils.training.rates import cosine_rate
 from utils.training.setup import Run, Stage, warn, warn_of_other_data
+
+
+def check_stage_2(options: Options, data: LongTailedData) -> None:
+    """Checks what needs no checkpoint, so that a bad stage 2 is refused before its stage 1 trains.
+
+    Raises:
+        UserError: a sampler cannot visit every class, the network lacks a layer of `--feat_layers`,
+            or no loss would train it.
+    """
+    for sampler in (options.feature_sampler, options.classifier_sampler):
+        if sampler.samples_per_class is not None:
+            _check_visits(sampler.samples_per_class, data.class_counts)
+    if options.feat_layers is not None:
+        with torch.device("meta"):  # without memory for the weights
+            model = build_model(options.arch, data.num_classes)
+        _with_layers(model, options)
 
 
 def stage_2(run: Run, start: dict, path: Path) -> Stage:

@@ -45,6 +45,24 @@ def margins_expected(margin_type: str) -> list[float]:
     return [0.5] * 10
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--feat_sampler", "resample,20"), "resample,20 does not visit every class"),
+        (("--cls_sampler", "resample,20"), "resample,20 does not visit every class"),
+        (("--feat_layers", "layer4"), "layer4 (it has layer1, layer2, layer3)"),
+    ],
+)
+def test_a_stage_2_that_cannot_train_is_refused_before_its_stage_1_trains(
+    flags, says, tree, tmp_path
+):
+    argv = [str(word) for word in stage_2(tree, tmp_path / "root", *flags)]
+    at = argv.index("--pretrained")
+    outcome = call([*argv[:at], *argv[at + 2 :], "--pretrain_epochs", 2, "--schedule", "scaled"])
+    assert outcome.status == 2 and says in outcome.err and len(outcome.errors) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_feature_rate_falls_along_a_cosine_and_a_resumed_run_has_the_same_bits(
     tree, pretrained, tmp_path
 ):
