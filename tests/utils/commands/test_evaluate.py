@@ -274,6 +274,21 @@ def test_classifiers_that_need_held_out_images_say_how_to_get_them(tmp_path):
     assert "temperature_scaling is left out: it needs held-out images: a val split, or" in told
 
 
+def test_new_images_are_tested_beside_a_link_to_the_training_images(tmp_path):
+    argv = own_run(tmp_path)
+    new = tmp_path / "new"
+    for name, count in (("ant", 3), ("cat", 1)):
+        for i in range(count):
+            save(new / "test" / name / f"{i}.png", noise(32, 32, 3, seed=i))
+    (new / "train").symlink_to(tmp_path / "own" / "train")
+    outcome = succeed([*argv, "--data_root", new])
+    assert not outcome.warnings
+    (outputs,) = tmp_path.glob("*/outputs_test.npz")
+    with np.load(outputs) as arrays:
+        assert arrays["labels"].tolist() == [0, 0, 0, 2]
+        assert arrays["files"][3] == "test/cat/0.png"
+
+
 def test_the_predictions_of_a_run_are_those_of_its_selected_epoch(tree, tmp_path, monkeypatch):
     """The first of two epochs is made the best."""
     original = selection.score
