@@ -44,6 +44,16 @@ def write_json(path: Path, content: Any) -> None:
         file.write(text.encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file; an empty one if the file is missing or unreadable, or if
+    it holds something else."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _without_nan(content: Any) -> Any:
     if isinstance(content, float) and math.isnan(content):
         return None

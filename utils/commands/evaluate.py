@@ -1,8 +1,6 @@
 """The evaluation command: accuracies and outputs of the best checkpoint of a run."""
 
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -26,16 +24,16 @@ from utils.evaluation.classifiers import (
 )
 from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.geometry import geometry_line
-from utils.files import atomic_write, write_json
+from utils.files import atomic_write, read_json, write_json
 from utils.machine import collectives
 from utils.machine.processes import World
 from utils.options.flags import Options
 from utils.runs import checkpoint
 from utils.runs.folders import find_evaluated
-from utils.runs.run_folder import RunFolder, check_writable, recorded_options
+from utils.runs.run_folder import RunFolder, check_writable
 from utils.runs.tensorboard import EventFile
 from utils.training.seeds import combine
-from utils.training.setup import warn_of_other_data
+from utils.training.setup import check_not_trained_on, warn_of_other_data
 from utils.training.summary import accuracy_table, per_class_table, reading_table
 
 HELD_OUT_IMAGES = (
@@ -134,21 +132,7 @@ def _check_held_out(
     names = options.chosen_readings
     if data.heldout is None and names and set(names) <= set(TUNED):
         raise UserError(f"--readings {','.join(names)}: this needs {HELD_OUT_IMAGES}")
-    given = options.heldout_fraction
-    if given == 0 or data.has_fingerprint(chosen.get("fingerprint")):
-        return
-    before = 0.0  # also if the records lie elsewhere
-    with suppress(UserError):
-        before = recorded_options(folder).get("heldout_fraction", before)
-    # The larger part contains the smaller one.
-    if before >= given:
-        return
-    as_trained = replace(options, heldout_fraction=before, select_on="test")
-    if load_data(as_trained, chosen).has_fingerprint(chosen.get("fingerprint")):
-        raise UserError(
-            f"--heldout_fraction {given:g}: {path} was trained on images that this holds out (it "
-            f"was trained with --heldout_fraction {before:g}); train it again with this flag"
-        )
+    check_not_trained_on(options, chosen, path, data, read_json(folder.arguments))
 
 
 def _epoch_of(chosen: dict) -> int:

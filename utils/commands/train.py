@@ -1,6 +1,5 @@
 """The training command: stage 1, stage 2, or both, for one seed or several."""
 
-import json
 import os
 import secrets
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from datasets import LongTailedData, load_data
 from utils.errors import UserError
-from utils.files import write_json
+from utils.files import read_json, write_json
 from utils.machine import collectives, signals
 from utils.machine.device import Machine, choose_machine, seed_everything
 from utils.machine.processes import World
@@ -24,7 +23,7 @@ from utils.runs.lookup import checkpoint_of_flag
 from utils.runs.resuming import check_holds_no_run, prepare
 from utils.runs.run_folder import RunFolder, recorded_options
 from utils.training.seeds import side_by_side, summarise_seeds
-from utils.training.setup import Run
+from utils.training.setup import Run, check_not_trained_on
 from utils.training.stage1 import stage_1
 from utils.training.stage2 import check_stage_2, stage_2
 from utils.training.summary import final_table, summarise
@@ -203,11 +202,15 @@ def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trai
     """Returns the run and its trainer, ready to begin or to continue.
 
     Raises:
-        UserError: a checkpoint that it starts from is missing or does not fit.
+        UserError: a checkpoint that it starts from is missing, does not fit, or was trained on
+            images that `--heldout_fraction` holds out.
     """
     options, folder, world = job.options, job.folder, machine.world
     start = collectives.from_main(lambda: _read_start(options), world)
     state = collectives.from_main(lambda: _read_state(job), world)
+    if start is not None:
+        arguments = read_json(start[1].parent / "args.json")
+        collectives.from_main(lambda: check_not_trained_on(options, *start, data, arguments), world)
 
     def build() -> tuple[Run, Trainer]:
         assert options.seed is not None  # `_Job.of` drew one if it was not given
@@ -300,8 +303,5 @@ def _summarise_seeds(options: Options, jobs: Sequence[_Job], together: bool) -> 
 
 def _summary_of(folder: RunFolder, jobs: Sequence[_Job]) -> dict | None:
     """Returns the folder's summary if it is that of exactly these seeds, else None."""
-    try:
-        summary = json.loads(folder.summary.read_text())
-        return summary if summary["seeds"] == [job.options.seed for job in jobs] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    summary = read_json(folder.summary)
+    return summary if summary.get("seeds") == [job.options.seed for job in jobs] else None

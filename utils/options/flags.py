@@ -913,6 +913,13 @@ FIELDS = {field.name: field for field in fields(Options)}
 """The declaration of each flag, by the name of its option."""
 
 
+OF_LOGITS = (
+    *("loss_type", "train_rule", "feat_loss", "feat_sampler", "cls_loss", "cls_sampler"),
+    "prior_weight",
+)
+"""The options that say which class frequencies the logits of a trained network stand for."""
+
+
 def default_of(name: str) -> Any:
     """Returns a flag's default; None if it depends on other flags."""
     return FIELDS[name].default

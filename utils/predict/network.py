@@ -1,7 +1,6 @@
 """A trained network with everything that new images need: their size, their normalisation and the
 names of the classes."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +17,10 @@ from models import ARCHITECTURES
 from utils.errors import UserError
 from utils.evaluation.classifier_files import load_classifier
 from utils.evaluation.classifiers import apply_classifier
+from utils.files import read_json
 from utils.options.flags import BENCHMARK_LISTS, usual_side
 from utils.runs import checkpoint
-from utils.runs.lookup import PRETRAINED, with_digest
+from utils.runs.lookup import PRETRAINED, set_apart, with_digest
 from utils.runs.records import place_of
 from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 
@@ -126,10 +126,7 @@ def _digested(places: Sequence[Path]) -> Path | None:
     for place in places:
         found = with_digest(place)
         if len(found) > 1:
-            raise UserError(
-                f"{place}: several runs have this name and a digest: {', '.join(map(str, found))}; "
-                "name one of them"
-            )
+            raise UserError(f"{place} may mean {set_apart(found)}: name one of them")
         if found:
             return found[0]
     return None
@@ -232,11 +229,7 @@ def _are_whole(recorded: Mapping, path: Path, dataset: object) -> bool:
 
 def _arguments(folder: Path) -> dict:
     """Returns the content of the folder's `args.json`; empty if there is none."""
-    try:
-        content = json.loads((folder / "args.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_json(folder / "args.json")
 
 
 def _class_names(recorded: Mapping, num_classes: int, path: Path) -> list[str]:

@@ -68,7 +68,7 @@ def checkpoint_of_flag(options: Options, flag: str) -> Path:
 
 def _places(options: Options, flag: str) -> list[Path]:
     name = str(getattr(options, flag))
-    return [Path(name), Path(options.root_model, name), Path(".", name), PRETRAINED / name]
+    return [Path(name), Path(options.root_model, name), PRETRAINED / name]
 
 
 def _find_place(options: Options, flag: str) -> Path | None:

@@ -1,10 +1,10 @@
 """Whether a run begins in its folder, continues there, replaces an earlier run, or is finished."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from utils.errors import UserError
+from utils.files import read_json
 from utils.options.flags import Options, flag_of
 from utils.runs.folders import check_data_unchanged, check_files_unchanged, differences
 from utils.runs.records import read_epochs
@@ -75,10 +75,7 @@ def _check_checkpoint(options: Options, recorded: Mapping[str, Any], folder: Run
 def _is_finished(options: Options, folder: RunFolder) -> bool:
     """Returns True if the folder has the summary of a run of this length. A shorter run's summary
     may still be there if the longer run was killed at its start."""
-    try:
-        return json.loads(folder.summary.read_text())["epochs"] == options.epochs
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return read_json(folder.summary).get("epochs") == options.epochs
 
 
 def _check_length(options: Options, before: int, folder: RunFolder) -> None:

@@ -1,15 +1,15 @@
 """What a run consists of; stage 1, stage 2 and evaluation share it."""
 
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from datasets import LongTailedData
+from datasets import LongTailedData, load_data
 from datasets.loading.loader import Loader, Normalise
 from datasets.loading.make import make_loader
 from datasets.samplers import Order
@@ -186,6 +186,33 @@ class Stage:
 def warn(message: str) -> None:
     """Prints a warning to standard error."""
     print(f"main.py: warning: {message}", file=sys.stderr)
+
+
+def check_not_trained_on(
+    options: Options, start: dict, path: Path, data: LongTailedData, arguments: Mapping[str, Any]
+) -> None:
+    """Checks that a checkpoint was not trained on images that `--heldout_fraction` holds out.
+
+    Args:
+        options: the options of this run.
+        start: the checkpoint.
+        path: its file.
+        data: this run's data.
+        arguments: the `args.json` of the checkpoint's run; empty if it is not known.
+
+    Raises:
+        UserError: it was.
+    """
+    given, before = options.heldout_fraction, arguments.get("heldout_fraction", 0.0)
+    # The larger part contains the smaller one.
+    if given <= before or data.has_fingerprint(start.get("fingerprint")):
+        return
+    as_trained = replace(options, heldout_fraction=before, select_on="test")
+    if load_data(as_trained, start).has_fingerprint(start.get("fingerprint")):
+        raise UserError(
+            f"--heldout_fraction {given:g}: {path} was trained on images that this holds out (it "
+            f"was trained with --heldout_fraction {before:g}); train it again with this flag"
+        )
 
 
 def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:

@@ -1,6 +1,5 @@
 """The teacher of a distilled run."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,12 @@ from torch import Tensor, nn
 from losses import prior_offsets
 from models.folding import fold_batch_norm
 from utils.errors import UserError
-from utils.options.flags import Options
+from utils.files import read_json
+from utils.options.flags import OF_LOGITS, Options
 from utils.options.values import LossTerm
 from utils.runs import checkpoint
 from utils.runs.lookup import checkpoint_of_flag
 from utils.training.setup import Run, warn, warn_of_other_data
-
-RECORDED = (
-    *("loss_type", "train_rule", "feat_loss", "feat_sampler", "cls_loss", "cls_sampler"),
-    "prior_weight",
-)
-"""The options that say which class frequencies the logits of a network stand for."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +68,10 @@ def _offsets(start: dict, path: Path, class_counts: list[int]) -> Tensor | None:
     τ · log π_c, the offsets are (τ + 1 − e) · log π_c. The losses, samplers and class weights are
     those that its checkpoint records, or the `args.json` beside it.
     """
-    said = start
-    if not {"loss_type", "feat_loss", "cls_loss"} & start.keys():
-        try:
-            said = json.loads((path.parent / "args.json").read_text())
-        except (OSError, ValueError):
-            return None
-    if not isinstance(said, dict):
-        return None
+    is_recorded = {"loss_type", "feat_loss", "cls_loss"} & start.keys()
+    said = start if is_recorded else read_json(path.parent / "args.json")
     try:
-        weight = _weight_of_prior(Options.from_record({n: said[n] for n in RECORDED if n in said}))
+        weight = _weight_of_prior(Options.from_record({n: said[n] for n in OF_LOGITS if n in said}))
     except (AttributeError, TypeError, ValueError):  # another program's values
         return None
     return prior_offsets(start.get("class_counts") or class_counts, weight) if weight else None

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from utils.errors import RunError, is_failure_to_compile, is_out_of_memory
 from utils.evaluation.evaluator import Evaluator, class_centroids
 from utils.machine import collectives
+from utils.options.flags import OF_LOGITS
 from utils.progress import Pace, Progress
 from utils.runs import checkpoint
 from utils.runs.epoch_log import EpochLog, console_line
@@ -208,7 +209,7 @@ class Trainer:
             "arch": options.arch,
             "stage": options.stage,
             "dataset": options.dataset,
-            **self._losses_record(),
+            **{name: getattr(options, name) for name in OF_LOGITS},
             "class_counts": self.data.class_counts,
             "fingerprint": self.data.fingerprint,
             "data": self.data.description(),
@@ -227,15 +228,6 @@ class Trainer:
     def _contrast_state(self) -> dict[str, Any]:
         contrast = self.stage.contrast
         return {} if contrast is None else {"contrast": contrast.state_dict()}
-
-    def _losses_record(self) -> dict[str, Any]:
-        """Returns the options that say which class frequencies the logits stand for. A student of
-        this network needs them (`teacher.load_teacher`)."""
-        options = self.options
-        of_stage = ("loss_type", "train_rule")
-        if options.stage == 2:
-            of_stage = ("feat_loss", "feat_sampler", "cls_loss", "cls_sampler")
-        return {name: getattr(options, name) for name in (*of_stage, "prior_weight")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned.

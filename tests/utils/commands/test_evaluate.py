@@ -262,6 +262,19 @@ def test_images_that_were_trained_on_are_not_held_out(trained, refused, allowed,
         assert "temperature_scaling" in succeed([*argv, *flags]).out
 
 
+def test_a_stage_2_does_not_hold_out_images_that_its_stage_1_was_trained_on(tmp_path):
+    argv = own_run(tmp_path)[:-2]
+    [start] = tmp_path.glob("*/ckpt.best.pth.tar")
+    argv += ["--pretrained", start.parent, "--epochs", 2, "--balanced_clf_nepochs", 1]
+    argv += ["--feat_loss", "ce", "--cls_loss", "ce"]
+    before = snapshot(tmp_path)
+    outcome = call([*argv, "--heldout_fraction", 0.25, "--select_on", "heldout"])
+    assert outcome.status == 2 and len(outcome.errors) == 1
+    assert "was trained on images that this holds out" in outcome.err
+    assert snapshot(tmp_path) == before
+    succeed(argv)
+
+
 def test_classifiers_that_need_held_out_images_say_how_to_get_them(tmp_path):
     argv = own_run(tmp_path)
     before = snapshot(tmp_path)

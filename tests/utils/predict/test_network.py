@@ -48,9 +48,7 @@ def test_a_name_without_its_digest_is_enough_if_it_fits_one_run(tmp_path, monkey
     write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-other")
     assert checkpoint_of_run("my_run[1]").resolve() == path
     write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-4567abcd")
-    with pytest.raises(
-        UserError, match=r"several runs have this name and a digest: .*-0123abcd, .*-4567abcd"
-    ):
+    with pytest.raises(UserError, match=r"may mean .*-0123abcd.*-4567abcd.*: name one of them"):
         checkpoint_of_run("my_run[1]")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from datasets.origin import Origin
 from losses import prior_offsets
 from models import build_model
 from utils.errors import UserError
@@ -25,6 +26,7 @@ def run(tmp_path):
         data = SimpleNamespace(
             num_classes=5,
             class_counts=COUNTS,
+            origin=Origin(),
             has_fingerprint=lambda fingerprint: True,
             description=lambda: {"normalisation": {"mean": [0.5]}, "class_names": list("abcde")},
         )
