@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from losses.objective import LDAM_SCALE
 from models import COSINE_SCALE, build_model
 from tests.support.helpers import (
     CLASSIFIER_ONLY,
@@ -70,6 +71,10 @@ def test_a_cosine_head_trains_is_evaluated_and_starts_a_stage_2(tree, tmp_path):
     for path in export_checkpoints(first, tmp_path / "exported", with_last=True):
         model = checkpoint.build_from(load(path), path, "resnet8", 10)
         assert model.linear.scale == COSINE_SCALE
+
+
+def test_ldam_scales_its_margin_as_its_head_scales_the_cosines():
+    assert LDAM_SCALE == COSINE_SCALE
 
 
 def test_the_test_loss_of_ldam_is_that_of_its_checkpoint(tree, tmp_path):
