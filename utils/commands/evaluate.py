@@ -37,7 +37,8 @@ from utils.training.setup import check_not_trained_on, warn_of_other_data
 from utils.training.summary import accuracy_table, per_class_table, reading_table
 
 HELD_OUT_IMAGES = (
-    "held-out images: a val split, or a run that was trained with --heldout_fraction 0.1"
+    "held-out images: a val split beside test, or a run that was trained with "
+    "--heldout_fraction 0.1"
 )
 
 

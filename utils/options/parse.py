@@ -27,6 +27,7 @@ Without --pretrained: stage 1, classification from random weights.
 With --pretrained X:  stage 2, DRO-LT fine-tuning from that stage-1 checkpoint.
 With --pretrain_epochs E: stage 1 for E epochs, then stage 2 from it.
 With --evaluation:    evaluate the run that the other flags name.
+With --recipe bs --dataset folder --data_root DIR: own images (docs/data.md)
 
 Letters in capitals stand for the value of a flag. n_c is the number of training
 images of class c, n_max that of the largest class, N that of all classes, K the

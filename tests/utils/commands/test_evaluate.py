@@ -284,7 +284,7 @@ def test_classifiers_that_need_held_out_images_say_how_to_get_them(tmp_path):
     assert "a run that was trained with --heldout_fraction 0.1" in outcome.err
     assert snapshot(tmp_path) == before
     told = succeed([*argv, "--readings", "linear,temperature_scaling"]).out
-    assert "temperature_scaling is left out: it needs held-out images: a val split, or" in told
+    assert "temperature_scaling is left out: it needs held-out images: a val split beside" in told
 
 
 def test_new_images_are_tested_beside_a_link_to_the_training_images(tmp_path):
