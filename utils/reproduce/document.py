@@ -31,7 +31,11 @@ from utils.templates import read_template
 
 TEMPLATES = Path(__file__).parent / "templates"
 WANTED_SEEDS = 3
-ANSWERS = ("the robust loss", "the robust loss, normalised distances", "all of stage 2")
+ANSWERS = (
+    *("the robust loss", "the robust loss, normalised distances", "all of stage 2"),
+    "balanced softmax and its recipe over cross-entropy",
+    "the robust loss in one stage, balanced softmax",
+)
 """The comparisons at the top of the page."""
 
 
@@ -94,7 +98,7 @@ def _data_set(frame: Frame, commands: Mapping[Cell, str], folder: Path) -> dict[
         "comparisons": _dicts(compared),
         "answers": _answers(compared),
         "published": _dicts(published),
-        "reached": _longest(published),
+        "reached": _at_full_length(published),
         "margins": _dicts(margin_courses(frame)),
         "rankings": [
             {"lines": _dicts(ranked), "command": commands.get(ranked.iloc[0]["cell"])}
@@ -120,15 +124,10 @@ def _answers(compared: Frame) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _longest(published: Frame) -> list[dict[str, Any]]:
-    """Returns the comparisons with published numbers by the protocol `test`: for each row, those of
-    the longest runs."""
-    found: dict[str, dict[str, Any]] = {}
-    for line in _dicts(published):
-        is_longer = line["row"] not in found or found[line["row"]]["length"] < line["length"]
-        if line["protocol"] == "test" and is_longer:
-            found[line["row"]] = line
-    return list(found.values())
+def _at_full_length(published: Frame) -> list[dict[str, Any]]:
+    """Returns the comparisons with published numbers by the protocol `test`, of runs of full
+    length."""
+    return [c for c in _dicts(published) if c["protocol"] == "test" and c["is_full_length"]]
 
 
 def _without_parts(cells: Frame) -> Frame:
