@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 TRAINING_BATCHES = 20
-"""The speed of training is measured on this many batches, or on a whole epoch if it has fewer."""
+"""The speed of training is measured on this many batches; on a whole epoch if it has fewer, and for
+this project also on a GPU."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """`python -m benchmarks.gpu_check`, mostly on machines without a GPU."""
 
 import json
+import os
 import subprocess
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -34,6 +37,7 @@ PASSED = {"passed": 3, "failures": [], "status": 0}
         ({"passed": 2, "failed": 1, "failures": ["a::b"], "status": 1}, {}, 1),
         ({"failures": [], "status": 1, "ended": "No module named pytest"}, {}, 1),
         ({"ended": "not within 150 s"}, {}, 1),
+        ({"skipped": 9, "failures": [], "status": 0, "ended": "9 skipped"}, {}, 1),
     ],
 )
 def test_its_status_is_0_only_if_all_tests_passed_and_nothing_failed(
@@ -69,6 +73,19 @@ def test_errors_outside_of_a_test_are_counted_and_named(monkeypatch):
     assert gpu_check.run_tests() == counts | {"failures": ["a.py::b", "a.py::c"], "status": 1}
 
 
+def test_the_tests_that_pass_are_counted(monkeypatch):
+    """With the project's own options, pytest must still print how many there were."""
+    monkeypatch.setattr(gpu_check, "CUDA_TESTS", ("tests/losses/test_distillation.py",))
+    found = gpu_check.run_tests()
+    assert found["passed"] > 5 and found["status"] == 0 and "ended" not in found
+
+
+def test_a_measurement_that_kills_its_process_is_an_error_of_this_one():
+    assert gpu_check.in_own_process(partial(dict, kernels=3)) == {"kernels": 3}
+    with pytest.raises(BrokenProcessPool):
+        gpu_check.in_own_process(partial(os._exit, 1))
+
+
 @pytest.fixture
 def check(monkeypatch):
     """Gives `check(measure_kind, compare_with_plain)`: the record of a check by these functions, on
@@ -78,6 +95,7 @@ def check(monkeypatch):
         monkeypatch.setattr(gpu_check, "run_tests", lambda: {"status": 0})
         monkeypatch.setattr(gpu_check, "benchmark_data", lambda settings: (None, "made-up"))
         monkeypatch.setattr(gpu_check, "measure_kind", measure_kind)
+        monkeypatch.setattr(gpu_check, "in_own_process", lambda measure: measure())
         monkeypatch.setattr(gpu_check, "compare_with_plain", compare_with_plain)
         monkeypatch.setattr(gpu_check, "choose_machine", lambda *a: choose_machine(None, "float32"))
         with without_gpus():
@@ -106,7 +124,7 @@ def test_a_kind_that_fails_does_not_cost_the_others(check, capsys):
         raise OSError("no space")
 
     record = check(measured, failing)
-    assert list(record["kinds"]) == ["bf16, graph", "float32, graph", "bf16, eager"]
+    assert list(record["kinds"]) == ["bf16, graph", "bf16, eager", "float32, graph"]
     assert record["left_out"] == [] and record["images_per_second"] == {}
     assert record["failures"] == {
         "tf32, graph": "RuntimeError: operation not permitted when stream is capturing",
