@@ -61,7 +61,12 @@ def optional_module(name: str, package: str, purpose: str) -> ModuleType:
         ) from None
 
 
-_SIGNS_OF_SHORTAGE = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_SIGNS_OF_SHORTAGE = (
+    *("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"),
+    "CUDNN_STATUS_ALLOC_FAILED",
+    # cuDNN says so if none of its kernels gets the memory that it wants.
+    "unable to find an engine to execute this computation",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -38,12 +38,17 @@ class Progress:
         if not loss.is_cuda:
             self._show(loss)
         elif self.on_host is None:
-            self.on_host = torch.empty((), pin_memory=True)
-            self.on_host.copy_(loss)
-        else:
-            # The copy of the last update has arrived by now; the new copy is shown next time.
+            self.on_host, self.arrived = torch.empty((), pin_memory=True), torch.cuda.Event()
+            self._copy(loss)
+        elif self.arrived.query():  # or else the device is behind, and the next update sees
             self._show(self.on_host)
-            self.on_host.copy_(loss, non_blocking=True)
+            self._copy(loss)
+
+    def _copy(self, loss: Tensor) -> None:
+        """Begins to copy a loss to the host. A later update shows it."""
+        assert self.on_host is not None
+        self.on_host.copy_(loss, non_blocking=True)
+        self.arrived.record()
 
     def _show(self, loss: Tensor) -> None:
         self.bar.set_postfix(loss=f"{loss.item():.4f}")

@@ -63,9 +63,10 @@ CPU_SHORTAGE = (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the docs"),
         RuntimeError(CPU_SHORTAGE),
         RuntimeError("CUDA error: out of memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
         MemoryError(),
     ],
-    ids=["CUDA", "CPU", "driver", "Python"],
+    ids=["CUDA", "CPU", "driver", "cuDNN", "Python"],
 )
 def test_memory_that_runs_out_is_one_line_that_says_what_helps(error, tree, tmp_path, monkeypatch):
     from utils.training.trainer import Trainer

@@ -4,6 +4,7 @@ import platform
 import random
 import sys
 import time
+import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -146,9 +147,12 @@ def choose_machine(
     if is_cuda:
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        # Some containers set a variable that switches TF32 on for matrix products.
-        torch.backends.cuda.matmul.allow_tf32 = False
+        with warnings.catch_warnings():
+            # Some versions of torch warn that these switches have newer names.
+            warnings.simplefilter("ignore", UserWarning)
+            torch.backends.cudnn.allow_tf32 = precision == "tf32"
+            # Some containers set a variable that switches TF32 on for matrix products.
+            torch.backends.cuda.matmul.allow_tf32 = False
         # The CPU draws random numbers and launches kernels. If its threads waited for each other on
         # busy cores, the device would wait too.
         torch.set_num_threads(1)

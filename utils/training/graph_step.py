@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from utils.errors import RunError, is_out_of_memory
 from utils.training.eager_step import EagerStep
 
 WARM_UP_STEPS = 3
@@ -39,7 +40,11 @@ class GraphStep:
 
 
 class _Captured:
-    """One graph, the memory that it reads and the memory for its statistics."""
+    """One graph, the memory that it reads and the memory for its statistics.
+
+    Raises:
+        RunError: CUDA refuses the capture.
+    """
 
     def __init__(
         self, step: EagerStep, batch: Sequence[Tensor], pool: tuple, stream: torch.cuda.Stream
@@ -60,8 +65,17 @@ class _Captured:
         self.graph = torch.cuda.CUDAGraph()
         # Another thread may pin the memory of streamed images at the same time.
         capture = {"pool": pool, "stream": stream, "capture_error_mode": "thread_local"}
-        with torch.cuda.graph(self.graph, **capture):
-            self.statistics = step(inputs, targets, centroids)
+        try:
+            with torch.cuda.graph(self.graph, **capture):
+                self.statistics = step(inputs, targets, centroids)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            cause = error.__context__ or error  # the end of a failed capture hides it
+            reason = str(cause).partition("\n")[0]
+            raise RunError(
+                f"--step graph: the capture failed ({reason}); use --step eager"
+            ) from error
 
     def replay(self, batch: Sequence[Tensor]) -> Tensor:
         """Runs the graph on a batch and returns its statistics, which the next replay

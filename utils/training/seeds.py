@@ -16,7 +16,7 @@ def side_by_side(runs: Sequence[Iterator[None]], device: torch.device) -> None:
     """Takes one step of each run in turn, each run on its own CUDA stream.
 
     The steps of one run are too small to fill a GPU, so the other runs fill the gaps. Each run
-    computes exactly what it would compute alone.
+    takes the steps that it would take alone.
 
     Args:
         runs: iterators that stop after each step, such as `Trainer.steps`.

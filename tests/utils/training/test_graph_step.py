@@ -1,11 +1,13 @@
 """A captured step does in each replay what the eager step does. Here a CPU replays it."""
 
 import dataclasses
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from tests.support.stages import CASES, CLASSES, fused_sgd, make_stage, small_data
+from utils.errors import RunError
 from utils.machine.device import Machine
 from utils.progress import Progress
 from utils.training import training_pass
@@ -73,3 +75,36 @@ def test_a_rate_that_is_no_tensor_would_be_seen(fake_graphs, monkeypatch):
             trained("stage 1, CE", monkeypatch, GraphStep),
             trained("stage 1, CE", monkeypatch, lambda step: step),
         )
+
+
+def test_a_capture_that_cuda_refuses_is_one_line_that_names_the_cause(fake_graphs, monkeypatch):
+    """The end of a failed capture raises an error of its own, which says less."""
+
+    @contextmanager
+    def capture(graph, **settings):
+        try:
+            yield
+            raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(Run, "sgd", fused_sgd)
+    with pytest.raises(RunError) as error:
+        trained("stage 1, mixup", monkeypatch, GraphStep)
+    assert str(error.value) == (
+        "--step graph: the capture failed (operation not permitted when stream is capturing); use "
+        "--step eager"
+    )
+
+
+def test_a_capture_without_memory_is_a_shortage(fake_graphs, monkeypatch):
+    @contextmanager
+    def capture(graph, **settings):
+        yield
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(Run, "sgd", fused_sgd)
+    with pytest.raises(torch.OutOfMemoryError):
+        trained("stage 1, mixup", monkeypatch, GraphStep)
