@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,11 +14,9 @@ MAIN = ("-m", "tests.support.small_images", "main")
 
 
 def start(processes: int, words: Sequence[object]) -> subprocess.Popen:
-    """Starts `torchrun` with these arguments on CPUs, on a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = ["torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    """Starts `torchrun` with these arguments on CPUs. It takes a free port itself: one that is
+    chosen before could be taken by another program until it begins."""
+    launch = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return subprocess.Popen(
         [sys.executable, "-m", *launch, *map(str, words)],
         cwd=REPOSITORY,
