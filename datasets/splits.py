@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -221,13 +221,13 @@ class LongTailedData:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the chosen training images and their labels, in their order."""
-        return self._digest(self.train.content())
+        return _digest(self.train.labels, self.train.content())
 
-    def _digest(self, content: Iterable[bytes]) -> str:
-        digest = hashlib.sha256(self.train.labels.numpy().tobytes())
-        for part in content:
-            digest.update(part)
-        return digest.hexdigest()
+    @cached_property
+    def evaluation_fingerprints(self) -> dict[str, str]:
+        """The same of the test and the held-out images, by split."""
+        splits = self.evaluation_splits
+        return {name: _digest(split.labels, split.content()) for name, split in splits.items()}
 
     def has_fingerprint(self, recorded: str | None) -> bool:
         """Returns True if a run with this fingerprint may have been trained on these images. None
@@ -236,7 +236,22 @@ class LongTailedData:
         if recorded in (None, self.fingerprint):
             return True
         train = self.train
-        return isinstance(train, StreamedSplit) and recorded == self._digest(train.names_alone())
+        is_streamed = isinstance(train, StreamedSplit)
+        return is_streamed and recorded == _digest(train.labels, train.names_alone())
+
+    def changed_splits(self, record: Mapping) -> list[str] | None:
+        """Returns which evaluation splits, `test` and `heldout`, have other images than those of an
+        earlier run; None if its record does not tell, as those of earlier versions.
+
+        Args:
+            record: a checkpoint or the `args.json` of that run.
+        """
+        description = record.get("data")
+        description = description if isinstance(description, Mapping) else {}
+        before, now = description.get("evaluation_fingerprints"), self.evaluation_fingerprints
+        if not isinstance(before, Mapping):
+            return None
+        return [name for name in ("test", "heldout") if before.get(name) != now.get(name)]
 
     @property
     def is_streamed(self) -> bool:
@@ -257,6 +272,7 @@ class LongTailedData:
             "test_fraction": self.origin.test_fraction,
             "test_rand_number": self.origin.test_rand_number,
             "are_whole": self.origin.are_whole,
+            "evaluation_fingerprints": self.evaluation_fingerprints,
         }
 
     def account(self) -> str:
@@ -271,3 +287,11 @@ class LongTailedData:
         """The splits `test` and, if there is one, `heldout`, by name."""
         splits = {"test": self.test, "heldout": self.heldout}
         return {name: split for name, split in splits.items() if split is not None}
+
+
+def _digest(labels: Tensor, content: Iterable[bytes]) -> str:
+    """Returns a SHA-256 of labels and of what tells their images from others."""
+    digest = hashlib.sha256(labels.numpy().tobytes())
+    for part in content:
+        digest.update(part)
+    return digest.hexdigest()

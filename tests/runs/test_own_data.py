@@ -134,19 +134,27 @@ def test_no_new_run_begins_in_the_place_of_an_unfinished_one_whose_images_have_c
     assert "resumes after epoch 2" in succeed([*first, "--resume", "True"]).out
 
 
-@pytest.mark.parametrize("state", ["finished", "unfinished"])
+@pytest.mark.parametrize(
+    ("state", "split", "said"),
+    [
+        ("finished", "train", "training"),
+        ("unfinished", "train", "training"),
+        ("unfinished", "test", "test"),
+    ],
+)
 def test_another_data_root_with_other_images_is_an_error_that_names_it(
-    state, tree, finished, tmp_path, no_figures
+    state, split, said, tree, finished, tmp_path, no_figures
 ):
+    """With other test images, too: the best epoch would be chosen among accuracies of both."""
     root, other = tmp_path / "root", write_tree(tmp_path / "other", 24, 4)
     shutil.copytree(finished, root, ignore=shutil.ignore_patterns("robust_*"))
-    first = other / "cifar10" / "train" / "class_0" / "000.png"
+    first = other / "cifar10" / split / "class_0" / "000.png"
     Image.new("RGB", (SIDE, SIDE)).save(first)
     if state == "unfinished":
         (root / STAGE_1_NAME / "summary.json").unlink()
     before = snapshot(root)
     outcome = call(stage_1(other, root, "--resume", "True"))
-    assert outcome.status == 2 and "other training images" in outcome.err
+    assert outcome.status == 2 and f"has other {said} images" in outcome.err
     assert str(tree) in outcome.err and str(other) in outcome.err
     assert snapshot(root) == before
 
@@ -235,21 +243,26 @@ def test_an_evaluation_on_other_images_may_have_a_place_of_its_own(tmp_path, no_
     assert snapshot(tmp_path / "runs") == before
 
 
-def test_a_warning_says_that_a_changed_tree_tests_on_training_images(tmp_path, capsys):
-    def warned(root, splits):
+@pytest.mark.parametrize("is_recorded", [True, False], ids=["recorded", "earlier version"])
+def test_a_warning_says_that_a_changed_tree_tests_on_training_images(is_recorded, tmp_path, capsys):
+    def warned(root, splits, changed="train"):
         write_folder(root, counts=(30, 20, 10), splits=splits)
         before = folder_data(root)
-        save(root / splits[0] / "ant" / "added.png", noise(32, 32, 3, seed=77))
+        save(root / (changed if changed in splits else "") / "ant/added.png", noise(32, 32, 3))
         data = folder_data(root)
         start = {"class_counts": before.class_counts, "fingerprint": before.fingerprint}
+        start |= {"data": before.description()} if is_recorded else {}
         warn_of_other_data(start, Path("ckpt.best.pth.tar"), data)
         return set(before.train.files) & set(data.test.files), capsys.readouterr().err
 
     trained, warning = warned(tmp_path / "split off", splits=("",))
     assert trained and warning.count("\n") == 1
     assert "it was trained on some of them: their accuracies are too high" in warning
+    assert ("if files were added" in warning) != is_recorded
     trained, warning = warned(tmp_path / "own", splits=("train", "test"))
     assert not trained and "another subset" in warning and "too high" not in warning
+    _, warning = warned(tmp_path / "tests", splits=("train", "test"), changed="test")
+    assert ("had other test images" in warning) == is_recorded
 
 
 def test_a_class_of_a_name_that_is_not_utf_8_trains_and_evaluates(tmp_path, no_figures):

@@ -119,7 +119,7 @@ class _Job:
         return before is not None and os.path.realpath(before) != os.path.realpath(given)
 
     def check_images(self, data: LongTailedData) -> None:
-        """Checks that a run which is resumed or finished began with the same training images.
+        """Checks that a run which is resumed or finished began with the same images.
 
         Raises:
             UserError: it did not.
@@ -127,10 +127,13 @@ class _Job:
         if not self.has_begun:
             return
         recorded = recorded_options(self.folder)
-        if not data.has_fingerprint(recorded.get("fingerprint")):
+        has_same = data.has_fingerprint(recorded.get("fingerprint"))
+        changed = ([] if has_same else ["training"]) + (data.changed_splits(recorded) or [])
+        if changed:
             raise UserError(
-                f"--resume True: the run in {self.folder.records} has other training images: "
-                f"--data_root {self.options.data_root} (recorded: {recorded.get('data_root')})"
+                f"--resume True: the run in {self.folder.records} has other "
+                f"{' and '.join(changed)} images: --data_root {self.options.data_root} (recorded: "
+                f"{recorded.get('data_root')})"
             )
 
     def record(self, machine: Machine, data: LongTailedData) -> None:

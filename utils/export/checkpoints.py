@@ -29,7 +29,8 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
 
     Raises:
         UserError: the run is not finished, a checkpoint is damaged, the target cannot be written,
-            or the target holds a checkpoint of another run, or one with which a run can be resumed.
+            the target holds a checkpoint of another run, or one with which a run can be resumed, or
+            another stage 1 than that of a stage 2 is in `output`.
     """
     run = read_run(folder)
     if not run.is_finished:
@@ -50,6 +51,8 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
     target = output / place_of(folder, run.stage)
     check_writable(target)
     _check_target(target, folder)
+    if run.parent is not None:
+        _check_stage_1(output / place_of(run.parent.folder, 1), run.parent.folder, folder)
     target.mkdir(parents=True, exist_ok=True)
     for name, content in slim.items():
         checkpoint.save(target / name, content)
@@ -73,12 +76,32 @@ def _check_target(target: Path, folder: Path) -> None:
                 f"{path} is there already, a checkpoint with which a run can be resumed: give "
                 "another --output"
             )
-        weights = checkpoint.load(own)["state_dict"] if own.is_file() else {}
+        weights = _weights(own) if own.is_file() else {}
         if not _are_equal(weights, content["state_dict"]):
             raise UserError(
                 f"{path} is there already, and its weights are not those of {folder}: delete it, "
                 "or give another --output"
             )
+
+
+def _check_stage_1(target: Path, stage_1: Path, folder: Path) -> None:
+    """Checks that the stage 1 in the target, if there is one, is the one below which the exported
+    stage 2 was trained.
+
+    Raises:
+        UserError: it has other weights than the checkpoint of the same name in `stage_1`.
+    """
+    for path in sorted(target.glob("ckpt*.pth.tar")):
+        own = stage_1 / path.name
+        if own.is_file() and not _are_equal(*(_weights(place) for place in (own, path))):
+            raise UserError(
+                f"{path} is there already, and it is not the stage 1 of {folder}: delete it, or "
+                "give another --output"
+            )
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(path)["state_dict"]
 
 
 def _are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

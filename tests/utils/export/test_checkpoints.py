@@ -248,6 +248,23 @@ def test_another_runs_exported_checkpoints_are_never_replaced(lacks, finished, t
     assert err.count("\n") == 1 and snapshot(tmp_path) == before
 
 
+def test_a_stage_2_is_not_put_below_another_stage_1(finished, tmp_path, capsys):
+    """`--pretrained` would name a network that it did not start from."""
+    shutil.copytree(finished, tmp_path / "runs")
+    stage_2_run, output = stage_2_folder(tmp_path / "runs"), ["--output", str(tmp_path / "out")]
+    assert main([str(finished / STAGE_1_NAME), *output]) == 0
+    assert main([str(stage_2_run), *output]) == 0
+    path = tmp_path / "out" / STAGE_1_NAME / "ckpt.best.pth.tar"
+    content = load(path)
+    content["state_dict"]["linear.bias"] += 1
+    torch.save(content, path)
+    before = snapshot(tmp_path)
+    assert main([str(stage_2_run), *output]) == 2
+    err = capsys.readouterr().err
+    assert f"{path} is there already, and it is not the stage 1 of" in err
+    assert err.count("\n") == 1 and snapshot(tmp_path) == before
+
+
 def test_a_run_is_looked_up_as_for_a_prediction(finished, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "checkpoint", ignore=shutil.ignore_patterns("robust_*"))
     monkeypatch.chdir(tmp_path)

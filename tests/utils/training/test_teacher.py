@@ -28,6 +28,7 @@ def run(tmp_path):
             class_counts=COUNTS,
             origin=Origin(),
             has_fingerprint=lambda fingerprint: True,
+            changed_splits=lambda record: None,
             description=lambda: {"normalisation": {"mean": [0.5]}, "class_names": list("abcde")},
         )
         options = parse_options(["--teacher", str(path), "--root_model", str(tmp_path)])
