@@ -83,8 +83,7 @@ def measure(
     network: nn.Module, data: LongTailedData, machine: Machine
 ) -> dict[str, dict[str, dict]]:
     """Returns what `compare` returns for a network, which is on the CPU."""
-    layout = torch.channels_last
-    network = network.to(machine.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    network = network.to(machine.device).to(memory_format=torch.channels_last)
     evaluator = Evaluator(data, machine)
     evaluator.look(network)
     head = cast(Network, network).linear

@@ -141,6 +141,11 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
     return status or 0
 
 
+def warn(message: str) -> None:
+    """Prints a warning of `main.py` to standard error."""
+    print(f"main.py: warning: {message}", file=sys.stderr)
+
+
 def replace_unencodable() -> None:
     """Makes output streams replace characters that they cannot show. A stream that was closed
     before the program began, as by ``>&-``, leads nowhere."""

@@ -27,7 +27,7 @@ from tests.support.small_images import SIDE
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
 from utils.runs.resuming import prepare
-from utils.training.setup import warn_of_other_data
+from utils.training.starting_point import warn_of_other_data
 
 
 def both_stages(root, data, epochs=2, arch="resnet8"):

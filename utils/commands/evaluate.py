@@ -33,7 +33,7 @@ from utils.runs.folders import find_evaluated
 from utils.runs.run_folder import RunFolder, check_writable
 from utils.runs.tensorboard import EventFile
 from utils.training.seeds import combine
-from utils.training.setup import check_not_trained_on, warn_of_other_data
+from utils.training.starting_point import check_not_trained_on, warn_of_other_data
 from utils.training.summary import accuracy_table, per_class_table, reading_table
 
 HELD_OUT_IMAGES = (
@@ -81,9 +81,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     def build() -> nn.Module:
         warn_of_other_data(chosen, path, data)
         model = checkpoint.build_from(chosen, path, options.arch, data.num_classes)
-        # torch's type hints lack the memory format of a module.
-        layout = torch.channels_last
-        return model.to(machine.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+        return model.to(machine.device).to(memory_format=torch.channels_last)
 
     model = collectives.together(build, world)
     evaluator = Evaluator(data, machine)
@@ -201,7 +199,6 @@ def _names_of_images(data: LongTailedData, which: str) -> list[str]:
     """Returns the images' files, relative to the data root; for images that are not files, names
     made of the data set, the split and the position."""
     split = data.train if which == "train" else data.test
-    files = getattr(split, "files", None)
-    if files is not None:
-        return list(files)
+    if split.files is not None:
+        return list(split.files)
     return [f"{data.name}/{which}/{index}" for index in range(len(split))]

@@ -23,9 +23,10 @@ from utils.runs.lookup import checkpoint_of_flag
 from utils.runs.resuming import check_holds_no_run, prepare
 from utils.runs.run_folder import RunFolder, recorded_options
 from utils.training.seeds import side_by_side, summarise_seeds
-from utils.training.setup import Run, check_not_trained_on
+from utils.training.setup import Run
 from utils.training.stage1 import stage_1
 from utils.training.stage2 import check_stage_2, stage_2
+from utils.training.starting_point import check_not_trained_on
 from utils.training.summary import final_table, summarise
 from utils.training.trainer import Trainer
 

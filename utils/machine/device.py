@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.machine.cores import usable_cores
 from utils.machine.memory import keep_freed_memory
 from utils.machine.processes import ALONE, World
@@ -124,7 +124,57 @@ def choose_machine(
     Raises:
         UserError: there is no such device, or it does not have the precision or the step.
     """
-    device = _choose_device(gpu) if world.size == 1 else _device_of(world, gpu)
+    device = _choose_device(gpu, world)
+    is_split = micro_batches > 1 or world.size > 1
+    _check(device, precision, step, is_split)
+    _set_up(device, precision)
+    if step == "auto":
+        step = "graph" if device.type == "cuda" and not is_split else "eager"
+    return Machine(device, precision, step, micro_batches, world)
+
+
+def _choose_device(gpu: int | str | None, world: World) -> torch.device:
+    if isinstance(gpu, str):
+        return torch.device(gpu)
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if world.size > 1:
+        return _device_of_rank(world, gpu, available)
+    if available == 0:
+        if gpu is not None:
+            warn(f"--gpu {gpu}: no CUDA device, using the CPU")
+        return torch.device("cpu")
+    if gpu is None or gpu < available:
+        return torch.device("cuda", gpu or 0)
+    if available == 1:
+        warn(f"--gpu {gpu}: the only CUDA device is 0, using it")
+        return torch.device("cuda", 0)
+    names = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(available))
+    raise UserError(f"--gpu {gpu}: the CUDA devices are {names}")
+
+
+def _device_of_rank(world: World, gpu: int | None, available: int) -> torch.device:
+    """Returns the device of one of several processes, of `available` CUDA devices."""
+    if gpu is not None:
+        warn(
+            f"--gpu {gpu} is ignored: each of {world.size} processes takes the device of its local "
+            "rank"
+        )
+    if available == 0:
+        return torch.device("cpu")
+    if world.local_rank < available:
+        return torch.device("cuda", world.local_rank)
+    raise UserError(
+        f"process {world.rank} has the local rank {world.local_rank} (from 0) on a machine with "
+        f"{available} CUDA devices; torchrun's --nproc_per_node must not be larger than that"
+    )
+
+
+def _check(device: torch.device, precision: str, step: str, is_split: bool) -> None:
+    """Checks that the device has the precision and the step.
+
+    Raises:
+        UserError: it does not.
+    """
     is_cuda = device.type == "cuda"
     if precision == "bf16" and not has_native_bf16(device):
         raise UserError(
@@ -139,69 +189,29 @@ def choose_machine(
         raise UserError(
             f"--step graph: {device} has no CUDA graphs; use --step auto, eager or compile"
         )
-    is_split = micro_batches > 1 or world.size > 1
     if step == "graph" and is_split:
         raise UserError(
             "--step graph works with one process and --accumulate 1; use --step auto or eager"
         )
-    if is_cuda:
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
-        with warnings.catch_warnings():
-            # Some versions of torch warn that these switches have newer names.
-            warnings.simplefilter("ignore", UserWarning)
-            torch.backends.cudnn.allow_tf32 = precision == "tf32"
-            # Some containers set a variable that switches TF32 on for matrix products.
-            torch.backends.cuda.matmul.allow_tf32 = False
-        # The CPU draws random numbers and launches kernels. If its threads waited for each other on
-        # busy cores, the device would wait too.
-        torch.set_num_threads(1)
-    else:
+
+
+def _set_up(device: torch.device, precision: str) -> None:
+    """Sets torch and the C library up for the device."""
+    if device.type != "cuda":
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
         keep_freed_memory()
-    if step == "auto":
-        step = "graph" if is_cuda and not is_split else "eager"
-    return Machine(device, precision, step, micro_batches, world)
-
-
-def _choose_device(gpu: int | str | None) -> torch.device:
-    if isinstance(gpu, str):
-        return torch.device(gpu)
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if available == 0:
-        if gpu is not None:
-            print(f"main.py: warning: --gpu {gpu}: no CUDA device, using the CPU", file=sys.stderr)
-        return torch.device("cpu")
-    if gpu is None or gpu < available:
-        return torch.device("cuda", gpu or 0)
-    if available == 1:
-        print(
-            f"main.py: warning: --gpu {gpu}: the only CUDA device is 0, using it", file=sys.stderr
-        )
-        return torch.device("cuda", 0)
-    names = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(available))
-    raise UserError(f"--gpu {gpu}: the CUDA devices are {names}")
-
-
-def _device_of(world: World, gpu: int | str | None) -> torch.device:
-    """Returns the device of one of several processes."""
-    if isinstance(gpu, str):
-        return torch.device(gpu)
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpu is not None:
-        print(
-            f"main.py: warning: --gpu {gpu} is ignored: each of {world.size} processes takes the "
-            "device of its local rank",
-            file=sys.stderr,
-        )
-    if available == 0:
-        return torch.device("cpu")
-    if world.local_rank < available:
-        return torch.device("cuda", world.local_rank)
-    raise UserError(
-        f"process {world.rank} has the local rank {world.local_rank} (from 0) on a machine with "
-        f"{available} CUDA devices; torchrun's --nproc_per_node must not be larger than that"
-    )
+        return
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = True
+    with warnings.catch_warnings():
+        # Some versions of torch warn that these switches have newer names.
+        warnings.simplefilter("ignore", UserWarning)
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        # Some containers set a variable that switches TF32 on for matrix products.
+        torch.backends.cuda.matmul.allow_tf32 = False
+    # The CPU draws random numbers and launches kernels. If its threads waited for each other on
+    # busy cores, the device would wait too.
+    torch.set_num_threads(1)
 
 
 def has_native_bf16(device: torch.device) -> bool:

@@ -7,7 +7,6 @@ tensorboardX is imported when the first file is opened. Without it, training pri
 writes no events.
 """
 
-import sys
 import time
 from functools import cache
 from importlib import import_module
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from utils.errors import warn
 from utils.text import shown
 
 
@@ -27,10 +27,9 @@ def _has_tensorboard() -> bool:
     try:
         import_module("tensorboardX")
     except ImportError as error:
-        print(
-            f"main.py: warning: no TensorBoard events are written ({error}); to have them, install "
-            "tensorboardX: python -m pip install tensorboardX",
-            file=sys.stderr,
+        warn(
+            f"no TensorBoard events are written ({error}); to have them, install tensorboardX: "
+            "python -m pip install tensorboardX"
         )
         return False
     return True

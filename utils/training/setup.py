@@ -1,15 +1,13 @@
-"""What a run consists of; stage 1, stage 2 and evaluation share it."""
+"""What a run consists of; both stages share it."""
 
-import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from datasets import LongTailedData, load_data
+from datasets import LongTailedData
 from datasets.loading.loader import Loader, Normalise
 from datasets.loading.make import make_loader
 from datasets.samplers import Order
@@ -89,8 +87,7 @@ class Run:
                     f"--sync_bn True works on CUDA devices, not on {self.machine.device}"
                 )
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        # torch's type hints lack the memory format of a module.
-        return model.to(self.machine.device, memory_format=torch.channels_last)  # pyright: ignore
+        return model.to(self.machine.device).to(memory_format=torch.channels_last)
 
     def take_backbone(self, model: nn.Module) -> None:
         """Loads the weights of `--backbone`, if it is given, for everything but the head. A resumed
@@ -181,59 +178,3 @@ class Stage:
             return {"margins": values}
         by_layer = dict(zip(self.layer_names, values, strict=True))
         return {"margins": values[-1], "layer_margins": by_layer}
-
-
-def warn(message: str) -> None:
-    """Prints a warning to standard error."""
-    print(f"main.py: warning: {message}", file=sys.stderr)
-
-
-def check_not_trained_on(
-    options: Options, start: dict, path: Path, data: LongTailedData, arguments: Mapping[str, Any]
-) -> None:
-    """Checks that a checkpoint was not trained on images that `--heldout_fraction` holds out.
-
-    Args:
-        options: the options of this run.
-        start: the checkpoint.
-        path: its file.
-        data: this run's data.
-        arguments: the `args.json` of the checkpoint's run; empty if it is not known.
-
-    Raises:
-        UserError: it was.
-    """
-    given, before = options.heldout_fraction, arguments.get("heldout_fraction", 0.0)
-    # The larger part contains the smaller one.
-    if given <= before or data.has_fingerprint(start.get("fingerprint")):
-        return
-    as_trained = replace(options, heldout_fraction=before, select_on="test")
-    if load_data(as_trained, start).has_fingerprint(start.get("fingerprint")):
-        raise UserError(
-            f"--heldout_fraction {given:g}: {path} was trained on images that this holds out (it "
-            f"was trained with --heldout_fraction {before:g}); train it again with this flag"
-        )
-
-
-def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
-    """Warns if a checkpoint was trained on another subset than this run's, or had other test
-    images. The warning says whether test images of this run may be among those of its training."""
-    counts, changed = start.get("class_counts"), data.changed_splits(start)
-    has_other_tests = "test" in (changed or [])
-    if counts is not None and counts != data.class_counts:
-        differing = "other class counts"
-    elif not data.has_fingerprint(start.get("fingerprint")):
-        differing = "other images, the same class counts"
-    else:
-        if has_other_tests:
-            warn(f"{path} had other test images: its recorded accuracies are not of those here")
-        return
-    tested = ""
-    # The shuffle that splits test images off depends on the number and the order of all files.
-    if data.origin.test_fraction is not None and (changed is None or has_other_tests):
-        since = "if files were added, removed or re-ordered since, " if changed is None else ""
-        tested = (
-            f"; {since}other images became test images, and it was trained on some of them: their "
-            "accuracies are too high"
-        )
-    warn(f"{path} was trained on another subset ({differing}){tested}")

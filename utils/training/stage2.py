@@ -3,7 +3,6 @@ and the margins with the robust loss, while the classifier is frozen. The classi
 the classifier on the best features, which are frozen."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,14 +14,18 @@ from datasets.samplers import ClassAwareOrder, Order, ShuffledOrder, visits_ever
 from losses import Objective, stage_2_objective
 from models import build_model
 from models.layers import LayerFeatures
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.options.flags import Options
 from utils.options.values import LossTerm, Sampler
 from utils.runs import checkpoint
-from utils.runs.records import read_run
 from utils.training.phase import Phase
 from utils.training.rates import cosine_rate
-from utils.training.setup import Run, Stage, warn, warn_of_other_data
+from utils.training.setup import Run, Stage
+from utils.training.starting_point import (
+    warn_of_other_chain,
+    warn_of_other_data,
+    warn_of_unfinished,
+)
 
 
 def check_stage_2(options: Options, data: LongTailedData) -> None:
@@ -51,8 +54,8 @@ def stage_2(run: Run, start: dict, path: Path) -> Stage:
         RunError: the images do not fit into the memory of the device.
     """
     options, data, device = run.options, run.data, run.machine.device
-    _warn_of_other_chain(start, path, options.select_on)
-    _warn_of_unfinished(path, options)
+    warn_of_other_chain(start, path, options.select_on)
+    warn_of_unfinished(path, options)
     warn_of_other_data(start, path, data)
     _warn_of_uniform_prior(options)
     model = checkpoint.build_from(start, path, options.arch, data.num_classes, options.head)
@@ -187,32 +190,3 @@ def _check_visits(k: int, class_counts: list[int]) -> None:
         f"resample,{k} does not visit every class in every epoch; the largest k that does is "
         f"{works}{also}"
     )
-
-
-def _warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:
-    """Warns if the stage-1 checkpoint was chosen by another protocol than this run's.
-
-    The released code's checkpoints do not name their protocol; they were chosen on the test set.
-    """
-    chosen_on = start.get("selected_on", "test")
-    if chosen_on != select_on:
-        warn(
-            f"{path} was selected on {chosen_on}, so the chain is not --select_on {select_on} from "
-            "its start"
-        )
-
-
-def _warn_of_unfinished(path: Path, options: Options) -> None:
-    """Warns if the stage-1 checkpoint is one of an unfinished run. Without records of that run
-    there is no warning."""
-    folder = path.parent
-    with suppress(ValueError):  # not below --root_model: then the records are beside the checkpoint
-        folder = Path(options.root_log, folder.relative_to(options.root_model))
-    try:
-        run = read_run(folder)
-    except UserError:
-        return
-    if path.name.startswith("ckpt") and run.stage == 1 and not run.is_finished:
-        done = run.epochs[-1]["epoch"] if run.epochs else 0
-        wanted = run.arguments.get("epochs")
-        warn(f"{path} is from a stage 1 that is not finished: {done} of {wanted} epochs are done")

@@ -45,14 +45,11 @@ def batches_counted_at_once(model: nn.Module) -> Iterator[None]:
     one addition, instead of one for each layer. `SyncBatchNorm` refuses to train without a count,
     so each such layer counts by itself.
     """
-    norms = [
+    counting: list[Any] = [
         module
         for module in model.modules()
-        if isinstance(module, _BatchNorm)
-        and module.track_running_stats
-        and not isinstance(module, nn.SyncBatchNorm)
+        if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
     ]
-    counting: list[Any] = [norm for norm in norms if norm.num_batches_tracked is not None]
     if not (model.training and counting):
         yield
         return

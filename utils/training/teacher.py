@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from losses import prior_offsets
 from models.folding import fold_batch_norm
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.files import read_json
 from utils.options.flags import OF_LOGITS, Options
 from utils.options.values import LossTerm
 from utils.runs import checkpoint
 from utils.runs.lookup import checkpoint_of_flag
-from utils.training.setup import Run, warn, warn_of_other_data
+from utils.training.setup import Run
+from utils.training.starting_point import warn_of_other_data
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ def load_teacher(run: Run) -> Teacher:
     recorded = start.get("data")
     if not isinstance(recorded, Mapping):  # other programs may mean something else by this key
         recorded = {}
-    if recorded.get("class_names") not in (None, data.description().get("class_names")):
+    if recorded.get("class_names") not in (None, data.class_names):
         raise UserError(
             f"--teacher {options.teacher}: its classes have other names than those of the data"
         )
     warn_of_other_data(start, path, data)
-    if recorded.get("normalisation") not in (None, data.description()["normalisation"]):
+    if recorded.get("normalisation") not in (None, data.normalisation.as_dict()):
         warn(f"{path} was trained on images that were normalised in another way than this run's")
     network = fold_batch_norm(network.eval(), run.machine.conv_dtype).requires_grad_(False)
     return Teacher(run.place(network), _offsets(start, path, data.class_counts))

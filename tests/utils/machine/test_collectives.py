@@ -86,7 +86,8 @@ def test_only_all_of_torchruns_variables_make_a_world(monkeypatch):
 
 
 def test_a_graph_is_refused_where_the_step_is_split(monkeypatch):
-    monkeypatch.setattr("utils.machine.device._choose_device", lambda gpu: torch.device("cuda", 0))
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr("utils.machine.device._choose_device", lambda *arguments: gpu)
     with pytest.raises(UserError, match=r"--accumulate 1"):
         choose_machine(None, "float32", "graph", micro_batches=2)
 

@@ -29,7 +29,8 @@ def run(tmp_path):
             origin=Origin(),
             has_fingerprint=lambda fingerprint: True,
             changed_splits=lambda record: None,
-            description=lambda: {"normalisation": {"mean": [0.5]}, "class_names": list("abcde")},
+            normalisation=SimpleNamespace(as_dict=lambda: {"mean": [0.5]}),
+            class_names=list("abcde"),
         )
         options = parse_options(["--teacher", str(path), "--root_model", str(tmp_path)])
         machine = Machine(torch.device("cpu"), "float32")
