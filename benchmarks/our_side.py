@@ -130,7 +130,7 @@ class OurSide(Side):
 
     def evaluate(self) -> int:
         trainer, _ = self._phases["features"]
-        trainer.evaluator.look(trainer.model)
+        trainer.evaluator.extract(trainer.model)
         trainer.evaluator.linear(trainer.model)
         return sum(len(split) for split in self.data.evaluation_splits.values())
 

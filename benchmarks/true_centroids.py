@@ -85,9 +85,11 @@ def measure(
     """Returns what `compare` returns for a network, which is on the CPU."""
     network = network.to(machine.device).to(memory_format=torch.channels_last)
     evaluator = Evaluator(data, machine)
-    evaluator.look(network)
+    evaluator.extract(network)
     head = cast(Network, network).linear
-    return compare(head, evaluator.look_at_training(), evaluator.seen("test"), data.class_counts)
+    return compare(
+        head, evaluator.training_features(), evaluator.features_of("test"), data.class_counts
+    )
 
 
 def table(found: dict[str, dict[str, dict[str, dict]]]) -> str:

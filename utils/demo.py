@@ -12,10 +12,10 @@ from pathlib import Path
 
 from main import main
 from utils.errors import run_program
+from utils.evaluation.tables import accuracy_table
 from utils.options import values
 from utils.options.parse import Parser, parse_options
 from utils.runs.folders import run_folder
-from utils.training.summary import accuracy_table
 
 # With `last`, test images choose nothing, so they may be reported.
 DATA = "--dataset digits --arch resnet20 --imb_factor 0.02 --augment none --select_on last"

@@ -175,7 +175,7 @@ def test_centroids_and_accuracies_equal_those_of_our_evaluator(loop):
     centroids = loop.centroids(loop.train_loader)
     torch.testing.assert_close(centroids, ours, rtol=1e-3, atol=1e-4)
     found = loop.validate(centroids)
-    evaluator.look(loop.model)
+    evaluator.extract(loop.model)
     assert found["top1"] == pytest.approx(evaluator.linear(loop.model)["test"]["top1"])
     assert found["ncm"] == pytest.approx(evaluator.ncm()["test"]["top1"])
 

@@ -16,7 +16,7 @@ from tests.support.streamed_sets import (
     training_counts,
     write_imagenet_lt,
 )
-from utils.evaluation.evaluator import extract_features
+from utils.evaluation.evaluator import PIXELS_A_PASS, extract_features
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
     flags = ["-b", "4", "--stream", stream, "--epochs", "1", "--balanced_clf_nepochs", "1"]
     succeed(stage_1(three_classes, tmp_path, "--epochs", 0))
     monkeypatch.setattr("utils.training.training_pass.extract_features", extract)
-    monkeypatch.setattr("utils.evaluation.evaluator.PIXELS_A_PASS", 9 * SIDE**2)
-    monkeypatch.setattr("utils.training.training_pass.STREAMED_BATCHES_A_PASS", 1)
+    monkeypatch.setitem(PIXELS_A_PASS, "cpu", 9 * SIDE**2)
+    monkeypatch.setattr("utils.training.training_pass.STREAMED_BATCHES_A_PASS", 2)
     succeed([*stage_2(three_classes, tmp_path), *flags])
     assert data.class_counts[0] == 12
     assert sizes == ([16, 16, 4] if stream == "True" else [36])

@@ -147,11 +147,11 @@ def readings(data: LongTailedData, machine: Machine) -> dict:
     """Returns features, centroids and metrics of one network."""
     model = frozen_model()
     evaluator = Evaluator(data, machine)
-    evaluator.look(model)
+    evaluator.extract(model)
     linear, ncm = evaluator.linear(model), evaluator.ncm()
     return {
-        "features": evaluator.seen("test")[0],
-        "targets": evaluator.seen("test")[1],
+        "features": evaluator.features_of("test")[0],
+        "targets": evaluator.features_of("test")[1],
         "centroids": evaluator._centroids,
         "metrics": {"linear": linear["test"], "ncm": ncm["test"]},
     }

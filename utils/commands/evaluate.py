@@ -18,12 +18,13 @@ from utils.evaluation.classifiers import (
     TUNED,
     Classifier,
     FeatureBank,
+    accuracies,
     fit,
     has_confidence,
-    read,
 )
 from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.geometry import geometry_line
+from utils.evaluation.tables import OF_CLASSIFIERS, accuracy_table, per_class_table
 from utils.files import atomic_write, read_json, write_json
 from utils.machine import collectives
 from utils.machine.processes import World
@@ -34,7 +35,6 @@ from utils.runs.run_folder import RunFolder, check_writable
 from utils.runs.tensorboard import EventFile
 from utils.training.seeds import combine
 from utils.training.starting_point import check_not_trained_on, warn_of_other_data
-from utils.training.summary import accuracy_table, per_class_table, reading_table
 
 HELD_OUT_IMAGES = (
     "held-out images: a val split beside test, or a run that was trained with "
@@ -85,8 +85,8 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
 
     model = collectives.together(build, world)
     evaluator = Evaluator(data, machine)
-    evaluator.look(model)
-    train = evaluator.look_at_training()
+    evaluator.extract(model)
+    train = evaluator.training_features()
     linear, ncm, geometry = evaluator.linear(model), evaluator.ncm(), evaluator.geometry()
     if not world.is_main:
         return None
@@ -99,24 +99,39 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     print(accuracy_table(rows, data.class_counts))
     for split, record in geometry.items():
         print(geometry_line(split, record))
-    classifiers, records = {}, {}
-    if options.readings:
-        heldout = evaluator.seen("heldout") if data.heldout is not None else None
-        bank = FeatureBank(*train, cast(Network, model).linear, data.class_counts, heldout)
-        names = options.chosen_readings
-        classifiers = fit(names, bank)
-        records = read(classifiers, *evaluator.seen("test"), data.class_counts)
-        print(reading_table(records, data.class_counts))
-        _print_notes(names, records)
+    classifiers, records = _fit_classifiers(options.chosen_readings, model, train, evaluator)
     with folder.locked():
         write_json(folder.records / "geometry.json", geometry)
         if records:
             epoch = _epoch_of(chosen)
             _save_readings(folder, classifiers, records, model, epoch, data.class_names)
         _save_outputs(folder, data, "train", model, *train)
-        _save_outputs(folder, data, "test", model, *evaluator.seen("test"))
+        _save_outputs(folder, data, "test", model, *evaluator.features_of("test"))
     print(f"features, labels and predictions: {folder.records}/outputs_{{train,test}}.npz")
     return rows, data.class_counts
+
+
+def _fit_classifiers(
+    names: Sequence[str], model: nn.Module, train: tuple[Tensor, Tensor], evaluator: Evaluator
+) -> tuple[dict[str, Classifier], dict[str, dict]]:
+    """Fits the classifiers of `--readings`, prints their accuracies on the test images, and returns
+    both; empty without `--readings`.
+
+    Args:
+        names: the classifiers.
+        model: the network.
+        train: features and targets of the training images.
+        evaluator: has the features of the other images.
+    """
+    if not names:
+        return {}, {}
+    heldout = evaluator.features_of("heldout") if "heldout" in evaluator.loaders else None
+    counts = evaluator.class_counts
+    classifiers = fit(names, FeatureBank(*train, cast(Network, model).linear, counts, heldout))
+    records = accuracies(classifiers, *evaluator.features_of("test"), counts)
+    print(accuracy_table(records, counts, OF_CLASSIFIERS))
+    _print_notes(names, records)
+    return classifiers, records
 
 
 def _check_held_out(

@@ -17,10 +17,10 @@ from torch import nn
 
 from utils.errors import UserError
 from utils.evaluation.classifiers import Classifier
+from utils.evaluation.tables import OF_CLASSIFIERS
 from utils.files import atomic_write, write_json
 
 FORMAT = 1
-COLUMNS = ("top1", "top5", "balanced", "macro_f1", "many", "medium", "few", "worst", "ece")
 
 
 def write_readings(folder: Path, records: dict[str, dict]) -> None:
@@ -28,15 +28,15 @@ def write_readings(folder: Path, records: dict[str, dict]) -> None:
 
     Args:
         folder: the folder of both files.
-        records: the records of `classifiers.read`, by the name of the classifier.
+        records: the records of `classifiers.accuracies`, by the name of the classifier.
     """
     write_json(folder / "readings.json", records)
     with atomic_write(folder / "readings.csv") as binary:
         text = io.TextIOWrapper(binary, newline="", write_through=True)
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("reading", *COLUMNS))
+        writer.writerow(("reading", *OF_CLASSIFIERS))
         for name, record in records.items():
-            writer.writerow((name, *(record[column] for column in COLUMNS)))
+            writer.writerow((name, *(record[column] for column in OF_CLASSIFIERS)))
         text.detach()
 
 

@@ -322,7 +322,7 @@ def calibration_error(scores: Tensor, targets: Tensor, bins: int = BINS) -> floa
 
 
 @torch.no_grad()
-def read(
+def accuracies(
     classifiers: Mapping[str, Classifier],
     features: Tensor,
     targets: Tensor,

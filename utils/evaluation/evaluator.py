@@ -17,12 +17,10 @@ from utils.evaluation.metrics import cosine_similarities, record_of, tally
 from utils.machine import collectives, signals
 from utils.machine.device import Machine
 
-PIXELS_A_PASS = 500 * 32**2
-"""Pixels of the images that go through the network at once without gradients: few, so that the
-outputs of its layers fit into the caches of a CPU."""
-TIMES_ON_GPU = 8
-"""So many times as many on a GPU. There, few images take less time than the launches of their
-kernels."""
+PIXELS_A_PASS = {"cpu": 500 * 32**2, "cuda": 4000 * 32**2}
+"""Pixels of the images that go through the network at once without gradients, by the type of the
+device. On a CPU they are few, so that the outputs of the layers fit into its caches. On a GPU, few
+images would take less time than the launches of their kernels."""
 
 
 @torch.no_grad()
@@ -113,9 +111,9 @@ def equal_size(count: int, largest: int) -> int:
 class Evaluator:
     """Accuracies of the network's own classifier and of NCM on the test and the held-out images.
 
-    `look` passes these images through the network once and keeps their features. `linear` and `ncm`
-    work on these features, so a classifier that trains on frozen features is evaluated at almost no
-    cost.
+    `extract` passes these images through the network once and keeps their features. All other
+    methods work on these features and come after it, so a classifier that trains on frozen features
+    is evaluated at almost no cost.
 
     Attributes:
         batch_size: number of images that go through the network at once without gradients.
@@ -125,13 +123,13 @@ class Evaluator:
         self.machine = machine
         self.num_classes = data.num_classes
         self.class_counts = data.class_counts
-        pixels = PIXELS_A_PASS * (TIMES_ON_GPU if machine.device.type == "cuda" else 1)
+        pixels = PIXELS_A_PASS[machine.device.type]
         self.batch_size = max(1, pixels // data.train.side**2)
         self.normalise = Normalise(data.normalisation, machine.device)
         self.train_loader = self._loader(data.train)
         self.loaders = {name: self._loader(s) for name, s in data.evaluation_splits.items()}
         self._network: nn.Module | None = None
-        self._seen: dict[str, tuple[Tensor, Tensor]] = {}
+        self._features: dict[str, tuple[Tensor, Tensor]] = {}
         self._centroids: Tensor | None = None
 
     def _loader(self, split: AnySplit) -> Loader:
@@ -143,14 +141,14 @@ class Evaluator:
         return make_loader(split, self.normalise, size, world=self.machine.world)
 
     @property
-    def has_looked(self) -> bool:
-        return bool(self._seen)
+    def has_features(self) -> bool:
+        return bool(self._features)
 
     def forget(self) -> None:
-        """Forgets the features, so that the next `read` passes the images through the network."""
-        self._network, self._seen, self._centroids = None, {}, None
+        """Forgets the features, so that `accuracies` passes the images through the network."""
+        self._network, self._features, self._centroids = None, {}, None
 
-    def read(
+    def accuracies(
         self,
         model: nn.Module,
         monitor: str = "linear",
@@ -166,12 +164,12 @@ class Evaluator:
         Args:
             model: the network as it is now.
             monitor: the classifier by which epochs are compared, `linear` or `ncm`.
-            features_are_frozen: True if the features have not changed since the last look.
+            features_are_frozen: True if the features have not changed since they were extracted.
             is_kept: from the linear accuracies, returns True if the epoch is kept; the same in all
                 processes.
         """
-        if not (features_are_frozen and self.has_looked):
-            self.look(model)
+        if not (features_are_frozen and self.has_features):
+            self.extract(model)
         results = {split: {"linear": r, "ncm": None} for split, r in self.linear(model).items()}
         if monitor == "ncm" or features_are_frozen or is_kept(results):
             for split, record in self.ncm().items():
@@ -180,11 +178,11 @@ class Evaluator:
                 results[split]["geometry"] = record
         return results
 
-    def look(self, model: nn.Module) -> None:
+    def extract(self, model: nn.Module) -> None:
         """Passes test and held-out images through the network as it is now, and keeps their
         features."""
         self._network = fold_batch_norm(model, self.machine.conv_dtype)
-        self._seen = {
+        self._features = {
             name: extract_features(self._network, loader, self.machine)
             for name, loader in self.loaders.items()
         }
@@ -210,12 +208,7 @@ class Evaluator:
     @torch.no_grad()
     def ncm(self) -> dict[str, dict]:
         """Returns the accuracies of the nearest class mean by cosine: for each split a record of
-        `accuracy_record`. The means are those of the training images without augmentation. The
-        network is the one of the last look.
-
-        Raises:
-            RuntimeError: there was no look.
-        """
+        `accuracy_record`. The means are those of the training images without augmentation."""
         centroids = self.centroids()
 
         def measure(features: Tensor, targets: Tensor) -> Tensor:
@@ -224,12 +217,7 @@ class Evaluator:
         return self._of_splits(measure, lambda values: record_of(values, self.class_counts))
 
     def geometry(self) -> dict[str, dict]:
-        """Returns for each split the record of `feature_geometry`, from the features of the last
-        look.
-
-        Raises:
-            RuntimeError: there was no look.
-        """
+        """Returns for each split the record of `feature_geometry`."""
         centroids = self.centroids()
         return self._of_splits(
             lambda features, targets: measure_geometry(features, targets, centroids),
@@ -245,33 +233,27 @@ class Evaluator:
         The host waits for the device once. All processes get the numbers of process 0."""
 
         def read() -> dict[str, dict]:
-            found = {name: measure(*seen) for name, seen in self._seen.items()}
+            found = {name: measure(*pair) for name, pair in self._features.items()}
             return {name: record(values) for name, values in as_arrays(found).items()}
 
         return collectives.from_main(read, self.machine.world)
 
     def centroids(self) -> Tensor:
-        """Returns the centroids ``[K, D]`` of the training images without augmentation, with the
-        network of the last look. They cost one pass over the training images for each look.
-
-        Raises:
-            RuntimeError: there was no look.
-        """
+        """Returns the centroids ``[K, D]`` of the training images without augmentation. They cost
+        one pass over the training images for each `extract`."""
         if self._centroids is None:
+            assert self._network is not None  # `extract` comes first
             self._centroids = class_centroids(
-                self._last_network(), self.train_loader, self.num_classes, self.machine
+                self._network, self.train_loader, self.num_classes, self.machine
             )
         return self._centroids
 
-    def look_at_training(self) -> tuple[Tensor, Tensor]:
+    def training_features(self) -> tuple[Tensor, Tensor]:
         """Returns the features ``[N, D]`` and targets ``[N]`` of the training images without
-        augmentation, with the network of the last look. Their class means become the centroids,
-        which then cost no pass of their own.
-
-        Raises:
-            RuntimeError: there was no look.
+        augmentation. Their class means become the centroids, which then cost no pass of their own.
         """
-        features, targets = extract_features(self._last_network(), self.train_loader, self.machine)
+        assert self._network is not None  # `extract` comes first
+        features, targets = extract_features(self._network, self.train_loader, self.machine)
         sums = features.new_zeros(self.num_classes, features.shape[1], dtype=torch.float64)
         parts = zip(targets.split(self.batch_size), features.split(self.batch_size), strict=True)
         for of_part, part in parts:  # a copy of all features in float64 could be too large
@@ -280,11 +262,6 @@ class Evaluator:
         self._centroids = (sums / counts.unsqueeze(1)).float()
         return features, targets
 
-    def _last_network(self) -> nn.Module:
-        if self._network is None:
-            raise RuntimeError("`look` must be called first")
-        return self._network
-
-    def seen(self, split: str) -> tuple[Tensor, Tensor]:
-        """Returns the features ``[N, D]`` and targets ``[N]`` of a split from the last look."""
-        return self._seen[split]
+    def features_of(self, split: str) -> tuple[Tensor, Tensor]:
+        """Returns the features ``[N, D]`` and targets ``[N]`` of a split."""
+        return self._features[split]

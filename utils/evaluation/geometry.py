@@ -9,8 +9,8 @@ from torch import Tensor
 
 from losses import class_means
 from losses.dro import euclidean_distances
-from utils.evaluation.metrics import mean_over_classes
-from utils.evaluation.shot_groups import GROUPS, group_of_counts
+from utils.evaluation.metrics import group_means, mean_over_classes
+from utils.evaluation.shot_groups import GROUPS
 
 
 @torch.no_grad()
@@ -79,8 +79,7 @@ def geometry_record(values: np.ndarray, class_counts: Sequence[int]) -> dict:
     """
     length, between = values[:2].tolist()
     within, error = values[2:].reshape(2, -1)
-    groups = group_of_counts(class_counts)
-    of_group = {group: _rounded(mean_over_classes(error[groups == group])) for group in GROUPS}
+    of_group = {group: _rounded(mean) for group, mean in group_means(error, class_counts).items()}
     return {
         "length": _rounded(length),
         "within": _rounded(mean_over_classes(within)),

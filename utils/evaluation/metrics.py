@@ -38,17 +38,16 @@ def mean_over_classes(per_class: np.ndarray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def group_accuracies(per_class: np.ndarray, class_counts: ArrayLike) -> tuple[float, float, float]:
-    """Returns the mean per-class accuracy of the many-, the medium- and the few-shot classes; NaN
-    for a group without classes.
+def group_means(per_class: np.ndarray, class_counts: ArrayLike) -> dict[str, float]:
+    """Returns the mean over the `many`-, the `medium`- and the `few`-shot classes; NaN for a group
+    without classes.
 
     Args:
-        per_class: accuracies ``[K]``; classes with NaN are left out.
+        per_class: values ``[K]``; classes with NaN are left out.
         class_counts: training images of each class ``[K]``.
     """
     groups = group_of_counts(class_counts)
-    many, medium, few = (mean_over_classes(per_class[groups == group]) for group in GROUPS)
-    return many, medium, few
+    return {group: mean_over_classes(per_class[groups == group]) for group in GROUPS}
 
 
 def shot_accuracy(
@@ -68,7 +67,8 @@ def shot_accuracy(
     num_classes = int(torch.cat([train_labels.cpu(), targets.cpu()]).max()) + 1
     class_counts = torch.bincount(train_labels, minlength=num_classes).cpu().numpy()
     per_class = per_class_accuracy(preds == targets, targets, len(class_counts))
-    return *group_accuracies(per_class, class_counts), per_class
+    means = group_means(per_class, class_counts)
+    return means["many"], means["medium"], means["few"], per_class
 
 
 def nearest_centroid_accuracy(
@@ -159,7 +159,7 @@ def record_of(counts: np.ndarray, class_counts: Sequence[int]) -> dict:
     with np.errstate(invalid="ignore"):
         recall, precision, f1 = right / true, right / predicted, 2 * right / (true + predicted)
         top1, top5 = right.sum() / images, in_top5 / images
-    groups = dict(zip(GROUPS, group_accuracies(recall, class_counts), strict=True))
+    groups = group_means(recall, class_counts)
     return {
         "top1": percent(top1),
         "top5": percent(top5),

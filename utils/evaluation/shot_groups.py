@@ -1,6 +1,6 @@
 """Many-, medium- and few-shot classes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,11 +29,6 @@ def balanced_accuracy(record: Mapping) -> float | None:
     earlier versions have no ``balanced``; for them it is the mean of ``per_class``."""
     if "balanced" in record:
         return record["balanced"]
-    return class_mean(record["per_class"])
-
-
-def class_mean(per_class: Iterable[float | None]) -> float | None:
-    """Returns the mean of the per-class accuracies that are not None (a class without images has
-    None), or None if there are none."""
-    known = [accuracy for accuracy in per_class if accuracy is not None]
+    # A class without images has None.
+    known = [accuracy for accuracy in record["per_class"] if accuracy is not None]
     return sum(known) / len(known) if known else None

@@ -55,7 +55,7 @@ class Predictor:
         self.side, self.shorter_side = trained.image_size, trained.shorter_side
         self.device = machine.device
         largest = LARGEST_BATCH[machine.device.type]
-        self.batch_size = max(1, min(largest, PIXELS_A_PASS // self.side**2))
+        self.batch_size = max(1, min(largest, PIXELS_A_PASS["cpu"] // self.side**2))
         network = NormalisedNetwork(fold_batch_norm(trained.network), trained.normalisation)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.scores = scores

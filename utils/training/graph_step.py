@@ -33,10 +33,10 @@ class GraphStep:
         add_momenta(step.phase.optimizer)
 
     def __call__(self, inputs: Tensor, targets: Tensor, centroids: Tensor | None) -> Tensor:
-        batch = [inputs, targets] if centroids is None else [inputs, targets, centroids]
+        batch = inputs, targets, centroids
         if inputs.shape not in self.graphs:
             self.graphs[inputs.shape] = _Captured(self.step, batch, self.pool, self.stream)
-        return self.graphs[inputs.shape].replay(batch)
+        return self.graphs[inputs.shape].replay(*batch)
 
 
 class _Captured:
@@ -47,18 +47,23 @@ class _Captured:
     """
 
     def __init__(
-        self, step: EagerStep, batch: Sequence[Tensor], pool: tuple, stream: torch.cuda.Stream
+        self,
+        step: EagerStep,
+        batch: tuple[Tensor, Tensor, Tensor | None],
+        pool: tuple,
+        stream: torch.cuda.Stream,
     ) -> None:
-        self.batch = [tensor.clone() for tensor in batch]
-        self.centroids: Tensor | None = None
-        inputs, targets = self.batch[:2]
-        centroids = self.batch[2] if len(batch) == 3 else None
+        inputs, targets, centroids = batch
+        self.inputs, self.targets = inputs.clone(), targets.clone()
+        self.centroids = None if centroids is None else centroids.clone()
+        self.copied = centroids
+        own = self.inputs, self.targets, self.centroids
         with preserved(step.state()):
             # cuDNN must choose kernels, and libraries take workspaces, before the capture.
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_STEPS):
-                    step(inputs, targets, centroids)
+                    step(*own)
             torch.cuda.current_stream().wait_stream(stream)
         # The capture must allocate the gradients, so that they lie in the graph's own memory.
         step.phase.optimizer.zero_grad(set_to_none=True)
@@ -67,7 +72,7 @@ class _Captured:
         capture = {"pool": pool, "stream": stream, "capture_error_mode": "thread_local"}
         try:
             with torch.cuda.graph(self.graph, **capture):
-                self.statistics = step(inputs, targets, centroids)
+                self.statistics = step(*own)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -77,15 +82,15 @@ class _Captured:
                 f"--step graph: the capture failed ({reason}); use --step eager"
             ) from error
 
-    def replay(self, batch: Sequence[Tensor]) -> Tensor:
+    def replay(self, inputs: Tensor, targets: Tensor, centroids: Tensor | None) -> Tensor:
         """Runs the graph on a batch and returns its statistics, which the next replay
         overwrites."""
-        for own, given in zip(self.batch[:2], batch[:2], strict=True):
-            own.copy_(given)
+        self.inputs.copy_(inputs)
+        self.targets.copy_(targets)
         # The centroids are the same tensor in the whole epoch, so they are copied once.
-        if len(batch) == 3 and batch[2] is not self.centroids:
-            self.batch[2].copy_(batch[2])
-            self.centroids = batch[2]
+        if self.centroids is not None and centroids is not None and centroids is not self.copied:
+            self.centroids.copy_(centroids)
+            self.copied = centroids
         self.graph.replay()
         return self.statistics
 

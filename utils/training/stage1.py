@@ -45,7 +45,8 @@ def stage_1(run: Run) -> Stage:
         RunError: the images do not fit into the memory of the device.
     """
     options, data = run.options, run.data
-    model = build_model(options.arch, data.num_classes, _head_scale(options))
+    head_scale = COSINE_SCALE if options.head == "cosine" else None
+    model = build_model(options.arch, data.num_classes, head_scale)
     run.take_backbone(model)
     model = run.place(model)
     if options.loss_type == "BS" and options.train_rule != "None":
@@ -115,11 +116,6 @@ def _mixup(run: Run, batch_size: int) -> Mixup | None:
     return Mixup(alpha, seed, batch_size, run.machine.device)
 
 
-def _head_scale(options: Options) -> float | None:
-    """Returns the scale of a cosine head, which LDAM always has, or None for a linear head."""
-    return COSINE_SCALE if options.loss_type == "LDAM" or options.head == "cosine" else None
-
-
 def _groups(
     run: Run, model: nn.Module, margins: Margins | None, contrast: ContrastiveBranch | None
 ) -> list[dict]:
@@ -140,22 +136,20 @@ def _groups(
 def schedule(options: Options) -> tuple[Callable[[int], float], int]:
     """Returns the function from an epoch, counted from 1, to its rate, and the last epoch before
     DRW's class weights."""
-    scale, warmup = options.epochs / PUBLISHED_EPOCHS, options.warmup or 0
+    warmup = options.warmup or 0
+    scale = 1.0 if options.schedule == "absolute" else options.epochs / PUBLISHED_EPOCHS
+    drw_start = round(DRW_START * scale)
     if options.schedule == "cosine":
         rate_of = partial(cosine_rate, lr=options.lr, epochs=options.epochs, warmup=warmup)
-        return rate_of, round(DRW_START * scale)
-    if options.schedule == "scaled":
-        steps = [(round(epoch * scale), factor) for epoch, factor in RATE_STEPS]
-        rate_of = partial(stepped_rate, lr=options.lr, rate_steps=steps, warmup=warmup)
-        return rate_of, round(DRW_START * scale)
-    if options.epochs <= RATE_STEPS[-1][0]:
+        return rate_of, drw_start
+    if options.schedule == "absolute" and options.epochs <= RATE_STEPS[-1][0]:
         warn(
             f"--epochs {options.epochs} ends before the rate has fallen after epochs "
             f"{' and '.join(str(epoch) for epoch, _ in RATE_STEPS)}; --schedule scaled moves both "
             "steps into the run"
         )
-    rate_of = partial(stepped_rate, lr=options.lr, rate_steps=RATE_STEPS, warmup=warmup)
-    return rate_of, DRW_START
+    steps = [(round(epoch * scale), factor) for epoch, factor in RATE_STEPS]
+    return partial(stepped_rate, lr=options.lr, rate_steps=steps, warmup=warmup), drw_start
 
 
 def _objectives(

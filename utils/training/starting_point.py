@@ -40,21 +40,18 @@ def check_not_trained_on(
 
 
 def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
-    """Warns if a checkpoint was trained on another subset than this run's, or had other test
-    images. The warning says whether test images of this run may be among those of its training."""
+    """Warns if a checkpoint was trained on another subset than this run's. The warning says whether
+    test images of this run may be among those."""
     counts, changed = start.get("class_counts"), data.changed_splits(start)
-    has_other_tests = "test" in (changed or [])
     if counts is not None and counts != data.class_counts:
         differing = "other class counts"
     elif not data.has_fingerprint(start.get("fingerprint")):
         differing = "other images, the same class counts"
     else:
-        if has_other_tests:
-            warn(f"{path} had other test images: its recorded accuracies are not of those here")
         return
     tested = ""
     # The shuffle that splits test images off depends on the number and the order of all files.
-    if data.origin.test_fraction is not None and (changed is None or has_other_tests):
+    if data.origin.test_fraction is not None and (changed is None or "test" in changed):
         since = "if files were added, removed or re-ordered since, " if changed is None else ""
         tested = (
             f"; {since}other images became test images, and it was trained on some of them: their "

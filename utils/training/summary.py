@@ -1,16 +1,13 @@
-"""What a finished run leaves for its user: `summary.json`, `report.png` and tables of
-accuracies."""
+"""What a finished run leaves for its user: `summary.json`, `report.png` and its table."""
 
 from collections.abc import Sequence
-from itertools import product
 from typing import cast
 
 import numpy as np
 import torch
 
-from datasets.splits import LongTailedData
 from models.network import Network
-from utils.evaluation.shot_groups import GROUPS, balanced_accuracy, group_of_counts
+from utils.evaluation.tables import accuracy_table
 from utils.files import atomic_write, write_json
 from utils.machine import collectives
 from utils.runs import checkpoint
@@ -20,27 +17,23 @@ from utils.training.selection import chosen_epochs
 from utils.training.setup import Run
 from utils.training.trainer import Trainer
 
-GAP = "   "
-SHOWN = ("top1", "top5", "balanced", "macro_f1", *GROUPS)
-_FINALS = (("selected", "last"), ("linear", "ncm"))
-
 
 def summarise(run: Run, trainer: Trainer) -> None:
     """Writes `predictions.npz`, `report.png` and `summary.json`, and prints the run's table."""
-    if not trainer.evaluator.has_looked:  # all epochs were done before
-        trainer.evaluator.look(trainer.model)
+    if not trainer.evaluator.has_features:  # all epochs had been done before
+        trainer.evaluator.extract(trainer.model)
     predictions = _predictions(trainer, "last_")
-    _look_at_selected(run, trainer)
+    _extract_selected(run, trainer)
     predictions |= _predictions(trainer)
     collectives.from_main(lambda: _write_summary(run, trainer, predictions), run.machine.world)
 
 
-def _look_at_selected(run: Run, trainer: Trainer) -> None:
+def _extract_selected(run: Run, trainer: Trainer) -> None:
     """Passes the test images through the selected checkpoint's network."""
     path = run.folder.best_checkpoint
     chosen = collectives.from_main(lambda: checkpoint.load(path), run.machine.world)
     checkpoint.load_weights(trainer.model, chosen["state_dict"], path)
-    trainer.evaluator.look(trainer.model)
+    trainer.evaluator.extract(trainer.model)
 
 
 def _write_summary(run: Run, trainer: Trainer, predictions: dict[str, np.ndarray]) -> None:
@@ -78,7 +71,11 @@ def _write_summary(run: Run, trainer: Trainer, predictions: dict[str, np.ndarray
     from utils.report.run_figure import write_report
 
     figure = write_report(folder.records, data.class_counts, summary["test"]["selected"])
-    finals = {f"test/{w}_{r}": summary["test"][w][r]["top1"] for w, r in product(*_FINALS)}
+    finals = {
+        f"test/{which}_{classifier}": summary["test"][which][classifier]["top1"]
+        for which in ("selected", "last")
+        for classifier in ("linear", "ncm")
+    }
     with EventFile(folder.records, ".results") as events:
         events.add_figure("report", figure, trainer.epoch)
         events.add_hyperparameters(options.as_dict(), finals, trainer.epoch)
@@ -150,83 +147,17 @@ def _chosen_features(summary: dict) -> dict | None:
 
 @torch.no_grad()
 def _predictions(trainer: Trainer, epoch: str = "") -> dict[str, np.ndarray]:
-    """Returns labels ``[N]`` and predicted classes ``[N]`` of the last look: ``labels`` and
-    ``preds`` of the test images, ``heldout_labels`` and ``heldout_preds`` of held-out ones.
+    """Returns labels ``[N]`` and predicted classes ``[N]``: ``labels`` and ``preds`` of the test
+    images, ``heldout_labels`` and ``heldout_preds`` of held-out ones.
 
     Args:
-        trainer: whose evaluator has looked at its network as it is now.
+        trainer: whose evaluator has the features of its network as it is now.
         epoch: stands before ``preds`` in the names, such as ``last_``.
     """
     network, found = cast(Network, trainer.model), {}
     for split in trainer.evaluator.loaders:
-        features, labels = trainer.evaluator.seen(split)
+        features, labels = trainer.evaluator.features_of(split)
         start = "" if split == "test" else f"{split}_"
         found[f"{start}labels"] = labels.cpu().numpy()
         found[f"{start}{epoch}preds"] = network.classify(features).argmax(dim=1).cpu().numpy()
     return found
-
-
-def accuracy_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
-    """Returns accuracies in percent as aligned text, with a line for each record. The first line
-    has the number of classes in each group.
-
-    Args:
-        rows: records of `accuracy_record`, by the title of their lines.
-        class_counts: training images of each class ``[K]``.
-    """
-    return _table(rows, class_counts, SHOWN)
-
-
-def reading_table(rows: dict[str, dict], class_counts: Sequence[int]) -> str:
-    """Returns the `accuracy_table` with two more columns in percent: the accuracy of the worst
-    class, and the expected calibration error (ECE)."""
-    return _table(rows, class_counts, (*SHOWN, "worst", "ece"))
-
-
-def _table(rows: dict[str, dict], class_counts: Sequence[int], columns: Sequence[str]) -> str:
-    groups = group_of_counts(class_counts)
-    sizes = {group: f"{group} ({(groups == group).sum()})" for group in GROUPS}
-    headers = {"top1": "top-1", "top5": "top-5", "balanced": "balanced", "macro_f1": "macro F1"}
-    headers |= {**sizes, "worst": "worst class", "ece": "ECE"}
-    table = [["", *(headers[column] for column in columns)]]
-    for name, record in rows.items():
-        # Records of earlier versions may lack a column.
-        record = {**record, "balanced": _balanced(record)}
-        table.append([name, *(_percent(record.get(column), 2) for column in columns)])
-    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-    return "\n".join(
-        f"{name:<{widths[0]}}"
-        + "".join(f"{GAP}{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
-        for name, *cells in table
-    )
-
-
-def _balanced(record: dict) -> float | dict | None:
-    """Returns the balanced accuracy in percent; of several seeds, its mean and deviation. None if
-    an earlier version made the record of several seeds."""
-    is_of_several = isinstance(record["top1"], dict)
-    return record.get("balanced") if is_of_several else balanced_accuracy(record)
-
-
-def per_class_table(linear: dict, ncm: dict, data: LongTailedData) -> str:
-    """Returns the accuracies of each class in percent as aligned text, largest class first.
-
-    Args:
-        linear, ncm: records of `accuracy_record` of the two classifiers.
-        data: gives class names and class counts.
-    """
-    by_size = np.argsort(-np.asarray(data.class_counts), kind="stable")
-    width = max(len("class"), *map(len, data.class_names))
-    lines = [f"{'class':<{width}}{'images':>8}{'linear':>8}{'NCM':>8}"]
-    for label in by_size:
-        accuracies = (_percent(r["per_class"][label], 1) for r in (linear, ncm))
-        cells = "".join(f"{cell:>8}" for cell in (data.class_counts[label], *accuracies))
-        lines.append(f"{data.class_names[label]:<{width}}{cells}")
-    return "\n".join(lines)
-
-
-def _percent(value: float | dict | None, decimals: int) -> str:
-    if isinstance(value, dict):
-        mean, deviation = (_percent(value[part], decimals) for part in ("mean", "std"))
-        return f"{mean} ± {deviation}"
-    return "n/a" if value is None else f"{value:.{decimals}f}"

@@ -154,7 +154,9 @@ class Trainer:
             chosen = self.selection.would_choose(epoch, phase.name, results)
             return epoch == self.last_epoch or bool(set(chosen) - {"last"})
 
-        return self.evaluator.read(self.model, phase.monitor, phase.features_are_frozen, is_kept)
+        return self.evaluator.accuracies(
+            self.model, phase.monitor, phase.features_are_frozen, is_kept
+        )
 
     def _record(self, phase: Phase, rate: float, trained: Trained, seconds: float) -> dict:
         """Returns the entry of `log.jsonl`."""
@@ -179,7 +181,7 @@ class Trainer:
 
     def _keep_untrained(self) -> None:
         """Keeps the untrained network of a stage without epochs."""
-        self.results = self.evaluator.read(self.model)
+        self.results = self.evaluator.accuracies(self.model)
         self.selection.offer(self.epoch, "none", self.results)
         collectives.from_main(lambda: self._save("none", is_due=True), self.world)
 

@@ -85,11 +85,10 @@ class TrainingPass:
             Interrupted: a signal came.
         """
         stopwatch = Stopwatch(self.machine.device)
-        model, world = self.stage.model, self.machine.world
-        model.train(not phase.features_are_frozen)
+        model, is_frozen = self.stage.model, phase.features_are_frozen
+        model.train(not is_frozen)
         objective = phase.objective(epoch).to(self.machine.device)
         step = self._step_of(phase, objective)
-        is_frozen = phase.features_are_frozen
         batches = self._frozen_batches(phase) if is_frozen else phase.loader.pixels()
         sizes = phase.loader.batch_sizes
         statistics = torch.zeros(len(sizes), 2 + len(objective.names), device=self.machine.device)
@@ -101,25 +100,34 @@ class TrainingPass:
                 bar.advance(statistics[i, 0])
                 signals.check()
                 yield
-        # Each process has batch-norm statistics of its own images; the main process's count.
-        margins = [] if self.stage.margins is None else self.stage.margins.parameters()
-        state = [*model.state_dict().values(), *margins]
-        collectives.copy_from_main(state, world)
-        # The last update is in no loss of this epoch.
-        weights = [tensor.detach() for tensor in state if tensor.is_floating_point()]
-        largest = get_total_norm(weights, math.inf).to(statistics.dtype)
-        # The epoch's only wait for the device.
-        values = torch.cat([statistics.flatten(), largest.view(1)]).cpu()
-        on_host, largest = values[:-1].view_as(statistics), values[-1].item()
-        names = objective.names
-        require_finite = partial(self._require_finite, on_host, largest, names, phase, epoch)
-        collectives.from_main(require_finite, world)
+        statistics = self._finish(statistics, objective.names, phase, epoch)
         images = torch.tensor(sizes, dtype=torch.float32)
-        weighted = on_host * images.unsqueeze(1)
+        weighted = statistics * images.unsqueeze(1)
         total, *parts, correct = (weighted.sum(dim=0) / images.sum()).tolist()
         losses = dict(zip(objective.names, parts, strict=True))
         rate = len(phase.loader.order) / stopwatch.stop()
         return Trained(total, losses, round(100 * correct, 4), round(rate, 1))
+
+    def _finish(self, statistics: Tensor, names: list[str], phase: Phase, epoch: int) -> Tensor:
+        """Gives all processes the weights of the main process, and returns the statistics of the
+        epoch's steps on the host. This is the epoch's only wait for the device.
+
+        Raises:
+            RunError: a loss is not finite, or a weight after the last step.
+        """
+        world = self.machine.world
+        # Each process has batch-norm statistics of its own images; the main process's count.
+        margins = [] if self.stage.margins is None else self.stage.margins.parameters()
+        state = [*self.stage.model.state_dict().values(), *margins]
+        collectives.copy_from_main(state, world)
+        # The last update is in no loss of this epoch.
+        weights = [tensor.detach() for tensor in state if tensor.is_floating_point()]
+        largest = get_total_norm(weights, math.inf).to(statistics.dtype)
+        values = torch.cat([statistics.flatten(), largest.view(1)]).cpu()
+        on_host, largest = values[:-1].view_as(statistics), values[-1].item()
+        require_finite = partial(self._require_finite, on_host, largest, names, phase, epoch)
+        collectives.from_main(require_finite, world)
+        return on_host
 
     def _step_of(self, phase: Phase, objective: Objective) -> Step:
         if self._step is None or objective is not self._objective:
@@ -139,7 +147,7 @@ class TrainingPass:
         batches_a_pass = None
         images_a_pass = self.images_a_pass
         if self.is_streamed:
-            batches_a_pass = STREAMED_BATCHES_A_PASS
+            batches_a_pass = STREAMED_BATCHES_A_PASS - 1  # beside the first
             # A part must end with a whole batch.
             images_a_pass = max(1, images_a_pass // size) * size
         network = fold_batch_norm(self.stage.model, self.machine.conv_dtype)

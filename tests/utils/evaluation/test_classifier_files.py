@@ -15,7 +15,7 @@ from utils.evaluation.classifier_files import (
     weights_digest,
     write_readings,
 )
-from utils.evaluation.classifiers import FeatureBank, apply_classifier, fit, read
+from utils.evaluation.classifiers import FeatureBank, accuracies, apply_classifier, fit
 from utils.options.flags import READINGS
 
 COUNTS = [30, 12, 5]
@@ -38,7 +38,7 @@ def saved(bank, tmp_path):
 
 
 def test_readings_are_written_as_json_and_csv(bank, tmp_path):
-    records = read(fit(READINGS, bank), bank.features, bank.labels, COUNTS)
+    records = accuracies(fit(READINGS, bank), bank.features, bank.labels, COUNTS)
     write_readings(tmp_path, records)
     assert json.loads((tmp_path / "readings.json").read_text()) == records
     with open(tmp_path / "readings.csv", newline="") as file:

@@ -18,11 +18,11 @@ from utils.evaluation.classifiers import (
     WEIGHT_DECAY,
     Classifier,
     FeatureBank,
+    accuracies,
     apply_classifier,
     calibration_error,
     fit,
     has_confidence,
-    read,
 )
 from utils.options.flags import READINGS
 
@@ -187,8 +187,8 @@ def test_tau_is_tuned_for_balanced_accuracy_and_of_equals_the_smallest_is_taken(
 def test_the_tuned_tau_does_not_depend_on_the_test_set(bank, test_set):
     features, targets = test_set
     fitted = fit(["tau_norm_tuned"], bank)
-    one = read(fitted, features, targets, COUNTS)["tau_norm_tuned"]
-    other = read(fitted, features, targets.flip(0), COUNTS)["tau_norm_tuned"]
+    one = accuracies(fitted, features, targets, COUNTS)["tau_norm_tuned"]
+    other = accuracies(fitted, features, targets.flip(0), COUNTS)["tau_norm_tuned"]
     assert one["tau"] == other["tau"] == fitted["tau_norm_tuned"].tuned["tau"]
     assert one["top1"] != other["top1"]
 
@@ -210,7 +210,7 @@ def test_the_temperature_is_where_the_heldout_cross_entropy_is_stationary(make_h
     expected = own(features) / scaled.tuned["temperature"]
     torch.testing.assert_close(scaled(features), expected, rtol=1e-4, atol=1e-4)
     # The held-out images here are many and like those of the test set.
-    records = read({"own": own, "scaled": scaled}, features, targets, COUNTS)
+    records = accuracies({"own": own, "scaled": scaled}, features, targets, COUNTS)
     assert records["own"]["per_class"] == records["scaled"]["per_class"]
     assert records["scaled"]["temperature"] == scaled.tuned["temperature"]
 
@@ -280,7 +280,7 @@ def test_lws_and_logit_adjustment_of_a_cosine_head_scale_and_shift_its_logits(te
 
 
 def test_only_classifiers_with_logits_have_a_calibration_error(bank, test_set):
-    records = read(fit(READINGS, bank), *test_set, COUNTS)
+    records = accuracies(fit(READINGS, bank), *test_set, COUNTS)
     for name, record in records.items():
         assert (record["ece"] is None) == name.startswith("ncm"), name
         assert has_confidence(name) == (record["ece"] is not None), name
@@ -288,7 +288,7 @@ def test_only_classifiers_with_logits_have_a_calibration_error(bank, test_set):
 
 def test_the_calibration_error_and_the_worst_class_of_a_record_are_in_percent(head, bank, test_set):
     features, targets = test_set
-    record = read({"linear": FITTERS["linear"](bank)}, features, targets, COUNTS)["linear"]
+    record = accuracies({"linear": FITTERS["linear"](bank)}, features, targets, COUNTS)["linear"]
     logits = head(features).detach().double()
     confidence, preds = logits.softmax(dim=1).max(dim=1)
     right, error = (preds == targets).double(), 0.0

@@ -121,9 +121,9 @@ def test_an_evaluation_changes_no_mode_statistics_or_gradients(training, what):
         result = class_centroids(model, loader_for(data.train), 5, CPU)
     else:
         evaluator = Evaluator(data, CPU)
-        evaluator.look(model)
+        evaluator.extract(model)
         evaluator.linear(model), evaluator.ncm()
-        result = evaluator.seen("test")[0]
+        result = evaluator.features_of("test")[0]
     assert not result.requires_grad
     assert all(module.training == training for module in model.modules())
     for name, value in model.state_dict().items():
@@ -138,9 +138,9 @@ def in_percent(values):
 def test_linear_readings_equal_the_public_metrics(split):
     model, data = trained_a_little(), tiny_data()
     evaluator = Evaluator(data, CPU)
-    assert not evaluator.has_looked
-    evaluator.look(model)
-    assert evaluator.has_looked
+    assert not evaluator.has_features
+    evaluator.extract(model)
+    assert evaluator.has_features
     images = data.evaluation_splits[split]
     logits = model.classify(torch.from_numpy(reference_features(model, images)))
     many, medium, few, per_class = shot_accuracy(
@@ -163,7 +163,7 @@ def test_linear_readings_equal_the_public_metrics(split):
 def test_ncm_readings_equal_the_public_metrics(split):
     model, data = trained_a_little(), tiny_data()
     evaluator = Evaluator(data, CPU)
-    evaluator.look(model)
+    evaluator.extract(model)
     images = data.evaluation_splits[split]
     many, medium, few, per_class, mean = nearest_centroid_accuracy(
         reference_features(model, data.train),
@@ -207,7 +207,7 @@ def test_top_1_is_a_share_of_the_images_and_balanced_a_mean_over_classes_for_bot
         class_names=list("abcde"),
     )
     evaluator = Evaluator(data, CPU)
-    evaluator.look(Perfect())
+    evaluator.extract(Perfect())
     linear, ncm = evaluator.linear(Perfect()), evaluator.ncm()
     assert list(linear) == list(ncm) == ["test"]
     per_class = [50, 100, 100, None, 100]
@@ -222,7 +222,7 @@ def test_a_classifier_is_read_again_without_another_pass(monkeypatch):
     """Its features are frozen: they are kept, and only the classifier has changed."""
     model, data = trained_a_little(), tiny_data()
     evaluator = Evaluator(data, CPU)
-    evaluator.look(model)
+    evaluator.extract(model)
     evaluator.ncm()
 
     def forbidden(*_):
@@ -236,7 +236,7 @@ def test_a_classifier_is_read_again_without_another_pass(monkeypatch):
     assert evaluator.linear(model)["test"]["loss"] != before
     evaluator.ncm()
     evaluator.forget()
-    assert not evaluator.has_looked
+    assert not evaluator.has_features
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_the_nearest_class_mean_is_evaluated_if(monitor, frozen, kept, reads):
         asked.append(results["test"]["linear"]["top1"])
         return kept
 
-    results = evaluator.read(model, monitor, frozen, is_kept)
+    results = evaluator.accuracies(model, monitor, frozen, is_kept)
     linear, ncm, geometry = evaluator.linear(model), evaluator.ncm(), evaluator.geometry()
     for split in ("test", "heldout"):
         centroids = {"ncm": ncm[split], "geometry": geometry[split]} if reads else {"ncm": None}
@@ -268,7 +268,7 @@ def test_the_nearest_class_mean_is_evaluated_if(monitor, frozen, kept, reads):
 def test_geometry_is_that_of_single_images_and_the_training_sets_centroids():
     model, data = trained_a_little(), tiny_data()
     evaluator = Evaluator(data, CPU)
-    evaluator.look(model)
+    evaluator.extract(model)
     train = torch.from_numpy(reference_features(model, data.train))
     centroids = torch.stack([train[data.train.labels == c].mean(dim=0) for c in range(5)])
     features = torch.from_numpy(reference_features(model, data.test))
@@ -281,25 +281,23 @@ def test_geometry_is_that_of_single_images_and_the_training_sets_centroids():
 
 def test_frozen_features_are_computed_once(monkeypatch):
     model, data = trained_a_little(), tiny_data()
-    evaluator, looks = Evaluator(data, CPU), []
-    look = Evaluator.look
-    monkeypatch.setattr(Evaluator, "look", lambda *given: looks.append(1) or look(*given))
-    first = evaluator.read(model, features_are_frozen=True)
-    assert evaluator.read(model, features_are_frozen=True) == first
-    assert len(looks) == 1
-    evaluator.read(model)
-    assert len(looks) == 2
+    evaluator, passes = Evaluator(data, CPU), []
+    extract = Evaluator.extract
+    monkeypatch.setattr(Evaluator, "extract", lambda *given: passes.append(1) or extract(*given))
+    first = evaluator.accuracies(model, features_are_frozen=True)
+    assert evaluator.accuracies(model, features_are_frozen=True) == first
+    assert len(passes) == 1
+    evaluator.accuracies(model)
+    assert len(passes) == 2
 
 
-def test_a_look_at_training_gives_its_features_and_the_centroids_without_another_pass(monkeypatch):
+def test_the_features_of_training_images_give_the_centroids_without_another_pass(monkeypatch):
     data, model = tiny_data(), trained_a_little()
     evaluator = Evaluator(data, CPU)
-    with pytest.raises(RuntimeError, match="look"):
-        evaluator.look_at_training()
-    evaluator.look(model)
+    evaluator.extract(model)
     expected = evaluator.centroids()
-    evaluator.look(model)
-    features, targets = evaluator.look_at_training()
+    evaluator.extract(model)
+    features, targets = evaluator.training_features()
     assert torch.equal(targets, data.train.labels)
     monkeypatch.setattr("utils.evaluation.evaluator.class_centroids", None)
     assert torch.equal(evaluator.centroids(), expected)
@@ -311,9 +309,9 @@ def test_a_new_look_computes_new_centroids():
     evaluator = Evaluator(data, CPU)
     for seed in (0, 1):
         model.load_state_dict(TinyNetwork(seed=seed).state_dict())
-        evaluator.look(model)
+        evaluator.extract(model)
         fresh = Evaluator(data, CPU)
-        fresh.look(model)
+        fresh.extract(model)
         assert evaluator.ncm() == fresh.ncm()
         assert evaluator.linear(model) == fresh.linear(model)
 

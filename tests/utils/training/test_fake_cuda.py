@@ -19,7 +19,7 @@ MACHINE = Machine(CUDA, "float32")
 def data():
     """Gives real images on the CPU, which are counted before anything is fake."""
     data = small_data()
-    assert len(data.class_counts) == 5 and data.fingerprint
+    assert data.class_counts and data.fingerprint and data.description()
     return data
 
 
@@ -72,9 +72,9 @@ def test_centroids_and_the_evaluation_pass_stay_on_the_device(data, fake_cuda, m
     evaluator = Evaluator(data, MACHINE)
     centroids = class_centroids(stage.model, evaluator.train_loader, data.num_classes, MACHINE)
     assert centroids.device == fake_cuda and centroids.shape == (5, 64)
-    evaluator.look(stage.model)
+    evaluator.extract(stage.model)
     for split, count in (("test", 10), ("heldout", 5)):
-        features, targets = evaluator.seen(split)
+        features, targets = evaluator.features_of(split)
         assert features.device == targets.device == fake_cuda
         assert features.shape == (count, 64)
         assert stage.model.classify(features).device == fake_cuda

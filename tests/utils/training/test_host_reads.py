@@ -34,7 +34,8 @@ class SmallNetwork(Network):
 def reads_of(fake_mode, monkeypatch, tmp_path):
     """`reads_of(flags)`: where the host waits in a stage of these flags."""
     data = small_data()
-    assert len(data.class_counts) == 5 and data.fingerprint  # counted before anything is fake
+    # Counted before anything is fake.
+    assert data.class_counts and data.fingerprint and data.description()
     load = checkpoint.load
 
     def load_real(path):
@@ -64,7 +65,7 @@ def reads_of(fake_mode, monkeypatch, tmp_path):
     return run
 
 
-OF_EPOCHS = {"training_pass.run": 3, "checkpoint.through_one_buffer": 3}
+OF_EPOCHS = {"training_pass._finish": 3, "checkpoint.through_one_buffer": 3}
 """Of three epochs: the losses and accuracies of all steps, and the checkpoint."""
 OF_ALL = {
     # The network's classifier in each epoch; NCM and geometry in the first, the best, and the last.

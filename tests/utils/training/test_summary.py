@@ -1,4 +1,4 @@
-"""The tables of accuracies at the end of a run."""
+"""The summary of a run, and its table."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,44 +12,10 @@ from tests.support.helpers import (
     stage_2_folder,
     weights_of,
 )
-from tests.support.made_up_records import COUNTS, EMPTY_GROUP_COUNTS, reading, record
+from tests.support.made_up_records import COUNTS, reading, record
 from utils.training.phase import Phase
 from utils.training.seeds import combine
-from utils.training.summary import accuracy_table, feature_epochs, final_table, per_class_table
-
-HEAD = ["top-1", "top-5", "balanced", "macro", "F1"]
-
-
-def test_the_table_of_accuracies_has_group_sizes_and_two_decimals():
-    table = accuracy_table({"linear": reading(40.123), "NCM by cosine": reading(41)}, COUNTS)
-    head, linear, ncm = table.splitlines()
-    assert head.split() == [*HEAD, "many", "(2)", "medium", "(2)", "few", "(2)"]
-    assert linear.split() == [
-        "linear",
-        "40.12",
-        "60.12",
-        "41.12",
-        "38.12",
-        "50.12",
-        "40.62",
-        "30.12",
-    ]
-    assert ncm.split()[3:] == ["41.00", "61.00", "42.00", "39.00", "51.00", "41.50", "31.00"]
-    assert len({len(line) for line in table.splitlines()}) == 1
-
-
-def test_an_empty_group_reads_not_available():
-    table = accuracy_table({"linear": reading(40, EMPTY_GROUP_COUNTS)}, EMPTY_GROUP_COUNTS)
-    head, linear = table.splitlines()
-    assert head.split() == [*HEAD, "many", "(2)", "medium", "(4)", "few", "(0)"]
-    assert linear.split() == ["linear", "40.00", "60.00", "41.00", "38.00", "50.00", "40.50", "n/a"]
-
-
-def test_a_record_made_earlier_shows_its_balanced_accuracy_and_no_macro_f1():
-    earlier = {k: v for k, v in reading(40).items() if k not in ("balanced", "macro_f1")}
-    _, row = accuracy_table({"linear": earlier}, COUNTS).splitlines()
-    mean = sum(earlier["per_class"]) / 6
-    assert row.split()[:5] == ["linear", "40.00", "60.00", f"{mean:.2f}", "n/a"]
+from utils.training.summary import feature_epochs, final_table
 
 
 def summary_of(protocol, with_classifier_phase=True):
@@ -110,22 +76,6 @@ def test_stage_1_and_summaries_made_earlier_have_no_feature_epochs():
     assert feature_epochs([record(1, phase="pretraining")], "test") is None
     earlier = {k: v for k, v in summary_of("test").items() if k != "features"}
     assert len(final_table(earlier).splitlines()) == 5
-
-
-def test_the_table_of_classes_goes_from_the_largest_to_the_smallest():
-    class Data:
-        class_counts = (5, 500, 50)
-        class_names = ("owl", "apple", "aquarium_fish")
-
-    linear = {"per_class": [10.0, 99.96, None]}
-    ncm = {"per_class": [20.0, 30.25, 50.0]}
-    lines = [line.split() for line in per_class_table(linear, ncm, Data()).splitlines()]
-    assert lines == [
-        ["class", "images", "linear", "NCM"],
-        ["apple", "500", "100.0", "30.2"],
-        ["aquarium_fish", "50", "n/a", "50.0"],
-        ["owl", "5", "10.0", "20.0"],
-    ]
 
 
 def test_a_summary_tells_the_parameters_and_the_images_of_all_training_steps(finished):
