@@ -36,7 +36,7 @@ class StreamedLoader(Loader):
         seeds = torch.zeros_like(order)
         if self.augment != "none":
             seeds.random_(2**32, generator=self.generator)
-        device = self.normalise.mean.device
+        device = self.normalise.device
         sizes = self.sizes(len(order), batch_size)
         batches = order.split(sizes)
         shares = [batch[self.world.share(len(batch))] for batch in batches]
