@@ -9,6 +9,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision import transforms
 
+from datasets.loading.augmentation import CUTOUT_SIDE
 from datasets.loading.autoaugment import POLICIES
 from datasets.loading.operations import GREY, MAGNITUDES
 
@@ -73,13 +74,10 @@ class PillowAutoAugment:
 class ArrayCutout:
     """Sets a random square of an image ``[C, H, W]`` to zero, with a NumPy mask."""
 
-    def __init__(self, size: int = 16) -> None:
-        self.size = size
-
     def __call__(self, image: Tensor) -> Tensor:
         height, width = image.shape[1:]
         y, x = np.random.randint(height), np.random.randint(width)
-        half = self.size // 2
+        half = CUTOUT_SIDE // 2
         mask = np.ones((height, width), np.float32)
         mask[max(0, y - half) : y + half, max(0, x - half) : x + half] = 0
         return image * torch.from_numpy(mask).expand_as(image)

@@ -58,7 +58,7 @@ def measure_rates(
         sides: the processes.
         part: the part of the images.
         quantities: what is measured.
-        rounds: how many rounds at most. There are two at least.
+        rounds: how many rounds at most. The first two do not depend on the deadline.
         deadline: the time of `time.perf_counter` at which no third round may still run.
     """
     began = time.perf_counter()

@@ -17,7 +17,7 @@ from datasets.sources.folder import load_folder
 from datasets.sources.lists import load_lists
 from datasets.sources.npz import load_npz
 from datasets.sources.packed import load_packed, other_packs, packed_name
-from datasets.splits import BalancedData, LongTailedData
+from datasets.splits import AnySplit, BalancedData, LongTailedData
 from utils.errors import UserError
 from utils.options.data_paths import check_data, data_root, expanded
 from utils.options.flags import BENCHMARK_LISTS, NATURAL_DATASETS, OWN_DATASETS, Options
@@ -108,7 +108,7 @@ def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData
             that have held-out images.
     """
     labels = balanced.train.labels.numpy()
-    available, heldout = _set_aside(options, balanced)
+    available, aside = _set_aside(options, balanced)
     sizes = np.bincount(labels[available], minlength=len(balanced.class_names))
     # Benchmarks have classes of (nearly) one size; they shrink in the order of the labels.
     is_uneven = options.dataset in NATURAL_DATASETS
@@ -121,26 +121,14 @@ def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData
             f"class has {sizes.max()}, so the factor must be at least 1/{sizes.max()}"
         )
     chosen = available[long_tail_indices(labels[available], counts, options.rand_number)]
-    origin = balanced.origin
-    if balanced.heldout is not None:
-        held_out = balanced.heldout
-        origin = replace(origin, heldout=origin.heldout or "the data set's own")
-    else:
-        if heldout is None and options.dataset != "digits":
-            heldout = left_out_indices(
-                labels, counts, options.rand_number, per_class=HELDOUT_IMAGES_PER_CLASS
-            )
-        held_out = None if heldout is None or not len(heldout) else balanced.train.subset(heldout)
-        is_asked = options.heldout_fraction > 0
-        fraction = f"{options.heldout_fraction:g} of each class (--heldout_fraction)"
-        origin = replace(origin, heldout=fraction if is_asked else LEFT_OUT.heldout)
+    heldout, in_words = _held_out(options, balanced, aside, counts)
     return LongTailedData(
         name=options.dataset,
         train=balanced.train.subset(chosen),
         test=balanced.test,
-        heldout=held_out,
+        heldout=heldout,
         class_names=balanced.class_names,
-        origin=origin,
+        origin=replace(balanced.origin, heldout=in_words),
     )
 
 
@@ -158,10 +146,36 @@ def _set_aside(options: Options, balanced: BalancedData) -> tuple[np.ndarray, np
         )
     sizes = np.bincount(labels, minlength=len(balanced.class_names))
     remaining = sizes - (sizes * options.heldout_fraction).astype(int)
-    heldout = left_out_indices(labels, remaining, options.rand_number)
-    if not len(heldout):
+    aside = left_out_indices(labels, remaining, options.rand_number)
+    if not len(aside):
         raise UserError(
             f"--heldout_fraction {options.heldout_fraction} holds out no image: the largest class "
             f"has {sizes.max()} training images, so it must be at least 1/{sizes.max()}"
         )
-    return np.delete(everything, heldout), heldout
+    return np.delete(everything, aside), aside
+
+
+def _held_out(
+    options: Options, balanced: BalancedData, aside: np.ndarray | None, counts: list[int]
+) -> tuple[AnySplit | None, str | None]:
+    """Returns the held-out images, and what they are in words; None and None if there are none.
+
+    Args:
+        options: `dataset`, `rand_number` and `heldout_fraction` decide.
+        balanced: all images of the source.
+        aside: positions of the images that `--heldout_fraction` holds out; None without it.
+        counts: how many images the subset keeps of each class ``[K]``.
+    """
+    if balanced.heldout is not None:
+        return balanced.heldout, balanced.origin.heldout or "the data set's own"
+    if aside is not None:
+        in_words = f"{options.heldout_fraction:g} of each class (--heldout_fraction)"
+        return balanced.train.subset(aside), in_words
+    if options.dataset == "digits":
+        return None, None
+    left_out = left_out_indices(
+        balanced.train.labels.numpy(), counts, options.rand_number, HELDOUT_IMAGES_PER_CLASS
+    )
+    if not len(left_out):
+        return None, None
+    return balanced.train.subset(left_out), LEFT_OUT.heldout

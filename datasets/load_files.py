@@ -62,13 +62,7 @@ def load_files(
     # Pinned memory needs a context on a GPU, which may be full or another user's.
     is_pinned = options.gpu != "cpu" and torch.cuda.is_available()
     reader = ImageReader(options.workers, is_pinned)
-    return {
-        name: StreamedSplit(
-            *(files.root, files.names, torch.tensor(files.labels), side, reader),
-            prefix=files.prefix,
-        )
-        for name, files in splits.items()
-    }
+    return {name: StreamedSplit(files, side, reader) for name, files in splits.items()}
 
 
 def side_of(options: Options) -> int:

@@ -52,17 +52,17 @@ def account(
         '2 classes, 16 images: 12 training (ant 9 to bee 3), 4 test (test/), none held out'
     """
     class_counts, sizes = counts["train"], {split: sum(counts[split]) for split in counts}
-    largest, smallest = (
-        f"{class_names[k]} {class_counts[k]}"
-        for k in (class_counts.index(max(class_counts)), _last_smallest(class_counts))
-    )
+    classes = range(len(class_names))
+    largest = max(classes, key=class_counts.__getitem__)
+    smallest = min(reversed(classes), key=class_counts.__getitem__)  # of several, the last
     held_out = "none held out"
     if "heldout" in sizes:
         covered = _in_classes(counts["heldout"])
         held_out = f"{sizes['heldout']} held out{covered} ({origin.heldout})"
     line = (
         f"{len(class_names)} classes, {sum(sizes.values())} images: {sizes['train']} training "
-        f"({largest} to {smallest}), {sizes['test']} test ({origin.test}), {held_out}"
+        f"({class_names[largest]} {class_counts[largest]} to {class_names[smallest]} "
+        f"{class_counts[smallest]}), {sizes['test']} test ({origin.test}), {held_out}"
     )
     remarks = ["ignored: " + ", ".join(origin.ignored)] if origin.ignored else []
     untested = [n for n, count in zip(class_names, counts["test"], strict=True) if count == 0]
@@ -79,9 +79,3 @@ def _in_classes(counts: Sequence[int]) -> str:
     """Returns how many classes have images, in words; nothing if all have."""
     covered = sum(count > 0 for count in counts)
     return "" if covered == len(counts) else f" in {covered} of {len(counts)} classes"
-
-
-def _last_smallest(class_counts: Sequence[int]) -> int:
-    """Returns the smallest class; of several, the last."""
-    lowest = min(class_counts)
-    return max(k for k, count in enumerate(class_counts) if count == lowest)

@@ -5,12 +5,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.files.trees import FileList
 from datasets.loading.reader import ImageReader, Task
 from datasets.normalisation import CIFAR, Normalisation
 from datasets.origin import OWN_TEST_SET, Origin, account
@@ -74,14 +74,12 @@ class Split:
     def to(self, device: torch.device) -> "Split":
         """Returns the split on a device; it is moved there only once, however often this is
         called."""
+        if device == self.images.device:
+            return self
         if device not in self._elsewhere:
-            is_here = device == self.images.device
-            moved = self if is_here else self._moved(device)
+            moved = Split(self.images.to(device), self.labels.to(device), self.files)
             self._elsewhere[device] = moved
         return self._elsewhere[device]
-
-    def _moved(self, device: torch.device) -> "Split":
-        return Split(self.images.to(device), self.labels.to(device), self.files)
 
     @cached_property
     def _elsewhere(self) -> dict[torch.device, "Split"]:
@@ -90,44 +88,40 @@ class Split:
 
 @dataclass(frozen=True)
 class StreamedSplit:
-    """Images that stay in their files, and their labels, int64 ``[N]``. `reader` reads them as
-    side × side pixels.
+    """Images that stay in their files. `reader` reads them as side × side pixels."""
 
-    `names` are relative to `root`. `prefix` is the path from the data root to `root`, such as
-    ``train/``.
-    """
-
-    root: Path
-    names: list[str]
-    labels: Tensor
+    listing: FileList
     side: int
     reader: ImageReader
-    prefix: str = ""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.listing)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The label of each image, int64 ``[N]``."""
+        return torch.tensor(self.listing.labels, dtype=torch.int64)
 
     def subset(self, positions: np.ndarray) -> "StreamedSplit":
         """Returns the images at these positions, int64 ``[M]``."""
-        names = [self.names[position] for position in positions]
-        return replace(self, names=names, labels=self.labels[torch.from_numpy(positions)])
+        return replace(self, listing=self.listing.part(positions))
 
     @property
     def files(self) -> list[str]:
         """Names relative to the data root."""
-        return [self.prefix + name for name in self.names]
+        return self.listing.files
 
     def content(self) -> Iterator[bytes]:
         """Yields the bytes that tell these images from others: names, sizes and first bytes of the
         files."""
-        for name in self.names:
-            with open(os.path.join(self.root, name), "rb") as file:
+        for name in self.listing.names:
+            with open(self.listing.path(name), "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 yield os.fsencode(name) + f" {size}\n".encode() + file.read(BEGINNING)
 
     def names_alone(self) -> Iterator[bytes]:
         """Yields what `content` yielded in earlier versions."""
-        yield from (os.fsencode(f"{name}\n") for name in self.names)
+        yield from (os.fsencode(f"{name}\n") for name in self.listing.names)
 
     def pixels(self) -> Iterator[Tensor]:
         """Yields all images, uint8 ``[B, 3, side, side]``, a part at a time and not augmented."""
@@ -149,7 +143,7 @@ class StreamedSplit:
         seeds = seeds or [torch.zeros_like(positions) for positions in batches]
         return self.reader.read(
             Task(
-                paths=[os.path.join(self.root, self.names[i]) for i in positions],
+                paths=[self.listing.path(self.listing.names[i]) for i in positions],
                 side=self.side,
                 augment=augment,
                 seeds=batch_seeds.tolist(),

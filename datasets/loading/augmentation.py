@@ -1,7 +1,8 @@
 """Augmentation of many images at once, up to a whole epoch, as uint8 on the device that holds them.
 
 Random numbers come from a CPU generator, so a seed gives the same epoch on every device. Drawing
-and applying are separate functions, so that a thread can draw the next epoch's numbers.
+and applying are separate functions, so that a thread can draw the next epoch's numbers; an
+`Augmentation` has both.
 """
 
 from collections.abc import Callable
@@ -16,48 +17,40 @@ from datasets.loading.transfer import to_device
 Draws = tuple[Tensor, ...]
 """Random numbers of N images, on the CPU, each tensor ``[N, ...]``."""
 
+PADDING = 4  # zeros added on each side before a crop, in pixels
+CUTOUT_SIDE = 16  # of the square that Cutout sets to zero, in pixels
 
-def draw_crops(n: int, generator: torch.Generator, padding: int = 4) -> Draws:
-    """Returns the rows and columns of n crops, int64 [N], uniform in 0..2*padding, and which of
+
+def draw_crops(n: int, generator: torch.Generator) -> Draws:
+    """Returns the rows and columns of n crops, int64 [N], uniform in 0..2*PADDING, and which of
     them are flipped, bool [N], each with probability 1/2."""
-    rows, columns = torch.randint(2 * padding + 1, (2, n), generator=generator)
+    rows, columns = torch.randint(2 * PADDING + 1, (2, n), generator=generator)
     return rows, columns, torch.rand(n, generator=generator) < 0.5
 
 
-def random_crop_flip(
-    images: Tensor, indices: Tensor, generator: torch.Generator, padding: int = 4
-) -> Tensor:
-    """Returns the chosen images, cropped at random from zero-padded copies and flipped horizontally
-    with probability 1/2.
+def crop_flip(images: Tensor, indices: Tensor, draws: Draws) -> Tensor:
+    """Returns the chosen images, each cropped from a copy with `PADDING` zeros on each side, and
+    flipped horizontally if that was drawn.
 
     Args:
         images: uint8 [M, 3, H, W], the resident set, any device.
         indices: int64 [N] on the CPU, which images to take.
-        generator: CPU generator.
-        padding: zeros added on each side, in pixels; offsets are uniform in 0..2*padding.
+        draws: what `draw_crops` drew for N images. A crop begins at its row and column of the
+            padded copy. A copy that is flipped is flipped before it is cropped.
 
     Returns:
         A new uint8 tensor [N, 3, H, W] on the images' device.
-
-    Raises:
-        ValueError: the images are not uint8 [N, 3, H, W].
     """
-    check_images(images)
-    return crop_flip(images, indices, draw_crops(len(indices), generator, padding), padding)
-
-
-def crop_flip(images: Tensor, indices: Tensor, draws: Draws, padding: int = 4) -> Tensor:
-    """Returns what `random_crop_flip` returns, with the draws of `draw_crops`."""
     rows, columns, flips = draws
     n, (_, channels, height, width) = len(indices), images.shape
 
     chunk = max(1, min(chunk_length(images), n))
-    padded = images.new_zeros(chunk, channels, height + 2 * padding, width + 2 * padding)
-    inner = padded[..., padding : padding + height, padding : padding + width]
+    padded = images.new_zeros(chunk, channels, height + 2 * PADDING, width + 2 * PADDING)
+    inner = padded[..., PADDING : PADDING + height, PADDING : PADDING + width]
     # Entry s of this view is the crop whose first pixel is value s of the padded batch.
     image_stride, *pixel_strides = padded.stride()
     row_stride = padded.stride(2)
-    last = (chunk - 1) * image_stride + 2 * padding * row_stride + 2 * padding
+    last = (chunk - 1) * image_stride + 2 * PADDING * row_stride + 2 * PADDING
     crops = padded.as_strided((last + 1, channels, height, width), (1, *pixel_strides))
     starts = torch.arange(n) % chunk * image_stride + rows * row_stride + columns
 
@@ -79,34 +72,23 @@ def draw_squares(n: int, height: int, width: int, generator: torch.Generator) ->
     return y, torch.randint(width, (n, 1), generator=generator)
 
 
-def cutout(images: Tensor, generator: torch.Generator, size: int = 16) -> Tensor:
-    """Sets one random square of each image to zero, in place, and returns the images.
+def cut_squares(images: Tensor, draws: Draws) -> Tensor:
+    """Sets one square of each image to zero, in place, and returns the images: Cutout.
 
-    The centre (y, x) is uniform over the pixels. The square covers the rows from y - size//2 up to,
-    but not including, y + size//2, and columns likewise. It is clipped at the border.
+    With s = `CUTOUT_SIDE` and the centre (y, x), the square covers the rows from y - s//2 up to,
+    but not including, y + s//2, and columns likewise. It is clipped at the border.
 
     Args:
         images: uint8 [N, 3, H, W], any device; changed in place.
-        generator: CPU generator.
-        size: side of the square in pixels.
-
-    Raises:
-        ValueError: the images are not uint8 [N, 3, H, W].
+        draws: what `draw_squares` drew for N images of this height and width.
 
     Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
     Cutout" (2017).
     """
-    check_images(images)
-    n, _, height, width = images.shape
-    return cut_squares(images, draw_squares(n, height, width, generator), size)
-
-
-def cut_squares(images: Tensor, draws: Draws, size: int = 16) -> Tensor:
-    """Does what `cutout` does, with the draws of `draw_squares`."""
     y, x = draws
     height, width = images.shape[2:]
-    keep_rows = _outside_window(y, height, size // 2)[:, None, :, None]
-    keep_columns = _outside_window(x, width, size // 2)[:, None, None, :]
+    keep_rows = _outside_window(y, height, CUTOUT_SIDE // 2)[:, None, :, None]
+    keep_columns = _outside_window(x, width, CUTOUT_SIDE // 2)[:, None, None, :]
     keep_rows, keep_columns = (
         to_device(t.to(torch.uint8), images.device) for t in (keep_rows, keep_columns)
     )

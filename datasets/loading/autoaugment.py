@@ -1,9 +1,10 @@
 """AutoAugment's CIFAR-10 policy on uint8 batches (Cubuk et al., "AutoAugment: Learning Augmentation
 Strategies from Data", CVPR 2019).
 
-The policy has few distinct variants (operation, level, sign). So `autoaugment` draws for all images
-at once, groups them by variant and runs each variant as one batched operation. Draws and groups are
-made on the CPU, so they are the same on every device and nothing waits for the device.
+The policy has few distinct variants (operation, level, sign). So `draw_policies` draws for all
+images at once, and `apply_policies` groups them by variant and runs each variant as one batched
+operation. Draws and groups are made on the CPU, so they are the same on every device and nothing
+waits for the device.
 """
 
 from typing import NamedTuple
@@ -73,14 +74,19 @@ def draw_policies(n: int, generator: torch.Generator) -> PolicyDraws:
 
 
 def apply_policies(images: Tensor, draws: PolicyDraws) -> Tensor:
-    """Returns the images after the drawn operations, a new uint8 tensor [N, 3, H, W].
+    """Returns the images after AutoAugment's CIFAR-10 policy; each image has its own draws.
 
     Args:
         images: uint8 [N, 3, H, W], any device.
         draws: what `draw_policies` drew for N images.
 
+    Returns:
+        A new uint8 tensor [N, 3, H, W] on the images' device.
+
     Raises:
         ValueError: the images are not uint8 [N, 3, H, W].
+
+    Source: Cubuk et al. (CVPR 2019), the policy found on CIFAR-10, from torchvision's table.
     """
     check_images(images)
     images = images.clone(memory_format=torch.contiguous_format)
@@ -96,22 +102,3 @@ def apply_policies(images: Tensor, draws: PolicyDraws) -> Tensor:
             for part in group.split(chunk_length(images)):
                 images[part] = OPERATIONS[variant[0]](images[part], *variant)
     return images
-
-
-def autoaugment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Returns the images after AutoAugment's CIFAR-10 policy; each image has its own draws.
-
-    Args:
-        images: uint8 [N, 3, H, W], any device.
-        generator: CPU generator; the draws depend only on its state.
-
-    Returns:
-        A new uint8 tensor [N, 3, H, W] on the images' device.
-
-    Raises:
-        ValueError: the images are not uint8 [N, 3, H, W].
-
-    Source: Cubuk et al. (CVPR 2019), the policy found on CIFAR-10, from torchvision's table.
-    """
-    check_images(images)
-    return apply_policies(images, draw_policies(len(images), generator))

@@ -18,11 +18,15 @@ class Normalise:
     Args:
         normalisation: mean and standard deviation of each channel, of images scaled to [0, 1].
         device: the device of the images.
+
+    Attributes:
+        device: the same, with its index.
     """
 
     def __init__(self, normalisation: Normalisation, device: torch.device) -> None:
         self.mean = torch.tensor(normalisation.mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(normalisation.std, device=device).view(1, -1, 1, 1)
+        self.device = self.mean.device
 
     def __call__(self, images: Tensor) -> Tensor:
         scaled = images.to(torch.float32, memory_format=torch.channels_last).div_(255)

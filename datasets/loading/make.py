@@ -24,7 +24,7 @@ def make_loader(split: AnySplit, normalise: Normalise, batch_size: int, **settin
     """
     if isinstance(split, StreamedSplit):
         return StreamedLoader(split, normalise, batch_size, **settings)
-    device = normalise.mean.device
+    device = normalise.device
     try:
         split = split.to(device)
     except (MemoryError, RuntimeError) as error:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.files.images import LARGE_SIDE, SHOWN_FAULTS, fault_of, fit, opened, to_rgb
-from datasets.loading.augmentation import cutout
+from datasets.loading.augmentation import PADDING, cut_squares, draw_squares
 from utils.errors import RunError, UserError
 from utils.machine import signals
 from utils.machine.cores import usable_cores
@@ -28,7 +28,6 @@ TASK_IMAGES = 64
 AHEAD = 2  # tasks that a worker finishes before they are asked for
 SHARED_MEMORY = "/dev/shm"
 
-PADDING = 4
 JITTER = 0.4
 
 
@@ -65,7 +64,8 @@ def augmented(image: Image.Image, side: int, augment: str, seed: int) -> Tensor:
             return to_tensor(_large(side, augment)(image))
         small = to_tensor(_small(side, augment)(fit(image, side)))
         if augment == "autoaugment":
-            cutout(small.unsqueeze(0), torch.default_generator)
+            square = draw_squares(1, side, side, torch.default_generator)
+            cut_squares(small.unsqueeze(0), square)
         return small
 
 

@@ -24,19 +24,14 @@ class StreamedLoader(Loader):
 
     def pixels(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields as `Loader.pixels`. If several processes share the batches, each reads the images
-        of its share.
-
-        Raises:
-            ValueError: `views` is more than one.
-        """
-        if self.views > 1:
-            raise ValueError(f"streamed images have one view, not {self.views}")
+        of its share. Images have one view: only `--contrastive` needs several, and it refuses
+        streamed images."""
         batch_size = self.batch_size if batch_size is None else batch_size
         order = self.order.draw()
         seeds = torch.zeros_like(order)
         if self.augment != "none":
             seeds.random_(2**32, generator=self.generator)
-        device = self.normalise.mean.device
+        device = self.normalise.device
         sizes = self.sizes(len(order), batch_size)
         batches = order.split(sizes)
         shares = [batch[self.world.share(len(batch))] for batch in batches]

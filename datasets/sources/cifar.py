@@ -55,15 +55,6 @@ def _has_official(name: str, root: Path) -> bool:
     return unpacked.is_dir() or archive.is_file()
 
 
-def _torchvision_source(name: str):
-    import torchvision  # two seconds to import, so only where needed
-
-    return {
-        "cifar10": torchvision.datasets.CIFAR10,
-        "cifar100": torchvision.datasets.CIFAR100,
-    }[name]
-
-
 @contextmanager
 def _connect_timeout(seconds: float) -> Iterator[None]:
     before = socket.getdefaulttimeout()
@@ -81,7 +72,9 @@ def official_sets(name: str, root: Path) -> dict[str, Any]:
     Raises:
         UserError: they are missing and cannot be downloaded, or they are damaged.
     """
-    source = _torchvision_source(name)
+    from torchvision.datasets import CIFAR10, CIFAR100  # two seconds, so only where needed
+
+    source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     new_folders = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         with _connect_timeout(CONNECT_SECONDS):

@@ -25,11 +25,9 @@ def load_digits() -> BalancedData:
     everything = Split(images, torch.from_numpy(digits.target.astype(np.int64)))
     shuffled = np.random.RandomState(0).permutation(len(everything))
     labels = everything.labels.numpy()[shuffled]
-    rank_in_class = np.empty(len(labels), dtype=np.int64)
+    is_test = np.zeros(len(labels), bool)
     for label in range(10):
-        members = np.flatnonzero(labels == label)
-        rank_in_class[members] = np.arange(len(members))
-    is_test = rank_in_class < TEST_IMAGES_PER_CLASS
+        is_test[np.flatnonzero(labels == label)[:TEST_IMAGES_PER_CLASS]] = True
     return BalancedData(
         train=everything.subset(shuffled[~is_test]),
         test=everything.subset(shuffled[is_test]),

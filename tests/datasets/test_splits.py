@@ -68,6 +68,7 @@ def test_step_leaves_half_of_the_classes_without_held_out_images():
 def test_nothing_is_held_out_where_nothing_is_left(flags):
     data = make_long_tailed(options("--dataset", "cifar10", *flags), numbered())
     assert data.heldout is None and list(data.evaluation_splits) == ["test"]
+    assert data.origin.heldout is None
 
 
 @pytest.mark.parametrize("imb_factor", [0.1, 1.0])

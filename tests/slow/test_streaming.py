@@ -30,6 +30,7 @@ GROWTH = """
 import resource, sys
 from pathlib import Path
 import torch
+from datasets.files.trees import FileList
 from datasets.loading.reader import ImageReader
 from datasets.loading.loader import Normalise
 from datasets.samplers import ShuffledOrder
@@ -39,8 +40,8 @@ from datasets.normalisation import Normalisation
 
 def peak(images):
     names = [f"{i % 11}.jpg" for i in range(images)]
-    labels = torch.zeros(images, dtype=torch.long)
-    split = StreamedSplit(Path(sys.argv[1]), names, labels, 64, ImageReader(0))
+    listing = FileList(Path(sys.argv[1]), names, [0] * images)
+    split = StreamedSplit(listing, 64, ImageReader(0))
     generator = torch.Generator().manual_seed(0)
     normalise = Normalise(Normalisation((0.5,) * 3, (0.5,) * 3), torch.device("cpu"))
     order = ShuffledOrder(images, generator)

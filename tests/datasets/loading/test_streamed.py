@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision import transforms
 
 from datasets.files.images import fit
+from datasets.files.trees import FileList
 from datasets.load_files import streams
 from datasets.loading.loader import Normalise
 from datasets.loading.make import make_loader
@@ -45,7 +46,7 @@ def two_workers():
 
 def split_of(folder, side=64, reader=None):
     names = [f"{i}.jpg" for i in range(len(LABELS))]
-    return StreamedSplit(folder, names, torch.tensor(LABELS), side, reader or ImageReader(0))
+    return StreamedSplit(FileList(folder, names, LABELS), side, reader or ImageReader(0))
 
 
 def generator_of(seed=5):
@@ -132,8 +133,8 @@ def test_leaving_an_epoch_early_does_not_change_the_next(folder, two_workers):
 
 
 def test_augmentation_differs_by_image_and_epoch_and_not_by_run(folder):
-    names = ["0.jpg"] * 4
-    split = StreamedSplit(folder, names, torch.zeros(4, dtype=torch.long), 64, ImageReader(0))
+    listing = FileList(folder, ["0.jpg"] * 4, [0] * 4)
+    split = StreamedSplit(listing, 64, ImageReader(0))
     loader = loader_of(split, "crop_flip")
     (first, _), (second, _) = next(iter(loader)), next(iter(loader))
     distinct = {image.numpy().tobytes() for images in (first, second) for image in images}
@@ -234,7 +235,7 @@ def test_files_that_cannot_be_read_are_named(folder, tmp_path, workers):
         whole = (folder / f"{i}.jpg").read_bytes()
         (tmp_path / f"{i}.jpg").write_bytes(whole[:300] if i < 5 else whole)
     names = [f"{i}.jpg" for i in range(6)]
-    split = StreamedSplit(tmp_path, names, torch.zeros(6).long(), 64, ImageReader(workers))
+    split = StreamedSplit(FileList(tmp_path, names, [0] * 6), 64, ImageReader(workers))
     with pytest.raises(UserError) as raised:
         epoch_of(StreamedLoader(split, unchanged(), 6))
     message = str(raised.value)

@@ -84,6 +84,7 @@ def test_digits_are_long_tailed_with_each_class_capped_by_what_it_has(digits, fa
     wanted = long_tail_counts(10, max(sizes), "exp", factor)
     assert data.class_counts == [min(*pair) for pair in zip(wanted, sizes, strict=True)]
     assert (data.name, data.num_classes, data.heldout) == ("digits", 10, None)
+    assert data.origin.heldout is None
     assert torch.bincount(data.train.labels).tolist() == data.class_counts
 
 

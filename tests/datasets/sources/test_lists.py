@@ -37,7 +37,7 @@ def test_imagenet_lt_is_streamed_with_its_own_imbalance_and_its_validation_list_
     assert data.normalisation == normalisation.IMAGENET
     lines = (imagenet / "ImageNet_LT_train.txt").read_text().split("\n")[:-1]
     listed = dict(line.split() for line in lines)
-    labels = dict(zip(data.train.names, data.train.labels.tolist(), strict=True))
+    labels = dict(zip(data.train.files, data.train.labels.tolist(), strict=True))
     assert labels == {name: int(label) for name, label in listed.items()}
 
 
@@ -76,7 +76,7 @@ def test_exp_takes_a_part_of_a_listed_set(imagenet):
     assert data.class_counts == [
         min(*p) for p in zip(wanted, training_counts(CLASSES), strict=True)
     ]
-    assert len(data.train.names) == sum(data.class_counts)
+    assert len(data.train.files) == sum(data.class_counts)
     assert len(data.heldout) == CLASSES
 
 
