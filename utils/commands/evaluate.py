@@ -12,7 +12,11 @@ from datasets import LongTailedData, load_data
 from models.network import Network
 from utils.commands.train import machine_of
 from utils.errors import UserError
-from utils.evaluation.classifier_files import save_classifiers, write_readings
+from utils.evaluation.classifier_files import (
+    CLASSIFIERS_FILE,
+    save_classifiers,
+    write_readings,
+)
 from utils.evaluation.classifiers import (
     TRAINED,
     TUNED,
@@ -180,7 +184,7 @@ def _save_readings(
     """Writes the classifiers and their accuracies, and adds the accuracies to the TensorBoard
     events."""
     write_readings(folder.records, records)
-    save_classifiers(folder.records / "classifiers.pth", classifiers, model, epoch, class_names)
+    save_classifiers(folder.records / CLASSIFIERS_FILE, classifiers, model, epoch, class_names)
     with EventFile(folder.records, ".readings") as events:
         for reading, record in records.items():
             for name, value in record.items():

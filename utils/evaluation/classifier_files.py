@@ -20,6 +20,7 @@ from utils.evaluation.classifiers import Classifier
 from utils.evaluation.tables import OF_CLASSIFIERS
 from utils.files import atomic_write, write_json
 
+CLASSIFIERS_FILE = "classifiers.pth"
 FORMAT = 1
 
 

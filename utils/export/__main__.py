@@ -21,7 +21,7 @@ from pathlib import Path
 from utils.errors import UserError, run_program
 from utils.options import values
 from utils.options.parse import Parser
-from utils.runs.lookup import PRETRAINED
+from utils.runs.lookup import PRETRAINED, checkpoint_of_run
 from utils.runs.run_folder import check_writable
 
 FORMATS = ("checkpoint", "onnx", "pt2", "safetensors")
@@ -65,7 +65,6 @@ def export(arguments: argparse.Namespace) -> list[Path]:
     """
     if arguments.format == "checkpoint":
         from utils.export.checkpoints import export_checkpoints
-        from utils.predict.network import checkpoint_of_run
 
         folder = checkpoint_of_run(arguments.run).parent
         return export_checkpoints(folder, arguments.output or PRETRAINED, arguments.last)

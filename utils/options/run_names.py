@@ -138,12 +138,17 @@ def _in_released_name(stage: int) -> set[str]:
     return {name for _, name, _, _ in Formatter().parse(RELEASED[stage]) if name}
 
 
+def before_digest(released: str) -> str:
+    """Returns the part of a released name that stands before a digest: all of it, if the whole name
+    then has at most `LONGEST_NAME` bytes."""
+    whole = released.encode(errors="surrogateescape")
+    return whole[: LONGEST_NAME - DIGITS - 1].decode(errors="ignore")
+
+
 def _with_digest(released: str, counted: dict[str, Any]) -> str:
     """Returns the released name, with a digest if the name lacks an option or is too long."""
-    whole = released.encode(errors="surrogateescape")
-    if not counted and len(whole) <= LONGEST_NAME:
+    if not counted and len(released.encode(errors="surrogateescape")) <= LONGEST_NAME:
         return released
     text = json.dumps([released, sorted(counted.items())])
     digest = hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
-    kept = whole[: LONGEST_NAME - DIGITS - 1].decode(errors="ignore")
-    return f"{kept}-{digest}"
+    return f"{before_digest(released)}-{digest}"

@@ -49,27 +49,6 @@ def parse_sampler(text: str | None) -> Sampler:
     raise ValueError(f"{text!r} is not 'none', 'instance' or 'resample,k' with a whole k >= 1")
 
 
-def parse_names(text: str, kind: str, known: Sequence[str]) -> list[str]:
-    """Returns the names in `text`, which are separated by commas.
-
-    Args:
-        text: as given on the command line.
-        kind: what the names name, for the message.
-        known: the names that are allowed.
-
-    Raises:
-        ValueError: a name is unknown or given twice, or there is none.
-    """
-    given = text.split(",")
-    for name in given:
-        if name not in known:
-            choices = ", ".join(known)
-            raise ValueError(f"unknown {kind} {name!r} in {text!r} (choose from {choices})")
-    if len(set(given)) < len(given):
-        raise ValueError(f"a {kind} is named twice in {text!r}")
-    return given
-
-
 def parse_losses(text: str | None) -> tuple[LossTerm, ...]:
     """Returns the losses that a checked flag names, in its order; empty if it is absent."""
     return tuple(_loss_term(name) for name in split_names(text))
@@ -200,16 +179,26 @@ def sampler(text: str) -> str:
 
 def names(kind: str, known: Sequence[str], everything: str | None = None) -> Callable[[str], str]:
     """Returns a converter that checks names separated by commas. It replaces the text `everything`
-    by all known names."""
+    by all known names.
+
+    Args:
+        kind: what the names name, for the message.
+        known: the names that are allowed, each of them once.
+        everything: the text, or None.
+    """
+    also = "" if everything is None else f"; {everything!r} names them all"
 
     def convert(text: str) -> str:
         if text == everything:
             return ",".join(known)
-        try:
-            parse_names(text, kind, known)
-        except ValueError as error:
-            also = "" if everything is None else f"; {everything!r} names them all"
-            raise argparse.ArgumentTypeError(f"{error}{also}") from None
+        given = text.split(",")
+        for name in given:
+            if name not in known:
+                raise argparse.ArgumentTypeError(
+                    f"unknown {kind} {name!r} in {text!r} (choose from {', '.join(known)}){also}"
+                )
+        if len(set(given)) < len(given):
+            raise argparse.ArgumentTypeError(f"a {kind} is named twice in {text!r}{also}")
         return text
 
     return convert

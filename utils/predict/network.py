@@ -1,7 +1,7 @@
 """A trained network with everything that new images need: their size, their normalisation and the
 names of the classes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,19 +15,13 @@ from datasets.files.images import usual_shorter_side
 from datasets.normalisation import Normalisation
 from models import ARCHITECTURES
 from utils.errors import UserError
-from utils.evaluation.classifier_files import load_classifier
+from utils.evaluation.classifier_files import CLASSIFIERS_FILE, load_classifier
 from utils.evaluation.classifiers import apply_classifier
 from utils.files import read_json
 from utils.options.flags import BENCHMARK_LISTS, usual_side
 from utils.runs import checkpoint
-from utils.runs.lookup import PRETRAINED, set_apart, with_digest
+from utils.runs.lookup import PRETRAINED, RUNS, checkpoint_of_run
 from utils.runs.records import place_of
-from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT
-
-CLASSIFIERS = "classifiers.pth"
-RUNS = Path("checkpoint")
-ROOTS = (Path(), RUNS, PRETRAINED)
-"""The folders in which a run is looked up by its name."""
 
 MAX_SIDE = 1024
 
@@ -84,54 +78,6 @@ class TrainedNetwork:
         return NormalisedNetwork(self.network, self.normalisation)
 
 
-def checkpoint_of_run(name: Path) -> Path:
-    """Returns the checkpoint file of a run, which the command line names without further flags; in
-    a folder it is the best one. (`checkpoint_of_flag` looks for those of training's flags.)
-
-    If a folder has no checkpoint, but only one run below it, it stands for that run. A stage 1 that
-    has a stage 2 in its folder does not count then.
-
-    Args:
-        name: a checkpoint file, a run folder, or the name of a run folder below `checkpoint` or
-            `pretrained`, with or without its digest.
-
-    Raises:
-        UserError: there is no such run, or there are several.
-    """
-    places = [root / name for root in ROOTS]
-    place = next((place for place in places if place.exists()), None) or _digested(places)
-    if place is None:
-        tried = ", ".join(map(str, dict.fromkeys(places)))
-        raise UserError(f"{name}: no such run or checkpoint (looked for {tried})")
-    if place.is_file():
-        return place
-    for file in (BEST_CHECKPOINT, LAST_CHECKPOINT):
-        if (place / file).is_file():
-            return place / file
-    runs = [path.parent for path in sorted(place.rglob(BEST_CHECKPOINT))]
-    ends = [run for run in runs if not any(run in other.parents for other in runs)]
-    if len(ends) == 1:
-        return ends[0] / BEST_CHECKPOINT
-    hint = f"; the runs below it are {', '.join(map(str, ends))}" if ends else ""
-    raise UserError(f"{place}: no {BEST_CHECKPOINT} in this folder{hint}")
-
-
-def _digested(places: Sequence[Path]) -> Path | None:
-    """Returns the only folder with the name of one of the places and a digest; None if there is
-    none.
-
-    Raises:
-        UserError: there are several.
-    """
-    for place in places:
-        found = with_digest(place)
-        if len(found) > 1:
-            raise UserError(f"{place} may mean {set_apart(found)}: name one of them")
-        if found:
-            return found[0]
-    return None
-
-
 def load_network(name: Path) -> TrainedNetwork:
     """Returns the network of a run or checkpoint.
 
@@ -153,14 +99,13 @@ def load_network(name: Path) -> TrainedNetwork:
             f"{path}: a checkpoint of the unknown network {arch!r}; known are "
             f"{', '.join(ARCHITECTURES)}"
         )
-    weights = content["state_dict"]
-    head = weights.get("linear.weight")
-    num_classes = 0 if head is None else len(head) if "linear.bias" in weights else head.shape[-1]
+    _, num_classes = checkpoint.head_of(content["state_dict"], path)
     network = checkpoint.build_from(content, path, arch, num_classes).eval()
     recorded = content.get("data")
     recorded = recorded if isinstance(recorded, Mapping) else {}
+    arguments = read_json(path.parent / "args.json")  # empty without that file
     dataset = content.get("dataset")
-    side = _image_size(recorded, path, arch)
+    side = _image_size(recorded, arguments, path, arch)
     return TrainedNetwork(
         path=path,
         arch=arch,
@@ -168,7 +113,7 @@ def load_network(name: Path) -> TrainedNetwork:
         network=network,
         normalisation=_normalisation(recorded, dataset),
         image_size=side,
-        shorter_side=side if _are_whole(recorded, path, dataset) else usual_shorter_side(side),
+        shorter_side=side if _are_whole(recorded, arguments, dataset) else usual_shorter_side(side),
         class_names=_class_names(recorded, num_classes, path),
     )
 
@@ -191,14 +136,14 @@ def find_classifier(
         return None
     folder = trained.path.parent
     # The evaluation of a checkpoint that comes with the code is below `checkpoint`.
-    places = [folder / CLASSIFIERS]
+    places = [folder / CLASSIFIERS_FILE]
     if root_log is not None:
         # A checkpoint does not say whether its run is one of stage 2, in the folder of its stage 1.
         records = [root_log / place_of(folder, stage) for stage in (2, 1)]
         found = [place for place in records if place.is_dir()] or records[1:]
-        places = [place / CLASSIFIERS for place in found]
+        places = [place / CLASSIFIERS_FILE for place in found]
     elif folder.is_relative_to(PRETRAINED):
-        places.append(RUNS / folder.relative_to(PRETRAINED) / CLASSIFIERS)
+        places.append(RUNS / folder.relative_to(PRETRAINED) / CLASSIFIERS_FILE)
     path = next((place for place in places if place.exists()), places[-1])
     return partial(apply_classifier, load_classifier(path, name, trained.network))
 
@@ -209,8 +154,8 @@ def _normalisation(recorded: Mapping, dataset: object) -> Normalisation:
     return normalisation.IMAGENET if dataset in BENCHMARK_LISTS else normalisation.CIFAR
 
 
-def _image_size(recorded: Mapping, path: Path, arch: str) -> int:
-    found = recorded.get("image_size") or _arguments(path.parent).get("image_size")
+def _image_size(recorded: Mapping, arguments: Mapping, path: Path, arch: str) -> int:
+    found = recorded.get("image_size") or arguments.get("image_size")
     found = found or usual_side(arch)
     if not isinstance(found, int) or not 1 <= found <= MAX_SIDE:
         raise UserError(
@@ -220,16 +165,11 @@ def _image_size(recorded: Mapping, path: Path, arch: str) -> int:
     return found
 
 
-def _are_whole(recorded: Mapping, path: Path, dataset: object) -> bool:
+def _are_whole(recorded: Mapping, arguments: Mapping, dataset: object) -> bool:
     """Returns True if nothing of the training images was cut off. Earlier versions did not record
     it: theirs are the images of an npz file, unless they were resized."""
-    usual = dataset == "npz" and _arguments(path.parent).get("image_size") is None
+    usual = dataset == "npz" and arguments.get("image_size") is None
     return recorded.get("are_whole", usual) is True
-
-
-def _arguments(folder: Path) -> dict:
-    """Returns the content of the folder's `args.json`; empty if there is none."""
-    return read_json(folder / "args.json")
 
 
 def _class_names(recorded: Mapping, num_classes: int, path: Path) -> list[str]:

@@ -17,15 +17,13 @@ Flags of main.py that change no row (--data_root, --gpu, --workers, ...) apply t
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_program
 from utils.options import values
 from utils.options.flags import DATASETS, PRECISIONS, default_of
 from utils.options.parse import Parser
-from utils.options.values import parse_names, positive_count
-from utils.options.values import seed as seed_value
 from utils.reproduce.filing import file_run
 from utils.reproduce.plan import FULL_LENGTH, PROTOCOLS, Cell, DataSet, Length, plan
 from utils.reproduce.rows import OF_OWN_DATA, select_recipes, select_rows
@@ -59,7 +57,8 @@ def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
         row, _, folder = arguments.file.partition("=")
         print(f"filed: {records / file_run(Path(folder), row, records).record}")
     if arguments.table_only or arguments.file:
-        return _write(results, {}, 0)
+        _write(results, {})
+        return 0
     cells, extra = _cells(arguments, extra, records)
     runner = Runner(arguments.root, records, extra)
     if arguments.dry_run:
@@ -79,7 +78,7 @@ def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
     commands = {}
     if arguments.dataset:
         commands = {cell: users_commands(cell, extra) for cell in cells}
-    _write(results, commands, status)
+    _write(results, commands)
     for failure in runner.failures:
         print(f"reproduce: failed: {failure}", file=sys.stderr)
     return status
@@ -99,7 +98,8 @@ def _cells(
         rows = {DataSet(arguments.dataset): select_recipes(arguments.rows)}
     else:
         rows = select_rows(arguments.rows)
-    protocols = arguments.protocols or (["last"] if is_own else list(PROTOCOLS))
+    asked = values.split_names(arguments.protocols)
+    protocols = asked or (["last"] if is_own else list(PROTOCOLS))
     data_sets = []
     for data, names in rows.items():
         data, extra = with_subset(data, extra, records)
@@ -125,11 +125,10 @@ def _check_replaces_no_other(results: Path) -> None:
             )
 
 
-def _write(results: Path, commands: dict[Cell, str], status: int) -> int:
+def _write(results: Path, commands: dict[Cell, str]) -> None:
     from utils.reproduce.document import write_results
 
     print(f"table: {write_results(results, commands)}")
-    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,27 +151,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--seeds",
-        type=_list_of(seed_value),
+        type=_seeds,
         default=[0],
         metavar="S[,S]",
         help="the seeds of both stages; with --from_seed, of stage 2 alone (default: 0)",
     )
     parser.add_argument(
         "--from_seed",
-        type=seed_value,
+        type=values.seed,
         metavar="S",
         help="start every stage 2 from the stage 1 of this seed (default: of its own seed)",
     )
     parser.add_argument(
         "--protocols",
-        type=_protocols,
+        type=values.names("protocol", PROTOCOLS),
         metavar="P[,P]",
         help=f"what selects the checkpoints of stage 2 (default: {','.join(PROTOCOLS)}; with "
         "--dataset: last, because held-out images must only rank the rows)",
     )
     parser.add_argument(
         "--stage1",
-        type=positive_count,
+        type=values.positive_count,
         metavar="E",
         help="epochs of stage 1; the steps of its learning rate scale with it (default: 200, as "
         f"published; with --dataset: {OWN_LENGTH.stage_1})",
@@ -216,25 +215,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _list_of(value: Callable[[str], float]) -> Callable[[str], list[int]]:
-    def convert(text: str) -> list[int]:
-        return list(dict.fromkeys(int(value(part)) for part in text.split(",")))
-
-    return convert
-
-
-def _protocols(text: str) -> list[str]:
-    try:
-        return parse_names(text, "protocol", PROTOCOLS)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _seeds(text: str) -> list[int]:
+    return list(dict.fromkeys(int(values.seed(part)) for part in text.split(",")))
 
 
 def _phases(text: str) -> tuple[int, int]:
     parts = text.split("+")
     if len(parts) != 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not FEATURES+CLASSIFIER, such as 80+20")
-    return int(positive_count(parts[0])), int(positive_count(parts[1]))
+    return int(values.positive_count(parts[0])), int(values.positive_count(parts[1]))
 
 
 if __name__ == "__main__":

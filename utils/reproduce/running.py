@@ -74,7 +74,7 @@ class Runner:
     def command(self, cell: Cell) -> list[str]:
         """Returns the arguments of main.py that train the cell here, with the folder where its
         stage 1 or its teacher is or will be."""
-        before = None if cell.before is None else self._checkpoints(cell.before)[0]
+        before = None if cell.before is None else self._checkpoints(cell.before)
         argv = cell.command(before, self.extra)
         if cell.start is None and cell.length.stage_1 != FULL_STAGE_1:
             # The folder of a stage 1 is not named by its length.
@@ -82,16 +82,15 @@ class Runner:
         root = str(self.root)
         return [*argv, "--root_log", root, "--root_model", root, "--resume", "True"]
 
-    def _checkpoints(self, cell: Cell) -> tuple[Path, bool]:
-        """Returns the folder with the checkpoints of a stage 1, and True if they are there. It is
-        the folder of its own run, or one in `pretrained/`."""
+    def _checkpoints(self, cell: Cell) -> Path:
+        """Returns the folder with the checkpoints of a stage 1: the folder of its own run, or one
+        in `pretrained/`. If there are none yet, it is the former."""
         own = run_folder(parse_options(self.command(cell))).models
         places = [own]
         if self.is_recorded(cell):
             recorded = read_run(self.records / cell.record).arguments.get("folder")
             places += [base / recorded for base in (self.root, PRETRAINED) if recorded]
-        found = next((place for place in places if (place / LAST_CHECKPOINT).is_file()), None)
-        return found or own, found is not None
+        return next((place for place in places if (place / LAST_CHECKPOINT).is_file()), own)
 
     def _make(self, cell: Cell, name: str) -> int:
         before = cell.before
@@ -100,7 +99,7 @@ class Runner:
             print(f"{name}: its {what}, {before}, has failed", file=sys.stderr)
             return 1
         # A stage 1 can have records here but no checkpoints.
-        if before is not None and not self._checkpoints(before)[1]:
+        if before is not None and not (self._checkpoints(before) / LAST_CHECKPOINT).is_file():
             status = self._make(before, f"{name}: first {before}")
             if status:
                 self._failed.add(before)

@@ -60,8 +60,8 @@ def on_host(checkpoint: dict[str, Any]) -> dict[str, Any]:
     here = [tensor for tensor in tensors if tensor.device.type == "cpu"]
     there = [tensor for tensor in tensors if tensor.device.type != "cpu"]
     copies = [tensor.detach().clone() for tensor in here] + through_one_buffer(there)
-    by_id = dict(zip(map(id, here + there), copies, strict=True))
-    return _copy_with(checkpoint, by_id)
+    # `deepcopy` takes a copy that it finds by the id of the original.
+    return copy.deepcopy(checkpoint, dict(zip(map(id, here + there), copies, strict=True)))
 
 
 def through_one_buffer(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -107,19 +107,6 @@ def _tensors_in(content: object) -> Iterator[Tensor]:
     elif isinstance(content, (dict, list, tuple)):
         for part in content.values() if isinstance(content, dict) else content:
             yield from _tensors_in(part)
-
-
-def _copy_with(content: Any, copies: dict[int, Tensor]) -> Any:
-    """Returns the content with each tensor replaced by its copy; `copies` has them by `id`."""
-    if isinstance(content, Tensor):
-        return copies[id(content)]
-    if isinstance(content, dict):
-        copied = copy.copy(content)  # keeps the type and the metadata of a state_dict
-        copied.update({key: _copy_with(value, copies) for key, value in content.items()})
-        return copied
-    if isinstance(content, (list, tuple)):
-        return type(content)(_copy_with(part, copies) for part in content)
-    return content
 
 
 def load(path: Path) -> dict:
@@ -256,24 +243,37 @@ def build_from(
     weights = checkpoint["state_dict"]
     if checkpoint.get("arch", arch) != arch:
         raise UserError(f"{path}: a checkpoint of {checkpoint['arch']}, not of --arch {arch}")
+    kind, classes = head_of(weights, path)
+    if head not in (None, kind):
+        raise UserError(f"{path}: a checkpoint with a {kind} head, not --head {head}")
+    if classes != num_classes:
+        raise UserError(
+            f"{path}: a checkpoint of {classes} classes, but the data have {num_classes}"
+        )
+    model = build_model(arch, num_classes, COSINE_SCALE if kind == "cosine" else None)
+    load_weights(model, weights, path)
+    return model
+
+
+def head_of(weights: dict[str, Tensor], path: Path) -> tuple[str, int]:
+    """Returns the kind of head that weights have, `linear` or `cosine`, and the number of classes.
+
+    Args:
+        weights: the `state_dict` of a checkpoint.
+        path: its file, for messages.
+
+    Raises:
+        UserError: the weights have no head.
+    """
     weight = weights.get("linear.weight")
     if weight is None or weight.ndim != 2:
         raise UserError(
             f"{path}: no linear.weight among the weights ({listed(list(weights))}); "
             "--backbone starts from weights with another classifier"
         )
-    is_normed = "linear.bias" not in weights
-    kind = "cosine" if is_normed else "linear"
-    if head not in (None, kind):
-        raise UserError(f"{path}: a checkpoint with a {kind} head, not --head {head}")
-    classes = weight.shape[1] if is_normed else weight.shape[0]
-    if classes != num_classes:
-        raise UserError(
-            f"{path}: a checkpoint of {classes} classes, but the data have {num_classes}"
-        )
-    model = build_model(arch, num_classes, head_scale=COSINE_SCALE if is_normed else None)
-    load_weights(model, weights, path)
-    return model
+    # A cosine head has a column for each class, and no bias.
+    is_linear = "linear.bias" in weights
+    return ("linear", weight.shape[0]) if is_linear else ("cosine", weight.shape[1])
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

@@ -1,6 +1,7 @@
 """Where runs are: the folder of the run that options name, and the checkpoint of an evaluation."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,7 +24,6 @@ from utils.runs.contents import contents_of, is_same_file, is_same_path, named_f
 from utils.runs.lookup import (
     PRETRAINED,
     chosen_by,
-    exists,
     is_digest,
     other_start,
     place_of_pretrained,
@@ -197,9 +197,10 @@ def check_files_unchanged(options: Options) -> None:
     parent = None if options.stage == 1 else place_of_pretrained(options)
     for run in _named_alike(options, parent) if files else []:
         differing = (_differing(options, run) or set()) - {"epochs"}
-        recorded = recorded_options(run) if differing else {}
-        is_changed = [is_same_path(files.get(n), recorded.get(n)) for n in differing & set(files)]
-        if is_changed and len(is_changed) == len(differing) and all(is_changed):
+        if not differing or not differing <= files.keys():
+            continue
+        recorded = recorded_options(run)
+        if all(is_same_path(files[name], recorded.get(name)) for name in differing):
             named = ", ".join(f"{flag_of(name)} {files[name]}" for name in sorted(differing))
             raise UserError(
                 f"--resume True: {named} has changed since the run in {run.records} began; without "
@@ -252,20 +253,9 @@ def find_evaluated(options: Options) -> tuple[Path, RunFolder]:
     """
     parent = None if options.stage == 1 else place_of_pretrained(options)
     files = [BEST_CHECKPOINT] if options.stage == 2 else chosen_by(options.select_on)
-    folders = []
-    # Stage 1 keeps the best checkpoint of every protocol.
-    protocols = [options.select_on, "test"] if options.stage == 1 else [options.select_on]
-    variants = product(dict.fromkeys(protocols), dict.fromkeys([options.precision, *PRECISIONS]))
-    for select_on, precision in variants:
-        variant = replace(options, select_on=select_on, precision=precision)
-        folder = run_folder(variant)
-        folders.append(folder)
-        for name in run_names(variant, parent):
-            shipped = _below(variant, parent, name).models.relative_to(options.root_model)
-            folders.append(RunFolder(PRETRAINED / shipped, folder.records))
-    for candidates in (lambda: folders, lambda: _runs_like(options, parent)):
-        for folder, name in product(candidates(), files):
-            if exists(folder.models / name):
+    for folder in _candidates(options, parent):
+        for name in files:
+            if os.path.exists(folder.models / name):
                 return folder.models / name, folder
     own = run_folder(options).models
     above = [own.parent, PRETRAINED / own.relative_to(options.root_model).parent]
@@ -273,6 +263,25 @@ def find_evaluated(options: Options) -> tuple[Path, RunFolder]:
     runs = [str(path.parent) for path in found]
     there = f"; the runs there are {', '.join(runs)}" if runs else ""
     raise UserError(f"no checkpoint {run_folder(options).best_checkpoint}{there}")
+
+
+def _candidates(options: Options, parent: Path | None) -> Iterator[RunFolder]:
+    """Yields the folders in which the run of an evaluation may be, in the order to try them.
+
+    Raises:
+        UserError: several runs have the flags that were given.
+    """
+    # Stage 1 keeps the best checkpoint of every protocol.
+    protocols = [options.select_on, "test"] if options.stage == 1 else [options.select_on]
+    variants = product(dict.fromkeys(protocols), dict.fromkeys([options.precision, *PRECISIONS]))
+    for select_on, precision in variants:
+        variant = replace(options, select_on=select_on, precision=precision)
+        folder = run_folder(variant)
+        yield folder
+        for name in run_names(variant, parent):
+            shipped = _below(variant, parent, name).models.relative_to(options.root_model)
+            yield RunFolder(PRETRAINED / shipped, folder.records)
+    yield from _runs_like(options, parent)
 
 
 def _runs_like(options: Options, parent: Path | None) -> list[RunFolder]:
@@ -300,7 +309,7 @@ def _has_given_flags(options: Options, run: RunFolder, asides: set[str]) -> bool
     """Returns True if a run's record has all flags that are not at their defaults, except for
     `asides`. The record is beside the checkpoints if the evaluation has a `--root_log` of its
     own."""
-    if not exists(run.best_checkpoint):
+    if not os.path.exists(run.best_checkpoint):
         return False
     differing = _differing(options, run)
     if differing is None:

@@ -1,5 +1,5 @@
-"""Which run or file a flag means: `--pretrained` and `--teacher` take a path, a run's name, or its
-name without the digest."""
+"""Which run or file is meant: `--pretrained`, `--teacher` and the commands on a finished run take a
+path, a run's name, or its name without the digest."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.options.flags import FIELDS, Options, flag_of, with_role
 from utils.options.roles import Role
-from utils.options.run_names import DIGITS, LONGEST_NAME
+from utils.options.run_names import DIGITS, before_digest
 from utils.runs.run_folder import (
     BEST_CHECKPOINT,
     LAST_CHECKPOINT,
@@ -21,6 +21,9 @@ from utils.runs.run_folder import (
 
 PRETRAINED = Path("pretrained")
 """The folder of the checkpoints that come with the code; each has the name of its run's folder."""
+RUNS = Path("checkpoint")
+ROOTS = (Path(), RUNS, PRETRAINED)
+"""The folders in which a run is looked up by its name alone."""
 
 
 def place_of_pretrained(options: Options) -> Path:
@@ -66,6 +69,54 @@ def checkpoint_of_flag(options: Options, flag: str) -> Path:
     return found
 
 
+def checkpoint_of_run(name: Path) -> Path:
+    """Returns the checkpoint file of a run, which the command line names without further flags; in
+    a folder it is the best one.
+
+    If a folder has no checkpoint, but only one run below it, it stands for that run. A stage 1 that
+    has a stage 2 in its folder does not count then.
+
+    Args:
+        name: a checkpoint file, a run folder, or the name of a run folder below `checkpoint` or
+            `pretrained`, with or without its digest.
+
+    Raises:
+        UserError: there is no such run, or there are several.
+    """
+    places = [root / name for root in ROOTS]
+    place = next((place for place in places if os.path.exists(place)), None) or _digested(places)
+    if place is None:
+        tried = ", ".join(map(str, dict.fromkeys(places)))
+        raise UserError(f"{name}: no such run or checkpoint (looked for {tried})")
+    if place.is_file():
+        return place
+    for file in (BEST_CHECKPOINT, LAST_CHECKPOINT):
+        if (place / file).is_file():
+            return place / file
+    runs = [path.parent for path in sorted(place.rglob(BEST_CHECKPOINT))]
+    ends = [run for run in runs if not any(run in other.parents for other in runs)]
+    if len(ends) == 1:
+        return ends[0] / BEST_CHECKPOINT
+    hint = f"; the runs below it are {', '.join(map(str, ends))}" if ends else ""
+    raise UserError(f"{place}: no {BEST_CHECKPOINT} in this folder{hint}")
+
+
+def _digested(places: Sequence[Path]) -> Path | None:
+    """Returns the only folder with the name of one of the places and a digest; None if there is
+    none.
+
+    Raises:
+        UserError: there are several.
+    """
+    for place in places:
+        found = with_digest(place)
+        if len(found) > 1:
+            raise UserError(f"{place} may mean {set_apart(found)}: name one of them")
+        if found:
+            return found[0]
+    return None
+
+
 def _places(options: Options, flag: str) -> list[Path]:
     name = str(getattr(options, flag))
     return [Path(name), Path(options.root_model, name), PRETRAINED / name]
@@ -82,7 +133,7 @@ def _find_place(options: Options, flag: str) -> Path | None:
     """
     empty = None
     for place in _places(options, flag):
-        if exists(place):
+        if os.path.exists(place):
             if place.is_file() or _checkpoint_in(place, options):
                 return place
             empty = empty or place
@@ -100,10 +151,11 @@ def _checkpoint_in(folder: Path, options: Options) -> Path | None:
     """Returns the folder's checkpoint that is best by `--select_on`, or None. If options and folder
     have several seeds, it is that of the options' seed, or of the first seed."""
     seed = options.by_seed()[0].seed if options.seed is None else options.seed
-    if options.seeds is not None and seed is not None and exists(folder / seed_folder(seed)):
-        folder = folder / seed_folder(seed)
+    if options.seeds is not None and seed is not None:
+        of_seed = folder / seed_folder(seed)
+        folder = of_seed if os.path.exists(of_seed) else folder
     candidates = [folder / name for name in chosen_by(options.select_on)]
-    return next((path for path in candidates if exists(path)), None)
+    return next((path for path in candidates if os.path.exists(path)), None)
 
 
 def chosen_by(protocol: str) -> list[str]:
@@ -123,7 +175,7 @@ def other_start(pretrained: object, protocol: str) -> str | None:
 
 def with_digest(place: Path) -> list[Path]:
     """Returns the folders beside `place` that have its name and a digest."""
-    start = f"{place.name[: LONGEST_NAME - DIGITS - 1]}-"
+    start = f"{before_digest(place.name)}-"
     try:
         paths = sorted(path for path in place.parent.iterdir() if path.name.startswith(start))
     except OSError:
@@ -155,11 +207,3 @@ def set_apart(folders: Sequence[Path]) -> str:
         flags = [f"{flag_of(name)} {record.get(name)}" for name in differing]
         lines.append(f"{path} ({', '.join(flags) or 'of other data'})")
     return f"{', '.join(lines[:-1])} or {lines[-1]}"
-
-
-def exists(path: Path) -> bool:
-    """Returns True if a path is a file or a folder; False also if no path could be like this."""
-    try:
-        return path.is_file() or path.is_dir()
-    except OSError:  # such as a name that is too long for the file system
-        return False

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.trained import write_checkpoint
 from utils.errors import UserError
 from utils.options.parse import parse_options
+from utils.options.run_names import released_name
 from utils.runs.folders import digest_of, find_evaluated, run_folder
-from utils.runs.lookup import checkpoint_of_flag
+from utils.runs.lookup import checkpoint_of_flag, checkpoint_of_run
 from utils.runs.resuming import prepare
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -245,3 +247,63 @@ def test_the_run_says_what_its_digest_stands_for():
     assert set(text.split(", ")) == {"--batch-size 64", "--augment none", "--seed 0"}
     options = options_of("--dataset digits --epochs 3")
     assert digest_of(options, run_folder(options)) == ""
+
+
+@pytest.mark.parametrize("root", [".", "checkpoint", "pretrained"])
+def test_a_run_is_found_by_its_name(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_checkpoint(tmp_path / root / "my_run")
+    assert checkpoint_of_run("my_run").resolve() == path
+
+
+def test_a_name_without_its_digest_is_enough_if_it_fits_one_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-0123abcd")
+    write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-other")
+    assert checkpoint_of_run("my_run[1]").resolve() == path
+    write_checkpoint(tmp_path / "checkpoint" / "my_run[1]-4567abcd")
+    with pytest.raises(UserError, match=r"may mean .*-0123abcd.*-4567abcd.*: name one of them"):
+        checkpoint_of_run("my_run[1]")
+
+
+def test_a_file_is_taken_as_it_is_and_a_folder_gives_its_best(tmp_path):
+    best = write_checkpoint(tmp_path)
+    last = tmp_path / "ckpt.pth.tar"
+    best.rename(last)
+    assert checkpoint_of_run(tmp_path) == last
+    best = write_checkpoint(tmp_path)
+    assert checkpoint_of_run(tmp_path) == best
+    assert checkpoint_of_run(last) == last
+
+
+def test_the_error_for_a_missing_run_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"looked for nothing, checkpoint/nothing, pretrained/"):
+        checkpoint_of_run("nothing")
+    (tmp_path / "root").mkdir()
+    with pytest.raises(UserError, match=r"root: no ckpt.best.pth.tar in this folder$"):
+        checkpoint_of_run("root")
+
+
+def test_a_folder_above_a_single_run_stands_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_checkpoint(tmp_path / "root" / "stage_1")
+    assert checkpoint_of_run("root").resolve() == path
+    stage_2 = write_checkpoint(tmp_path / "root" / "stage_1" / "stage_2")
+    assert checkpoint_of_run("root").resolve() == stage_2
+    assert checkpoint_of_run("root/stage_1").resolve() == path
+    write_checkpoint(tmp_path / "root" / "other")
+    with pytest.raises(UserError, match=r"below it are root/other, root/stage_1/stage_2$"):
+        checkpoint_of_run("root")
+
+
+@pytest.mark.parametrize("letter", ["a", "é"], ids=["one byte", "two bytes"])
+def test_a_name_that_was_cut_is_found_without_its_digest(letter, tmp_path, monkeypatch):
+    """A name is cut at a number of bytes."""
+    monkeypatch.chdir(tmp_path)
+    flags = f"{FLAGS} --loss_type Focal --train_rule Reweight --exp_str {100 * letter}"
+    folder = made(f"{flags} --lr 0.2")
+    assert len(folder.name.encode()) in (142, 143)
+    released = released_name(options_of(flags))
+    stage_2 = options_of(FLAGS, STAGE_2, f"--pretrained {released}")
+    assert checkpoint_of_flag(stage_2, "pretrained").parent == folder
