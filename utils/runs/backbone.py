@@ -123,8 +123,10 @@ def _check(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: 
             f"{path}: weights of another network: it has {len(unknown)} tensors that this network "
             f"lacks ({listed(unknown)})"
         )
-    for name in expected.keys() & weights.keys():
-        wanted, found = expected[name], weights[name]
+    for name, found in weights.items():
+        wanted = expected.get(name)
+        if wanted is None:
+            continue
         if found.shape != wanted.shape:
             raise UserError(
                 f"{path}: {name} has shape {list(found.shape)}, not {list(wanted.shape)}"
