@@ -215,11 +215,13 @@ def test_an_overwriting_run_that_is_interrupted_at_once_never_takes_up_the_repla
     assert not differences_of_runs(folder_of(both), folder_of(finished))
 
 
-def test_a_run_may_be_resumed_under_another_spelling_of_its_checkpoint(tree, pretrained):
+def test_a_run_may_be_resumed_under_another_spelling_of_its_checkpoint(tree, pretrained, finished):
     with interrupted_at_check(20):
         assert call(stage_2(tree, pretrained)).status == 143
     path = pretrained / STAGE_1_NAME
-    succeed(stage_2(tree, pretrained, "--resume", "True", "--pretrained", path))
+    outcome = succeed(stage_2(tree, pretrained, "--resume", "True", "--pretrained", path))
+    assert "resumes after epoch 1 of 3" in outcome.out
+    assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(finished))
 
 
 def test_a_second_run_in_one_folder_is_refused_while_the_first_is_at_work(tree, tmp_path):
