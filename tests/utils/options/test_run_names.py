@@ -130,6 +130,13 @@ def test_long_names_that_begin_alike_differ():
     assert len(names) == 2
 
 
+def test_long_names_of_stage_2_are_cut_and_differ():
+    losses = "--feat_loss ce_lt,ce_bal,robust_loss_lt --cls_loss ce,ce_lt,ce_bal,bs"
+    names = {name_of(f"{STAGE_2} {losses} --cls_lr 0.0123456789{end}") for end in (1, 2)}
+    assert [len(name.encode()) for name in names] == [143, 143]
+    assert len({name[:-8] for name in names}) == 1
+
+
 def test_the_digest_says_what_it_stands_for():
     assert digested(options_of("--seed 0 -b 64 --epochs 3")) == {"seed": 0, "batch_size": 64}
 
