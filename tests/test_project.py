@@ -387,9 +387,8 @@ def test_every_link_leads_somewhere(path):
 
 @by_document
 def test_the_files_that_a_document_names_exist(path):
-    """By their whole path from the top, where one is given, else by their name."""
+    """A name with a folder is the whole path from the top."""
     text = path.read_text()
     for name in set(re.findall(r"`([\w/]+/[\w]+\.(?:py|txt|yml|json))`", text)):
-        is_of_a_run = not (ROOT / name.split("/")[0]).exists()
         is_pattern = name.endswith("/NAME.py")
-        assert is_of_a_run or is_pattern or (ROOT / name).exists(), f"{path.name}: {name}"
+        assert is_pattern or (ROOT / name).exists(), f"{path.name}: {name}"

@@ -55,7 +55,7 @@ def test_a_finished_stage_1_goes_on_with_more_epochs(tree, tmp_path):
     outcome = succeed(stage_1(tree, grown, *flags, 3, "--resume", "True"))
     assert "2/3" in outcome.out and "1/3" not in outcome.out
     said = "resumes after epoch 1 of 3, from "
-    assert outcome.out.splitlines()[1] == f"{said}{stage_1_folder(grown) / 'ckpt.pth.tar'}"
+    assert f"{said}{stage_1_folder(grown) / 'ckpt.pth.tar'}" in outcome.out.splitlines()
     succeed(stage_1(tree, whole, *flags, 3))
     folder = stage_1_folder(grown)
     assert not differences(weights_of(folder), weights_of(stage_1_folder(whole)))
