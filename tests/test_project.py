@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from main import main
 from utils.options.flags import Options
 from utils.options.parse import build_parser, parse_options
 
@@ -250,12 +249,6 @@ def test_help_names_every_choice(help_text):
     for action in actions():
         for choice in action.choices or ():
             assert choice in help_text
-
-
-@pytest.mark.parametrize("flag", ["--epoch", "--imb_fac", "--eval", "--temp"])
-def test_abbreviated_flags_are_refused(flag, capsys):
-    assert main([flag, "1"]) == 2
-    assert flag in capsys.readouterr().err
 
 
 MODULES = [

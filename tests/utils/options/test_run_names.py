@@ -90,7 +90,8 @@ def test_what_decides_stage_1_alone_leaves_the_name_of_stage_2(flags):
     [
         *("--seed 0", "--balanced_clf_nepochs 10", "--wd 2e-4", "--augment none", "--as_released"),
         *("--margin_min 0", "--robust_distance squared", "--robust_weight 0.5", "--rand_number 2"),
-        *("--imb_factor 0.02", "--dataset cifar100", "-a resnet20"),
+        *("--imb_factor 0.02", "--dataset cifar100", "-a resnet20", "--margin_wd 0"),
+        *("--select_on last", "--precision bf16", "--robust_distance normalised"),
     ],
 )
 def test_what_decides_stage_2_and_is_not_in_its_name_is_in_its_digest(flags):
