@@ -1,11 +1,8 @@
 """The long-tailed subset against the released code's golden vectors and the published sizes."""
 
-import doctest
-
 import numpy as np
 import pytest
 
-import datasets.long_tail
 from datasets import long_tail_counts, long_tail_indices
 from datasets.long_tail import counts_by_size, left_out_indices
 from utils.evaluation.shot_groups import group_of_counts
@@ -131,11 +128,6 @@ def test_classes_of_one_size_shrink_in_the_order_of_their_labels(sizes):
     by_rank = long_tail_counts(len(sizes), max(sizes), "exp", 0.01)
     ranks = sorted(range(len(sizes)), key=lambda label: (-sizes[label], label))
     assert [counts[label] for label in ranks] == by_rank
-
-
-def test_the_example_of_the_docstring_runs():
-    results = doctest.testmod(datasets.long_tail)
-    assert results.attempted > 0 and results.failed == 0
 
 
 def test_indices_are_distinct_images_class_after_class():

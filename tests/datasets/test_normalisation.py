@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.models import ResNet50_Weights
 
 from datasets import load_data, normalisation
 from tests.support.own_images import npz_data, write_npz
 from tests.support.pictures import options, pixels_of
 from utils.errors import UserError
+
+
+def test_the_constants_are_the_released_codes_and_those_of_public_weights():
+    released = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    assert (normalisation.CIFAR.mean, normalisation.CIFAR.std) == released
+    public = ResNet50_Weights.IMAGENET1K_V1.transforms()
+    assert normalisation.IMAGENET.mean == tuple(public.mean)
+    assert normalisation.IMAGENET.std == tuple(public.std)
 
 
 def test_own_data_are_normalised_by_their_training_images(tmp_path):

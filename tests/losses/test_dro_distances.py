@@ -13,7 +13,7 @@ from losses import DROLoss
 from losses.dro import DISTANCES, finite_squares
 from tests.support.dro_reference import BATCHES, centroids_of, random_problem, reference_loss
 from tests.support.helpers import read_records, stage_2, stage_2_folder, succeed
-from utils.options.flags import Options
+from utils.options.parse import build_parser, parse_options
 
 OTHERS = [distance for distance in DISTANCES if distance != "euclidean"]
 
@@ -202,8 +202,11 @@ def test_an_unknown_distance_is_an_error():
 
 
 def test_the_flag_takes_the_distances_of_the_loss():
-    settings = Options.__dataclass_fields__["robust_distance"].metadata["settings"]
-    assert settings["choices"] == DISTANCES
+    stage_2 = "--pretrained X --feat_loss ce,robust_loss --cls_loss ce --robust_distance"
+    for distance in DISTANCES:
+        assert parse_options([*stage_2.split(), distance]).robust_distance == distance
+    [action] = [a for a in build_parser()._actions if a.dest == "robust_distance"]
+    assert set(action.choices) == set(DISTANCES)
 
 
 STEADY = ("--feat_lr", 0.001, "--epochs", 1, "--balanced_clf_nepochs", 0)

@@ -162,7 +162,7 @@ def test_a_full_disk_under_the_tensorboard_events_ends_the_run_and_loses_nothing
 ):
     argv = stage_1(tree, tmp_path / "root")
     process = fork(argv, tmp_path / "output", before=fill_disk_of_events)
-    process.join(40)
+    process.join(300)
     was_hanging = process.is_alive()
     process.kill()
     assert not was_hanging, "the run hangs for ever"

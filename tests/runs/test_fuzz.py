@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.bad_input.checkpoints import Hostile
 from utils.errors import UserError
 from utils.options.flags import (
     ARCHITECTURES,
@@ -174,13 +175,6 @@ def test_flags_within_their_bounds_are_taken_as_given(flags):
     for flag, value in flags.items():
         name = names.get(flag, flag.strip("-").replace("-", "_"))
         assert getattr(options, name) == value
-
-
-class Hostile:
-    """An object whose pickle makes the folder `ran` if it is loaded without care."""
-
-    def __reduce__(self):
-        return os.mkdir, ("ran",)
 
 
 def serialised(content: object, **how: bool) -> bytes:

@@ -1,5 +1,5 @@
-"""Signals to a process of its own: it keeps its last finished epoch, says 143 or 130, and goes on
-when it is started again."""
+"""Signals to a process of its own, and a reader of its output that goes away: it keeps its last
+finished epoch, says 143, 130 or 141, and goes on when it is started again."""
 
 import os
 import signal
@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.support.helpers import (
     REPOSITORY,
@@ -19,6 +21,30 @@ from tests.support.helpers import (
     stage_1,
     succeed,
 )
+from tests.support.torchrun import MAIN
+
+EPOCHS = 60
+"""Two seconds: enough for a signal to come before the end."""
+
+
+@pytest.fixture(scope="module")
+def calm(tree, tmp_path_factory) -> Path:
+    """Gives the folder of a run that nothing has interrupted."""
+    root = tmp_path_factory.mktemp("calm")
+    succeed(stage_1(tree, root, "--epochs", EPOCHS))
+    return root / STAGE_1_NAME
+
+
+def start(argv: list[object], **variables: str) -> subprocess.Popen:
+    """Starts the command in a process with these environment variables."""
+    return subprocess.Popen(
+        [sys.executable, *MAIN, *map(str, argv)],
+        cwd=REPOSITORY,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
@@ -33,13 +59,10 @@ def epochs_in_log(folder: Path) -> int:
     return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
-def test_sigterm_ends_a_real_process_with_143_and_resume_goes_on(tree, six_epochs, tmp_path):
-    argv = stage_1(tree, tmp_path, "--epochs", 6, "--resume", "True")
+def test_sigterm_ends_a_real_process_with_143_and_resume_goes_on(tree, calm, tmp_path):
+    argv = stage_1(tree, tmp_path, "--epochs", EPOCHS, "--resume", "True")
     folder = tmp_path / STAGE_1_NAME
-    command = [sys.executable, "-m", "tests.support.small_images", "main", *map(str, argv)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes)
-    with process:
+    with start(argv) as process:
         wait_for(lambda: epochs_in_log(folder) >= 1)
         process.send_signal(signal.SIGSTOP)  # it would end meanwhile
         second = call(argv)
@@ -51,9 +74,9 @@ def test_sigterm_ends_a_real_process_with_143_and_resume_goes_on(tree, six_epoch
     assert second.status == 2
     assert "another run is at work" in second.err
     done = epochs_in_log(folder)
-    assert 1 <= load(folder / "ckpt.pth.tar")["epoch"] == done < 6
+    assert 1 <= load(folder / "ckpt.pth.tar")["epoch"] == done < EPOCHS
     succeed(argv)
-    assert not differences_of_runs(folder, six_epochs)
+    assert not differences_of_runs(folder, calm)
 
 
 def heed_interrupts() -> None:
@@ -62,8 +85,8 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_sigint_ends_a_process_with_130_and_resume_goes_on(tree, six_epochs, tmp_path):
-    argv = stage_1(tree, tmp_path, "--epochs", 6, "--resume", "True")
+def test_sigint_ends_a_process_with_130_and_resume_goes_on(tree, calm, tmp_path):
+    argv = stage_1(tree, tmp_path, "--epochs", EPOCHS, "--resume", "True")
     folder = tmp_path / STAGE_1_NAME
     process = fork(argv, tmp_path / "output", before=heed_interrupts)
     wait_for(lambda: epochs_in_log(folder) >= 1)
@@ -72,4 +95,21 @@ def test_sigint_ends_a_process_with_130_and_resume_goes_on(tree, six_epochs, tmp
     assert process.exitcode == 130
     assert "Traceback" not in (tmp_path / "output").read_text()
     succeed(argv)
-    assert not differences_of_runs(folder, six_epochs)
+    assert not differences_of_runs(folder, calm)
+
+
+def test_a_reader_that_goes_away_ends_a_real_process_with_141_and_resume_goes_on(
+    tree, calm, tmp_path
+):
+    argv = stage_1(tree, tmp_path, "--epochs", EPOCHS, "--resume", "True")
+    folder = tmp_path / STAGE_1_NAME
+    with start(argv, PYTHONUNBUFFERED="1") as process:
+        wait_for(lambda: f" 2/{EPOCHS} " in process.stdout.readline())
+        process.stdout.close()
+        err = process.stderr.read()
+        process.wait(60)
+    assert process.returncode == 141
+    assert "Traceback" not in err and "main.py: error" not in err
+    assert 2 <= load(folder / "ckpt.pth.tar")["epoch"] == epochs_in_log(folder) < EPOCHS
+    succeed(argv)
+    assert not differences_of_runs(folder, calm)

@@ -4,22 +4,14 @@ import json
 
 import numpy as np
 
+from tests.support.made_up_records import reading
+
 COUNTS = [150, 110, 60, 25, 19, 8, 4]
 
 
-def reading(base, few=True):
-    return {
-        "top1": base,
-        "top5": base + 20,
-        "many": base + 10,
-        "medium": base + 0.5,
-        "few": base - 10 if few else None,
-        "per_class": [base + 10 - 3 * k for k in range(len(COUNTS))],
-    }
-
-
 def splits(base, ncm=True, heldout=False):
-    result = {"linear": {**reading(base), "loss": 2.0}, "ncm": reading(base + 5) if ncm else None}
+    linear = {**reading(base, COUNTS), "loss": 2.0}
+    result = {"linear": linear, "ncm": reading(base + 5, COUNTS) if ncm else None}
     return {"test": result} | ({"heldout": result} if heldout else {})
 
 

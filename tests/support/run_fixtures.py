@@ -11,13 +11,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tests.support.helpers import (
-    STAGE_1_NAME,
-    make_data,
-    stage_1,
-    stage_2,
-    succeed,
-)
+from tests.support.helpers import make_data, stage_1, stage_2, succeed
 from tests.support.small_images import images_of_any_side
 
 
@@ -41,14 +35,6 @@ def finished(tree, tmp_path_factory) -> Path:
     succeed(stage_1(tree, root))
     succeed(stage_2(tree, root))
     return root
-
-
-@pytest.fixture(scope="session")
-def six_epochs(tree, tmp_path_factory) -> Path:
-    """Gives the folder of an uninterrupted stage 1 of six epochs."""
-    root = tmp_path_factory.mktemp("six")
-    succeed(stage_1(tree, root, "--epochs", 6))
-    return root / STAGE_1_NAME
 
 
 @pytest.fixture

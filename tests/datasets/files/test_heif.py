@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, features
 
 from datasets.files.images import read_pixels
+from tests.support.helpers import REPOSITORY
 from tests.support.own_images import folder_data, write_folder
 from tests.support.pictures import noise
 from utils.errors import UserError
@@ -24,8 +25,9 @@ def test_without_the_package_the_message_names_it(tmp_path):
     path = tmp_path / "IMG_0001.HEIC"
     path.write_bytes(b"\0\0\0\x18ftypheic")
     command = [sys.executable, "-c", WITHOUT_PACKAGE, str(path)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert found == f"{path}: needs the package pillow-heif: python -m pip install pillow-heif\n"
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    install = "python -m pip install pillow-heif"
+    assert ran.stdout == f"{path}: needs the package pillow-heif: {install}\n"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from datasets.loading.operations import CHUNK_VALUES, OPERATIONS, SIGNED, apply_operation
+from datasets.autoaugment import apply_operation  # the public name
+from datasets.loading.operations import CHUNK_VALUES, OPERATIONS, SIGNED
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "autoaugment_ops.npz"
 WITHOUT_LEVEL = {"autocontrast", "equalize", "invert"}

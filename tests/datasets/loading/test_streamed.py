@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -288,11 +287,10 @@ def test_workers_end_at_once_with_their_reader(folder, in_a_cycle):
     assert all(worker.is_alive() for worker in workers)
     if in_a_cycle:
         reader.itself = reader
-    began = time.monotonic()
     del reader
     gc.collect()
-    assert not any(worker.is_alive() for worker in workers)
-    assert time.monotonic() - began < 4  # what torch waits for one that does not hear
+    # A worker that does not hear the end would still be there, or be killed.
+    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def test_no_more_workers_start_than_there_are_cores():

@@ -149,6 +149,12 @@ def contrasted_images_in_parts(scene):
     return scene.stage_1("--contrastive", "bcl", "--accumulate", 2)
 
 
+@case("--contrastive bcl", "--stream False")
+def contrasted_images_that_are_streamed(scene):
+    data = ("--dataset", "folder", "--data_root", scene.own_tree() / "cifar10")
+    return scene.stage_1(*data, "--stream", "True", "-j", 0, "--contrastive", "bcl")
+
+
 @case("--mixup 0.5", "--robust_weight", "two targets")
 def mixed_images_for_the_robust_loss(scene):
     return scene.stage_1("--mixup", 0.5, "--robust_weight", 0.5)

@@ -21,12 +21,11 @@ from utils.evaluation.metrics import (
     cosine_similarities,
     group_of_counts,
     mean_over_classes,
-    nearest_centroid_accuracy,
     per_class_accuracy,
     percent,
-    shot_accuracy,
 )
 from utils.evaluation.shot_groups import balanced_accuracy
+from utils.metrics import nearest_centroid_accuracy, shot_accuracy  # the public names
 
 # 101, 100, 20 and 19 training images: one many-shot, two medium-shot and one few-shot class.
 COUNTS = [101, 100, 20, 19]

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.support.helpers import REPOSITORY
 from utils.machine import memory
 from utils.machine.device import choose_machine
 
@@ -32,7 +33,8 @@ def pages_of(mode: str) -> tuple[str, int]:
     gave once the program was warm. The size of a page depends on the system's settings."""
     command = [sys.executable, "-c", PROGRAM, mode]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(SETTINGS)}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    streams = {"capture_output": True, "text": True, "check": True}
+    ran = subprocess.run(command, cwd=REPOSITORY, env=environment, **streams)
     kept, pages = ran.stdout.split()
     return kept, int(pages)
 

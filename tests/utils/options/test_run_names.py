@@ -90,7 +90,8 @@ def test_what_decides_stage_1_alone_leaves_the_name_of_stage_2(flags):
     [
         *("--seed 0", "--balanced_clf_nepochs 10", "--wd 2e-4", "--augment none", "--as_released"),
         *("--margin_min 0", "--robust_distance squared", "--robust_weight 0.5", "--rand_number 2"),
-        *("--imb_factor 0.02", "--dataset cifar100", "-a resnet20"),
+        *("--imb_factor 0.02", "--dataset cifar100", "-a resnet20", "--margin_wd 0"),
+        *("--select_on last", "--precision bf16", "--robust_distance normalised"),
     ],
 )
 def test_what_decides_stage_2_and_is_not_in_its_name_is_in_its_digest(flags):
@@ -128,6 +129,13 @@ def test_no_name_is_longer_than_any_file_system_allows(text):
 def test_long_names_that_begin_alike_differ():
     names = {name_of(f"--dataset cifar100 --exp_str {'é' * 90}{end}") for end in ("a", "b")}
     assert len(names) == 2
+
+
+def test_long_names_of_stage_2_are_cut_and_differ():
+    losses = "--feat_loss ce_lt,ce_bal,robust_loss_lt --cls_loss ce,ce_lt,ce_bal,bs"
+    names = {name_of(f"{STAGE_2} {losses} --cls_lr 0.0123456789{end}") for end in (1, 2)}
+    assert [len(name.encode()) for name in names] == [143, 143]
+    assert len({name[:-8] for name in names}) == 1
 
 
 def test_the_digest_says_what_it_stands_for():

@@ -2,7 +2,8 @@
 
 import statistics
 
-from tests.support.made_up_runs import reading, splits, write_run
+from tests.support.made_up_records import EMPTY_GROUP_COUNTS, reading
+from tests.support.made_up_runs import splits, write_run
 from utils.report import page
 from utils.report.run_groups import group_runs
 from utils.runs.records import accuracies_of, read_run
@@ -103,7 +104,7 @@ def test_a_run_without_an_epoch_is_a_row_without_numbers(tmp_path, compare_numbe
 
 def test_an_empty_group_is_not_available(tmp_path):
     results = {"epoch": 1, **splits(40.0), "heldout": None}
-    results["test"]["linear"] = {**reading(40.0, few=False), "loss": 1.0}
+    results["test"]["linear"] = {**reading(40.0, EMPTY_GROUP_COUNTS), "loss": 1.0}
     assert accuracies_of(results)["few"] is None
     assert page._statistic([None, None], 2) == "n/a"
     assert page._statistic([None, 3.0], 2) == "3.00 (of 1)"

@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from models import build_model, resnet20
+from tests.support.bad_input.checkpoints import Hostile
 from utils.errors import UserError
 from utils.runs.backbone import load_backbone
 
@@ -170,11 +171,6 @@ def test_a_file_that_does_not_fit_is_refused_and_the_network_unchanged(change, s
     assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items())
 
 
-class Hostile:
-    def __reduce__(self):
-        return (print, ("run from a file",))
-
-
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 def test_what_is_no_file_of_weights_is_refused(name, tmp_path):
     if name.endswith(".safetensors"):
@@ -187,8 +183,9 @@ def test_what_is_no_file_of_weights_is_refused(name, tmp_path):
         load_backbone(resnet20(10), path)
 
 
-def test_nothing_in_the_file_is_run(tmp_path, capsys):
+def test_nothing_in_the_file_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = saved({"state_dict": Hostile()}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match="not a readable"):
         load_backbone(resnet20(10), path)
-    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == [path]

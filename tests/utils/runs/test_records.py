@@ -4,12 +4,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.helpers import read_records, stage_2_folder
+from tests.support.made_up_records import record
 from utils.runs.records import RecordedRun
 
 
 def settings(**arguments):
     run = RecordedRun(Path("run"), {"data_root": "mine"} | arguments, [], None, None)
     return run.settings()
+
+
+def keys_of(value):
+    """Returns the keys of nested dictionaries, without their values."""
+    return {k: keys_of(v) for k, v in value.items()} if isinstance(value, dict) else None
+
+
+def test_made_up_records_have_the_keys_of_real_ones(finished):
+    assert keys_of(record(1)) == keys_of(read_records(stage_2_folder(finished))[0])
 
 
 @pytest.mark.parametrize("dataset", ["folder", "csv", "npz", "imagenet_lt"])

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 
 @pytest.fixture(scope="module")
 def public(tmp_path_factory):
-    """Gives weights of a ResNet-20 with the names that DataParallel gives them."""
+    """Gives weights of a ResNet-8 with the names that DataParallel gives them."""
     torch.manual_seed(11)
     path = tmp_path_factory.mktemp("public") / "resnet8.pth"
     torch.save(nn.DataParallel(resnet8(1000)).state_dict(), path)

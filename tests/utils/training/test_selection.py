@@ -1,7 +1,6 @@
 """Which checkpoints a chain takes, with each of the three protocols."""
 
 import copy
-import shutil
 
 import pytest
 
@@ -27,12 +26,23 @@ from utils.training.selection import Selection
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 
-def score(split: str, record: dict, reading: str) -> float:
-    """Returns what selection compares on test and held-out images: the mean over the classes that
-    have images."""
-    result = record["results"][split][reading]
-    known = [accuracy for accuracy in result["per_class"] if accuracy is not None]
-    return sum(known) / len(known)
+CHOSEN = {"test": 1, "heldout": 2, "last": 3}
+SCORES = {"test": 70.0, "heldout": 80.0}
+
+
+@pytest.fixture
+def different_choices(monkeypatch) -> None:
+    """Makes each protocol choose another epoch of a phase: the one in `CHOSEN`, in the classifier
+    phase three epochs later. The scores of the chosen epochs are `SCORES`."""
+
+    def score(protocol, epoch, phase, results):
+        if protocol == "last":
+            return original(protocol, epoch, phase, results)
+        before = 3 if phase == "classifier" else 0
+        return SCORES[protocol] - abs(epoch - before - CHOSEN[protocol])
+
+    original = selection.score
+    monkeypatch.setattr(selection, "score", score)
 
 
 def logged(accuracies: dict) -> dict:
@@ -147,10 +157,11 @@ def test_a_whole_log_says_which_epoch_of_each_phase_a_protocol_chooses(protocol,
     assert selection.chosen_epochs(records, protocol) == expected
 
 
-@pytest.mark.parametrize("protocol", ["test", "heldout", "last"])
-def test_a_runs_log_says_what_its_own_protocol_has_chosen(protocol, six_epochs):
-    state = load(six_epochs / "ckpt.pth.tar")["best"]
-    assert selection.chosen_epochs(read_records(six_epochs), protocol) == [state[protocol]["epoch"]]
+@pytest.mark.parametrize("protocol", CHOSEN)
+def test_a_runs_log_says_what_its_own_protocol_has_chosen(protocol, finished):
+    for folder in (finished / STAGE_1_NAME, stage_2_folder(finished)):
+        best = load(folder / "ckpt.pth.tar")["best"][protocol]
+        assert selection.chosen_epochs(read_records(folder), protocol)[-1] == best["epoch"]
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -163,61 +174,56 @@ def test_a_stage_2_keeps_no_best_checkpoint_of_another_protocol(stage, finished)
     assert kept == {"ckpt.best.pth.tar"} | others[stage]
 
 
-@pytest.mark.parametrize("protocol", ["test", "heldout", "last"])
+@pytest.mark.usefixtures("different_choices")
+@pytest.mark.parametrize("protocol", CHOSEN)
 def test_a_protocol_chooses_every_link_of_the_chain(protocol, tree, tmp_path):
     succeed(stage_1(tree, tmp_path, "--epochs", 3, "--select_on", protocol))
     start = stage_1_folder(tmp_path)
-    flags = ("--select_on", protocol, "--epochs", 4, "--balanced_clf_nepochs", 2)
+    flags = ("--select_on", protocol, "--epochs", 6, "--balanced_clf_nepochs", 3)
     outcome = succeed(stage_2(tree, tmp_path, "--pretrained", start.name, *flags))
     assert outcome.warnings == []
 
-    def chosen(records: list[dict], reading: str) -> dict:
-        if protocol == "last":
-            return records[-1]
-        return max(records, key=lambda record: score(protocol, record, reading))
-
-    links = []
-    folders = (start, stage_2_folder(tmp_path))
-    for folder in folders:
-        records = [r for r in read_records(folder) if r["phase"] != "features"]
-        summary, best = read_summary(folder), chosen(records, "linear")
-        assert summary["selected_on"] == protocol
-        for split in ("test", "heldout"):
-            selected, last = summary[split]["selected"], summary[split]["last"]
-            assert selected["epoch"] == best["epoch"]
-            assert logged(selected["linear"]) == best["results"][split]["linear"]
-            assert logged(selected["ncm"]) == best["results"][split]["ncm"]
-            assert last["epoch"] == records[-1]["epoch"]
-            assert logged(last["linear"]) == records[-1]["results"][split]["linear"]
-        kept = load(folder / "ckpt.best.pth.tar")
-        assert kept["epoch"] == best["epoch"]
+    chosen, end, links = CHOSEN[protocol], stage_2_folder(tmp_path), []
+    for folder, selected, last in ((start, chosen, 3), (end, 3 + chosen, 6)):
+        summary, kept = read_summary(folder), load(folder / "ckpt.best.pth.tar")
+        logs = {record["epoch"]: record["results"] for record in read_records(folder)}
+        assert summary["selected_on"] == kept["selected_on"] == protocol
+        for which, epoch in (("selected", selected), ("last", last)):
+            for split in ("test", "heldout"):
+                found = summary[split][which]
+                assert found["epoch"] == epoch
+                for classifier in ("linear", "ncm"):
+                    assert logged(found[classifier]) == logs[epoch][split][classifier]
+        assert kept["epoch"] == selected
         # What the protocol compares; where nothing is compared, the accuracy on the test images.
-        top1 = best["results"]["test"]["linear"]["top1"]
-        value = top1 if protocol == "last" else score(protocol, best, "linear")
+        value = SCORES.get(protocol, logs[selected]["test"]["linear"]["top1"])
         assert kept["best_acc1"] == pytest.approx(value, abs=1e-3)
-        assert kept["selected_on"] == protocol
-        links.append(kept)
+        links.append(kept["state_dict"])
+    assert read_summary(end)["features"]["selected"]["epoch"] == chosen
     if protocol != "last":
-        features = [r for r in read_records(folders[1]) if r["phase"] == "features"]
-        kept = load(folders[1] / "ckpt.best_features.pth.tar")
-        assert kept["epoch"] == chosen(features, "ncm")["epoch"]
-        # Its frozen classifier is that of the chosen stage-1 epoch.
-        assert not differences(head_of(kept["state_dict"]), head_of(links[0]["state_dict"]))
+        kept = load(end / "ckpt.best_features.pth.tar")
+        assert kept["epoch"] == chosen
+        # Its frozen classifier is that of the chosen stage-1 epoch; the chain ends with its
+        # features.
+        assert not differences(head_of(kept["state_dict"]), head_of(links[0]))
+        assert not differences(features_of(kept["state_dict"]), features_of(links[1]))
 
 
-@pytest.mark.parametrize("protocol", ["test", "heldout", "last"])
+@pytest.mark.usefixtures("different_choices")
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [
+        ("test", "ckpt.best.pth.tar"),
+        ("heldout", "ckpt.best_heldout.pth.tar"),
+        ("last", "ckpt.pth.tar"),
+    ],
+)
 def test_a_stage_1_selected_on_test_starts_the_chain_of_any_protocol(
-    protocol, tree, six_epochs, tmp_path
+    protocol, name, tree, tmp_path
 ):
-    folder = tmp_path / STAGE_1_NAME
-    shutil.copytree(six_epochs, folder)
-    records = read_records(folder)
-    epoch = 6
-    if protocol != "last":
-        epoch = max(records, key=lambda record: score(protocol, record, "linear"))["epoch"]
-    name = {"test": "ckpt.best.pth.tar", "heldout": "ckpt.best_heldout.pth.tar"}
-    link = load(folder / name.get(protocol, "ckpt.pth.tar"))
-    assert link["epoch"] == epoch
+    succeed(stage_1(tree, tmp_path, "--epochs", 3))
+    link = load(stage_1_folder(tmp_path) / name)
+    assert link["epoch"] == CHOSEN[protocol]
 
     outcome = succeed(stage_2(tree, tmp_path, "--select_on", protocol, *CLASSIFIER_ONLY))
 

@@ -62,9 +62,3 @@ def test_balanced_softmax_warns_beside_another_remedy(tree, tmp_path):
 def test_a_later_start_leaves_out_the_epochs_before_it(tree, tmp_path):
     succeed(stage_1(tree, tmp_path, "--start-epoch", 1))
     assert [row["epoch"] for row in read_csv(stage_1_folder(tmp_path))] == ["2"]
-
-
-def test_without_cuda_a_gpu_number_warns_and_runs_on_the_cpu(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    outcome = succeed(stage_1(tree, tmp_path, "--epochs", 0, "--gpu", 1))
-    assert [w for w in outcome.warnings if "--gpu 1" in w and "CPU" in w]

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -342,16 +343,16 @@ def test_the_stage_1_checkpoint_is_found_where_the_interface_says(
     given, tree, pretrained, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    source = pretrained / STAGE_1_NAME
+    source = taken = pretrained / STAGE_1_NAME
     name = STAGE_1_NAME
     if given.startswith("local"):
-        shutil.copytree(source, tmp_path / "local" / STAGE_1_NAME)
+        taken = shutil.copytree(source, tmp_path / "local" / STAGE_1_NAME)
     elif given.startswith("here"):
         name = f"here_{STAGE_1_NAME}"
-        shutil.copytree(source, tmp_path / name)
+        taken = shutil.copytree(source, tmp_path / name)
     elif given.startswith("there"):
         name = f"there_{STAGE_1_NAME}"
-        shutil.copytree(source, tmp_path / "pretrained" / name)
+        taken = shutil.copytree(source, tmp_path / "pretrained" / name)
     elif given == ".":
         monkeypatch.chdir(source)
     elif given == "..":
@@ -359,7 +360,10 @@ def test_the_stage_1_checkpoint_is_found_where_the_interface_says(
         monkeypatch.chdir(source / "inner")
     text = given.format(root=pretrained, name=STAGE_1_NAME)
 
-    succeed(stage_2(tree, pretrained, "--pretrained", text, *NOTHING))
+    outcome = succeed(stage_2(tree, pretrained, "--pretrained", text, *NOTHING))
 
+    file = Path(text).name if text.endswith(".tar") else "ckpt.best.pth.tar"
+    (said,) = (line for line in outcome.out.splitlines() if line.startswith("starts from "))
+    assert Path(said.removeprefix("starts from ")).samefile(taken / file)
     (summary,) = tmp_path.rglob("robust_*/summary.json")
     assert summary.parent.parent == pretrained / name
