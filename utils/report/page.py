@@ -61,11 +61,11 @@ def write_page(folders: Sequence[Path], output: Path) -> Path:
     groups = group_runs(runs)
     sections = [
         training_curves(groups),
-        accuracy_by_class(groups, runs),
-        margins(groups, runs),
+        accuracy_by_class(groups),
+        margins(groups),
         reliability(groups),
-        confusion(groups, runs),
-        feature_maps(groups, runs),
+        confusion(groups),
+        feature_maps(groups),
     ]
     try:
         pictures.mkdir(parents=True, exist_ok=True)

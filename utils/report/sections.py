@@ -163,7 +163,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("$", r"\$")
 
 
-def accuracy_by_class(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
+def accuracy_by_class(groups: Sequence[SettingsGroup]) -> Section:
     """Returns the section of per-class accuracies against class size, as means over each group's
     runs."""
     section = Section(
@@ -178,7 +178,7 @@ def accuracy_by_class(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRu
             section.leave_out(group, "no epoch is finished", "train it")
             continue
         try:
-            counts = class_counts(shown[0], runs)
+            counts = class_counts(shown[0])
         except MissingRecord as reason:
             section.leave_out(group, reason, "continue it with --resume True")
             continue
@@ -202,7 +202,7 @@ def _mean_per_class(runs: Sequence[RecordedRun]) -> list[float | None]:
     return [None if None in column else float(np.mean(column)) for column in columns]
 
 
-def margins(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
+def margins(groups: Sequence[SettingsGroup]) -> Section:
     """Returns the section of margins over epochs and against class size, with one run of each
     group."""
     section = Section(
@@ -216,7 +216,7 @@ def margins(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Sec
     def attempt(run: RecordedRun) -> np.ndarray:
         if run.margin_record is None:
             raise MissingRecord("there are no margins in its log.jsonl")
-        return class_counts(run, runs)
+        return class_counts(run)
 
     for group in groups:
         if group.stage == 1:
