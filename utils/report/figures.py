@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
+import matplotlib.figure
 
 from utils.errors import UserError
 from utils.evaluation.shot_groups import FEW_BELOW, MANY_ABOVE
@@ -185,14 +186,11 @@ def _statistic(values: Sequence[float | None], decimals: int) -> str:
 
 def _picture(figure: Figure, pictures: Path) -> str:
     """Draws a figure, writes its PNG file, and returns it as a `data:` address."""
-    with plt.rc_context(FIGURE_STYLE):
-        canvas, axes = plt.subplots(figsize=FIGURE_SIZE, layout="constrained")
-        try:
-            figure.draw(axes)
-            buffer = io.BytesIO()
-            canvas.savefig(buffer, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
-        finally:
-            plt.close(canvas)
+    with matplotlib.rc_context(FIGURE_STYLE):
+        canvas = matplotlib.figure.Figure(figsize=FIGURE_SIZE, layout="constrained")
+        figure.draw(canvas.subplots())
+        buffer = io.BytesIO()
+        canvas.savefig(buffer, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
     with atomic_write(pictures / f"{figure.name}.png") as file:
         file.write(buffer.getvalue())
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

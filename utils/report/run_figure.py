@@ -3,10 +3,8 @@
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from utils.files import atomic_write
 from utils.report import figures
@@ -49,16 +47,14 @@ def write_report(folder: Path, class_counts: list[int], selected: dict | None) -
             labels, preds = arrays["labels"], arrays["preds"]
         panels.append(lambda axes: figures.confusion(axes, labels, preds, counts))
     rows = max(1, -(-len(panels) // 3))
-    with plt.rc_context({"legend.fontsize": "small"}):
-        figure, grid = plt.subplots(rows, 3, figsize=(15, 4.4 * rows), layout="constrained")
-        try:
-            for axes, draw in zip(grid.flat, panels, strict=False):
-                draw(axes)
-            for axes in grid.flat[len(panels) :]:
-                axes.set_axis_off()
-            path = folder / "report.png"
-            with atomic_write(path) as file:
-                figure.savefig(file, format="png", dpi=110)
-        finally:
-            plt.close(figure)
+    with matplotlib.rc_context({"legend.fontsize": "small"}):
+        figure = Figure(figsize=(15, 4.4 * rows), layout="constrained")
+        grid = figure.subplots(rows, 3)
+        for axes, draw in zip(grid.flat, panels, strict=False):
+            draw(axes)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        path = folder / "report.png"
+        with atomic_write(path) as file:
+            figure.savefig(file, format="png", dpi=110)
     return path

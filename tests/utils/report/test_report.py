@@ -1,11 +1,12 @@
 """The figures of one run: report.png."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.support.made_up_records import COUNTS, EMPTY_GROUP_COUNTS, record, write_log
+from utils.report import run_figure
 from utils.report.run_figure import write_report
 
 
@@ -13,21 +14,21 @@ from utils.report.run_figure import write_report
 def drawn(monkeypatch):
     """Gives the titles of the panels that `write_report` drew, and their axes."""
     panels = {}
-    close = plt.close
 
-    def keep(figure):
-        panels.clear()
-        panels.update({a.get_title(): a for a in figure.axes if a.get_title()})
-        close(figure)
+    class Kept(Figure):
+        def savefig(self, *args, **settings):
+            panels.clear()
+            panels.update({a.get_title(): a for a in self.axes if a.get_title()})
+            super().savefig(*args, **settings)
 
-    monkeypatch.setattr(plt, "close", keep)
+    monkeypatch.setattr(run_figure, "Figure", Kept)
     return panels
 
 
 @pytest.fixture
 def unrendered(monkeypatch):
     """Makes pages be laid out and drawn, but not turned into pixels, which takes a second."""
-    monkeypatch.setattr(plt.Figure, "savefig", lambda self, file, **settings: file.write(b"pixels"))
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **settings: file.write(b"pixels"))
 
 
 def finished_run(folder, counts=COUNTS, **settings):
@@ -142,4 +143,3 @@ def test_the_same_records_give_the_same_report(tmp_path):
     selected = finished_run(tmp_path)
     first = write_report(tmp_path, COUNTS, selected).read_bytes()
     assert write_report(tmp_path, COUNTS, selected).read_bytes() == first
-    assert plt.get_fignums() == []
