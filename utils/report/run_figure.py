@@ -11,14 +11,13 @@ from utils.report import figures
 from utils.runs.records import read_epochs
 
 
-def write_report(folder: Path, class_counts: list[int], selected: dict | None) -> Path:
+def write_report(folder: Path, class_counts: list[int], selected: dict) -> Path:
     """Draws `report.png` from the run's `log.jsonl` and `predictions.npz`, and returns its path.
 
     Args:
         folder: folder of the run's records.
         class_counts: training images of each class ``[K]``.
-        selected: the selected epoch's entry of `summary.json`; None for an unfinished run, whose
-            last epoch is shown instead.
+        selected: the selected epoch's entry of `summary.json`.
 
     Raises:
         OSError: the figure cannot be written.
@@ -31,22 +30,18 @@ def write_report(folder: Path, class_counts: list[int], selected: dict | None) -
             lambda axes: figures.losses(axes, records),
             lambda axes: figures.accuracies(axes, records),
         ]
-    chosen = selected or (records[-1]["results"]["test"] if records else None)
-    if chosen:
-        per_class = chosen["linear"]["per_class"]
-        panels.append(lambda axes: figures.accuracy_by_size(axes, per_class, counts))
+    per_class = selected["linear"]["per_class"]
+    panels.append(lambda axes: figures.accuracy_by_size(axes, per_class, counts))
     with_margins = [record for record in records if record["margins"]]
     if with_margins:
         panels += [
             lambda axes: figures.margins_over_time(axes, with_margins, counts),
             lambda axes: figures.margins_by_size(axes, with_margins[-1], counts),
         ]
-    predictions = folder / "predictions.npz"
-    if predictions.exists():
-        with np.load(predictions, allow_pickle=False) as arrays:
-            labels, preds = arrays["labels"], arrays["preds"]
-        panels.append(lambda axes: figures.confusion(axes, labels, preds, counts))
-    rows = max(1, -(-len(panels) // 3))
+    with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
+        labels, preds = arrays["labels"], arrays["preds"]
+    panels.append(lambda axes: figures.confusion(axes, labels, preds, counts))
+    rows = -(-len(panels) // 3)
     with matplotlib.rc_context({"legend.fontsize": "small"}):
         figure = Figure(figsize=(15, 4.4 * rows), layout="constrained")
         grid = figure.subplots(rows, 3)
