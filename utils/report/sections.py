@@ -126,13 +126,14 @@ def training_curves(groups: Sequence[SettingsGroup]) -> Section:
     for i, name in enumerate(names):
         caption = f"The part {name} of the training loss, over the epochs that have it."
         title = f"Training loss: {_plain(name)}"
-        read = partial(_part_of_loss, name=name)
-        add(f"train_loss_{i + 1}", title, "loss", caption, read)
+        add(
+            f"train_loss_{i + 1}",
+            title,
+            "loss",
+            caption,
+            lambda record, name=name: record["losses"].get(name),
+        )
     return section
-
-
-def _part_of_loss(record: dict, name: str) -> float | None:
-    return record["losses"].get(name)
 
 
 def _curves(
@@ -196,10 +197,10 @@ def accuracy_by_class(groups: Sequence[SettingsGroup]) -> Section:
     return section
 
 
-def _mean_per_class(runs: Sequence[RecordedRun]) -> list[float | None]:
-    shown = [run.shown for run in runs]
-    columns = zip(*(s["test"]["linear"]["per_class"] for s in shown if s), strict=True)
-    return [None if None in column else float(np.mean(column)) for column in columns]
+def _mean_per_class(runs: Sequence[RecordedRun]) -> list[float]:
+    """Returns the mean accuracy of each class; NaN for a class that a run has no test images of."""
+    per_class = [shown["test"]["linear"]["per_class"] for run in runs if (shown := run.shown)]
+    return np.array(per_class, dtype=float).mean(axis=0).tolist()
 
 
 def margins(groups: Sequence[SettingsGroup]) -> Section:
