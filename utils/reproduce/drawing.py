@@ -38,7 +38,7 @@ def forest(compared: Frame, data: DataSet, folder: Path) -> Path | None:
     if not groups:
         return None
     figure = Figure(figsize=(9, 1.8 + 0.3 * len(groups)), layout="constrained")
-    _draw(figure.subplots(), groups, data.title)
+    draw(figure.subplots(), groups, data.title)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{data.name}{f'_{data.ratio}' if data.ratio else ''}_forest.png"
     with atomic_write(path) as file:
@@ -47,13 +47,21 @@ def forest(compared: Frame, data: DataSet, folder: Path) -> Path | None:
     return path.relative_to(folder.parent)
 
 
-def _draw(axes: Axes, groups: Sequence[Sequence[dict[str, Any]]], title: str) -> None:
-    """Draws the comparisons that `by_part_and_length` returned, each list on a line."""
+def draw(axes: Axes, groups: Sequence[Sequence[dict[str, Any]]], title: str) -> None:
+    """Draws comparisons on the axes of a figure.
+
+    Args:
+        axes: where to draw.
+        groups: the result of `by_part_and_length`; each list is a line.
+        title: of the data set.
+    """
+    has_subsets = len({lines[0]["data"] for lines in groups}) > 1
     names = []
     for place, lines in enumerate(groups):
-        count = len(lines[0]["seeds"])
+        first, count = lines[0], len(lines[0]["seeds"])
+        of_subset = f", subset {first['data'].subset or 'unknown'}" if has_subsets else ""
         of_seeds = f"{count} seed{'s' if count > 1 else ''}"
-        names.append(f"{lines[0]['what']} ({lines[0]['length']}, {of_seeds})")
+        names.append(f"{first['what']} ({first['length']}, {of_seeds}{of_subset})")
         for i, line in enumerate(lines):
             points, (low, high) = line["difference"].points, line["difference"].interval
             number = PROTOCOLS.index(line["protocol"])
@@ -79,12 +87,13 @@ def _draw(axes: Axes, groups: Sequence[Sequence[dict[str, Any]]], title: str) ->
 
 
 def by_part_and_length(compared: Frame) -> list[list[dict[str, Any]]]:
-    """Returns the comparisons that have an interval: a list for each part, length and precision,
-    with the comparison by each protocol. Of each list, only those with the most seeds are kept."""
+    """Returns the comparisons that have an interval: a list for each part, length, precision and
+    subset, with the comparison by each protocol. Of each list, only those with the most seeds are
+    kept."""
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for line in compared.to_dict("records"):
         if line["difference"].interval:
-            key = line["what"], line["length"], line["precision"]
+            key = line["what"], line["length"], line["precision"], line["data"]
             groups.setdefault(key, []).append(line)
     most = [max(len(line["seeds"]) for line in lines) for lines in groups.values()]
     return [
