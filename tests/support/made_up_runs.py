@@ -32,6 +32,7 @@ def write_run(folder, seed=0, stage=1, epochs=4, finished=True, heldout=False, b
         "feat_loss": "ce_lt,robust_loss" if stage == 2 else None,
         "margin": 1.0,
         "root_log": str(folder.parent),
+        "class_counts": COUNTS,
         "machine": {"device": "cpu", "command": ["main.py", "--seed", str(seed)]},
     } | args
     records = []

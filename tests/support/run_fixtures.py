@@ -3,11 +3,9 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -45,12 +43,12 @@ def no_figures(monkeypatch) -> None:
     def savefig(self, file, **_: object) -> None:
         Image.new("RGB", (1, 1)).save(file, "png")
 
-    def without_panels(*_: object, **__: object) -> tuple[Figure, np.ndarray]:
-        return Figure(), np.array([])
+    class WithoutPanels(Figure):
+        def subplots(self, *_: object, **__: object) -> np.ndarray:
+            return np.array([])
 
-    plain = SimpleNamespace(**vars(pyplot) | {"subplots": without_panels})
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
-    monkeypatch.setattr("utils.report.run_figure.plt", plain)
+    monkeypatch.setattr("utils.report.run_figure.Figure", WithoutPanels)
 
 
 @pytest.fixture

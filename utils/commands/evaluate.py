@@ -1,6 +1,7 @@
 """The evaluation command: accuracies and outputs of the best checkpoint of a run."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -185,7 +186,7 @@ def _save_readings(
     events."""
     write_readings(folder.records, records)
     save_classifiers(folder.records / CLASSIFIERS_FILE, classifiers, model, epoch, class_names)
-    with EventFile(folder.records, ".readings") as events:
+    with closing(EventFile(folder.records, ".readings")) as events:
         for reading, record in records.items():
             for name, value in record.items():
                 if isinstance(value, (int, float)):

@@ -1,7 +1,5 @@
 """Writes the document of all flags: `python -m utils.options.document > docs/flags.md`."""
 
-from itertools import groupby
-
 from utils.options.flags import FIELDS
 from utils.options.recipes import RECIPES
 from utils.options.roles import Role
@@ -26,8 +24,11 @@ AFFECTS |= {Role.FREE: "nothing", Role.COMMAND: "the command"}
 
 def document() -> str:
     """Returns the document in Markdown: a table for each group of flags, and the recipes."""
+    groups: dict[str, list] = {}
+    for field in FIELDS.values():
+        groups.setdefault(field.metadata["group"], []).append(field)
     parts = [INTRODUCTION]
-    for group, fields in groupby(_by_group(), key=lambda field: field.metadata["group"]):
+    for group, fields in groups.items():
         parts.append(f"## {group[0].upper()}{group[1:]}\n")
         parts.append("| flag | default | affects | meaning |\n|---|---|---|---|")
         parts += [_row(field) for field in fields]
@@ -36,12 +37,6 @@ def document() -> str:
     parts.append("| name | method |\n|---|---|")
     parts += [f"| `{name}` | {_cell(recipe.description)} |" for name, recipe in RECIPES.items()]
     return "\n".join(parts) + "\n"
-
-
-def _by_group() -> list:
-    """Returns the declarations by group; the groups are in the order of their first flags."""
-    titles = list(dict.fromkeys(field.metadata["group"] for field in FIELDS.values()))
-    return sorted(FIELDS.values(), key=lambda field: titles.index(field.metadata["group"]))
 
 
 def _row(field) -> str:

@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Circle
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from utils.evaluation.calibration import expected_calibration_error, reliability_bins
 from utils.evaluation.shot_groups import FEW_BELOW, GROUPS, MANY_ABOVE, group_of_counts
@@ -65,7 +62,7 @@ def accuracies(axes: Axes, records: Sequence[dict]) -> None:
         if any(value is not None for value in values):
             key = "all" if name == "top1" else name
             style: dict[str, Any] = {"color": COLOURS[key], "linestyle": LINES[key]}
-            axes.plot(epochs, _known(values), label=f"linear, {key}", **style)
+            axes.plot(epochs, np.array(values, dtype=float), label=f"linear, {key}", **style)
     with_ncm = [record for record in records if record["results"]["test"]["ncm"]]
     values = [record["results"]["test"]["ncm"]["top1"] for record in with_ncm]
     dashed: dict[str, Any] = {
@@ -86,10 +83,10 @@ def accuracy_by_size(axes: Axes, per_class: Sequence[float | None], counts: np.n
 
     Args:
         axes: where to draw.
-        per_class: accuracies in percent ``[K]``; None for a class without images.
+        per_class: accuracies in percent ``[K]``; None or NaN for a class without images.
         counts: training images of each class ``[K]``.
     """
-    _scatter_by_size(axes, _known(per_class), counts)
+    _scatter_by_size(axes, np.array(per_class, dtype=float), counts)
     axes.set(title="Accuracy of each class against its size", ylabel="linear top-1 (%)")
     # All runs have one scale; the legend has room above 100 %, where no point can be.
     axes.set(ylim=(-4, 119), yticks=range(0, 101, 20))
@@ -296,10 +293,6 @@ def epochs_of(records: Sequence[dict]) -> list[int]:
     return [record["epoch"] for record in records]
 
 
-def _known(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values], dtype=float)
-
-
 def _style(number: int) -> dict:
     """Returns colour, line and marker of the settings with this number. The combination repeats
     after 56 numbers, the least common multiple of 7, 4 and 8."""
@@ -312,8 +305,7 @@ def _style(number: int) -> dict:
 
 def _epoch_axis(axes: Axes) -> None:
     axes.set_xlabel("epoch")
-    # The default locator of a linear axis is `AutoLocator`, a `MaxNLocator`.
-    cast(MaxNLocator, axes.xaxis.get_major_locator()).set_params(integer=True)
+    axes.locator_params("x", integer=True)
 
 
 def _mark_phases(axes: Axes, records: Sequence[dict]) -> None:

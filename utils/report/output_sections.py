@@ -57,7 +57,7 @@ def _errors(group: SettingsGroup, attempt: Callable) -> str:
     return ", ".join(found)
 
 
-def confusion(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
+def confusion(groups: Sequence[SettingsGroup]) -> Section:
     """Returns the section of confusion matrices, with the selected checkpoint of one run of each
     group."""
     section = Section(
@@ -69,7 +69,7 @@ def confusion(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> S
     )
 
     def attempt(run: RecordedRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        arrays, counts = _predictions(run), class_counts(run, runs)
+        arrays, counts = _predictions(run), class_counts(run)
         _check_labels(arrays, counts)
         return arrays["labels"], arrays["preds"], counts
 
@@ -105,7 +105,7 @@ def _check_labels(arrays: dict[str, np.ndarray], counts: np.ndarray) -> None:
         raise MissingRecord("its predictions have more classes than its log")
 
 
-def feature_maps(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
+def feature_maps(groups: Sequence[SettingsGroup]) -> Section:
     """Returns the section of maps: the test features of a few largest and smallest classes, with
     one evaluated run of each group.
 
@@ -123,20 +123,17 @@ def feature_maps(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -
         "circle may be further than ε from the centroid.",
     )
     befores: set = set()
-    attempt = partial(_clouds, runs=runs)
     stage_2_first = sorted(groups, key=lambda group: -group.stage)
-    for group, run, clouds in section.first_runs(stage_2_first, attempt, EVALUATE):
+    for group, run, clouds in section.first_runs(stage_2_first, _clouds, EVALUATE):
         if group.stage == 2:
-            befores |= _add_before(section, group, run, runs)
+            befores |= _add_before(section, group, run)
             section.figures.append(_map(group, run, clouds, "after stage 2"))
         elif not befores & {member.folder.resolve() for member in group.runs}:
             section.figures.append(_map(group, run, clouds, "of stage 1"))
     return section
 
 
-def _add_before(
-    section: Section, group: SettingsGroup, run: RecordedRun, runs: Sequence[RecordedRun]
-) -> set:
+def _add_before(section: Section, group: SettingsGroup, run: RecordedRun) -> set:
     """Adds the map of the features from which a stage 2 started. Returns the folder of its stage 1
     as a set, which is empty if there is no map."""
     if run.parent is None:
@@ -144,7 +141,7 @@ def _add_before(
         section.leave_out(group, reason, "train both stages below one --root_log")
         return set()
     try:
-        clouds = _clouds(run.parent, runs, like=run)
+        clouds = _clouds(run.parent, like=run)
     except MissingRecord as reason:
         why = f"the features before stage 2, because of its stage 1 {reason}"
         section.leave_out(group, why, "run the command of stage 1 with --evaluation True added")
@@ -167,14 +164,11 @@ def _map(
     )
 
 
-def _clouds(
-    run: RecordedRun, runs: Sequence[RecordedRun], like: RecordedRun | None = None
-) -> list[figures.ClassCloud]:
+def _clouds(run: RecordedRun, like: RecordedRun | None = None) -> list[figures.ClassCloud]:
     """Returns the largest and the smallest classes with their features from the run's outputs.
 
     Args:
         run: the run.
-        runs: all runs of the page.
         like: the run whose class sizes choose the classes, so that the maps before and after stage
             2 show the same classes; `run` if None.
 
@@ -182,7 +176,7 @@ def _clouds(
         MissingRecord: the run has not been evaluated, or its features cannot be drawn.
     """
     test = run.arrays("outputs_test.npz", ["feats", "labels"])
-    counts = class_counts(like or run, runs)
+    counts = class_counts(like or run)
     _check_labels(test, counts)
     try:
         train = run.arrays("outputs_train.npz", ["feats", "labels"])

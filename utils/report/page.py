@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
+import matplotlib.figure
 
 from utils.errors import UserError
 from utils.evaluation.shot_groups import FEW_BELOW, MANY_ABOVE
@@ -61,11 +62,11 @@ def write_page(folders: Sequence[Path], output: Path) -> Path:
     groups = group_runs(runs)
     sections = [
         training_curves(groups),
-        accuracy_by_class(groups, runs),
-        margins(groups, runs),
+        accuracy_by_class(groups),
+        margins(groups),
         reliability(groups),
-        confusion(groups, runs),
-        feature_maps(groups, runs),
+        confusion(groups),
+        feature_maps(groups),
     ]
     try:
         pictures.mkdir(parents=True, exist_ok=True)
@@ -185,14 +186,11 @@ def _statistic(values: Sequence[float | None], decimals: int) -> str:
 
 def _picture(figure: Figure, pictures: Path) -> str:
     """Draws a figure, writes its PNG file, and returns it as a `data:` address."""
-    with plt.rc_context(FIGURE_STYLE):
-        canvas, axes = plt.subplots(figsize=FIGURE_SIZE, layout="constrained")
-        try:
-            figure.draw(axes)
-            buffer = io.BytesIO()
-            canvas.savefig(buffer, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
-        finally:
-            plt.close(canvas)
+    with matplotlib.rc_context(FIGURE_STYLE):
+        canvas = matplotlib.figure.Figure(figsize=FIGURE_SIZE, layout="constrained")
+        figure.draw(canvas.subplots())
+        buffer = io.BytesIO()
+        canvas.savefig(buffer, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
     with atomic_write(pictures / f"{figure.name}.png") as file:
         file.write(buffer.getvalue())
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

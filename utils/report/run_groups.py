@@ -84,27 +84,13 @@ def _differing(run: RecordedRun, firsts: Sequence[RecordedRun]) -> dict:
     }
 
 
-def class_counts(run: RecordedRun, others: Sequence[RecordedRun]) -> np.ndarray:
-    """Returns the number of training images of each class ``[K]``. It is read from the run's
-    `args.json` or `summary.json`, from those of a run on the same subset, or from the run's
-    `outputs_train.npz`.
+def class_counts(run: RecordedRun) -> np.ndarray:
+    """Returns the number of training images of each class ``[K]``.
 
     Raises:
-        MissingRecord: none of these is there.
+        MissingRecord: the run is not finished, and its `args.json`, of an early version, lacks it.
     """
-
-    def is_same_subset(other: RecordedRun) -> bool:
-        ours, theirs = run.settings(), other.settings()
-        return all(theirs.get(f) == ours.get(f) for f in (*SUBSET_FLAGS, "data_root"))
-
-    candidates = [run, *filter(is_same_subset, [*filter(None, [run.parent]), *others])]
-    for candidate in candidates:
-        for record in (candidate.arguments, candidate.summary or {}):
-            if "class_counts" in record:
-                return np.array(record["class_counts"], dtype=int)
-    shown = run.shown
-    try:
-        labels = run.arrays("outputs_train.npz", ["labels"])["labels"]
-    except MissingRecord:
-        raise MissingRecord("the class sizes are known when the run is finished") from None
-    return np.bincount(labels, minlength=len(shown["test"]["linear"]["per_class"]) if shown else 0)
+    for record in (run.arguments, run.summary or {}):
+        if "class_counts" in record:
+            return np.array(record["class_counts"], dtype=int)
+    raise MissingRecord("the class sizes are known when the run is finished")

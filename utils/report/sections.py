@@ -126,13 +126,14 @@ def training_curves(groups: Sequence[SettingsGroup]) -> Section:
     for i, name in enumerate(names):
         caption = f"The part {name} of the training loss, over the epochs that have it."
         title = f"Training loss: {_plain(name)}"
-        read = partial(_part_of_loss, name=name)
-        add(f"train_loss_{i + 1}", title, "loss", caption, read)
+        add(
+            f"train_loss_{i + 1}",
+            title,
+            "loss",
+            caption,
+            lambda record, name=name: record["losses"].get(name),
+        )
     return section
-
-
-def _part_of_loss(record: dict, name: str) -> float | None:
-    return record["losses"].get(name)
 
 
 def _curves(
@@ -163,7 +164,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("$", r"\$")
 
 
-def accuracy_by_class(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
+def accuracy_by_class(groups: Sequence[SettingsGroup]) -> Section:
     """Returns the section of per-class accuracies against class size, as means over each group's
     runs."""
     section = Section(
@@ -178,7 +179,7 @@ def accuracy_by_class(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRu
             section.leave_out(group, "no epoch is finished", "train it")
             continue
         try:
-            counts = class_counts(shown[0], runs)
+            counts = class_counts(shown[0])
         except MissingRecord as reason:
             section.leave_out(group, reason, "continue it with --resume True")
             continue
@@ -196,13 +197,13 @@ def accuracy_by_class(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRu
     return section
 
 
-def _mean_per_class(runs: Sequence[RecordedRun]) -> list[float | None]:
-    shown = [run.shown for run in runs]
-    columns = zip(*(s["test"]["linear"]["per_class"] for s in shown if s), strict=True)
-    return [None if None in column else float(np.mean(column)) for column in columns]
+def _mean_per_class(runs: Sequence[RecordedRun]) -> list[float]:
+    """Returns the mean accuracy of each class; NaN for a class that a run has no test images of."""
+    per_class = [shown["test"]["linear"]["per_class"] for run in runs if (shown := run.shown)]
+    return np.array(per_class, dtype=float).mean(axis=0).tolist()
 
 
-def margins(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Section:
+def margins(groups: Sequence[SettingsGroup]) -> Section:
     """Returns the section of margins over epochs and against class size, with one run of each
     group."""
     section = Section(
@@ -216,7 +217,7 @@ def margins(groups: Sequence[SettingsGroup], runs: Sequence[RecordedRun]) -> Sec
     def attempt(run: RecordedRun) -> np.ndarray:
         if run.margin_record is None:
             raise MissingRecord("there are no margins in its log.jsonl")
-        return class_counts(run, runs)
+        return class_counts(run)
 
     for group in groups:
         if group.stage == 1:

@@ -208,9 +208,9 @@ def _count(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60) if seconds == seconds else None
-    if minutes is None:
+    if pd.isna(seconds):
         return ""
+    minutes = round(seconds / 60)
     if not minutes:
         return f"{seconds:.0f} s"
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

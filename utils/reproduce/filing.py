@@ -5,11 +5,12 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.options.flags import Options
+from utils.options.flags import Options, flag_of
 from utils.options.parse import parse_options
 from utils.options.recipes import RECIPES
 from utils.reproduce.plan import Cell, DataSet, Length
 from utils.reproduce.results import read_records
+from utils.runs.folders import differences
 from utils.runs.records import RecordedRun, place_of, read_run
 
 KEPT = (
@@ -129,10 +130,11 @@ def check_options(run: RecordedRun, cell: Cell) -> None:
     teacher's row.
 
     Raises:
-        UserError: an option differs (the message names it), or the teacher's checkpoint lies
-            without its records.
+        UserError: an option differs, or a stage 2 started from another checkpoint of its stage 1
+            (the message names it), or the teacher's checkpoint lies without its records.
     """
-    planned = parse_options(cell.command(Path("X")))
+    before = cell.before and Path(f"the folder of {cell.before.row}")
+    planned = parse_options(cell.command(before))
     recorded = Options.from_record(run.arguments)
     told = {"seed", "epochs", "precision", "exp_str"}
     if cell.teacher is not None and recorded.teacher is not None:
@@ -141,10 +143,12 @@ def check_options(run: RecordedRun, cell: Cell) -> None:
     has_steps = "cosine" not in (recorded.schedule, planned.schedule)
     if cell.start is None and cell.length.is_full(cell.recipe) and has_steps:
         told.add("schedule")  # at this length "absolute" and "scaled" are the same
+    # A flag that the record lacks has the default that the run's other flags give it.
+    complete = run.arguments | recorded.as_dict()
     differing = [
-        f"--{name} {getattr(recorded, name)} (the row: {getattr(planned, name)})"
-        for name in planned.decisive()
-        if name not in told and getattr(recorded, name) != getattr(planned, name)
+        f"{flag_of(name)} {value} (the row: {getattr(planned, name)})"
+        for name, value in differences(planned, complete).items()
+        if name not in told
     ]
     if differing:
         raise UserError(f"--file: {run.folder} is not a run of {cell.row}: {', '.join(differing)}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.evaluation.shot_groups import GROUPS, balanced_accuracy
-from utils.options.flags import FIELDS, NATURAL_DATASETS, Options
+from utils.options.flags import NATURAL_DATASETS, Options
 from utils.runs.contents import RECORD
 from utils.runs.run_folder import is_seed_folder
 
@@ -125,16 +125,17 @@ class RecordedRun:
     def settings(self) -> dict:
         """Returns what decides the result except for the seed. For a stage 2 this includes the
         settings of its stage 1."""
-        unlike = {*FIELDS, "machine", "data"} - set(Options.from_record(self.arguments).decisive())
-        settings = {k: v for k, v in self.arguments.items() if k not in unlike | {"seed"}}
+        options = Options.from_record(self.arguments)
+        settings = {name: getattr(options, name) for name in options.decisive() if name != "seed"}
         if self.parent:
             of_parent = self.parent.settings()
             settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in SUBSET_FLAGS}
-        if Options.from_record(self.arguments).dataset in NATURAL_DATASETS:
-            settings["data_root"] = self.arguments.get("data_root")
-        for name, digest in settings.pop(RECORD, {}).items():  # the place of a file decides nothing
+        if options.dataset in NATURAL_DATASETS:
+            settings["data_root"] = options.data_root
+        # The place of a file decides nothing.
+        for name, digest in self.arguments.get(RECORD, {}).items():
             settings[name] = f"{Path(settings[name]).name} (sha256 {digest[:8]})"
-        fingerprint = settings.pop("fingerprint", None)
+        fingerprint = self.arguments.get("fingerprint")
         if fingerprint is not None:  # runs of earlier versions have none
             settings["fingerprint"] = fingerprint[:8]
         return {"stage": self.stage} | settings

@@ -11,7 +11,6 @@ import time
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -57,17 +56,6 @@ class EventFile:
         if purge_step is not None:
             start = events.SessionLog(status=events.SessionLog.START)
             self.writer.write_event(events.Event(step=purge_step, session_log=start))
-
-    def __enter__(self) -> "EventFile":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         if self.writer is not None:

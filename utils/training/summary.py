@@ -1,6 +1,7 @@
 """What a finished run leaves for its user: `summary.json`, `report.png` and its table."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import cast
 
 import numpy as np
@@ -76,7 +77,7 @@ def _write_summary(run: Run, trainer: Trainer, predictions: dict[str, np.ndarray
         for which in ("selected", "last")
         for classifier in ("linear", "ncm")
     }
-    with EventFile(folder.records, ".results") as events:
+    with closing(EventFile(folder.records, ".results")) as events:
         events.add_figure("report", figure, trainer.epoch)
         events.add_hyperparameters(options.as_dict(), finals, trainer.epoch)
     # This file is written last, because a run with a summary counts as finished.

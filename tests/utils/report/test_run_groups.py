@@ -1,6 +1,7 @@
 """The page's table: which runs are one row, and the numbers of a row."""
 
 import statistics
+from dataclasses import replace
 
 from tests.support.made_up_records import EMPTY_GROUP_COUNTS, reading
 from tests.support.made_up_runs import splits, write_run
@@ -64,6 +65,21 @@ def test_runs_on_other_images_are_another_row(tmp_path, compare_numbers):
     rows = compare_numbers(*folders).rows
     assert rows[1] == ["A: stage 1, fingerprint 0123abcd — 1 run, seed 0"]
     assert rows[4] == ["B: stage 1, fingerprint beefbeef — 1 run, seed 1"]
+
+
+def test_the_age_of_a_record_and_its_filing_make_no_other_row(tmp_path):
+    """Earlier versions recorded fewer flags and no class sizes; a filed record has its folder."""
+    run = read_run(write_run(tmp_path / "run"))
+    earlier = {name: value for name, value in run.arguments.items() if name != "class_counts"}
+    records = [
+        run.arguments,
+        earlier | {"seed": 1},
+        run.arguments | {"seed": 2, "folder": "digits_resnet8"},
+        run.arguments | {"seed": 3, "head": "linear", "warmup": 5},
+    ]
+    [group] = group_runs([replace(run, arguments=arguments) for arguments in records])
+    assert [member.seed for member in group.runs] == [0, 1, 2, 3]
+    assert group.description == "stage 1"
 
 
 def test_a_stage_2_from_another_stage_1_is_other_settings(tmp_path):

@@ -1,16 +1,18 @@
 """The page: what stands on it is what the records say."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from tests.support.table_records import CIFAR100, cell_of, frame_of, predictions, write_run
 from utils.options.data_paths import holds_outputs
 from utils.reproduce.comparisons import comparisons
 from utils.reproduce.document import write_results
-from utils.reproduce.drawing import by_part_and_length
+from utils.reproduce.drawing import by_part_and_length, draw
 from utils.reproduce.plan import DataSet, Length
 
 FULL, CUT = Length(200, 80, 20), Length(200, 2, 1)
@@ -47,6 +49,25 @@ def test_the_page_begins_with_the_answer(made):
     # One image of a hundred differs: an error of 1 point, times 1.98.
     assert robust[1:5] == ["`dro_lt` 45.00", "`control` 44.00", "200, 2+1", "1"]
     assert robust[5:] == ["**+1.00 [-0.98, +2.98]**", "images"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "tables"),
+    [
+        ({"dro_lt": CUT, "control": CUT}, ["what is added"]),
+        ({"ce": FULL}, ["published number"]),
+        ({"ce": Length(20)}, []),
+    ],
+    ids=str,
+)
+def test_the_answer_has_no_table_without_a_line(lengths, tables, tmp_path, no_figures):
+    for row, length in lengths.items():
+        epochs = 3 if length == CUT else length.stage_1
+        write_run(tmp_path, row, [40.0] * epochs, length=length, preds=predictions(40))
+    answer = write_results(tmp_path, {}).read_text().split("## How to read")[0]
+    assert re.findall(r"^\| (.+), by test \|", answer, re.MULTILINE) == tables
+    assert ("### CIFAR-100-LT, r = 100\n\n| " in answer) == bool(tables)
+    assert answer.count("###") == bool(tables)
 
 
 def test_a_line_of_the_table(made):
@@ -107,6 +128,24 @@ def test_a_line_of_the_forest_plot_has_the_protocols_and_the_most_seeds(tmp_path
     assert [len(line["seeds"]) for line in found["the robust loss"]] == [2]
     of_bs = found["balanced softmax and its recipe over cross-entropy"]
     assert {line["protocol"] for line in of_bs} == {"test", "last", "heldout"}
+
+
+def test_subsets_of_one_title_have_lines_of_their_own_in_the_forest_plot(tmp_path):
+    def lines_of(*data_sets):
+        for data in data_sets:
+            for row, top1 in (("dro_lt", 45.0), ("control", 44.0)):
+                tops, preds = [1.0, 1.0, top1], predictions(top1)
+                write_run(tmp_path, row, tops, length=CUT, data=data, preds=preds)
+        axes = Figure(layout="constrained").subplots()
+        groups = by_part_and_length(comparisons(frame_of(tmp_path)))
+        draw(axes, groups, "")
+        return [len(lines) for lines in groups], [t.get_text() for t in axes.get_yticklabels()]
+
+    label = "the robust loss (200, 2+1, 1 seed"
+    assert lines_of(CIFAR100) == ([1], [f"{label})"])
+    other = DataSet("cifar100", 100, "beefbeef")
+    labels = [f"{label}, subset {subset})" for subset in (CIFAR100.subset, "beefbeef")]
+    assert lines_of(other) == ([1, 1], labels)
 
 
 def test_subsets_are_told_where_there_is_more_than_one(made, no_figures):

@@ -74,13 +74,41 @@ def test_a_run_with_the_options_of_another_row_is_refused_and_they_are_named(tmp
     assert not (tmp_path / "filed").exists()
 
 
+def with_arguments(folder, **arguments):
+    """Changes options in a run's record."""
+    recorded = json.loads((folder / "args.json").read_text())
+    (folder / "args.json").write_text(json.dumps(recorded | arguments))
+
+
+def test_flags_are_named_as_the_command_line_spells_them(tmp_path):
+    folder = chain(tmp_path)
+    with_arguments(folder, batch_size=64)
+    with pytest.raises(UserError, match=r"dro_lt: --batch-size 64 \(the row: 128\)$"):
+        file_run(folder, "dro_lt", tmp_path / "filed")
+
+
+def test_a_stage_2_may_start_only_from_the_rows_checkpoint(tmp_path):
+    folder = chain(tmp_path)
+    for start in (
+        *("stage1", "some/where/stage1", str(tmp_path / "stage1")),
+        *("stage1/ckpt.best_test.pth.tar", "stage1/ckpt.best.pth.tar"),
+    ):
+        with_arguments(folder, pretrained=start)
+        assert file_run(folder, "dro_lt", tmp_path / "filed").row == "dro_lt"
+    for start in ("stage1/ckpt.pth.tar", "stage1/ckpt.best_heldout.pth.tar"):
+        with_arguments(folder, pretrained=start)
+        said = rf"dro_lt: --pretrained {start} \(the row: the folder of ce\)$"
+        with pytest.raises(UserError, match=said):
+            file_run(folder, "dro_lt", tmp_path / "others")
+    assert not (tmp_path / "others").exists()
+
+
 @pytest.mark.parametrize("schedule", ["scaled", "absolute", "cosine"])
 def test_steps_of_the_rate_at_full_length_are_those_of_the_row_but_a_cosine_is_not(
     schedule, tmp_path
 ):
     folder = chain(tmp_path).parent
-    arguments = json.loads((folder / "args.json").read_text()) | {"schedule": schedule}
-    (folder / "args.json").write_text(json.dumps(arguments))
+    with_arguments(folder, schedule=schedule)
     if schedule == "cosine":
         with pytest.raises(UserError, match="not a run of ce: --schedule cosine"):
             file_run(folder, "ce", tmp_path / "filed")
@@ -103,7 +131,6 @@ def test_a_stage_1_that_is_filed_already_is_found_by_its_name(tmp_path):
     folder = chain(tmp_path)
     file_run(folder.parent, "ce", tmp_path / "filed")
     alone = folder.rename(tmp_path / "alone")
-    arguments = json.loads((alone / "args.json").read_text())
-    (alone / "args.json").write_text(json.dumps(arguments | {"pretrained": "somewhere/stage1"}))
+    with_arguments(alone, pretrained="somewhere/stage1")
     expected = cell_of("dro_lt", CUT, precision="bf16")
     assert file_run(alone, "dro_lt", tmp_path / "filed") == expected

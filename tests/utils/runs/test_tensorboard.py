@@ -2,6 +2,7 @@
 
 import struct
 import sys
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -78,7 +79,7 @@ def test_tensorboard_hides_the_epochs_that_are_repeated(tmp_path):
 
 
 def test_a_name_that_is_not_utf_8_is_shown_among_the_hyperparameters(tmp_path):
-    with tensorboard.EventFile(tmp_path, ".results") as events:
+    with closing(tensorboard.EventFile(tmp_path, ".results")) as events:
         events.add_hyperparameters({"data_root": "caf\udce9"}, {}, 1)
     assert any(rb"caf\xe9" in path.read_bytes() for path in tmp_path.iterdir())
 
