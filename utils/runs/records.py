@@ -265,6 +265,9 @@ def _check(run: RecordedRun) -> None:
         classes = {len(run.shown["test"]["linear"]["per_class"])} if run.shown else set()
         if run.summary is not None:
             classes.add(len([int(count) for count in run.summary["class_counts"]]))
+        if "class_counts" in run.arguments:  # earlier versions have them in the summary alone
+            name = "args.json"
+            classes.add(len([int(count) for count in run.arguments["class_counts"]]))
         name = "log.jsonl"
         for record in run.epochs:
             _check_epoch(record)

@@ -1,12 +1,15 @@
 """What can be read from the record files of a run."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.support.helpers import read_records, stage_2_folder
 from tests.support.made_up_records import record
-from utils.runs.records import RecordedRun
+from tests.support.made_up_runs import write_run
+from utils.errors import UserError
+from utils.runs.records import RecordedRun, read_run
 
 
 def settings(**arguments):
@@ -32,3 +35,13 @@ def test_where_own_images_lie_sets_runs_apart(dataset):
 def test_where_a_known_data_set_lies_does_not(arguments):
     """A record without a data set means the default, CIFAR-10."""
     assert "data_root" not in settings(**arguments)
+
+
+@pytest.mark.parametrize("counts", [7, [3, None], ["many"], [3, 2]], ids=str)
+@pytest.mark.parametrize("name", ["args.json", "summary.json"])
+def test_wrong_class_counts_are_one_line(name, counts, tmp_path):
+    folder = write_run(tmp_path / "run", 0)
+    record = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(record | {"class_counts": counts}))
+    with pytest.raises(UserError, match="not a record of a run"):
+        read_run(folder)
