@@ -20,7 +20,7 @@ from PIL import Image
 from tests.support import small_images
 from tests.support.small_images import images_of_any_side
 from utils.options.parse import parse_options
-from utils.options.run_names import stage_1_name
+from utils.options.run_names import run_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN_IMAGES_PER_CLASS = 24
@@ -179,7 +179,7 @@ def stage_1(tree: Path, root: Path, *extra: object) -> list[object]:
     return [*common(tree, root), "--epochs", 2, "--schedule", "scaled", *extra]
 
 
-STAGE_1_NAME = stage_1_name(parse_options([str(word) for word in stage_1(Path(), Path())]))
+STAGE_1_NAME = run_name(parse_options([str(word) for word in stage_1(Path(), Path())]))
 RELEASED_NAME = STAGE_1_NAME[:-9]
 """The folder of that stage 1, and its name without the digest, which stands for these flags."""
 

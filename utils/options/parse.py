@@ -19,7 +19,7 @@ from utils.options.flags import (
 from utils.options.own_data import forget_digests
 from utils.options.recipes import FULL_STAGE_1, RECIPES
 from utils.options.roles import Role
-from utils.options.run_names import stage_1_name
+from utils.options.run_names import run_name
 
 DESCRIPTION = """DRO-LT: distributional robustness loss for long-tail learning.
 
@@ -108,7 +108,7 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
         del of_stage_1["prior_weight"]  # given for a loss of stage 2
     of_stage_1["epochs"] = options.pretrain_epochs
     stage_1 = _checked(Options(**of_stage_1))
-    pretrained = str(Path(options.root_model, stage_1_name(stage_1)))
+    pretrained = str(Path(options.root_model, run_name(stage_1)))
     # Stage 1 starts from the backbone. Stage 2 starts from stage 1, not from the backbone again.
     return [stage_1, _checked(Options(**given | {"pretrained": pretrained, "backbone": None}))]
 

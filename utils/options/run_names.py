@@ -34,28 +34,17 @@ SPELT_OUT = (
 Runs with these names exist, so no option may be added."""
 
 
-def stage_1_name(options: Options, contents: Mapping[str, str] = NOTHING) -> str:
-    """Returns the name of the run folder of a stage 1.
-
-    Args:
-        options: the options of the stage 1.
-        contents: as in `digested`.
-    """
-    return _with_digest(released_name(options), digested(options, contents=contents))
-
-
-def stage_2_name(
+def run_name(
     options: Options,
     parent: str | None = None,
     contents: Mapping[str, str] = NOTHING,
     start: str | None = None,
 ) -> str:
-    """Returns the name of the run folder of a stage 2, inside the folder of its stage 1.
+    """Returns the name of a run's folder. That of a stage 2 lies in the folder of its stage 1.
 
     Args:
-        options: the options of the stage 2.
-        parent: the name of the stage-1 folder; by default the one that `--pretrained` names.
-        contents, start: as in `digested`.
+        options: the options of the run.
+        parent, contents, start: as in `digested`.
     """
     return _with_digest(released_name(options), digested(options, parent, contents, start))
 
@@ -94,7 +83,8 @@ def digested(
 
     Args:
         options: the options of the run.
-        parent: for a stage 2, the name of the stage-1 folder.
+        parent: for a stage 2, the name of the stage-1 folder; by default the one that
+            `--pretrained` names.
         contents: digests of files that options name, by the options' names. A file without a digest
             counts by its path.
         start: the file name of the checkpoint that a stage 2 starts from, if it is not the one that

@@ -17,8 +17,7 @@ from utils.options.run_names import (
     earlier_name,
     name_by_paths,
     released_name,
-    stage_1_name,
-    stage_2_name,
+    run_name,
 )
 from utils.runs.contents import contents_of, is_same_file, is_same_path, named_files
 from utils.runs.lookup import (
@@ -76,12 +75,8 @@ def run_folder(options: Options) -> RunFolder:
 def run_names(options: Options, parent: Path | None) -> list[str]:
     """Returns the name of the run's folder, and then the names that earlier versions gave it.
     `parent` is the stage-1 folder of a stage 2, or None."""
-    contents = contents_of(options)
     above = None if parent is None else parent.parts[0]
-    if parent is None:
-        name = stage_1_name(options, contents)
-    else:
-        name = stage_2_name(options, above, contents, _start(options))
+    name = run_name(options, above, contents_of(options), _start(options))
     return [name, name_by_paths(options, above), earlier_name(options)]
 
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from utils.options.own_data import content_digest
 from utils.options.parse import parse_options
-from utils.options.run_names import digested, earlier_name, stage_1_name, stage_2_name
+from utils.options.run_names import digested, earlier_name, run_name
 
 STAGE_2 = (
     "--pretrained cifar10_resnet32_CE_None_exp_0.01_0 --feat_loss ce,robust_loss --cls_loss ce"
 )
 PLAIN_1 = "cifar10_resnet32_CE_None_exp_0.01_0"
-PLAIN_2 = stage_2_name(parse_options(STAGE_2.split()))
+PLAIN_2 = run_name(parse_options(STAGE_2.split()))
 
 
 def options_of(flags):
@@ -23,8 +23,7 @@ def options_of(flags):
 
 
 def name_of(flags):
-    options = options_of(flags)
-    return stage_1_name(options) if options.stage == 1 else stage_2_name(options)
+    return run_name(options_of(flags))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_no_name_is_longer_than_any_file_system_allows(text):
         return
     for flags in ([], ["--seed", "1"]):
         options = parse_options([f"--exp_str={text}", *flags])
-        name = stage_1_name(options)
+        name = run_name(options)
         assert len(name.encode()) <= 143
         released = f"{PLAIN_1[:-1]}{text}"
         fits = len(released.encode()) <= (134 if flags else 143)
@@ -157,7 +156,7 @@ def own_data(tmp_path, name, words=("one", "two")):
 
 
 def own_name(data, *flags):
-    return stage_1_name(parse_options(["--dataset", "folder", "--data_root", str(data), *flags]))
+    return run_name(parse_options(["--dataset", "folder", "--data_root", str(data), *flags]))
 
 
 def test_own_data_are_known_by_what_they_are_and_not_by_where(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from tests.support.helpers import (
 )
 from utils.commands.train import _Job, _summarise_seeds
 from utils.options.parse import parse_options, parse_stages
-from utils.options.run_names import stage_1_name
+from utils.options.run_names import run_name
 from utils.runs.folders import run_folder
 from utils.runs.records import place_of, read_run
 from utils.training.seeds import combine, side_by_side, summarise_seeds
@@ -40,9 +40,7 @@ def without_seed(argv):
     return [*argv[:at], *argv[at + 2 :]]
 
 
-SEEDS_NAME = stage_1_name(
-    parse_options([*map(str, without_seed(stage_1(".", "."))), "--seeds", "1"])
-)
+SEEDS_NAME = run_name(parse_options([*map(str, without_seed(stage_1(".", "."))), "--seeds", "1"]))
 """The folder of a stage 1 with several seeds, which none of them decides."""
 
 
