@@ -123,15 +123,8 @@ def _check(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: 
             f"{path}: weights of another network: it has {len(unknown)} tensors that this network "
             f"lacks ({listed(unknown)})"
         )
-    for name, found in weights.items():
-        wanted = expected.get(name)
-        if wanted is None:
-            continue
-        if found.shape != wanted.shape:
-            raise UserError(
-                f"{path}: {name} has shape {list(found.shape)}, not {list(wanted.shape)}"
-            )
+    for name in (name for name in weights if name in expected):
+        found, wanted = weights[name], expected[name]
         if wanted.is_floating_point() != found.is_floating_point():
             raise UserError(f"{path}: the numbers of {name} are of the type {found.dtype}")
-        if not torch.isfinite(found).all():
-            raise UserError(f"{path}: {name} is not finite")
+        checkpoint.check_weight(name, found, wanted, path)

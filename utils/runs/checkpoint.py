@@ -293,10 +293,19 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
         parts = [f"{len(n)} {kind} ({listed(sorted(n))})" for kind, n in differing.items() if n]
         raise UserError(f"{path}: weights of another network: {', '.join(parts)}")
     for name, weight in weights.items():
-        if weight.shape != expected[name].shape:
-            raise UserError(
-                f"{path}: {name} has shape {list(weight.shape)}, not {list(expected[name].shape)}"
-            )
-        if not torch.isfinite(weight).all():
-            raise UserError(f"{path}: {name} is not finite")
+        check_weight(name, weight, expected[name], path)
     model.load_state_dict(weights)
+
+
+def check_weight(name: str, weight: Tensor, expected: Tensor, path: Path) -> None:
+    """Checks that a weight from a file may take the place of the network's own.
+
+    Raises:
+        UserError: it has another shape, or is not finite.
+    """
+    if weight.shape != expected.shape:
+        raise UserError(
+            f"{path}: {name} has shape {list(weight.shape)}, not {list(expected.shape)}"
+        )
+    if not torch.isfinite(weight).all():
+        raise UserError(f"{path}: {name} is not finite")
