@@ -235,16 +235,18 @@ class LongTailedData:
 
     def changed_splits(self, record: Mapping) -> list[str] | None:
         """Returns which evaluation splits, `test` and `heldout`, have other images than those of an
-        earlier run; None if its record does not tell, as those of earlier versions.
+        earlier run. None if its record does not tell: that of an earlier version, or of a run that
+        streamed its images where this one does not.
 
         Args:
             record: a checkpoint or the `args.json` of that run.
         """
         description = record.get("data")
         description = description if isinstance(description, Mapping) else {}
-        before, now = description.get("evaluation_fingerprints"), self.evaluation_fingerprints
-        if not isinstance(before, Mapping):
+        before = description.get("evaluation_fingerprints")
+        if not isinstance(before, Mapping) or description.get("streamed") != self.is_streamed:
             return None
+        now = self.evaluation_fingerprints
         return [name for name in ("test", "heldout") if before.get(name) != now.get(name)]
 
     @property

@@ -243,24 +243,43 @@ def test_an_evaluation_on_other_images_may_have_a_place_of_its_own(tmp_path, no_
     assert snapshot(tmp_path / "runs") == before
 
 
-@pytest.mark.parametrize("is_recorded", [True, False], ids=["recorded", "earlier version"])
-def test_a_warning_says_that_a_changed_tree_tests_on_training_images(is_recorded, tmp_path, capsys):
+TOO_HIGH = "it was trained on some of them: their accuracies are too high"
+
+
+def warning_of(before, now, capsys, **recorded):
+    start = {"class_counts": before.class_counts, "fingerprint": before.fingerprint} | recorded
+    warn_of_other_data(start, Path("ckpt.best.pth.tar"), now)
+    return capsys.readouterr().err
+
+
+def test_a_warning_says_that_a_changed_tree_tests_on_training_images(tmp_path, capsys):
     def warned(root, splits):
         write_folder(root, counts=(30, 20, 10), splits=splits)
         before = folder_data(root)
         save(root / splits[0] / "ant" / "added.png", noise(32, 32, 3, seed=77))
         data = folder_data(root)
-        start = {"class_counts": before.class_counts, "fingerprint": before.fingerprint}
-        start |= {"data": before.description()} if is_recorded else {}
-        warn_of_other_data(start, Path("ckpt.best.pth.tar"), data)
-        return set(before.train.files) & set(data.test.files), capsys.readouterr().err
+        warning = warning_of(before, data, capsys, data=before.description())
+        return set(before.train.files) & set(data.test.files), warning
 
     trained, warning = warned(tmp_path / "split off", splits=("",))
-    assert trained and warning.count("\n") == 1
-    assert "it was trained on some of them: their accuracies are too high" in warning
-    assert ("if files were added" in warning) != is_recorded
+    assert trained and warning.count("\n") == 1 and TOO_HIGH in warning
     trained, warning = warned(tmp_path / "own", splits=("train", "test"))
-    assert not trained and "another subset" in warning and "too high" not in warning
+    assert not trained and "another subset" in warning and TOO_HIGH not in warning
+
+
+def test_a_warning_knows_from_the_record_that_the_test_images_are_the_same(tmp_path, capsys):
+    root = write_folder(tmp_path / "own", counts=(30, 20, 10), splits=("train",)) / "train"
+    before, data = folder_data(root), folder_data(root, "--heldout_fraction", 0.2)
+    assert data.test.files == before.test.files and data.class_counts != before.class_counts
+    assert TOO_HIGH not in warning_of(before, data, capsys, data=before.description())
+    assert TOO_HIGH in warning_of(before, data, capsys)  # an earlier version recorded nothing
+
+
+def test_streamed_images_are_not_compared_with_those_in_memory(tmp_path):
+    root = write_folder(tmp_path / "own")
+    record = {"data": folder_data(root, "--stream", "False").description()}
+    assert folder_data(root, "--stream", "False").changed_splits(record) == []
+    assert folder_data(root, "--stream", "True", "-j", 0).changed_splits(record) is None
 
 
 def test_a_class_of_a_name_that_is_not_utf_8_trains_and_evaluates(tmp_path, no_figures):

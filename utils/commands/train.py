@@ -128,8 +128,10 @@ class _Job:
         if not self.has_begun:
             return
         recorded = recorded_options(self.folder)
-        has_same = data.has_fingerprint(recorded.get("fingerprint"))
-        changed = ([] if has_same else ["training"]) + (data.changed_splits(recorded) or [])
+        names = {"test": "test", "heldout": "held-out"}
+        changed = [names[split] for split in data.changed_splits(recorded) or []]
+        if not data.has_fingerprint(recorded.get("fingerprint")):
+            changed.insert(0, "training")
         if changed:
             raise UserError(
                 f"--resume True: the run in {self.folder.records} has other "

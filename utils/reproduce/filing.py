@@ -145,9 +145,12 @@ def check_options(run: RecordedRun, cell: Cell) -> None:
         told.add("schedule")  # at this length "absolute" and "scaled" are the same
     # A flag that the record lacks has the default that the run's other flags give it.
     complete = run.arguments | recorded.as_dict()
+    found = differences(planned, complete)
+    if recorded.image_size != planned.image_size:  # not compared if it is not given
+        found["image_size"] = recorded.image_size
     differing = [
         f"{flag_of(name)} {value} (the row: {getattr(planned, name)})"
-        for name, value in differences(planned, complete).items()
+        for name, value in found.items()
         if name not in told
     ]
     if differing:

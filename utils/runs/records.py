@@ -265,19 +265,25 @@ def _check(run: RecordedRun) -> None:
         classes = {len(run.shown["test"]["linear"]["per_class"])} if run.shown else set()
         if run.summary is not None:
             classes.add(len([int(count) for count in run.summary["class_counts"]]))
+            _check_one(classes)
         if "class_counts" in run.arguments:  # earlier versions have them in the summary alone
             name = "args.json"
             classes.add(len([int(count) for count in run.arguments["class_counts"]]))
+            _check_one(classes)
         name = "log.jsonl"
         for record in run.epochs:
             _check_epoch(record)
             classes.add(len(record["results"]["test"]["linear"]["per_class"]))
             classes |= {len(record["margins"])} if record["margins"] else set()
-        if len(classes) > 1:
-            raise ValueError("different numbers of classes")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _check_one(classes)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         detail = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{run.folder / name}: not a record of a run ({detail})") from error
+
+
+def _check_one(numbers_of_classes: set[int]) -> None:
+    if len(numbers_of_classes) > 1:
+        raise ValueError("different numbers of classes")
 
 
 def _check_epoch(record: dict) -> None:

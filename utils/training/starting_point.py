@@ -40,9 +40,9 @@ def check_not_trained_on(
 
 
 def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
-    """Warns if a checkpoint was trained on another subset than this run's. The warning says whether
-    test images of this run may be among those."""
-    counts, changed = start.get("class_counts"), data.changed_splits(start)
+    """Warns if a checkpoint was trained on another subset than this run's. The warning says if test
+    images of this run may be among those."""
+    counts = start.get("class_counts")
     if counts is not None and counts != data.class_counts:
         differing = "other class counts"
     elif not data.has_fingerprint(start.get("fingerprint")):
@@ -51,13 +51,18 @@ def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
         return
     tested = ""
     # The shuffle that splits test images off depends on the number and the order of all files.
-    if data.origin.test_fraction is not None and (changed is None or "test" in changed):
-        since = "if files were added, removed or re-ordered since, " if changed is None else ""
+    if data.origin.test_fraction is not None and not _has_same_tests(start, data):
         tested = (
-            f"; {since}other images became test images, and it was trained on some of them: their "
-            "accuracies are too high"
+            "; if files were added, removed or re-ordered since, other images became test images, "
+            "and it was trained on some of them: their accuracies are too high"
         )
     warn(f"{path} was trained on another subset ({differing}){tested}")
+
+
+def _has_same_tests(start: dict, data: LongTailedData) -> bool:
+    """Returns True if the checkpoint is known to have the test images of this run."""
+    changed = data.changed_splits(start)
+    return changed is not None and "test" not in changed
 
 
 def warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:

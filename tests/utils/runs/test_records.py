@@ -37,11 +37,11 @@ def test_where_a_known_data_set_lies_does_not(arguments):
     assert "data_root" not in settings(**arguments)
 
 
-@pytest.mark.parametrize("counts", [7, [3, None], ["many"], [3, 2]], ids=str)
+@pytest.mark.parametrize("counts", [7, [3, None], ["many"], [float("inf")], [3, 2]], ids=str)
 @pytest.mark.parametrize("name", ["args.json", "summary.json"])
 def test_wrong_class_counts_are_one_line(name, counts, tmp_path):
     folder = write_run(tmp_path / "run", 0)
     record = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps(record | {"class_counts": counts}))
-    with pytest.raises(UserError, match="not a record of a run"):
+    with pytest.raises(UserError, match=rf"{name}: not a record of a run"):
         read_run(folder)
