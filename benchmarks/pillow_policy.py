@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision import transforms
 
-from datasets.loading.augmentation import CUTOUT_SIDE
+from datasets.loading.augmentation import CUTOUT_SIDE, PADDING
 from datasets.loading.autoaugment import POLICIES
 from datasets.loading.operations import GREY, MAGNITUDES
 
@@ -86,7 +86,7 @@ class ArrayCutout:
 def make_transform(augment: str, mean: tuple[float, ...], std: tuple[float, ...]):
     """Returns the transform from a Pillow image to a normalised tensor, by the name that
     `--augment` takes."""
-    crop_flip = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+    crop_flip = [transforms.RandomCrop(32, padding=PADDING), transforms.RandomHorizontalFlip()]
     before, after = {
         "none": ([], []),
         "crop_flip": (crop_flip, []),
