@@ -365,5 +365,8 @@ def test_the_stage_1_checkpoint_is_found_where_the_interface_says(
     file = Path(text).name if text.endswith(".tar") else "ckpt.best.pth.tar"
     (said,) = (line for line in outcome.out.splitlines() if line.startswith("starts from "))
     assert Path(said.removeprefix("starts from ")).samefile(taken / file)
+    # Test images choose this run's epochs; the other two files were not chosen by them.
+    warned = ["so the chain is not --select_on test" in line for line in outcome.warnings]
+    assert sum(warned) == (file != "ckpt.best.pth.tar")
     (summary,) = tmp_path.rglob("robust_*/summary.json")
     assert summary.parent.parent == pretrained / name
