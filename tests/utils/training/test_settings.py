@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from datasets.normalisation import Normalisation
+from datasets.samplers import EffectiveNumberOrder, ShuffledOrder
 from tests.support import stages
 from tests.support.dro_reference import reference_loss
 from tests.support.helpers import noise, seeded
@@ -164,6 +165,13 @@ def test_a_later_start_leaves_out_epochs_of_both_phases(start, features, classif
     flags = f"{STAGE_2} --epochs 5 --balanced_clf_nepochs 3 --start-epoch {start}"
     found = {phase.name: list(phase.epochs) for phase in stage_of(flags).phases}
     assert found == {"features": features, "classifier": classifier}
+
+
+@pytest.mark.parametrize(
+    ("rule", "order"), [("None", ShuffledOrder), ("Resample", EffectiveNumberOrder)]
+)
+def test_resample_draws_by_the_effective_number_of_images(rule, order):
+    assert type(stage_of(f"--train_rule {rule}").phases[0].loader.order) is order
 
 
 def test_mixup_draws_by_the_runs_own_seed():
