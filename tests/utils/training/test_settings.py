@@ -13,7 +13,9 @@ from tests.support import stages
 from tests.support.dro_reference import reference_loss
 from tests.support.helpers import noise, seeded
 from tests.support.stages import CASES, CLASSES, STAGE_2, make_stage, small_data
+from utils.errors import UserError
 from utils.machine.device import Machine
+from utils.machine.processes import World
 from utils.training.teacher import Teacher
 
 MACHINE = Machine(torch.device("cpu"), "float32")
@@ -165,6 +167,14 @@ def test_a_later_start_leaves_out_epochs_of_both_phases(start, features, classif
     flags = f"{STAGE_2} --epochs 5 --balanced_clf_nepochs 3 --start-epoch {start}"
     found = {phase.name: list(phase.epochs) for phase in stage_of(flags).phases}
     assert found == {"features": features, "classifier": classifier}
+
+
+@pytest.mark.parametrize("flags", ["--mixup 0.2 --seed 0", "--contrastive bcl"])
+def test_what_needs_whole_batches_is_refused_with_several_processes(flags):
+    machine = replace(MACHINE, world=World(0, 2))
+    method = " ".join(flags.split()[:2])
+    with pytest.raises(UserError, match=f"{method} works with one process, not with several"):
+        make_stage(flags, machine, small_data())
 
 
 @pytest.mark.parametrize(
