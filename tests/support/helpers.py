@@ -197,6 +197,12 @@ def stage_2(tree: Path, root: Path, *extra: object) -> list[object]:
     ]
 
 
+def without(argv: list[object], flag: str) -> list[object]:
+    """Returns a command without a flag and its value."""
+    at = argv.index(flag)
+    return [*argv[:at], *argv[at + 2 :]]
+
+
 def stage_1_folder(root: Path) -> Path:
     """Returns the only stage-1 folder below `root`."""
     (folder,) = root.glob("cifar10_*")

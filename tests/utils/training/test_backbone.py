@@ -54,9 +54,11 @@ def test_stage_1_starts_from_the_backbone(public, tree, tmp_path):
     assert "left 2 (module.linear.weight, module.linear.bias)" in outcome.out
     ours = weights_of(run_folder(tmp_path))
     theirs = {n.removeprefix("module."): w for n, w in load(public).items()}
-    # At the rate 0 the features stay the file's, while the head is trained.
+    # At the rate 0 the features stay the file's, while the head is trained and the statistics of
+    # batch-norm follow the images.
     expected = parameters(theirs)
     assert all(torch.equal(w, expected[name]) for name, w in parameters(ours).items())
+    assert not torch.equal(ours["bn1.running_mean"], theirs["bn1.running_mean"])
     assert ours["linear.weight"].shape == (10, 64)
 
 
