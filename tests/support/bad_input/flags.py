@@ -80,6 +80,7 @@ flag("--schedule", "linear", "--schedule", "'linear'", "absolute", "scaled", "co
 flag("--augment", "mixup", "--augment", "'mixup'", "none", "crop_flip", "autoaugment")
 flag("--select_on", "train", "--select_on", "'train'", "test", "heldout", "last")
 flag("--precision", "fp16", "--precision", "'fp16'", "float32", "bf16")
+flag("--step", "graph", "--step graph: cpu has no CUDA graphs", "auto, eager or compile")
 flag("--margin_type", "fixed", "--margin_type", "'fixed'", "learned", "sample_count", stage=2)
 flag("--resume", "perhaps", "--resume", "'perhaps'", "True or False")
 flag("--evaluation", "2", "--evaluation", "'2'", "True or False")
