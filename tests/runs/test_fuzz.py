@@ -32,9 +32,7 @@ fuzz = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-FLAGS = [
-    name for a in build_parser()._actions if a.dest != "help" for name in a.option_strings
-]
+FLAGS = [name for a in build_parser()._actions if a.dest != "help" for name in a.option_strings]
 WORDS = [
     *("True", "False", "None", "none", "nan", "inf", "-inf", "-0.0", "1e400", "1e-400", "0", "1"),
     *(

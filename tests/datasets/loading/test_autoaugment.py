@@ -80,21 +80,3 @@ def test_draws_depend_on_the_generator_alone():
     generator.set_state(state)
     for expected in (first, second):
         assert all(map(torch.equal, draw_policies(60, generator), expected))
-
-
-def test_no_images():
-    draws = draw_policies(0, torch.Generator())
-    assert apply_policies(sample_images(8, 8)[:0], draws).shape == (0, 3, 8, 8)
-
-
-@pytest.mark.parametrize("device", DEVICES[1:])
-def test_no_host_synchronisation(device):
-    images = sample_images(32, 32).repeat(100, 1, 1, 1).to(device)
-    generator = torch.Generator().manual_seed(0)
-    draws = draw_policies(len(images), generator)
-    apply_policies(images, draws)  # fills the caches of the position tables
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        apply_policies(images, draw_policies(len(images), generator))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
