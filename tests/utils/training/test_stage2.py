@@ -31,6 +31,7 @@ from tests.support.helpers import (
     stage_2_folder,
     succeed,
     weights_of,
+    without,
 )
 from utils.evaluation.evaluator import class_centroids
 from utils.training import selection
@@ -62,9 +63,8 @@ FEW_VISITS = (
 def test_a_stage_2_that_cannot_train_is_refused_before_its_stage_1_trains(
     flags, says, tree, tmp_path
 ):
-    argv = [str(word) for word in stage_2(tree, tmp_path / "root", *flags)]
-    at = argv.index("--pretrained")
-    outcome = call([*argv[:at], *argv[at + 2 :], "--pretrain_epochs", 2, "--schedule", "scaled"])
+    argv = without(stage_2(tree, tmp_path / "root", *flags), "--pretrained")
+    outcome = call([*argv, "--pretrain_epochs", 2, "--schedule", "scaled"])
     assert outcome.status == 2 and says in outcome.err and len(outcome.errors) == 1
     assert not list(tmp_path.iterdir())
 
