@@ -22,12 +22,12 @@ from utils.runs.run_folder import RunFolder
 
 
 def failing(monkeypatch, error):
-    """Makes the command fail after its options are read."""
+    """Makes the command fail as soon as it begins."""
 
-    def run(argv):
+    def parse(argv):
         raise error
 
-    monkeypatch.setattr(main, "_run", run)
+    monkeypatch.setattr(main, "parse_stages", parse)
 
 
 @pytest.mark.parametrize(
