@@ -1,6 +1,9 @@
-"""The order of the rooms: each uses only rooms below it, as docs/architecture.md draws them."""
+"""What files import: only rooms below their own, as docs/architecture.md draws them, and packages
+that are among the requirements."""
 
 import ast
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +98,40 @@ def test_files_become_pixels_without_knowing_of_batches():
 def test_the_command_line_is_read_without_torch():
     for path in (REPOSITORY / "utils" / "options").rglob("*.py"):
         assert not {m for m in imported(path) if m.split(".")[0] in ("torch", "torchvision")}, path
+
+
+def requirements():
+    """Names of the packages in requirements.txt, in lower case."""
+    lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
+    lines = [line.split("#")[0].strip() for line in lines]
+    return {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in lines if line}
+
+
+# Modules whose package has another name; Pillow comes with torchvision.
+PACKAGE_OF = {
+    "markdown_it": "markdown-it-py",
+    "sklearn": "scikit-learn",
+    "tensorboardX": "tensorboardx",
+    "PIL": "pillow",
+}
+
+
+def packages_used():
+    """The first file that uses each package that is not the project's, by the package's name."""
+    found = {}
+    for path in modules():
+        for module in imported(path):
+            name = module.split(".")[0]
+            if name not in sys.stdlib_module_names and room_of(module) is None:
+                found.setdefault(PACKAGE_OF.get(name, name), name_of(path))
+    return found
+
+
+def test_every_imported_package_is_among_the_requirements():
+    used = packages_used()
+    assert {"torch", "numpy", "scikit-learn"} <= used.keys()
+    assert not {name: file for name, file in used.items() if name not in requirements()}
+
+
+def test_every_requirement_is_used():
+    assert requirements() <= packages_used().keys()

@@ -1,7 +1,6 @@
 """The project as a whole: what it needs, the flags it promises, its examples."""
 
 import argparse
-import ast
 import contextlib
 import doctest
 import importlib
@@ -24,11 +23,9 @@ PACKAGES = ("models", "losses", "datasets", "utils", "benchmarks")
 SOURCES = [ROOT / "main.py", *(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))]
 
 
-def requirements():
-    """Names of the packages in requirements.txt, in lower case."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    lines = [line.split("#")[0].strip() for line in lines]
-    return {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in lines if line}
+def module_of(path):
+    name = str(path.relative_to(ROOT)).removesuffix(".py").removesuffix("/__init__")
+    return name.replace("/", ".")
 
 
 def test_the_conda_environment_installs_the_requirements():
@@ -47,48 +44,6 @@ def test_the_conda_environment_installs_the_requirements():
     assert section == {"pip": ["-r requirements.txt"]}
     assert "pip" in dependencies
     assert any(isinstance(d, str) and re.match(r"python *>=? *3\.1[1-9]", d) for d in dependencies)
-
-
-# Modules whose package has another name; Pillow comes with torchvision.
-PACKAGE_OF = {
-    "markdown_it": "markdown-it-py",
-    "sklearn": "scikit-learn",
-    "tensorboardX": "tensorboardx",
-    "PIL": "pillow",
-}
-
-
-def imported_modules(path):
-    """Top-level names of everything that a file imports, within functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module.split(".")[0]
-
-
-def test_every_imported_package_is_among_the_requirements():
-    own = {*PACKAGES, "main"}
-    listed = requirements()
-    foreign = {
-        module: path.relative_to(ROOT)
-        for path in SOURCES
-        for module in imported_modules(path)
-        if module not in own and module not in sys.stdlib_module_names
-    }
-    assert {"torch", "numpy", "sklearn"} <= foreign.keys()
-    missing = {
-        module: path
-        for module, path in foreign.items()
-        if PACKAGE_OF.get(module, module) not in listed
-    }
-    assert not missing
-
-
-def test_every_requirement_is_used():
-    used = {PACKAGE_OF.get(module, module) for path in SOURCES for module in imported_modules(path)}
-    assert requirements() <= used
 
 
 RELEASED_FLAGS = [
@@ -258,27 +213,23 @@ MODULES = [
 ] + ["main", *PACKAGES]
 
 
-def test_every_source_file_is_a_module_that_is_tested_here():
-    files = {
-        str(path.relative_to(ROOT)).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        for path in SOURCES
-    }
-    assert files == set(MODULES)
+WITH_EXAMPLES = sorted(module_of(path) for path in SOURCES if ">>>" in path.read_text())
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_source_file_is_a_module_that_can_be_imported():
+    assert {module_of(path) for path in SOURCES} == set(MODULES)
+    for name in MODULES:
+        importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_in_the_docstrings_run(name):
     results = doctest.testmod(importlib.import_module(name))
-    assert results.failed == 0
+    assert results.attempted > 0 and results.failed == 0
 
 
-def test_there_are_examples_in_the_docstrings():
-    finder = doctest.DocTestFinder(exclude_empty=True)
-    examples = {
-        name: sum(len(test.examples) for test in finder.find(importlib.import_module(name)))
-        for name in MODULES
-    }
-    assert examples["losses.dro"] > 0 and sum(examples.values()) >= 5
+def test_the_robust_loss_has_an_example():
+    assert "losses.dro" in WITH_EXAMPLES
 
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -310,7 +261,7 @@ def commands_of(path):
     return [words for line in lines if (words := line.removeprefix("$ ").split("#")[0].split())]
 
 
-def test_the_readme_is_read_in_ten_minutes():
+def test_the_readme_has_160_lines_at_most():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 160
 
 

@@ -156,12 +156,6 @@ def test_the_tables_of_a_report(tmp_path, monkeypatch):
     assert text.endswith("training ratio: 2.00  \naugmentation ratio: 1.00\n")
 
 
-def test_rounds_end_in_time(monkeypatch):
-    monkeypatch.setattr(rounds.time, "perf_counter", lambda: 30.0)
-    assert rounds._is_time_left(began=10.0, rounds=2, deadline=41.0)
-    assert not rounds._is_time_left(began=10.0, rounds=2, deadline=39.0)
-
-
 @pytest.mark.parametrize(("deadline", "expected"), [(math.inf, 5), (0, 2), (13, 3)])
 def test_rates_take_two_rounds_and_more_if_there_is_time(deadline, expected, monkeypatch):
     """Two sides of two quantities take 3.2 seconds a round; the first round is the warm-up."""

@@ -134,13 +134,6 @@ def test_an_infinite_temperature_gives_the_logarithm_of_the_batch_size():
     assert loss.item() == pytest.approx(math.log(len(targets)), rel=1e-7)
 
 
-def test_the_base_temperature_divides_the_loss():
-    *problem, epsilons = random_problem()
-    plain = DROLoss(0.6, epsilons=epsilons)(*problem)
-    assert_close(DROLoss(0.6, 0.6, epsilons=epsilons)(*problem), plain)
-    assert_close(DROLoss(0.6, 0.1, epsilons=epsilons)(*problem), 6 * plain)
-
-
 def test_the_order_of_the_batch_changes_nothing():
     features, targets, bank, bank_targets, epsilons = random_problem()
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(1))

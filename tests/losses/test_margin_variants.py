@@ -89,7 +89,7 @@ STAGE_2 = "--pretrained X --feat_loss ce,robust_loss --cls_loss ce --margin 1"
         ("--margin_wd 0 --margin_type sample_count", "--margin_wd 0.0 needs --margin_type learned"),
     ],
 )
-def test_bad_margin_flags(flags, says):
+def test_margins_out_of_bounds_or_that_do_not_train_are_refused(flags, says):
     outcome = call(f"{STAGE_2} {flags}".split())
     assert outcome.status == 2 and says in outcome.err and outcome.err.count("\n") == 1
 

@@ -21,7 +21,7 @@ from utils.options.flags import (
     FEATURE_LOSSES,
     Options,
 )
-from utils.options.parse import parse_options
+from utils.options.parse import build_parser, parse_options
 from utils.runs import checkpoint
 
 fuzz = settings(
@@ -32,19 +32,7 @@ fuzz = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-FLAGS = [
-    *("--list_root", "--image_size", "--normalisation", "--stream"),
-    *("--dataset", "--data_root", "--imb_type", "--imb_factor", "--rand_number"),
-    *("--heldout_fraction", "-a", "--arch", "--loss_type", "--train_rule", "--exp_str"),
-    *("--schedule", "--pretrained", "--feat_loss", "--feat_sampler", "--feat_lr", "--cls_loss"),
-    *("--cls_sampler", "--cls_lr", "--temperature", "--margin", "--margin_type"),
-    *("--balanced_clf_nepochs", "--robust_weight", "--as_released", "--epochs", "--start-epoch"),
-    *("--robust_distance", "--feat_layers", "--margin_min", "--margin_wd"),
-    *("-b", "--batch-size", "--lr", "--learning-rate", "--momentum", "--wd", "--weight-decay"),
-    *("--augment", "--select_on", "--seed", "--gpu", "--precision", "-j", "--workers"),
-    *("--resume", "--overwrite", "-e", "--evaluate", "--evaluation", "--root_log"),
-    *("--root_model", "-p", "--print-freq", "--checkpoint_every", "--readings"),
-]
+FLAGS = [name for a in build_parser()._actions if a.dest != "help" for name in a.option_strings]
 WORDS = [
     *("True", "False", "None", "none", "nan", "inf", "-inf", "-0.0", "1e400", "1e-400", "0", "1"),
     *(

@@ -19,6 +19,7 @@ from tests.support.helpers import (
     snapshot,
     stage_1,
     succeed,
+    without,
     write_tree,
 )
 from tests.support.own_images import folder_data, write_folder, write_npz
@@ -134,21 +135,39 @@ def test_no_new_run_begins_in_the_place_of_an_unfinished_one_whose_images_have_c
     assert "resumes after epoch 2" in succeed([*first, "--resume", "True"]).out
 
 
+def test_after_stage_1_changed_images_make_both_stages_begin_anew_in_other_folders(
+    tmp_path, no_figures
+):
+    tree, root = write_folder(tmp_path / "own"), tmp_path / "runs"
+    _, second, _ = both_stages(root, ["--dataset", "folder", "--data_root", tree])
+    argv = [*without(second, "--pretrained"), "--pretrain_epochs", 1, "--resume", "True"]
+    succeed(argv)
+    (summary,) = root.glob("*/robust_*/summary.json")
+    summary.unlink()
+    save(tree / "train" / "ant" / "added.png", noise(32, 32, 3, seed=77))
+    before = snapshot(root)
+    assert "resumes" not in succeed(argv).out
+    assert before.items() <= snapshot(root).items()
+    (summary,) = root.glob("*/robust_*/summary.json")
+    assert summary.parents[1].name not in before
+
+
 @pytest.mark.parametrize(
-    ("state", "split", "said"),
+    ("state", "place", "said"),
     [
-        ("finished", "train", "training"),
-        ("unfinished", "train", "training"),
-        ("unfinished", "test", "test"),
+        ("finished", "train/class_0", "training"),
+        ("unfinished", "train/class_0", "training"),
+        ("unfinished", "train/class_9", "held-out"),
+        ("unfinished", "test/class_0", "test"),
     ],
 )
 def test_another_data_root_with_other_images_is_an_error_that_names_it(
-    state, split, said, tree, finished, tmp_path, no_figures
+    state, place, said, tree, finished, tmp_path, no_figures
 ):
     """With other test images, too: the best epoch would be chosen among accuracies of both."""
     root, other = tmp_path / "root", write_tree(tmp_path / "other", 24, 4)
     shutil.copytree(finished, root, ignore=shutil.ignore_patterns("robust_*"))
-    first = other / "cifar10" / split / "class_0" / "000.png"
+    first = other / "cifar10" / place / "000.png"
     Image.new("RGB", (SIDE, SIDE)).save(first)
     if state == "unfinished":
         (root / STAGE_1_NAME / "summary.json").unlink()

@@ -219,8 +219,12 @@ def test_a_run_may_be_resumed_under_another_spelling_of_its_checkpoint(tree, pre
     with interrupted_at_check(20):
         assert call(stage_2(tree, pretrained)).status == 143
     path = pretrained / STAGE_1_NAME
+    last = stage_2_folder(pretrained) / "ckpt.pth.tar"
+    torch.save(load(last) | {"seconds": 1000.0}, last)
     outcome = succeed(stage_2(tree, pretrained, "--resume", "True", "--pretrained", path))
     assert "resumes after epoch 1 of 3" in outcome.out
+    # The time before the interruption counts too.
+    assert 1000 < read_summary(stage_2_folder(pretrained))["seconds"] < 1100
     assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(finished))
 
 

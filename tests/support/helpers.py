@@ -9,7 +9,7 @@ import io
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -65,16 +65,20 @@ def without_gpus() -> Iterator[None]:
         yield
 
 
+def outcome_of(program: Callable[[list[str]], int], argv: Iterable[object]) -> Outcome:
+    """Runs a program's `main` in this process and returns the outcome."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = program([str(argument) for argument in argv])
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
 def call(argv: Sequence[object], on_gpu: bool = False) -> Outcome:
     """Runs `main.main` in this process and returns the outcome."""
     import main
 
-    out, err = io.StringIO(), io.StringIO()
-    devices = contextlib.nullcontext() if on_gpu else without_gpus()
-    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
-    with devices, images_of_any_side(), streams[0], streams[1]:
-        status = main.main([str(argument) for argument in argv])
-    return Outcome(status, out.getvalue(), err.getvalue())
+    with contextlib.nullcontext() if on_gpu else without_gpus(), images_of_any_side():
+        return outcome_of(main.main, argv)
 
 
 def succeed(argv: Sequence[object], on_gpu: bool = False) -> Outcome:
@@ -195,6 +199,12 @@ def stage_2(tree: Path, root: Path, *extra: object) -> list[object]:
         *("--temperature", 1, "--margin", 1, "--augment", "crop_flip"),
         *extra,
     ]
+
+
+def without(argv: list[object], flag: str) -> list[object]:
+    """Returns a command without a flag and its value."""
+    at = argv.index(flag)
+    return [*argv[:at], *argv[at + 2 :]]
 
 
 def stage_1_folder(root: Path) -> Path:

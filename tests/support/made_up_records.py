@@ -1,7 +1,5 @@
 """Records of epochs as the trainer makes them, with made-up numbers."""
 
-import csv
-
 from utils.runs.epoch_log import EpochLog
 
 LOSSES = ["ce_lt", "robust_loss", "ce"]
@@ -63,8 +61,3 @@ def write_log(folder, records, done_epochs=0, splits=("test", "heldout")):
     for entry in records:
         log.add(entry)
     log.close()
-
-
-def rows_of(folder):
-    with open(folder / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))

@@ -1,11 +1,11 @@
 """The page that compares made-up runs, and how tests read it."""
 
-import contextlib
-import io
+from dataclasses import astuple
 from html.parser import HTMLParser
 
 import pytest
 
+from tests.support.helpers import outcome_of
 from tests.support.made_up_runs import write_outputs, write_run
 from utils.report import __main__ as command
 from utils.report import page
@@ -41,10 +41,7 @@ class Reader(HTMLParser):
 
 def call(*argv):
     """Runs the command in this process and returns status, standard output and standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = command.main([str(argument) for argument in argv])
-    return status, out.getvalue(), err.getvalue()
+    return astuple(outcome_of(command.main, argv))
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """Tiny tables of `python -m utils.reproduce`, made in this process."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
-from tests.support.helpers import Outcome, without_gpus
+from tests.support.helpers import Outcome, outcome_of, without_gpus
 from tests.support.small_images import images_of_any_side
 from utils.reproduce.__main__ import main
 
@@ -20,11 +18,8 @@ def reproduce(folder: Path, tree: Path, *extra: object, rows: str = ROWS) -> Out
 
 
 def called(argv) -> Outcome:
-    out, err = io.StringIO(), io.StringIO()
-    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
-    with without_gpus(), images_of_any_side(), streams[0], streams[1]:
-        status = main([str(argument) for argument in argv])
-    return Outcome(status, out.getvalue(), err.getvalue())
+    with without_gpus(), images_of_any_side():
+        return outcome_of(main, argv)
 
 
 def table_of(folder: Path) -> list[dict]:

@@ -96,6 +96,14 @@ def test_the_upper_8_of_16_bits_are_kept(tmp_path, suffix):
     np.testing.assert_array_equal(read, np.repeat(grey[..., None], 3, axis=2))
 
 
+@pytest.mark.parametrize("suffix", ["gif", "tif"])
+def test_the_first_of_several_frames_is_read(tmp_path, suffix):
+    first, second = (Image.new("RGB", (5, 4), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / f"x.{suffix}", save_all=True, append_images=[second])
+    read = read_pixels(str(tmp_path / f"x.{suffix}"), lambda image: image)
+    np.testing.assert_array_equal(read, np.asarray(first))
+
+
 @pytest.mark.parametrize("size", [(1, 30000), (30000, 1), (3, 9001)])
 def test_only_the_centre_of_a_very_long_image_is_enlarged(size):
     image = Image.new("RGB", size)

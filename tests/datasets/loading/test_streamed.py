@@ -21,7 +21,8 @@ from datasets.loading.streamed import StreamedLoader
 from datasets.normalisation import Normalisation
 from datasets.samplers import ClassAwareOrder, ShuffledOrder
 from datasets.splits import Split, StreamedSplit
-from tests.support.streamed_sets import write_jpeg
+from tests.support.helpers import call
+from tests.support.streamed_sets import write_imagenet_lt, write_jpeg
 from utils.errors import Interrupted, RunError, UserError
 from utils.machine.cores import usable_cores
 from utils.machine.signals import DEFERRED
@@ -316,7 +317,7 @@ def test_large_images_stream_and_small_ones_beyond_a_quarter_of_the_memory(
     assert streams(parse_options(["--dataset", "folder", *flags]), images) is expected
 
 
-def test_too_little_shared_memory_is_told_before_training(monkeypatch):
+def test_too_little_shared_memory_is_told_before_training(tmp_path, monkeypatch):
     class Small:
         f_bavail, f_frsize = 2048, 4096
 
@@ -327,3 +328,9 @@ def test_too_little_shared_memory_is_told_before_training(monkeypatch):
     # 4 workers, 2 tasks each, 64 images of 3 x 224 x 224 bytes.
     with pytest.raises(RunError, match=r"8\.0 MiB free.* need 73\.5 MiB"):
         check_shared_memory(20, 224)
+    data, root = write_imagenet_lt(tmp_path / "own", classes=2), tmp_path / "root"
+    argv = ["--dataset", "imagenet_lt", "--data_root", data, "--stream", "True", "-j", 20]
+    argv += ["--image_size", 224, "--epochs", 0, "--root_log", root, "--root_model", root]
+    outcome = call(argv)
+    assert outcome.status == 1 and len(outcome.errors) == 1 and "need 73.5 MiB" in outcome.err
+    assert not root.exists()

@@ -5,7 +5,6 @@ import socket
 import tarfile
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +13,10 @@ import torch
 from datasets import load_data, long_tail_counts
 from datasets.sources.cifar import load_cifar
 from main import main
+from tests.support.helpers import REPOSITORY
 from tests.support.image_data import CLASSES, SOURCES, expected_of, write_official
 from tests.support.pictures import options, save
 from utils.errors import UserError
-
-REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture

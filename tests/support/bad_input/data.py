@@ -1,10 +1,5 @@
 """Data that are missing, damaged, or too few."""
 
-import shutil
-
-import numpy as np
-from PIL import Image
-
 from tests.support.bad_input.cases import case
 from tests.support.own_images import write_npz
 
@@ -30,65 +25,11 @@ def a_data_root_that_is_a_file(scene):
     return scene.stage_1("--data_root", scene.tmp / "file.txt")
 
 
-@case("10 class folders", "9")
-def a_missing_class_folder(scene):
-    return scene.stage_1("--data_root", scene.own_tree(classes=9))
-
-
-@case("10 class folders", "11")
-def a_class_folder_too_many(scene):
-    return scene.stage_1("--data_root", scene.own_tree(classes=11))
-
-
-@case("class_3", "train")
-def a_class_without_files(scene):
-    root = scene.own_tree()
-    for path in (root / "cifar10" / "train" / "class_3").iterdir():
-        path.unlink()
-    return scene.stage_1("--data_root", root)
-
-
-@case("class_4", "class_x")
-def a_class_that_only_training_has(scene):
-    root = scene.own_tree()
-    (root / "cifar10" / "test" / "class_4").rename(root / "cifar10" / "test" / "class_x")
-    return scene.stage_1("--data_root", root)
-
-
-@case("test")
-def training_images_without_test_images(scene):
-    root = scene.own_tree()
-    shutil.rmtree(root / "cifar10" / "test")
-    return scene.stage_1("--data_root", root)
-
-
-@case("class_2/001.png")
-def a_png_that_is_text(scene):
-    root = scene.own_tree()
-    (root / "cifar10" / "train" / "class_2" / "001.png").write_text("not an image")
-    return scene.stage_1("--data_root", root)
-
-
 @case("class_5/000.png")
 def a_png_that_is_cut_off(scene):
     root = scene.own_tree()
     path = root / "cifar10" / "test" / "class_5" / "000.png"
     path.write_bytes(path.read_bytes()[:900])
-    return scene.stage_1("--data_root", root)
-
-
-@case("class_5/002.png")
-def a_png_that_is_empty(scene):
-    root = scene.own_tree()
-    (root / "cifar10" / "train" / "class_5" / "002.png").write_bytes(b"")
-    return scene.stage_1("--data_root", root)
-
-
-@case("class_7/002.png", "28x30", "32x32")
-def a_png_of_another_size(scene):
-    root = scene.own_tree()
-    image = Image.fromarray(np.zeros((30, 28, 3), np.uint8))
-    image.save(root / "cifar10" / "train" / "class_7" / "002.png")
     return scene.stage_1("--data_root", root)
 
 
@@ -123,33 +64,6 @@ def an_imbalance_factor_that_empties_a_class_of_cifar(scene):
 @case("--imb_factor 0.02", "class class_5")
 def a_step_that_empties_half_the_classes(scene):
     return scene.stage_1("--imb_type", "step", "--imb_factor", 0.02)
-
-
-def of_table(scene, *rows):
-    """Returns the command of a run on a table with these rows."""
-    table = scene.tmp / "table.csv"
-    table.write_text("\n".join(["path,label,split", *rows, ""]))
-    return scene.stage_1("--dataset", "csv", "--data_root", table)
-
-
-@case("table.csv", "lines 3 to 4", "quotation mark")
-def a_quotation_mark_that_is_left_open_in_a_table(scene):
-    return of_table(scene, "a.png,x,train", 'b.png,"y,train', "c.png,y,train")
-
-
-@case("table.csv", "line 2", "'train' is in no column", "quotation marks")
-def a_label_with_a_comma_in_a_table(scene):
-    return of_table(scene, "a.png,Smith, Ann,train")
-
-
-@case("table.csv", "line 3", "./a.png is already listed in line 2")
-def an_image_that_a_table_lists_twice_in_two_spellings(scene):
-    return of_table(scene, "a.png,x,train", "./a.png,x,test")
-
-
-@case("table.csv", "x is the only class", "two classes or more")
-def a_table_of_one_class(scene):
-    return of_table(scene, "a.png,x,train", "b.png,x,test")
 
 
 @case("--test_fraction 0.3", "test_images", "leave the flag out")

@@ -80,6 +80,7 @@ flag("--schedule", "linear", "--schedule", "'linear'", "absolute", "scaled", "co
 flag("--augment", "mixup", "--augment", "'mixup'", "none", "crop_flip", "autoaugment")
 flag("--select_on", "train", "--select_on", "'train'", "test", "heldout", "last")
 flag("--precision", "fp16", "--precision", "'fp16'", "float32", "bf16")
+flag("--step", "graph", "--step graph: cpu has no CUDA graphs", "auto, eager or compile")
 flag("--margin_type", "fixed", "--margin_type", "'fixed'", "learned", "sample_count", stage=2)
 flag("--resume", "perhaps", "--resume", "'perhaps'", "True or False")
 flag("--evaluation", "2", "--evaluation", "'2'", "True or False")
@@ -139,9 +140,19 @@ def stage_2_losses_without_a_checkpoint(scene):
     return scene.stage_1("--feat_loss", "ce")
 
 
-@case("--contrastive bcl", "--mixup")
+@case("--contrastive bcl and --mixup cannot be combined")
 def contrasted_images_that_are_mixed(scene):
     return scene.stage_1("--contrastive", "bcl", "--mixup", 0.5)
+
+
+@case("--contrastive bcl and --teacher cannot be combined")
+def contrasted_images_for_a_teacher(scene):
+    return scene.stage_1("--contrastive", "bcl", "--teacher", "x")
+
+
+@case("--contrastive bcl and --robust_weight cannot be combined")
+def contrasted_images_for_the_robust_loss(scene):
+    return scene.stage_1("--contrastive", "bcl", "--robust_weight", 0.5)
 
 
 @case("--contrastive bcl", "--accumulate 2")
@@ -168,6 +179,12 @@ def resampled_images_for_the_robust_loss(scene):
 @case("--robust_from 3", "--epochs 2")
 def a_robust_loss_that_begins_beyond_the_end(scene):
     return scene.stage_1("--robust_from", 3, "--robust_weight", 0.5)
+
+
+@case("--robust_from and --pretrain_epochs cannot be combined")
+def a_robust_loss_that_joins_the_first_of_two_stages(scene):
+    flags = ("--pretrain_epochs", 1, "--balanced_clf_nepochs", 0, "--feat_loss", "ce,robust_loss")
+    return scene.stage_1("--robust_from", 2, "--robust_weight", 0.5, *flags)
 
 
 @case("--feat_layers", "stage 2")

@@ -127,7 +127,8 @@ def test_fine_tuning_starts_right_after_cloning(tree, finished, clone):
 
 def test_select_on_last_starts_from_the_last_epoch(tree, clone):
     outcome = succeed(stage_2(tree, clone / "checkpoint", "--select_on", "last"))
-    assert not outcome.warnings
+    (said,) = (line for line in outcome.out.splitlines() if line.startswith("starts from "))
+    assert said.endswith(f"{STAGE_1_NAME}/ckpt.pth.tar") and not outcome.warnings
 
 
 @pytest.mark.parametrize("make", [stage_1, stage_2])

@@ -7,6 +7,7 @@ import torch
 from utils.errors import UserError
 from utils.machine.cores import usable_cores
 from utils.machine.device import Machine, choose_machine, seed_everything
+from utils.machine.processes import World
 
 CPU = Machine(torch.device("cpu"), "float32")
 
@@ -57,7 +58,7 @@ def test_gpu_n_is_cuda_n_and_the_first_by_default(gpu, names, index, cuda_device
     chosen = cuda_devices(names)
     machine = choose_machine(gpu, "float32")
     assert machine.device == torch.device("cuda", index)
-    assert chosen == [machine.device]
+    assert chosen == [machine.device] and torch.backends.cudnn.benchmark
     assert capsys.readouterr().err == ""
 
 
@@ -74,6 +75,19 @@ def test_with_several_devices_a_larger_number_is_an_error_that_lists_them(cuda_d
     with pytest.raises(UserError, match=r"--gpu 2: .*0 \(Alpha\), 1 \(Beta\)"):
         choose_machine(2, "float32")
     assert chosen == []
+
+
+def test_each_of_several_processes_has_the_device_of_its_local_rank(cuda_devices, capsys):
+    """The sixth of eight processes, on the second machine of two."""
+    chosen = cuda_devices(["A"] * 4)
+    machine = choose_machine(None, "float32", world=World(rank=5, size=8, local_rank=1))
+    assert machine.device == torch.device("cuda", 1) and chosen == [machine.device]
+    assert capsys.readouterr().err == ""
+    machine = choose_machine(3, "float32", world=World(rank=5, size=8, local_rank=1))
+    assert machine.device == torch.device("cuda", 1)
+    assert "--gpu 3 is ignored: each of 8 processes" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"local rank 4 .* with 4 CUDA devices; .*nproc_per_node"):
+        choose_machine(None, "float32", world=World(rank=4, size=8, local_rank=4))
 
 
 def test_bf16_is_refused_where_the_processor_has_none(cuda_devices, monkeypatch):
@@ -161,10 +175,12 @@ def test_a_containers_quota_limits_the_cores(limit, cores, monkeypatch):
     assert usable_cores() == cores
 
 
-def test_a_cpu_takes_no_more_threads_than_cores(cuda_devices, monkeypatch):
+def test_a_cpu_takes_no_more_threads_than_cores_and_a_gpu_one(cuda_devices, monkeypatch):
     cuda_devices([])
     taken = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
     choose_machine(None, "float32")
-    assert taken == [usable_cores()]
+    cuda_devices(["A"])
+    choose_machine(None, "float32")
+    assert taken == [usable_cores(), 1]

@@ -1,9 +1,9 @@
 """`python -m utils.predict`: from images to classes and confidences."""
 
-import contextlib
 import csv
 import io
 import os
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 from models import build_model
 from tests.support.helpers import (
     STAGE_1_NAME,
+    outcome_of,
     read_summary,
     snapshot,
     stage_1,
@@ -39,10 +40,7 @@ def run(tmp_path):
 
 def predict(*argv):
     """Runs the command in this process and returns status, standard output and standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main([str(argument) for argument in argv])
-    return status, out.getvalue(), err.getvalue()
+    return astuple(outcome_of(main, argv))
 
 
 def predictions(run, *places, output, flags=()):

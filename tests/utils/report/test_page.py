@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.support.browser import CHROMIUM, browse
+from tests.support.helpers import REPOSITORY
 from tests.support.made_up_runs import COUNTS, write_outputs, write_run
 from tests.support.page_fixtures import Reader, call
 from utils.evaluation.calibration import expected_calibration_error, reliability_bins
@@ -274,9 +274,7 @@ def test_wrong_options_are_an_error(tmp_path):
 def test_the_command_ends_with_two_and_one_line_on_standard_error(tmp_path):
     """A user calls it in its own process."""
     command = [sys.executable, "-m", "utils.report", tmp_path / "none"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=120
-    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"report: error: {tmp_path / 'none'}: no such folder\n"
 

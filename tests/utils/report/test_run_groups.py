@@ -1,13 +1,12 @@
 """The page's table: which runs are one row, and the numbers of a row."""
 
+import json
 import statistics
 from dataclasses import replace
 
-from tests.support.made_up_records import EMPTY_GROUP_COUNTS, reading
-from tests.support.made_up_runs import splits, write_run
-from utils.report import page
+from tests.support.made_up_runs import write_run
 from utils.report.run_groups import group_runs
-from utils.runs.records import accuracies_of, read_run
+from utils.runs.records import read_run
 
 
 def test_seeds_of_the_same_settings_are_one_row_with_mean_and_sample_deviation(
@@ -118,13 +117,17 @@ def test_a_run_without_an_epoch_is_a_row_without_numbers(tmp_path, compare_numbe
     assert not shown.all("img")
 
 
-def test_an_empty_group_is_not_available(tmp_path):
-    results = {"epoch": 1, **splits(40.0), "heldout": None}
-    results["test"]["linear"] = {**reading(40.0, EMPTY_GROUP_COUNTS), "loss": 1.0}
-    assert accuracies_of(results)["few"] is None
-    assert page._statistic([None, None], 2) == "n/a"
-    assert page._statistic([None, 3.0], 2) == "3.00 (of 1)"
-    assert page._statistic([1.0, None, 3.0], 2) == "2.00 ± 1.41 (of 2)"
+def test_a_group_that_runs_do_not_have_is_not_averaged_and_at_last_not_available(
+    tmp_path, compare_numbers
+):
+    folders = [write_run(tmp_path / f"run{k}", k, base=40.0 + 2 * k) for k in range(3)]
+    found = []
+    for folder in folders:
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["test"]["selected"]["linear"]["few"] = None
+        (folder / "summary.json").write_text(json.dumps(summary))
+        found.append(compare_numbers(*folders).rows[2][5])
+    assert found == ["33.00 ± 1.41 (of 2)", "34.00 (of 1)", "n/a"]
 
 
 def test_letters_go_on_after_z(tmp_path):

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.helpers import read_csv
 from tests.support.made_up_records import (
     EMPTY_GROUP_COUNTS,
     LOSSES,
     reading,
     record,
-    rows_of,
     write_log,
 )
 from utils.runs.epoch_log import EpochLog, columns, console_line, duration, flatten
@@ -25,7 +25,7 @@ GEOMETRY = ("length", "within", "between", "centroid_error")
 def test_the_csv_has_a_row_an_epoch_with_every_column(tmp_path):
     records = [record(epoch) for epoch in range(1, 5)]
     write_log(tmp_path, records)
-    rows = rows_of(tmp_path)
+    rows = read_csv(tmp_path)
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert [row["phase"] for row in rows] == ["features"] * 3 + ["classifier"]
     assert list(rows[0]) == [
@@ -49,7 +49,7 @@ def test_the_csv_has_a_row_an_epoch_with_every_column(tmp_path):
 def test_a_row_holds_the_epochs_values_and_nothing_where_there_is_none(tmp_path):
     without = record(4, margins=False, ncm=False, counts=EMPTY_GROUP_COUNTS)
     write_log(tmp_path, [record(2), without])
-    first, second = rows_of(tmp_path)
+    first, second = read_csv(tmp_path)
     assert float(first["lr"]) == 0.005 and float(first["seconds"]) == 14.5
     assert float(first["train_loss"]) == 3.25 / 2
     assert (float(first["train_ce_lt"]), float(first["train_robust_loss"])) == (0.5, 1.0)
@@ -80,7 +80,7 @@ def test_an_earlier_log_without_balanced_accuracies_is_continued(tmp_path):
             del accuracies["balanced"]
     (tmp_path / "log.jsonl").write_text(json.dumps(earlier) + "\n")
     write_log(tmp_path, [record(2)], done_epochs=1)
-    first, second = rows_of(tmp_path)
+    first, second = read_csv(tmp_path)
     per_class = earlier["results"]["test"]["ncm"]["per_class"]
     assert float(first["test_ncm_balanced"]) == pytest.approx(np.mean(per_class))
     assert first["test_length"] == "" and float(second["test_length"]) == 9.0
@@ -123,7 +123,7 @@ def test_records_are_on_disk_after_each_epoch(tmp_path):
     for epoch in (1, 2):
         log.add(record(epoch))
         assert [r["epoch"] for r in read_epochs(tmp_path)] == list(range(1, epoch + 1))
-        assert len(rows_of(tmp_path)) == epoch
+        assert len(read_csv(tmp_path)) == epoch
     log.close()
 
 
@@ -159,7 +159,7 @@ def test_a_row_outlives_a_power_cut_as_the_checkpoint_of_its_epoch_does(tmp_path
 def test_a_new_run_starts_with_empty_logs(tmp_path):
     write_log(tmp_path, [record(1), record(2)])
     write_log(tmp_path, [])
-    assert read_epochs(tmp_path) == [] and rows_of(tmp_path) == []
+    assert read_epochs(tmp_path) == [] and read_csv(tmp_path) == []
 
 
 @pytest.mark.parametrize("cut", [1, 40, 400])
@@ -174,7 +174,7 @@ def test_a_last_line_that_was_cut_off_is_dropped(tmp_path, cut):
         file.write("4,featu")
     write_log(tmp_path, [record(3)], done_epochs=2)
     assert path.read_bytes() == whole
-    assert [row["epoch"] for row in rows_of(tmp_path)] == ["1", "2", "3"]
+    assert [row["epoch"] for row in read_csv(tmp_path)] == ["1", "2", "3"]
 
 
 def test_a_value_that_json_lacks_comes_back_too(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.helpers import REPOSITORY
 from tests.support.trained import write_checkpoint
 from utils.errors import UserError
 from utils.options.parse import parse_options
@@ -81,7 +82,7 @@ def test_the_stages_2_that_come_with_the_code_are_found(losses, more, monkeypatc
         f"--feat_loss {losses} --cls_sampler none --cls_loss ce --temperature 1 --margin 1 "
         f"--root_log nowhere --root_model nowhere --evaluation True {more}"
     )
-    monkeypatch.chdir(Path(__file__).parents[3])
+    monkeypatch.chdir(REPOSITORY)
     path, folder = find_evaluated(options_of(flags))
     assert path.parts[0] == "pretrained" and f"feat-{losses}-" in path.parent.name
     assert folder.records.parts[0] == "nowhere"

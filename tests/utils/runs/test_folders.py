@@ -20,6 +20,7 @@ from tests.support.helpers import (
     stage_1,
     stage_2_folder,
     succeed,
+    without,
 )
 from tests.test_project import PAPERS_COMMANDS
 from utils.options.data_paths import holds_outputs
@@ -142,9 +143,7 @@ def test_the_log_has_one_row_an_epoch(finished):
 
 
 def test_the_arguments_are_recorded_with_a_drawn_seed(tree, tmp_path):
-    argv = stage_1(tree, tmp_path, "--epochs", 0)
-    at = argv.index("--seed")
-    del argv[at : at + 2]
+    argv = without(stage_1(tree, tmp_path, "--epochs", 0), "--seed")
     seeds = []
     for name in ("a", "b"):
         succeed([*argv, "--exp_str", name])
@@ -159,9 +158,7 @@ def test_the_arguments_are_recorded_with_a_drawn_seed(tree, tmp_path):
 
 
 def test_a_drawn_seed_is_taken_up_again_by_a_resume(tree, tmp_path):
-    argv = stage_1(tree, tmp_path, "--resume", "True")
-    at = argv.index("--seed")
-    del argv[at : at + 2]
+    argv = without(stage_1(tree, tmp_path, "--resume", "True"), "--seed")
     with interrupted_at_check(9):
         assert call(argv).status == 143
     (folder,) = tmp_path.glob(f"{RELEASED_NAME}-*")

@@ -61,14 +61,6 @@ def test_an_odd_value_in_a_record_hides_no_other_run(name, spoil, tmp_path, caps
     assert lines[6:] == [f"2 runs below {tmp_path}"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_a_folder_that_may_not_be_read_is_named(tmp_path, capsys):
-    shutil.copytree(EARLIER, tmp_path, dirs_exist_ok=True)
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0)
-    _check_names(closed, "Permission denied", tmp_path, capsys)
-
-
 def test_a_folder_that_fails_to_be_read_is_named(tmp_path, monkeypatch, capsys):
     shutil.copytree(EARLIER, tmp_path, dirs_exist_ok=True)
     closed = tmp_path / "closed"
@@ -81,13 +73,10 @@ def test_a_folder_that_fails_to_be_read_is_named(tmp_path, monkeypatch, capsys):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", failing)
-    _check_names(closed, "Input/output error", tmp_path, capsys)
-
-
-def _check_names(folder, reason, root, capsys):
-    assert main([str(root)]) == 0
+    assert main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-3:] == [str(folder), f"    cannot be read: {reason}", f"2 runs below {root}"]
+    assert lines[-3] == str(closed)
+    assert lines[-2:] == ["    cannot be read: Input/output error", f"2 runs below {tmp_path}"]
 
 
 def test_no_such_folder_is_one_line(tmp_path, capsys):

@@ -20,8 +20,10 @@ from tests.support.helpers import (
     stage_2,
     succeed,
     weights_of,
+    without,
 )
 from tests.support.pictures import options
+from utils.options.parse import parse_stages
 from utils.training.phase import RATE_FACTOR, Phase
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -54,9 +56,11 @@ def test_stage_1_starts_from_the_backbone(public, tree, tmp_path):
     assert "left 2 (module.linear.weight, module.linear.bias)" in outcome.out
     ours = weights_of(run_folder(tmp_path))
     theirs = {n.removeprefix("module."): w for n, w in load(public).items()}
-    # At the rate 0 the features stay the file's, while the head is trained.
+    # At the rate 0 the features stay the file's, while the head is trained and the statistics of
+    # batch-norm follow the images.
     expected = parameters(theirs)
     assert all(torch.equal(w, expected[name]) for name, w in parameters(ours).items())
+    assert not torch.equal(ours["bn1.running_mean"], theirs["bn1.running_mean"])
     assert ours["linear.weight"].shape == (10, 64)
 
 
@@ -93,9 +97,7 @@ def test_stage_2_starts_from_the_backbone_with_the_checkpoints_head(
 
 def test_by_one_command_only_stage_1_starts_from_the_backbone(tree, tmp_path):
     flags = ("--backbone", "weights.pth", "--backbone_lr", 0.1, "--pretrain_epochs", 2)
-    argv = [f for f in stage_2(tree, tmp_path) if f not in ("--pretrained", STAGE_1_NAME)]
-    from utils.options.parse import parse_stages
-
+    argv = without(stage_2(tree, tmp_path), "--pretrained")
     first, second = parse_stages([str(flag) for flag in (*argv, *flags)])
     assert (first.backbone, second.backbone) == ("weights.pth", None)
     assert first.backbone_lr == second.backbone_lr == 0.1

@@ -77,21 +77,6 @@ def test_ldam_scales_its_margin_as_its_head_scales_the_cosines():
     assert LDAM_SCALE == COSINE_SCALE
 
 
-def test_the_test_loss_of_ldam_is_that_of_its_checkpoint(tree, tmp_path):
-    """The cross-entropy is that of 30 times the cosines, in training as in evaluation."""
-    argv = stage_1(tree, tmp_path, "--loss_type", "LDAM", "--head", "cosine", "--epochs", 1)
-    succeed(argv)
-    (folder,) = tmp_path.glob("cifar10_resnet8_LDAM_*")
-    succeed([*argv, "--evaluation", "True"])
-    with np.load(folder / "outputs_test.npz") as outputs:
-        features, labels = torch.from_numpy(outputs["feats"]), torch.from_numpy(outputs["labels"])
-    weight = weights_of(folder, "ckpt.best.pth.tar")["linear.weight"]
-    logits = 30 * F.normalize(features, dim=1) @ F.normalize(weight, dim=0)
-    expected = F.cross_entropy(logits, labels)
-    loss = read_records(folder)[0]["results"]["test"]["linear"]["loss"]
-    assert loss == pytest.approx(expected.item(), rel=1e-3)
-
-
 def test_another_head_than_the_checkpoints_is_an_error(tmp_path):
     path = tmp_path / "x.pth.tar"
     for scale, kind, other in ((None, "linear", "cosine"), (30.0, "cosine", "linear")):

@@ -23,6 +23,7 @@ from tests.support.helpers import (
     stage_2,
     stage_2_folder,
     succeed,
+    without,
 )
 from utils.commands.train import _Job, _summarise_seeds
 from utils.options.parse import parse_options, parse_stages
@@ -35,9 +36,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def without_seed(argv):
-    """Returns the command without its `--seed N`."""
-    at = argv.index("--seed")
-    return [*argv[:at], *argv[at + 2 :]]
+    return without(argv, "--seed")
 
 
 SEEDS_NAME = run_name(parse_options([*map(str, without_seed(stage_1(".", "."))), "--seeds", "1"]))
@@ -46,9 +45,8 @@ SEEDS_NAME = run_name(parse_options([*map(str, without_seed(stage_1(".", "."))),
 
 def both_stages(tree, root, *extra):
     """Returns `stage_1` and `stage_2` as one command."""
-    argv = stage_2(tree, root)
-    at = argv.index("--pretrained")
-    return [*argv[:at], *argv[at + 2 :], "--pretrain_epochs", 2, "--schedule", "scaled", *extra]
+    argv = without(stage_2(tree, root), "--pretrained")
+    return [*argv, "--pretrain_epochs", 2, "--schedule", "scaled", *extra]
 
 
 def test_records_combine_to_mean_and_sample_deviation():

@@ -8,11 +8,14 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from datasets.normalisation import Normalisation
+from datasets.samplers import EffectiveNumberOrder, ShuffledOrder
 from tests.support import stages
 from tests.support.dro_reference import reference_loss
 from tests.support.helpers import noise, seeded
 from tests.support.stages import CASES, CLASSES, STAGE_2, make_stage, small_data
+from utils.errors import UserError
 from utils.machine.device import Machine
+from utils.machine.processes import World
 from utils.training.teacher import Teacher
 
 MACHINE = Machine(torch.device("cpu"), "float32")
@@ -164,6 +167,21 @@ def test_a_later_start_leaves_out_epochs_of_both_phases(start, features, classif
     flags = f"{STAGE_2} --epochs 5 --balanced_clf_nepochs 3 --start-epoch {start}"
     found = {phase.name: list(phase.epochs) for phase in stage_of(flags).phases}
     assert found == {"features": features, "classifier": classifier}
+
+
+@pytest.mark.parametrize("flags", ["--mixup 0.2 --seed 0", "--contrastive bcl"])
+def test_what_needs_whole_batches_is_refused_with_several_processes(flags):
+    machine = replace(MACHINE, world=World(0, 2))
+    method = " ".join(flags.split()[:2])
+    with pytest.raises(UserError, match=f"{method} works with one process, not with several"):
+        make_stage(flags, machine, small_data())
+
+
+@pytest.mark.parametrize(
+    ("rule", "order"), [("None", ShuffledOrder), ("Resample", EffectiveNumberOrder)]
+)
+def test_resample_draws_by_the_effective_number_of_images(rule, order):
+    assert type(stage_of(f"--train_rule {rule}").phases[0].loader.order) is order
 
 
 def test_mixup_draws_by_the_runs_own_seed():

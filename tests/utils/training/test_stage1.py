@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.support.helpers import (
     succeed,
     weights_of,
 )
+from utils.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -57,6 +59,12 @@ def test_balanced_softmax_warns_beside_another_remedy(tree, tmp_path):
     assert succeed(argv).warnings == []
     (warning,) = succeed([*argv, "--train_rule", "Resample"]).warnings
     assert "--train_rule Resample" in warning and "--loss_type BS" in warning
+
+
+def test_the_bar_moves_every_so_many_batches_as_the_flag_says(tree, tmp_path):
+    with patch("utils.training.trainer.Progress", wraps=Progress) as bar:
+        succeed(stage_1(tree, tmp_path, "--epochs", 1, "--print-freq", 3))
+    assert bar.call_args.args == ("pretraining 1/1", 4, 3)  # 117 images in batches of 32
 
 
 def test_a_later_start_leaves_out_the_epochs_before_it(tree, tmp_path):
