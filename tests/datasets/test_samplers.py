@@ -14,7 +14,7 @@ from datasets import ClassAwareSampler
 from datasets.samplers import (
     ClassAwareOrder,
     EffectiveNumberOrder,
-    SequentialOrder,
+    Order,
     ShuffledOrder,
     visits_every_class,
 )
@@ -242,7 +242,7 @@ def test_a_saved_state_continues_the_class_aware_order_exactly(tmp_path, k, fini
 
 
 def test_a_sequential_order_is_the_order_of_the_set():
-    order = SequentialOrder(5)
+    order = Order(5)
     assert len(order) == 5 and order.draw().tolist() == order.draw().tolist() == [0, 1, 2, 3, 4]
 
 
