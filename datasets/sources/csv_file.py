@@ -7,10 +7,9 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from datasets.files.decode import cache_beside
 from datasets.files.images import DataFaults
 from datasets.files.trees import FileList
-from datasets.load_files import load_files, side_of
+from datasets.load_files import load_files
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
 from utils.errors import UserError
@@ -57,10 +56,8 @@ def load_csv(options: Options, recorded: Mapping) -> BalancedData:
         lists[split] = FileList(path.parent, [name for name, *_ in chosen], labels)
     names = {split: f"lines of the split {split}" for split in lists}
     found = with_test_split(FoundSplits(classes, lists, names), options, recorded, faults)
-    loaded = load_files(found.lists, options, faults, cache_beside(path, side_of(options)))
-    return BalancedData(
-        loaded["train"], loaded["test"], classes, loaded.get("heldout"), origin=found.origin()
-    )
+    loaded = load_files(found.lists, options, faults, beside=path)
+    return BalancedData(**loaded, class_names=classes, origin=found.origin())
 
 
 def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
