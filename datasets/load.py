@@ -9,7 +9,7 @@ import numpy as np
 from datasets import normalisation
 from datasets.long_tail import counts_by_size, left_out_indices, long_tail_indices
 from datasets.origin import LEFT_OUT
-from datasets.recorded import check_classes, normalisation_of, with_recorded
+from datasets.recorded import check_classes, data_of, normalisation_of, with_recorded
 from datasets.sources.cifar import HELDOUT_IMAGES_PER_CLASS, load_cifar
 from datasets.sources.csv_file import load_csv
 from datasets.sources.digits import load_digits
@@ -39,8 +39,7 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
         RunError: the images do not fit into memory, or what workers read ahead does not fit into
             the memory that processes share.
     """
-    found = (recorded or {}).get("data")
-    remembered: Mapping = found if isinstance(found, Mapping) else {}
+    remembered = data_of(recorded or {})
     options = replace(options, data_root=str(data_root(options)))
     if options.list_root is not None:
         options = replace(options, list_root=str(expanded(options.list_root)))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.files.decode import decode, decode_once
+from datasets.files.decode import cache_beside, decode_once
 from datasets.files.images import LARGE_SIDE, DataFaults, check_range, fault_of, read_pixels
 from datasets.files.trees import FileList
 from datasets.loading.reader import ImageReader, check_shared_memory
@@ -22,7 +22,7 @@ MEMORY_SHARE = 0.25  # of the machine's memory: larger sets are streamed
 
 
 def load_files(
-    splits: dict[str, FileList], options: Options, faults: list[str], cache: Path | None = None
+    splits: dict[str, FileList], options: Options, faults: list[str], beside: Path | None = None
 ) -> dict[str, AnySplit]:
     """Returns the images of each split, decoded or streamed.
 
@@ -34,23 +34,22 @@ def load_files(
         options: only `image_side`, `stream`, `workers`, `gpu` and `check_images` are used, and
             names for messages.
         faults: what is already known to be wrong.
-        cache: path of the cache of decoded images; None for no cache.
+        beside: the folder of the tree or the table of the files, where the cache of decoded images
+            is kept (`cache_beside`); None for no cache.
 
     Raises:
         DataFaults: `faults` is not empty, or a file is unreadable.
         RunError: there is too little memory, or too little memory that processes can share.
     """
-    side = side_of(options)
+    side = _side_of(options)
     is_streamed = streams(options, sum(map(len, splits.values())))
-    title = f"decoding {options.dataset}"
     if is_streamed:
         fault = _pixel_fault if options.check_images else _header_fault
         for name, files in splits.items():
             faults += faults_in(files, fault, f"checking {options.dataset} {name}")
-    elif cache is not None:
-        images = decode_once(splits, side, title, cache, faults)
     else:
-        images = {n: decode(files, side, f"{title} {n}", faults) for n, files in splits.items()}
+        cache = None if beside is None else cache_beside(beside, side)
+        images = decode_once(splits, side, f"decoding {options.dataset}", cache, faults)
     if faults:
         raise DataFaults(f"--data_root {options.data_root}", faults)
     if not is_streamed:
@@ -65,7 +64,7 @@ def load_files(
     return {name: StreamedSplit(files, side, reader) for name, files in splits.items()}
 
 
-def side_of(options: Options) -> int:
+def _side_of(options: Options) -> int:
     """Returns the side in pixels of images that are read from files."""
     side = options.image_side
     assert side is not None, f"--dataset {options.dataset} is not read from image files"
@@ -81,7 +80,7 @@ def streams(options: Options, num_images: int) -> bool:
     """
     if isinstance(options.stream, bool):
         return options.stream
-    side = side_of(options)
+    side = _side_of(options)
     decoded = num_images * 3 * side**2
     return side >= LARGE_SIDE or decoded > MEMORY_SHARE * psutil.virtual_memory().total
 

@@ -12,6 +12,13 @@ from utils.options.flags import NATURAL_DATASETS, Options
 from utils.text import listed
 
 
+def data_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what a checkpoint or an `args.json` records about its data; empty if it records
+    nothing, or if another program means something else by the key `data`."""
+    found = record.get("data")
+    return found if isinstance(found, Mapping) else {}
+
+
 def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
     """Returns the options with the recorded image size and choice of `--stream auto`.
 

@@ -8,7 +8,6 @@ every device. Its `state_dict` lets a resumed run draw exactly what it would hav
 import math
 import random
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -96,28 +95,12 @@ def visits_every_class(num_classes: int, largest: int, samples_per_class: int) -
     return visits >= 2 * num_classes - math.gcd(visits, num_classes)
 
 
-class Order(Protocol):
-    """The images of an epoch, in order."""
+class Order:
+    """The images of an epoch, in order: here every image once, in the order of the set.
 
-    def __len__(self) -> int:
-        """Returns the number of images in an epoch."""
-        ...
-
-    def draw(self) -> Tensor:
-        """Returns the epoch's image positions, int64 ``[len(self)]``, on the CPU."""
-        ...
-
-    def state_dict(self) -> dict:
-        """Returns what later epochs depend on beside the generator, as tensors in dicts and
-        lists."""
-        ...
-
-    def load_state_dict(self, state: dict) -> None:
-        """Goes on from a state that `state_dict` returned."""
-
-
-class SequentialOrder:
-    """Every image once, in the order of the set."""
+    Args:
+        num_images: number of images in an epoch.
+    """
 
     def __init__(self, num_images: int) -> None:
         self.num_images = num_images
@@ -130,13 +113,15 @@ class SequentialOrder:
         return torch.arange(self.num_images)
 
     def state_dict(self) -> dict:
+        """Returns what later epochs depend on beside the generator, as tensors in dicts and
+        lists."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
-        """Does nothing: an epoch does not depend on the one before."""
+        """Goes on from a state that `state_dict` returned."""
 
 
-class ShuffledOrder(SequentialOrder):
+class ShuffledOrder(Order):
     """Every image once, shuffled."""
 
     def __init__(self, num_images: int, generator: torch.Generator) -> None:
@@ -147,7 +132,7 @@ class ShuffledOrder(SequentialOrder):
         return torch.randperm(self.num_images, generator=self.generator)
 
 
-class EffectiveNumberOrder(SequentialOrder):
+class EffectiveNumberOrder(Order):
     """Stage 1's `Resample`: N draws with replacement. The probability of an image of class c is
     proportional to (1 − β) / (1 − β^n_c), the weight of `losses.effective_number_weights`.
 
@@ -185,7 +170,7 @@ class _ShuffledCycle:
         return stream[:count]
 
 
-class ClassAwareOrder:
+class ClassAwareOrder(Order):
     """Class-aware sampling with a whole epoch at a time. Its epochs have the same distribution as
     those of `ClassAwareSampler`.
 
@@ -202,24 +187,20 @@ class ClassAwareOrder:
         positions = [torch.from_numpy(p) for p in _positions_by_class(labels)]
         if samples_per_class < 1:
             raise ValueError(f"a visit draws at least one image, not {samples_per_class}")
-        self.num_draws = max(map(len, positions)) * len(positions)
+        super().__init__(max(map(len, positions)) * len(positions))
         self.generator = generator
         self.samples_per_class = samples_per_class
         self.classes = _ShuffledCycle(torch.arange(len(positions)), generator)
         self.images = [_ShuffledCycle(p, generator) for p in positions]
 
-    def __len__(self) -> int:
-        return self.num_draws
-
     def draw(self) -> Tensor:
-        """Returns the epoch's image positions, int64 ``[len(self)]``, on the CPU."""
-        visits = self.classes.take(-(-self.num_draws // self.samples_per_class))
+        visits = self.classes.take(-(-self.num_images // self.samples_per_class))
         visit_counts = torch.bincount(visits, minlength=len(self.images))
         order = torch.empty(len(visits), self.samples_per_class, dtype=torch.int64)
         for label, count in enumerate(visit_counts.tolist()):
             drawn = self.images[label].take(count * self.samples_per_class)
             order[visits == label] = drawn.view(count, self.samples_per_class)
-        return order.flatten()[: self.num_draws]
+        return order.flatten()[: self.num_images]
 
     def state_dict(self) -> dict:
         # `left` is a view of a whole epoch's draws; without the copy, all of them would be saved.

@@ -14,6 +14,7 @@ from datasets.files.trees import FileList
 from datasets.loading.reader import ImageReader, Task
 from datasets.normalisation import CIFAR, Normalisation
 from datasets.origin import OWN_TEST_SET, Origin, account
+from datasets.recorded import data_of
 from utils.errors import UserError
 
 PART, STREAMED_PART = 1000, 64  # images that `pixels` yields at a time
@@ -241,8 +242,7 @@ class LongTailedData:
         Args:
             record: a checkpoint or the `args.json` of that run.
         """
-        description = record.get("data")
-        description = description if isinstance(description, Mapping) else {}
+        description = data_of(record)
         before = description.get("evaluation_fingerprints")
         if not isinstance(before, Mapping) or description.get("streamed") != self.is_streamed:
             return None

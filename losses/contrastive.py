@@ -52,10 +52,10 @@ class BalancedContrastiveLoss(nn.Module):
         itself = F.pad(torch.eye(number, device=targets.device, dtype=torch.bool), (0, classes))
         is_of_class = targets.unsqueeze(1) == labels
         positives = (is_of_class & ~itself).to(similarities.dtype)
-        # Class sizes with centres; that of the sample's own class without the sample.
+        # Class sizes with centres, that of the sample's own class without the sample: at least 1.
         sizes = vectors.new_zeros(classes).index_add_(0, labels, vectors.new_ones(len(labels)))
         averaged = sizes[labels] - is_of_class.to(similarities.dtype)
-        terms = similarities - averaged.clamp(min=1).log()
+        terms = similarities - averaged.log()
         denominators = terms.masked_fill(itself, float("-inf")).logsumexp(dim=1, keepdim=True)
         log_probabilities = similarities - denominators
         return -((positives * log_probabilities).sum(dim=1) / positives.sum(dim=1)).mean()
@@ -69,21 +69,17 @@ class ContrastiveBranch(nn.Module):
 
     Args:
         num_features: D.
-        temperature: τ of the loss, > 0.
 
     Shapes: features of the views ``[M, D]``, targets ``[M]``, classifier weights ``[K, D]``;
     returns a scalar, in float32 under autocast too.
-
-    Raises:
-        ValueError: the temperature is not positive.
     """
 
-    def __init__(self, num_features: int, temperature: float = 0.1) -> None:
+    def __init__(self, num_features: int) -> None:
         super().__init__()
         self.projection = nn.Sequential(
             nn.Linear(num_features, 512), nn.ReLU(inplace=True), nn.Linear(512, 128)
         )
-        self.loss = BalancedContrastiveLoss(temperature)
+        self.loss = BalancedContrastiveLoss()
 
     def forward(self, features: Tensor, targets: Tensor, class_weights: Tensor) -> Tensor:
         return self.loss(self.projection(features), targets, self.projection(class_weights))

@@ -58,11 +58,6 @@ class Margins(nn.Module):
         )
 
     @property
-    def of_losses(self) -> Tensor | list[Tensor]:
-        """Returns the vector, or the layers' vectors as a list, for `stage_2_objective`."""
-        return list(self.epsilons) if self.is_layered else self.epsilons[0]
-
-    @property
     def trained(self) -> list[nn.Parameter]:
         """Returns the vectors that are trained; empty if the margins are fixed."""
         return [vector for vector in self.epsilons if vector.requires_grad]

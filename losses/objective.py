@@ -1,7 +1,6 @@
 """The objectives that training minimises: sums of named losses."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -190,7 +189,7 @@ def stage_2_objective(
     class_counts: Sequence[int],
     *,
     temperature: float = 1.0,
-    epsilons: Tensor | Sequence[Tensor] | None = None,
+    epsilons: Sequence[Tensor] | None = None,
     released_margins: bool = False,
     distance: str = "euclidean",
     robust_weight: float | None = None,
@@ -211,8 +210,8 @@ def stage_2_objective(
         terms: each loss with its class weights, such as ``("ce", "lt")``; the objective has them in
             this order, and names this one `ce_lt`.
         class_counts: training images per class n_c ``[K]``, all at least 1.
-        temperature, epsilons, released_margins, distance: of the robust loss (`DROLoss`); with
-            `columns`, `epsilons` has one vector ``[K]`` per layer.
+        temperature, released_margins, distance: of the robust loss (`DROLoss`).
+        epsilons: its margins, one vector ``[K]``, or one for each layer of `columns`; 0 if None.
         robust_weight: w, 0 to 1, or None.
         columns: the columns of each layer, by its name, or None.
         prior_weight: τ of balanced softmax.
@@ -223,17 +222,14 @@ def stage_2_objective(
     losses: dict[str, nn.Module] = {}
     weights: list[float] = []
     columns_of: dict[str, slice] = {}
-    layers: Any = [("", slice(None), epsilons)]
-    if columns is not None:
-        own = [None] * len(columns) if epsilons is None else epsilons
-        each = zip(columns.items(), own, strict=True)
-        layers = [(f"@{layer}", part, margins) for (layer, part), margins in each]
+    layers = {"": slice(None)} if columns is None else {f"@{n}": c for n, c in columns.items()}
+    vectors = epsilons or [None] * len(layers)
     for kind, weighting in terms:
         name = f"{kind}_{weighting}" if weighting else kind
         make_weights = CLASS_WEIGHTS[weighting]
         class_weights = make_weights(class_counts) if make_weights else None
         if kind == "robust_loss":
-            for layer, layer_columns, layer_epsilons in layers:
+            for (layer, layer_columns), layer_epsilons in zip(layers.items(), vectors, strict=True):
                 columns_of[name + layer] = layer_columns
                 losses[name + layer] = DROLoss(
                     temperature,

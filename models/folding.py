@@ -8,7 +8,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _torch: Any = torch
 """torch's functions on lists of tensors have no public types."""
@@ -33,26 +32,25 @@ def fold_batch_norm(model: nn.Module, conv_dtype: torch.dtype | None = None) -> 
     """
     if not (model.training or any(isinstance(m, _BatchNorm) for m in model.modules())):
         return model
-    folding = _FOLDINGS.get(model)
-    if folding is None or not folding.is_of(model, conv_dtype):
-        folding = _FOLDINGS[model] = _Folding(model, conv_dtype)
-    else:
-        folding.refill(model)
+    kind, folding = _kind(model, conv_dtype), _FOLDINGS.get(model)
+    if folding is None or folding.kind != kind:
+        folding = _FOLDINGS[model] = _Folding(model, conv_dtype, kind)
+    folding.fill(model)
     return folding.network
 
 
 class _Folding:
-    """The copy of a model, and the pairs of a convolution and the batch-norm that it took over."""
+    """The copy of a model, and the pairs of a convolution and the batch-norm that it took over.
+    The copy's weights are those of the model after `fill`."""
 
-    @torch.no_grad()
-    def __init__(self, model: nn.Module, conv_dtype: torch.dtype | None) -> None:
-        self.kind, self.conv_dtype = _kind(model), conv_dtype
+    def __init__(self, model: nn.Module, conv_dtype: torch.dtype | None, kind: list[tuple]) -> None:
+        self.kind = kind
         self.network = copy.deepcopy(model).eval()
         self.pairs: list[tuple[str, str]] = []
         for prefix, module in list(self.network.named_modules()):
             for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
-                    setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                    conv.bias = nn.Parameter(torch.zeros_like(norm.bias), requires_grad=False)
                     setattr(module, norm_name, nn.Identity())
                     start = f"{prefix}." if prefix else ""
                     self.pairs.append((start + conv_name, start + norm_name))
@@ -60,15 +58,10 @@ class _Folding:
             if isinstance(module, nn.Conv2d):
                 module.to(conv_dtype)
 
-    def is_of(self, model: nn.Module, conv_dtype: torch.dtype | None) -> bool:
-        """Returns True if the model still has the layers, shapes and devices of the copy, and the
-        copy this type."""
-        return _kind(model) == self.kind and conv_dtype == self.conv_dtype
-
     @torch.no_grad()
-    def refill(self, model: nn.Module) -> None:
-        """Computes the weights again, in place, by a few operations on all layers at once. The
-        order of operations is that of torch's `fuse_conv_bn_eval`, for the same bits."""
+    def fill(self, model: nn.Module) -> None:
+        """Computes the weights, in place, by a few operations on all layers at once. The order of
+        operations is that of torch's `fuse_conv_bn_eval`, for the same bits."""
         layers: dict[str, Any] = dict(model.named_modules())
         folded: dict[str, Any] = dict(self.network.named_modules())
         convs = [layers[conv] for conv, _ in self.pairs]
@@ -102,12 +95,12 @@ class _Folding:
             _torch._foreach_copy_(list(rest.values()), [sources[name] for name in rest])
 
 
-def _kind(model: nn.Module) -> list[tuple]:
-    """Returns what a copy depends on beside the values: the layers, and shape, type and device of
-    their tensors."""
+def _kind(model: nn.Module, conv_dtype: torch.dtype | None) -> list[tuple]:
+    """Returns what a copy depends on beside the values: the type of its convolutions, the layers,
+    and shape, type and device of their tensors."""
     layers = [(name, type(layer)) for name, layer in model.named_modules()]
     tensors: list[tuple[str, Tensor]] = list(model.state_dict().items())
-    return [*layers, *((name, t.shape, t.dtype, t.device) for name, t in tensors)]
+    return [(conv_dtype,), *layers, *((name, t.shape, t.dtype, t.device) for name, t in tensors)]
 
 
 _FOLDINGS: WeakKeyDictionary[nn.Module, _Folding] = WeakKeyDictionary()

@@ -27,25 +27,10 @@ def cache_beside(place: Path, side: int) -> Path:
     return place.with_name(f"{place.stem}.decoded-{side}.npz")
 
 
-def decode(
-    files: FileList,
-    side: int,
-    title: str,
-    faults: list[str],
-    prepare: Callable[..., Image.Image] = fit,
+def _decode(
+    files: FileList, side: int, title: str, faults: list[str], prepare: Callable[..., Image.Image]
 ) -> np.ndarray:
-    """Returns all images, uint8 ``[N, side, side, 3]``. An unreadable image is black.
-
-    Args:
-        files: the images.
-        side: width and height of the result in pixels.
-        title: of the progress bar.
-        faults: a message is added for each unreadable file.
-        prepare: makes an RGB image side × side pixels large, as ``prepare(image, side=side)``.
-
-    Raises:
-        RunError: the images do not fit into memory.
-    """
+    """Returns the images of one split, as `decode_once` does."""
     try:
         images = np.zeros((len(files), side, side, 3), np.uint8)
     except MemoryError:
@@ -69,30 +54,35 @@ def decode_once(
     splits: dict[str, FileList],
     side: int,
     title: str,
-    cache: Path,
+    cache: Path | None,
     faults: list[str],
     prepare: Callable[..., Image.Image] = fit,
 ) -> dict[str, np.ndarray]:
-    """Returns what `decode` returns for each split. It is read from the cache if the cache was made
-    of these files in the same way. Otherwise the cache is written, unless a file has a fault.
+    """Returns the images of each split, uint8 ``[N, side, side, 3]``. An unreadable image is black.
+
+    They are read from the cache if it was made of these files in the same way. Otherwise it is
+    written, unless a file has a fault.
 
     Args:
         splits: the images of each split.
-        side, title, faults, prepare: as for `decode`.
-        cache: path of the cache file.
+        side: width and height of the result in pixels.
+        title: of the progress bar.
+        cache: path of the cache file; None for no cache.
+        faults: a message is added for each unreadable file.
+        prepare: makes an RGB image side × side pixels large, as ``prepare(image, side=side)``.
 
     Raises:
         RunError: the images do not fit into memory.
     """
-    digest = _digest(splits)
+    digest = _digest(splits) if cache else None
     shapes = {name: (len(files), side, side, 3) for name, files in splits.items()}
-    images = None if digest is None else _read_cache(cache, digest, shapes)
+    images = _read_cache(cache, digest, shapes) if cache and digest else None
     if images is None:
         images = {
-            name: decode(files, side, f"{title} {name}", faults, prepare)
+            name: _decode(files, side, f"{title} {name}", faults, prepare)
             for name, files in splits.items()
         }
-        if not faults and digest is not None:
+        if cache and digest and not faults:
             _write_cache(cache, digest, images)
     return images
 

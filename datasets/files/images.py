@@ -33,14 +33,9 @@ Image.MAX_IMAGE_PIXELS = 500_000_000
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def register_heif() -> None:
-    """Makes Pillow read HEIC, in which many phones save photographs, if the package pillow-heif is
-    installed."""
-    with suppress(ImportError):
-        import_module("pillow_heif").register_heif_opener()
-
-
-register_heif()
+# Many phones save photographs as HEIC, which Pillow reads if the package pillow-heif is installed.
+with suppress(ImportError):
+    import_module("pillow_heif").register_heif_opener()
 
 
 class DataFaults(UserError):

@@ -33,15 +33,15 @@ class DrawnAhead:
     ) -> None:
         self.draw, self.order, self.generator = draw, order, generator
         self.thread = ThreadPoolExecutor(1, "draws")
-        self.before: list[Tensor] = []
+        self.before = generator.get_state()
         self.after: Future[tuple[Draws, dict, Tensor]] | None = None
 
     def begin(self) -> None:
         """Starts to draw the epoch that the next `take` will return."""
+        self.before = self.generator.get_state()
         generator = torch.Generator()
-        generator.set_state(self.generator.get_state())
+        generator.set_state(self.before)
         order = copy.deepcopy(self.order, {id(self.generator): generator})
-        self.before = self._state()
 
         def draw() -> tuple[Draws, dict, Tensor]:
             drawn = self.draw(order, generator)
@@ -55,23 +55,9 @@ class DrawnAhead:
         after, self.after = self.after, None
         if after is not None:
             drawn, order_state, generator_state = after.result()
-            if self._is_as_before():
+            # An order changes only when it draws an epoch, and every epoch moves the generator.
+            if torch.equal(self.generator.get_state(), self.before):
                 self.order.load_state_dict(order_state)
                 self.generator.set_state(generator_state)
                 return drawn
         return self.draw(self.order, self.generator)
-
-    def _state(self) -> list[Tensor]:
-        return [self.generator.get_state(), *_tensors(self.order.state_dict())]
-
-    def _is_as_before(self) -> bool:
-        now = self._state()
-        return len(now) == len(self.before) and all(map(torch.equal, now, self.before))
-
-
-def _tensors(state: object) -> list[Tensor]:
-    """Returns the tensors of a nested state, in order."""
-    if isinstance(state, Tensor):
-        return [state]
-    parts = list(state.values()) if isinstance(state, dict) else state
-    return [t for part in parts for t in _tensors(part)] if isinstance(parts, list) else []

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from datasets.normalisation import Normalisation
-from datasets.samplers import Order, SequentialOrder
+from datasets.samplers import Order
 from datasets.splits import AnySplit
 from utils.machine.processes import ALONE, World
 
@@ -70,7 +70,7 @@ class Loader(ABC):
     ) -> None:
         self.split = split
         self.normalise = normalise
-        self.order = SequentialOrder(len(split)) if order is None else order
+        self.order = Order(len(split)) if order is None else order
         self.batch_size = min(batch_size, len(self.order))
         self.augment = augment
         self.generator = generator

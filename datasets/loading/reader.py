@@ -112,10 +112,6 @@ class _Files(Dataset):
         return images, faults
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
 def _leave_signals_to_the_parent(worker: int) -> None:
     """Makes a worker ignore the signals that a run defers. A terminal sends them to workers too,
     while the parent still waits for their images."""
@@ -187,7 +183,6 @@ class ImageReader:
             batch_size=None,
             sampler=self._queue,
             num_workers=self.workers,
-            collate_fn=_as_it_is,
             worker_init_fn=_leave_signals_to_the_parent,
             persistent_workers=self.workers > 0,
             prefetch_factor=AHEAD if self.workers > 0 else None,

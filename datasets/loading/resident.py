@@ -44,23 +44,32 @@ class ResidentLoader(Loader):
         epoch = self._next_epoch(is_ahead=device.type == "cuda")
         size = self.block_size * (CUDA_BLOCKS if device.type == "cuda" else 1)
         blocks = self.sizes(len(epoch[0]), size)
-        for positions, *draws in zip(*(drawn.split(blocks) for drawn in epoch), strict=True):
-            whole = self.sizes(len(positions), batch_size)
-            rows = torch.arange(len(positions)).split(whole)
-            shares = [batch[self.world.share(len(batch))] for batch in rows]
-            targets = self.split.labels[to_device(positions, device)]
-            if self.world.size > 1:
-                own = torch.cat(shares)
-                positions, *draws = (drawn[own] for drawn in (positions, *draws))
-            # Each view has its own draws.
-            count = len(draws) // self.views
-            of_views = [tuple(draws[v * count : (v + 1) * count]) for v in range(self.views)]
-            apply = AUGMENTATIONS[self.augment].apply
-            images = [apply(self.split.images, positions, of_view) for of_view in of_views]
-            sizes = list(map(len, shares))
-            views = zip(*(view.split(sizes) for view in images), strict=True)
-            for batch, batch_targets in zip(views, targets.split(whole), strict=True):
+        for block in zip(*(drawn.split(blocks) for drawn in epoch), strict=True):
+            sizes = self.sizes(len(block[0]), batch_size)
+            targets = self.split.labels[to_device(block[0], device)].split(sizes)
+            rows, own_sizes = self._own_rows(sizes)
+            positions, *draws = (drawn[rows] for drawn in block)
+            views = [view.split(own_sizes) for view in self._augmented(positions, draws)]
+            for batch, batch_targets in zip(zip(*views, strict=True), targets, strict=True):
                 yield (batch[0] if self.views == 1 else torch.cat(batch)), batch_targets
+
+    def _own_rows(self, sizes: list[int]) -> tuple[Tensor, list[int]]:
+        """Returns which images of a block this process makes, and how many of each batch.
+
+        Args:
+            sizes: number of images in each batch of the block.
+        """
+        batches = torch.arange(sum(sizes)).split(sizes)
+        own = [rows[self.world.share(len(rows))] for rows in batches]
+        return torch.cat(own), list(map(len, own))
+
+    def _augmented(self, positions: Tensor, draws: list[Tensor]) -> list[Tensor]:
+        """Returns the images at these positions once for each view, each time with its own
+        draws."""
+        count = len(draws) // self.views
+        apply = AUGMENTATIONS[self.augment].apply
+        of_views = [tuple(draws[v * count : (v + 1) * count]) for v in range(self.views)]
+        return [apply(self.split.images, positions, of_view) for of_view in of_views]
 
     def _next_epoch(self, is_ahead: bool) -> Draws:
         if self.generator is None:

@@ -7,10 +7,9 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from datasets.files.decode import cache_beside
 from datasets.files.images import DataFaults
 from datasets.files.trees import FileList
-from datasets.load_files import load_files, side_of
+from datasets.load_files import load_files
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
 from utils.errors import UserError
@@ -57,10 +56,8 @@ def load_csv(options: Options, recorded: Mapping) -> BalancedData:
         lists[split] = FileList(path.parent, [name for name, *_ in chosen], labels)
     names = {split: f"lines of the split {split}" for split in lists}
     found = with_test_split(FoundSplits(classes, lists, names), options, recorded, faults)
-    loaded = load_files(found.lists, options, faults, cache_beside(path, side_of(options)))
-    return BalancedData(
-        loaded["train"], loaded["test"], classes, loaded.get("heldout"), origin=found.origin()
-    )
+    loaded = load_files(found.lists, options, faults, beside=path)
+    return BalancedData(**loaded, class_names=classes, origin=found.origin())
 
 
 def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
@@ -69,36 +66,19 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = read_table(file)
-            header = list(reader.fieldnames or [])
-            while header and not header[-1]:  # spreadsheets write delimiters behind the last cell
-                header.pop()
-            delimiter = reader.reader.dialect.delimiter
-            if not {"path", "label"} <= set(header):
-                faults.append(
-                    "its first line must name the columns path,label or path,label,split, not "
-                    f"{delimiter.join(header)[:80]!r}"
-                )
-                return
-            twice = [column for column in COLUMNS if header.count(column) > 1]
-            if twice:
-                faults.append(f"line 1: two columns have the name {twice[0]}")
+            header, delimiter = _header(reader), reader.reader.dialect.delimiter
+            if (fault := _header_fault(header, delimiter)) is not None:
+                faults.append(fault)
                 return
             for line, cells in table_rows(reader, faults):
-                row = dict(zip(header, cells, strict=False))
-                name, label, split = (row.get(column, "").strip() for column in COLUMNS)
-                name = listed_name(path.parent, name)
-                if "split" not in header:
-                    split = "train"
-                fault = _surplus(cells[len(header) :], delimiter) or _fault(name, label, split)
+                name, label, split, fault = _row(path.parent, header, cells, delimiter)
                 if fault is None:
-                    place = os.path.abspath(path.parent / name)
-                    if place in first:
-                        fault = f"{name} is already listed in line {first[place]}"
-                    first.setdefault(place, line)
-                if fault is not None:
+                    before = first.setdefault(os.path.abspath(path.parent / name), line)
+                    fault = None if before == line else f"{name} is already listed in line {before}"
+                if fault is None:
+                    yield name, label, split
+                else:
                     faults.append(f"line {line}: {fault}")
-                    continue
-                yield name, unicodedata.normalize("NFC", label), split_called(split) or ""
     except FileNotFoundError:
         raise UserError(f"--data_root {shown(path)}: no such file") from None
     except OSError as error:
@@ -107,6 +87,38 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
         raise UserError(
             f"--data_root {shown(path)}: not a table of text in UTF-8 ({error})"
         ) from None
+
+
+def _header(reader: csv.DictReader) -> list[str]:
+    """Returns the names of the columns."""
+    header = list(reader.fieldnames or [])
+    while header and not header[-1]:  # spreadsheets write delimiters behind the last cell
+        header.pop()
+    return header
+
+
+def _header_fault(header: list[str], delimiter: str) -> str | None:
+    """Returns what is wrong with the names of the columns; None if nothing is."""
+    if not {"path", "label"} <= set(header):
+        return (
+            "its first line must name the columns path,label or path,label,split, not "
+            f"{delimiter.join(header)[:80]!r}"
+        )
+    twice = [column for column in COLUMNS if header.count(column) > 1]
+    return f"line 1: two columns have the name {twice[0]}" if twice else None
+
+
+def _row(
+    folder: Path, header: list[str], cells: list[str], delimiter: str
+) -> tuple[str, str, str, str | None]:
+    """Returns path, label and split of a line, and what is wrong with it; None if nothing is."""
+    row = dict(zip(header, cells, strict=False))
+    name, label, split = (row.get(column, "").strip() for column in COLUMNS)
+    name = listed_name(folder, name)
+    if "split" not in header:
+        split = "train"
+    fault = _surplus(cells[len(header) :], delimiter) or _fault(name, label, split)
+    return name, unicodedata.normalize("NFC", label), split_called(split) or "", fault
 
 
 def _surplus(cells: list[str], delimiter: str) -> str | None:

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from datasets.files.decode import cache_beside
 from datasets.files.trees import FileList, Remarks, class_folders, list_classes
-from datasets.load_files import load_files, side_of
+from datasets.load_files import load_files
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
 from utils.options.data_paths import Tree, read_tree, run_roots
@@ -36,15 +35,9 @@ def load_folder(options: Options, recorded: Mapping) -> BalancedData:
     names = {split: f"{folder.name}/" for split, folder in tree.splits.items()}
     splits = FoundSplits(classes, lists, names)
     found = with_test_split(splits, options, recorded, remarks.faults)
-    loaded = load_files(found.lists, options, remarks.faults, cache_beside(root, side_of(options)))
+    loaded = load_files(found.lists, options, remarks.faults, beside=root)
     ignored = remarks.ignored() + [f"folder {shown(name)}" for name in tree.others]
-    return BalancedData(
-        loaded["train"],
-        loaded["test"],
-        classes,
-        loaded.get("heldout"),
-        origin=found.origin(tuple(ignored)),
-    )
+    return BalancedData(**loaded, class_names=classes, origin=found.origin(tuple(ignored)))
 
 
 def _list_splits(tree: Tree, remarks: Remarks) -> tuple[list[str], dict[str, FileList]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datasets.files.trees import FileList
+from datasets.long_tail import long_tail_indices
 from datasets.origin import Origin
 from datasets.recorded import recorded_test_fraction, test_rand_number
 from utils.errors import UserError
@@ -135,20 +136,17 @@ def split_off_test(files: FileList, fraction: float, rand_number: int) -> tuple[
     """Returns the training and the test images. A class of n images gives the test set n · fraction
     images, rounded, but at least 1 and at most n − 1; a single image trains.
 
-    NumPy's legacy generator is seeded once and shuffles class after class, so the same files are
-    split in the same way on every machine.
+    The test images are those that `long_tail_indices` keeps, so the same files are split in the
+    same way on every machine.
 
     Args:
         files: all images.
         fraction: part of each class for the test set, between 0 and 1.
         rand_number: seed of the shuffle.
     """
-    generator = np.random.RandomState(rand_number)
     labels = np.asarray(files.labels, np.int64)
-    is_test = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        generator.shuffle(members)
-        count = min(max(1, int(len(members) * fraction + 0.5)), len(members) - 1)
-        is_test[members[:count]] = True
-    return files.part(np.flatnonzero(~is_test)), files.part(np.flatnonzero(is_test))
+    sizes = np.bincount(labels, minlength=1)
+    counts = np.clip((sizes * fraction + 0.5).astype(int), 1, np.maximum(sizes - 1, 0))
+    test = np.sort(long_tail_indices(labels, counts.tolist(), rand_number))
+    train = np.delete(np.arange(len(labels)), test)
+    return files.part(train), files.part(test)

@@ -92,7 +92,7 @@ def test_the_losses_of_a_step_are_those_of_this_project(loop, phase):
     objective = {
         "pretraining": stage_1_objective("CE", counts),
         "features": stage_2_objective(
-            parse_losses("ce_lt,robust_loss"), counts, epsilons=epsilons, released_margins=True
+            parse_losses("ce_lt,robust_loss"), counts, epsilons=[epsilons], released_margins=True
         ),
         "classifier": stage_2_objective(parse_losses("ce"), counts),
     }[phase]
@@ -115,7 +115,7 @@ def test_a_feature_step_updates_as_sgd_on_our_objective(loop):
     trained = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
     sgd = torch.optim.SGD([*trained, epsilons], FEATURE_LR, MOMENTUM, weight_decay=WEIGHT_DECAY)
     losses = parse_losses("ce_lt,robust_loss")
-    objective = stage_2_objective(losses, counts, epsilons=epsilons, released_margins=True)
+    objective = stage_2_objective(losses, counts, epsilons=[epsilons], released_margins=True)
     loss, _ = objective(*model(inputs), targets, centroids)
     loss.backward()
     sgd.step()

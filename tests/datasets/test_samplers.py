@@ -14,7 +14,7 @@ from datasets import ClassAwareSampler
 from datasets.samplers import (
     ClassAwareOrder,
     EffectiveNumberOrder,
-    SequentialOrder,
+    Order,
     ShuffledOrder,
     visits_every_class,
 )
@@ -241,8 +241,19 @@ def test_a_saved_state_continues_the_class_aware_order_exactly(tmp_path, k, fini
         assert torch.equal(order.draw(), epoch)
 
 
+@pytest.mark.parametrize("k", [1, 2, 4, 9, 45, 100])
+def test_every_epoch_of_the_class_aware_order_moves_its_generator(k):
+    """Epochs drawn ahead are recognised by that."""
+    generator = seeded(0)
+    order = ClassAwareOrder(torch.from_numpy(shuffled_labels(COUNTS)), k, generator)
+    for _ in range(20):
+        before = generator.get_state()
+        order.draw()
+        assert not torch.equal(generator.get_state(), before)
+
+
 def test_a_sequential_order_is_the_order_of_the_set():
-    order = SequentialOrder(5)
+    order = Order(5)
     assert len(order) == 5 and order.draw().tolist() == order.draw().tolist() == [0, 1, 2, 3, 4]
 
 

@@ -228,7 +228,7 @@ def test_the_parts_of_an_objective_are_detached_and_its_sum_trains_all_inputs(de
     features, logits, targets, centroids = random_outputs(device)
     features.requires_grad_(), logits.requires_grad_()
     epsilons = nn.Parameter(torch.ones(5, device=device))
-    objective = stage_2_objective(parse_losses("ce,robust_loss"), COUNTS, epsilons=epsilons).to(
+    objective = stage_2_objective(parse_losses("ce,robust_loss"), COUNTS, epsilons=[epsilons]).to(
         device
     )
     assert [parameter is epsilons for parameter in objective.parameters()] == [True]
@@ -273,12 +273,11 @@ def test_stage_2_losses_take_their_class_weights_from_their_suffix(suffix, relea
     features, logits, targets, centroids = random_outputs(device)
     weight = {"": None, "_lt": long_tail_weights(COUNTS), "_bal": balanced_weights(COUNTS)}[suffix]
     epsilons = torch.tensor([0.1, 0.2, 0.4, 0.8, 1.6], device=device)
-    options = {"epsilons": epsilons, "released_margins": released}
-    objective = stage_2_objective(
-        parse_losses(f"ce{suffix},robust_loss{suffix}"), COUNTS, temperature=0.7, **options
-    ).to(device)
+    options = {"temperature": 0.7, "released_margins": released}
+    terms = parse_losses(f"ce{suffix},robust_loss{suffix}")
+    objective = stage_2_objective(terms, COUNTS, epsilons=[epsilons], **options).to(device)
     _, parts = objective(features, logits, targets, centroids)
-    robust = DROLoss(0.7, class_weights=weight, **options).to(device)
+    robust = DROLoss(class_weights=weight, epsilons=epsilons, **options).to(device)
     cross_entropy = nn.CrossEntropyLoss(weight=weight).to(device)
     expected = [cross_entropy(logits, targets), robust.to_centroids(features, targets, centroids)]
     assert_close(parts, torch.stack(expected))

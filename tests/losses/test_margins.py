@@ -14,7 +14,7 @@ LAYERS = {"layer2": slice(0, 2), "layer3": slice(2, 5)}
 def objective_of(margins: Margins, losses="robust_loss"):
     columns = LAYERS if margins.is_layered else None
     return stage_2_objective(
-        parse_losses(losses), COUNTS, epsilons=margins.of_losses, columns=columns
+        parse_losses(losses), COUNTS, epsilons=list(margins.epsilons), columns=columns
     )
 
 

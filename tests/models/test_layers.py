@@ -42,7 +42,7 @@ def test_the_objective_is_the_sum_of_the_losses_of_the_layers():
     margins = Margins("learned", 1.0, COUNTS, num_layers=2)
     columns = {"layer2": slice(0, 2), "layer3": slice(2, 5)}
     objective = stage_2_objective(
-        parse_losses("ce,robust_loss_lt"), COUNTS, epsilons=margins.of_losses, columns=columns
+        parse_losses("ce,robust_loss_lt"), COUNTS, epsilons=list(margins.epsilons), columns=columns
     )
     assert objective.names == ["ce", "robust_loss_lt@layer2", "robust_loss_lt@layer3"]
     total, parts = objective(features, logits, targets, centroids)

@@ -115,7 +115,7 @@ def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.
         objective = stage_2_objective(
             parse_losses("ce_lt,robust_loss"),
             data.class_counts,
-            epsilons=margins.of_losses,
+            epsilons=list(margins.epsilons),
             columns=columns,
         )
         parameters += margins.trained

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from datasets import normalisation
 from datasets.files.images import usual_shorter_side
 from datasets.normalisation import Normalisation
+from datasets.recorded import data_of
 from models import ARCHITECTURES
 from utils.errors import UserError
 from utils.evaluation.classifier_files import CLASSIFIERS_FILE, load_classifier
@@ -101,8 +102,7 @@ def load_network(name: Path) -> TrainedNetwork:
         )
     _, num_classes = checkpoint.head_of(content["state_dict"], path)
     network = checkpoint.build_from(content, path, arch, num_classes).eval()
-    recorded = content.get("data")
-    recorded = recorded if isinstance(recorded, Mapping) else {}
+    recorded = data_of(content)
     arguments = read_json(path.parent / "args.json")  # empty without that file
     dataset = content.get("dataset")
     side = _image_size(recorded, arguments, path, arch)

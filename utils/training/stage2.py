@@ -86,7 +86,7 @@ def stage_2(run: Run, start: dict, path: Path) -> Stage:
             losses,
             data.class_counts,
             temperature=options.temperature,
-            epsilons=margins.of_losses,
+            epsilons=list(margins.epsilons),
             released_margins=options.as_released,
             distance=options.robust_distance,
             robust_weight=options.robust_weight if losses == options.feature_losses else None,

@@ -1,11 +1,11 @@
 """The teacher of a distilled run."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from datasets.recorded import data_of
 from losses import prior_offsets
 from models.folding import fold_batch_norm
 from utils.errors import UserError, warn
@@ -47,9 +47,7 @@ def load_teacher(run: Run) -> Teacher:
         network = checkpoint.build_from(start, path, arch, data.num_classes)
     except (UserError, ValueError) as error:
         raise UserError(f"--teacher {options.teacher}: {error}") from None
-    recorded = start.get("data")
-    if not isinstance(recorded, Mapping):  # other programs may mean something else by this key
-        recorded = {}
+    recorded = data_of(start)
     if recorded.get("class_names") not in (None, data.class_names):
         raise UserError(
             f"--teacher {options.teacher}: its classes have other names than those of the data"

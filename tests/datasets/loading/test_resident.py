@@ -11,7 +11,7 @@ from datasets.loading.loader import Normalise
 from datasets.loading.make import make_loader
 from datasets.loading.resident import ResidentLoader
 from datasets.normalisation import CIFAR, Normalisation
-from datasets.samplers import ClassAwareOrder, EffectiveNumberOrder, SequentialOrder, ShuffledOrder
+from datasets.samplers import ClassAwareOrder, EffectiveNumberOrder, Order, ShuffledOrder
 from datasets.splits import Split
 from tests.support.helpers import noise, seeded
 from utils.errors import RunError
@@ -85,7 +85,7 @@ def test_an_epoch_has_every_image_in_order_and_keeps_the_tail_batch(n, batch_siz
 
 def orders(labels, generator):
     return {
-        "sequential": SequentialOrder(len(labels)),
+        "sequential": Order(len(labels)),
         "shuffled": ShuffledOrder(len(labels), generator),
         "effective number": EffectiveNumberOrder(labels, generator),
         "class-aware": ClassAwareOrder(labels, 3, generator),

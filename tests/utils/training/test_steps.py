@@ -44,7 +44,7 @@ def stage_2_step(precision, frozen=False, lr=0.1, momentum=0.0):
     model = build_model("resnet20", 5).to(memory_format=torch.channels_last)
     margins = Margins("learned", 1.0, [9, 7, 5, 3, 1]).epsilons[0]
     losses = parse_losses("ce" if frozen else "ce_lt,robust_loss")
-    objective = stage_2_objective(losses, [9, 7, 5, 3, 1], temperature=1.0, epsilons=margins)
+    objective = stage_2_objective(losses, [9, 7, 5, 3, 1], temperature=1.0, epsilons=[margins])
     features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
     parameters = list(model.linear.parameters()) if frozen else [*features, margins]
     phase = phase_of(objective, torch.optim.SGD(parameters, lr, momentum=momentum), frozen)
@@ -252,7 +252,7 @@ def cuda_step(kind, frozen, released_margins):
     margins = Margins("learned", 1.0, [9, 7, 5, 3, 1]).to(device).epsilons[0]
     losses = parse_losses("ce" if frozen else "ce_lt,robust_loss")
     objective = stage_2_objective(
-        losses, [9, 7, 5, 3, 1], epsilons=margins, released_margins=released_margins
+        losses, [9, 7, 5, 3, 1], epsilons=[margins], released_margins=released_margins
     ).to(device)
     features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
     parameters = list(model.linear.parameters()) if frozen else [*features, margins]

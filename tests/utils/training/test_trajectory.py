@@ -81,7 +81,10 @@ def run_trajectory(golden, device, released_margins):
 
     def objective(losses):
         return stage_2_objective(
-            parse_losses(losses), class_counts, epsilons=margins, released_margins=released_margins
+            parse_losses(losses),
+            class_counts,
+            epsilons=[margins],
+            released_margins=released_margins,
         ).to(device)
 
     def batch(i):
