@@ -215,8 +215,7 @@ def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trai
     start = collectives.from_main(lambda: _read_start(options), world)
     state = collectives.from_main(lambda: _read_state(job), world)
     if start is not None:
-        arguments = read_json(start[1].parent / "args.json")
-        collectives.from_main(lambda: check_not_trained_on(options, *start, data, arguments), world)
+        collectives.from_main(lambda: check_not_trained_on(options, *start, data), world)
 
     def build() -> tuple[Run, Trainer]:
         assert options.seed is not None  # `_Job.of` drew one if it was not given

@@ -915,9 +915,12 @@ FIELDS = {field.name: field for field in fields(Options)}
 
 OF_LOGITS = (
     *("loss_type", "train_rule", "feat_loss", "feat_sampler", "cls_loss", "cls_sampler"),
-    "prior_weight",
+    *("balanced_clf_nepochs", "prior_weight"),
 )
 """The options that say which class frequencies the logits of a trained network stand for."""
+
+OF_HELD_OUT = ("heldout_fraction", "rand_number")
+"""The options that say which training images are held out."""
 
 
 def default_of(name: str) -> Any:
