@@ -823,6 +823,11 @@ class Options:
         return any(term.is_robust for term in self.feature_losses)
 
     @property
+    def has_margins(self) -> bool:
+        """True if an epoch of this stage may have the robust loss, which reads the margins."""
+        return self.has_robust_loss and (self.stage == 1 or self.feature_epochs > 0)
+
+    @property
     def robust_start(self) -> int:
         """The first epoch of stage 1 with the robust loss, by `--robust_from`."""
         start = self.robust_from

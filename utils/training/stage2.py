@@ -118,7 +118,8 @@ def stage_2(run: Run, start: dict, path: Path) -> Stage:
             features_are_frozen=True,
         ),
     ]
-    return Stage(model, phases, margins, network)
+    # The optimiser has the margins in any case, because checkpoints have its groups.
+    return Stage(model, phases, margins if options.has_margins else None, network)
 
 
 def _feature_rate(options: Options) -> Callable[[int], float]:
