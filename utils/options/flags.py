@@ -154,7 +154,8 @@ class Options:
         DATA,
         "--imb_factor",
         role=Role.DATA,
-        help="size of the smallest class / size of the largest class, 0 < F <= 1",
+        help="size of the smallest class / size of the largest class, 0 < F <= 1; no effect with "
+        "--imb_type natural",
         default=0.01,
         type=values.fraction,
         metavar="F",
