@@ -18,7 +18,7 @@ from datasets.sources.lists import load_lists
 from datasets.sources.npz import load_npz
 from datasets.sources.packed import load_packed, other_packs, packed_name
 from datasets.splits import AnySplit, BalancedData, LongTailedData
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.options.data_paths import check_data, data_root, expanded
 from utils.options.flags import BENCHMARK_LISTS, NATURAL_DATASETS, OWN_DATASETS, Options
 
@@ -106,6 +106,11 @@ def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData
         UserError: a class would have no training image, or `--heldout_fraction` is given for data
             that have held-out images.
     """
+    if options.imb_type == "natural" and not options.is_at_default("imb_factor"):
+        warn(
+            f"--imb_factor {options.imb_factor} has no effect with --imb_type natural, which keeps "
+            "every image"
+        )
     labels = balanced.train.labels.numpy()
     available, aside = _set_aside(options, balanced)
     sizes = np.bincount(labels[available], minlength=len(balanced.class_names))

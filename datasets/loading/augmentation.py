@@ -18,7 +18,7 @@ Draws = tuple[Tensor, ...]
 """Random numbers of N images, on the CPU, each tensor ``[N, ...]``."""
 
 PADDING = 4  # zeros added on each side before a crop, in pixels
-CUTOUT_SIDE = 16  # of the square that Cutout sets to zero, in pixels
+CUTOUT_SIDE = 16  # of the square that Cutout sets to zero, in pixels; smaller in a smaller image
 
 
 def draw_crops(n: int, generator: torch.Generator) -> Draws:
@@ -75,8 +75,10 @@ def draw_squares(n: int, height: int, width: int, generator: torch.Generator) ->
 def cut_squares(images: Tensor, draws: Draws) -> Tensor:
     """Sets one square of each image to zero, in place, and returns the images: Cutout.
 
-    With s = `CUTOUT_SIDE` and the centre (y, x), the square covers the rows from y - s//2 up to,
-    but not including, y + s//2, and columns likewise. It is clipped at the border.
+    With half h = `CUTOUT_SIDE` // 2 and the centre (y, x), the square covers the rows from y - h up
+    to, but not including, y + h, and columns likewise. It is clipped at the border. In an image
+    whose shorter side is below `CUTOUT_SIDE`, which the square could cover whole, h is a quarter of
+    that side, rounded down; so it is with CIFAR's 32 pixels.
 
     Args:
         images: uint8 [N, 3, H, W], any device; changed in place.
@@ -87,8 +89,10 @@ def cut_squares(images: Tensor, draws: Draws) -> Tensor:
     """
     y, x = draws
     height, width = images.shape[2:]
-    keep_rows = _outside_window(y, height, CUTOUT_SIDE // 2)[:, None, :, None]
-    keep_columns = _outside_window(x, width, CUTOUT_SIDE // 2)[:, None, None, :]
+    shorter = min(height, width)
+    half = CUTOUT_SIDE // 2 if shorter >= CUTOUT_SIDE else shorter // 4
+    keep_rows = _outside_window(y, height, half)[:, None, :, None]
+    keep_columns = _outside_window(x, width, half)[:, None, None, :]
     keep_rows, keep_columns = (
         to_device(t.to(torch.uint8), images.device) for t in (keep_rows, keep_columns)
     )

@@ -53,8 +53,8 @@ def augmented(image: Image.Image, side: int, augment: str, seed: int) -> Tensor:
       probability 1/2.
     - `autoaugment`, side ≥ 64: a random part, flipped with probability 1/2, then AutoAugment's
       ImageNet policy.
-    - `autoaugment`, side < 64: as `crop_flip`, then AutoAugment's CIFAR-10 policy and Cutout with
-      squares of 16 pixels.
+    - `autoaugment`, side < 64: as `crop_flip`, then AutoAugment's CIFAR-10 policy and Cutout
+      (`cut_squares`).
     """
     if augment == "none":
         return to_tensor(fit(image, side))

@@ -28,6 +28,7 @@ def write_run(folder, seed=0, stage=1, epochs=4, finished=True, heldout=False, b
         "exp_str": f"run{seed}",
         "seed": seed,
         "epochs": 4,
+        "balanced_clf_nepochs": 2,
         "pretrained": folder.parent.name if stage == 2 else None,
         "feat_loss": "ce_lt,robust_loss" if stage == 2 else None,
         "margin": 1.0,
@@ -35,6 +36,7 @@ def write_run(folder, seed=0, stage=1, epochs=4, finished=True, heldout=False, b
         "class_counts": COUNTS,
         "machine": {"device": "cpu", "command": ["main.py", "--seed", str(seed)]},
     } | args
+    has_margins = stage == 2 or arguments.get("robust_weight") is not None
     records = []
     for epoch in range(1, epochs + 1):
         in_features = stage == 2 and epoch <= 2
@@ -48,7 +50,7 @@ def write_run(folder, seed=0, stage=1, epochs=4, finished=True, heldout=False, b
                 "seconds": 2.5,
                 "losses": losses,
                 "results": splits(accuracy, ncm=stage == 2 or epoch % 2 == 0, heldout=heldout),
-                "margins": margins if stage == 2 else None,
+                "margins": margins if has_margins else None,
             }
         )
     (folder / "args.json").write_text(json.dumps(arguments))

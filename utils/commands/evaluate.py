@@ -30,7 +30,7 @@ from utils.evaluation.classifiers import (
 from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.geometry import geometry_line
 from utils.evaluation.tables import OF_CLASSIFIERS, accuracy_table, per_class_table
-from utils.files import atomic_write, read_json, write_json
+from utils.files import atomic_write, write_json
 from utils.machine import collectives
 from utils.machine.processes import World
 from utils.options.flags import Options
@@ -81,7 +81,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     machine = collectives.together(lambda: machine_of(options, world), world)
     data = collectives.main_first(lambda: load_data(options, chosen), world)
     print(data.account())
-    collectives.from_main(lambda: _check_held_out(options, chosen, path, folder, data), world)
+    collectives.from_main(lambda: _check_held_out(options, chosen, path, data), world)
 
     def build() -> nn.Module:
         warn_of_other_data(chosen, path, data)
@@ -139,9 +139,7 @@ def _fit_classifiers(
     return classifiers, records
 
 
-def _check_held_out(
-    options: Options, chosen: dict, path: Path, folder: RunFolder, data: LongTailedData
-) -> None:
+def _check_held_out(options: Options, chosen: dict, path: Path, data: LongTailedData) -> None:
     """Checks that the network was not trained on images that `--heldout_fraction` holds out, and
     that there are held-out images if all of `--readings` need them.
 
@@ -151,7 +149,7 @@ def _check_held_out(
     names = options.chosen_readings
     if data.heldout is None and names and set(names) <= set(TUNED):
         raise UserError(f"--readings {','.join(names)}: this needs {HELD_OUT_IMAGES}")
-    check_not_trained_on(options, chosen, path, data, read_json(folder.arguments))
+    check_not_trained_on(options, chosen, path, data)
 
 
 def _epoch_of(chosen: dict) -> int:

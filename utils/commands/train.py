@@ -215,8 +215,7 @@ def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trai
     start = collectives.from_main(lambda: _read_start(options), world)
     state = collectives.from_main(lambda: _read_state(job), world)
     if start is not None:
-        arguments = read_json(start[1].parent / "args.json")
-        collectives.from_main(lambda: check_not_trained_on(options, *start, data, arguments), world)
+        collectives.from_main(lambda: check_not_trained_on(options, *start, data), world)
 
     def build() -> tuple[Run, Trainer]:
         assert options.seed is not None  # `_Job.of` drew one if it was not given
@@ -265,8 +264,8 @@ def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
 def _open_folders(
     stack: ExitStack, jobs: Sequence[_Job], machine: Machine, data: LongTailedData
 ) -> None:
-    """Locks the runs' folders until the stack closes, deletes the files of runs that are replaced,
-    and writes the options of new runs.
+    """Locks the runs' folders until the stack closes, deletes the files of runs that are replaced
+    and of evaluations of runs that go on, and writes the options of new runs.
 
     Raises:
         UserError: another process has locked a folder, or has begun or continued a run there since
@@ -285,6 +284,13 @@ def _open_folders(
             # A process that was killed while it wrote a checkpoint leaves a part of it.
             if job.action == "replace" or path.match(".ckpt*.tmp"):
                 path.unlink()
+        # An evaluation is of the epochs that there were.
+        outdated = job.folder.evaluation_files()
+        for path in outdated:
+            path.unlink()
+        if outdated:
+            names = ", ".join(path.name for path in outdated)
+            print(f"removed the files of an earlier evaluation: {names}")
         job.record(machine, data)
         print(
             f"{len(data.train)} training images of {data.num_classes} classes, {machine.device}, "

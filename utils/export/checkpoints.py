@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
-from utils.options.flags import OF_LOGITS
+from utils.options.flags import OF_HELD_OUT, OF_LOGITS
 from utils.runs import checkpoint
 from utils.runs.records import place_of, read_run
 from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by, check_writable
@@ -14,7 +14,7 @@ from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by, che
 KEPT = (
     *("epoch", "arch", "state_dict", "best_acc1", "stage", "dataset", "class_counts"),
     *("fingerprint", "data", "selected_on", "results", "epsilons"),
-    *OF_LOGITS,
+    *(*OF_LOGITS, *OF_HELD_OUT),
 )
 
 

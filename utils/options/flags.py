@@ -154,7 +154,8 @@ class Options:
         DATA,
         "--imb_factor",
         role=Role.DATA,
-        help="size of the smallest class / size of the largest class, 0 < F <= 1",
+        help="size of the smallest class / size of the largest class, 0 < F <= 1; no effect with "
+        "--imb_type natural",
         default=0.01,
         type=values.fraction,
         metavar="F",
@@ -603,9 +604,9 @@ class Options:
         role=Role.BOTH_STAGES,
         is_shared=True,
         help="augmentation of training images. crop_flip: padded by 4, cropped, flipped. "
-        "autoaugment: crop_flip, AutoAugment and Cutout 16. Images of 64 pixels or more that are "
-        "streamed have others, see docs/data.md (default: crop_flip in stage 1, autoaugment in "
-        "stage 2)",
+        "autoaugment: crop_flip, AutoAugment and Cutout 16 (at most half the side of images below "
+        "16 pixels). Images of 64 pixels or more that are streamed have others, see docs/data.md "
+        "(default: crop_flip in stage 1, autoaugment in stage 2)",
         choices=("none", "crop_flip", "autoaugment"),
     )
     select_on: str = flag(
@@ -823,6 +824,11 @@ class Options:
         return any(term.is_robust for term in self.feature_losses)
 
     @property
+    def has_margins(self) -> bool:
+        """True if an epoch of this stage may have the robust loss, which reads the margins."""
+        return self.has_robust_loss and (self.stage == 1 or self.feature_epochs > 0)
+
+    @property
     def robust_start(self) -> int:
         """The first epoch of stage 1 with the robust loss, by `--robust_from`."""
         start = self.robust_from
@@ -915,9 +921,12 @@ FIELDS = {field.name: field for field in fields(Options)}
 
 OF_LOGITS = (
     *("loss_type", "train_rule", "feat_loss", "feat_sampler", "cls_loss", "cls_sampler"),
-    "prior_weight",
+    *("balanced_clf_nepochs", "prior_weight"),
 )
 """The options that say which class frequencies the logits of a trained network stand for."""
+
+OF_HELD_OUT = ("heldout_fraction", "rand_number")
+"""The options that say which training images are held out."""
 
 
 def default_of(name: str) -> Any:

@@ -235,11 +235,12 @@ def _check_data(options: Options) -> None:
 def _check_prior(options: Options) -> None:
     """Refuses `--prior_weight` without balanced softmax, the only loss that it changes."""
     losses = (*options.feature_losses, *options.classifier_losses)
-    uses_prior = any(term.kind == "bs" for term in losses) or options.loss_type == "BS"
+    trains_bs = options.stage == 1 and options.loss_type == "BS"
+    uses_prior = any(term.kind == "bs" for term in losses) or trains_bs
     if options.prior_weight != 1 and not uses_prior:
         raise UserError(
-            f"--prior_weight {options.prior_weight} needs balanced softmax: --loss_type BS, or bs "
-            "in --feat_loss or --cls_loss"
+            f"--prior_weight {options.prior_weight} needs balanced softmax: --loss_type BS in "
+            "stage 1, bs in --feat_loss or --cls_loss in stage 2"
         )
 
 

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from utils.evaluation.calibration import BINS, expected_calibration_error
+from utils.options.flags import Options
 from utils.report import figures
 from utils.report.run_groups import SettingsGroup, class_counts
 from utils.report.sections import Figure, Section, name_of
@@ -119,8 +120,9 @@ def feature_maps(groups: Sequence[SettingsGroup]) -> Section:
         "class) in the plane of the two largest principal components of their features. Each "
         "figure has its own plane. Large marks with a black edge are centroids of training images. "
         "In stage 2, a circle around a centroid has the margin ε as its radius, twice that of the "
-        "ball in the paper's derivation. The projection shortens distances, so an image inside a "
-        "circle may be further than ε from the centroid.",
+        "ball in the paper's derivation, unless ε belongs to normalised distances or to other "
+        "layers. The projection shortens distances, so an image inside a circle may be further "
+        "than ε from the centroid.",
     )
     befores: set = set()
     stage_2_first = sorted(groups, key=lambda group: -group.stage)
@@ -184,7 +186,7 @@ def _clouds(run: RecordedRun, like: RecordedRun | None = None) -> list[figures.C
         train = None
     if train and train["feats"].shape[1] != test["feats"].shape[1]:
         raise MissingRecord("outputs_train.npz and outputs_test.npz are of different networks")
-    record = run.margin_record if run.stage == 2 else None
+    record = run.margin_record if run.stage == 2 and _has_radii(run) else None
     clouds = [
         figures.ClassCloud(
             f"class {label} ({counts[label]})",
@@ -197,6 +199,12 @@ def _clouds(run: RecordedRun, like: RecordedRun | None = None) -> list[figures.C
     if test["feats"].shape[1] < 2 or sum(len(cloud.features) for cloud in clouds) < 2:
         raise MissingRecord("its features have fewer than two dimensions or images")
     return clouds
+
+
+def _has_radii(run: RecordedRun) -> bool:
+    """Returns True if the run's margins are distances between the features that are drawn."""
+    options = Options.from_record(run.arguments)
+    return options.robust_distance != "normalised" and options.feat_layers is None
 
 
 def _head_and_tail(counts: np.ndarray) -> list[int]:

@@ -216,15 +216,11 @@ def margins(groups: Sequence[SettingsGroup]) -> Section:
 
     def attempt(run: RecordedRun) -> np.ndarray:
         if run.margin_record is None:
-            raise MissingRecord("there are no margins in its log.jsonl")
+            raise MissingRecord("no epoch of it has the robust loss")
         return class_counts(run)
 
-    for group in groups:
-        if group.stage == 1:
-            section.leave_out(group, "stage 1 has no margins", "train a stage 2 from it")
-    of_stage_2 = [group for group in groups if group.stage == 2]
-    remedy = "train a stage 2 with robust_loss in --feat_loss to its end"
-    for group, run, counts in section.first_runs(of_stage_2, attempt, remedy):
+    remedy = "train a stage 2 with robust_loss in --feat_loss, or a stage 1 with --robust_weight"
+    for group, run, counts in section.first_runs(groups, attempt, remedy):
         records = [record for record in run.epochs if record["margins"]]
         shown, name = run.margin_record, name_of(group, run)
         assert shown is not None  # `attempt` has checked it

@@ -11,7 +11,7 @@ A ranking of methods for your own images, by their accuracy on held-out images:
 
 A run that has records is not trained again. So after an interruption, the same command goes on.
 Flags of main.py that change no row (--data_root, --gpu, --workers, ...) apply to all runs. With
---dataset, so do the flags that all rows share (--arch, --batch-size, --augment, --imb_factor, ...).
+--dataset, so do the flags that all rows share (--arch, --batch-size, --augment, --imb_type, ...).
 """
 
 import argparse

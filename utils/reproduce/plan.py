@@ -183,7 +183,8 @@ class Cell:
         Args:
             before: the folder of the run whose checkpoint it needs. If None, the command of a
                 stage 2 trains its stage 1 first.
-            extra: flags for all runs. They override those of the recipe.
+            extra: flags for all runs. They override those of the recipe. `--backbone` is left out
+                for a stage 2 with `before`, whose features come from its stage 1.
         """
         length, epochs, first = self.length, self.length.stage_1, self
         argv = ["--recipe", self.row, *self.data.flags]
@@ -195,6 +196,7 @@ class Cell:
                 argv += ["--pretrain_epochs", str(length.stage_1)]
             else:
                 argv += ["--pretrained", str(before)]
+                extra = _without_backbone(extra)
         elif self.teacher and before is not None:
             # The last epoch, because no images have selected it.
             argv += ["--teacher", str(before / LAST_CHECKPOINT)]
@@ -203,6 +205,16 @@ class Cell:
             argv += [] if "--schedule" in first.recipe.flags else ["--schedule", "scaled"]
         argv += ["--epochs", str(epochs), "--seed", str(self.seed)]
         return [*argv, *extra, "--precision", self.precision.split("+")[-1]]
+
+
+def _without_backbone(flags: Sequence[str]) -> list[str]:
+    kept, words = [], iter(flags)
+    for word in words:
+        if word == "--backbone":
+            next(words, None)  # its file
+        elif not word.startswith("--backbone="):
+            kept.append(word)
+    return kept
 
 
 def plan(

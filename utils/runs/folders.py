@@ -76,7 +76,8 @@ def run_names(options: Options, parent: Path | None) -> list[str]:
     """Returns the name of the run's folder, and then the names that earlier versions gave it.
     `parent` is the stage-1 folder of a stage 2, or None."""
     above = None if parent is None else parent.parts[0]
-    name = run_name(options, above, contents_of(options), _start(options))
+    start = other_start(options, options.pretrained)
+    name = run_name(options, above, contents_of(options), start)
     return [name, name_by_paths(options, above), earlier_name(options)]
 
 
@@ -98,7 +99,7 @@ def digest_of(options: Options, folder: RunFolder) -> str:
     has no digest."""
     parent = None if options.stage == 1 else place_of_pretrained(options).parts[0]
     contents = contents_of(options)
-    counted = digested(options, parent, contents, _start(options))
+    counted = digested(options, parent, contents, other_start(options, options.pretrained))
     name = folder.records.name
     if is_seed_folder(name):
         name = folder.records.parent.name
@@ -111,10 +112,6 @@ def digest_of(options: Options, folder: RunFolder) -> str:
         return f"{flag_of(name) if name in FIELDS else name} {value}"
 
     return ", ".join(shown(name, value) for name, value in counted.items())
-
-
-def _start(options: Options) -> str | None:
-    return other_start(options.pretrained, options.select_on)
 
 
 def _below(options: Options, parent: Path | None, name: str) -> RunFolder:
@@ -159,7 +156,7 @@ def differences(options: Options, recorded: Mapping[str, Any]) -> dict[str, Any]
     If the record lacks a flag, the flag did not exist when the run was made, and its default
     counts. Seed and image size are only compared if they are given. Files are compared by their
     content. `--pretrained` only counts if the two name different checkpoints of a run
-    (`other_start`).
+    (`other_start`), and `--pretrain_epochs` only in stage 2, if it is given and recorded.
     """
     taken = {name for name in ("seed", "image_size") if getattr(options, name) is None}
     before = {
@@ -176,8 +173,11 @@ def differences(options: Options, recorded: Mapping[str, Any]) -> dict[str, Any]
 
     found = {name: value for name, value in before.items() if not is_same(name, value)}
     started_from = recorded.get("pretrained")
-    if _start(options) != other_start(started_from, options.select_on):
+    if other_start(options, options.pretrained) != other_start(options, started_from):
         found["pretrained"] = started_from
+    lengths = options.pretrain_epochs, recorded.get("pretrain_epochs")
+    if options.stage == 2 and None not in lengths and lengths[0] != lengths[1]:
+        found["pretrain_epochs"] = lengths[1]
     return found
 
 

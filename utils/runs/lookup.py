@@ -165,12 +165,22 @@ def chosen_by(protocol: str) -> list[str]:
     return [chosen, BEST_CHECKPOINT]
 
 
-def other_start(pretrained: object, protocol: str) -> str | None:
+def other_start(options: Options, named: object) -> str | None:
     """Returns the file name of a run's checkpoint that `--pretrained` names itself; None for a run
-    folder, for the checkpoint that the protocol would take from it, and for other files."""
-    name = Path(str(pretrained)).name
-    is_of_run = name.startswith("ckpt") and name.endswith(".pth.tar")
-    return name if is_of_run and name not in chosen_by(protocol) else None
+    folder, for the checkpoint that `--select_on` would take from it, and for other files.
+
+    Args:
+        options: their `--pretrained` is in the run's folder, and their `--select_on` counts.
+        named: the `--pretrained` of these options, or that of a record of the same run.
+    """
+    name = Path(str(named)).name
+    if not (name.startswith("ckpt") and name.endswith(".pth.tar")):
+        return None
+    place = _find_place(options, "pretrained")
+    taken = place and _checkpoint_in(place.parent if place.is_file() else place, options)
+    # Without the run, each checkpoint that it may have for the protocol could be the one.
+    names = chosen_by(options.select_on) if taken is None else [taken.name]
+    return None if name in names else name
 
 
 def with_digest(place: Path) -> list[Path]:

@@ -116,7 +116,10 @@ class RecordedRun:
     @property
     def margin_record(self) -> dict | None:
         """The entry of `log.jsonl` of the shown epoch; if it has no margins, the last entry that
-        has; None if none has."""
+        has; None if none has, or if no loss of the run reads margins, which earlier versions
+        recorded all the same."""
+        if not Options.from_record(self.arguments).has_margins:
+            return None
         having = [record for record in self.epochs if record["margins"]]
         epoch = self.shown["epoch"] if self.shown else None
         same = [record for record in having if record["epoch"] == epoch]

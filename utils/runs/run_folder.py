@@ -25,9 +25,10 @@ def best_by(protocol: str) -> str:
     return f"ckpt.best_{protocol}.pth.tar"
 
 
+EVALUATION_FILES = ("outputs_*.npz", "geometry.json", "readings.*", "classifiers.pth")
 RECORD_FILES = (
     *("args.json", "log.csv", "log.jsonl", "summary.json", "report.png", "predictions.npz"),
-    *("outputs_*.npz", "geometry.json", "readings.*", "classifiers.pth"),
+    *EVALUATION_FILES,
     *("events.out.tfevents.*", ".*.tmp"),
 )
 MODEL_FILES = ("ckpt*.pth.tar", ".ckpt*.tmp", "model.onnx", "model.pt2", "model.safetensors")
@@ -70,6 +71,10 @@ class RunFolder:
         ]
         found = (path for folder, pattern in patterns for path in folder.glob(pattern))
         return sorted({path for path in found if path.is_file()})
+
+    def evaluation_files(self) -> list[Path]:
+        """Returns the files that an evaluation has left here."""
+        return sorted(path for name in EVALUATION_FILES for path in self.records.glob(name))
 
     def holds_a_run(self) -> bool:
         """Returns True if a run has begun here. Files of an evaluation alone do not count, because

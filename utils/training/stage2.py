@@ -19,6 +19,7 @@ from utils.options.flags import Options
 from utils.options.values import LossTerm, Sampler
 from utils.runs import checkpoint
 from utils.training.phase import Phase
+from utils.training.prior import recorded_weight, weight_in_losses
 from utils.training.rates import cosine_rate
 from utils.training.setup import Run, Stage
 from utils.training.starting_point import (
@@ -58,6 +59,7 @@ def stage_2(run: Run, start: dict, path: Path) -> Stage:
     warn_of_unfinished(path, options)
     warn_of_other_data(start, path, data)
     _warn_of_uniform_prior(options)
+    _warn_of_other_frequencies(options, start, path)
     model = checkpoint.build_from(start, path, options.arch, data.num_classes, options.head)
     run.take_backbone(model)
     model = run.place(model)
@@ -116,7 +118,8 @@ def stage_2(run: Run, start: dict, path: Path) -> Stage:
             features_are_frozen=True,
         ),
     ]
-    return Stage(model, phases, margins, network)
+    # The optimiser has the margins in any case, because checkpoints have its groups.
+    return Stage(model, phases, margins if options.has_margins else None, network)
 
 
 def _feature_rate(options: Options) -> Callable[[int], float]:
@@ -164,6 +167,22 @@ def _warn_of_uniform_prior(options: Options) -> None:
                 f"bs_lt, which weights the classes by their size, or --{flag}_sampler instance, "
                 "which draws every image once"
             )
+
+
+def _warn_of_other_frequencies(options: Options, start: dict, path: Path) -> None:
+    """Warns if the feature phase reads the classifier, which is frozen there, as one of other class
+    frequencies than those of its training: by cross-entropy after balanced softmax, or the other
+    way round. Checkpoints that do not record their loss are not judged."""
+    losses = [term for term in options.feature_losses if not term.is_robust]
+    if not losses or options.feature_epochs == 0 or "loss_type" not in start:
+        return
+    read = weight_in_losses(losses, options.feature_sampler, options.prior_weight)
+    is_other_loss = (start["loss_type"] == "BS") != any(term.kind == "bs" for term in losses)
+    if is_other_loss and recorded_weight(start) not in (None, read):
+        warn(
+            f"{path}: its classifier was trained with --loss_type {start['loss_type']}, and "
+            f"--feat_loss {options.feat_loss} reads its logits as those of other class frequencies"
+        )
 
 
 def _order(run: Run, sampler: Sampler) -> Order:

@@ -8,13 +8,12 @@ from typing import Any
 
 from datasets import LongTailedData, load_data
 from utils.errors import UserError, warn
-from utils.options.flags import Options
+from utils.files import read_json
+from utils.options.flags import OF_HELD_OUT, Options
 from utils.runs.records import read_run
 
 
-def check_not_trained_on(
-    options: Options, start: dict, path: Path, data: LongTailedData, arguments: Mapping[str, Any]
-) -> None:
+def check_not_trained_on(options: Options, start: dict, path: Path, data: LongTailedData) -> None:
     """Checks that a checkpoint was not trained on images that `--heldout_fraction` holds out.
 
     Args:
@@ -22,30 +21,61 @@ def check_not_trained_on(
         start: the checkpoint.
         path: its file.
         data: this run's data.
-        arguments: the `args.json` of the checkpoint's run; empty if it is not known.
 
     Raises:
         UserError: it was.
     """
-    given, before = options.heldout_fraction, arguments.get("heldout_fraction", 0.0)
-    # The larger part contains the smaller one.
-    if given <= before or data.has_fingerprint(start.get("fingerprint")):
+    given, number = options.heldout_fraction, options.rand_number
+    if given == 0 or data.has_fingerprint(start.get("fingerprint")):
         return
-    as_trained = replace(options, heldout_fraction=before, select_on="test")
+    recorded = _arguments_of(path, options) | start  # earlier checkpoints do not have the flags
+    known = {name: recorded[name] for name in OF_HELD_OUT if name in recorded}
+    before = {"heldout_fraction": 0.0, "rand_number": number} | known
+    # Of one seed, the larger part contains the smaller one.
+    if given <= before["heldout_fraction"] and number == before["rand_number"]:
+        return
+    # Fingerprints of streamed images and of images in memory differ.
+    is_streamed = data_of(start).get("streamed", options.stream)
+    of_start = {"stream": is_streamed, "normalisation": "auto"} | before
+    as_trained = replace(options, **of_start, select_on="test", workers=0)
     if load_data(as_trained, start).has_fingerprint(start.get("fingerprint")):
+        flags = f"--heldout_fraction {before['heldout_fraction']:g}"
+        if number != before["rand_number"]:
+            flags += f" --rand_number {before['rand_number']}"
         raise UserError(
             f"--heldout_fraction {given:g}: {path} was trained on images that this holds out (it "
-            f"was trained with --heldout_fraction {before:g}); train it again with this flag"
+            f"was trained with {flags}); train it again with this run's flags"
         )
+
+
+def data_of(start: dict) -> Mapping[str, Any]:
+    """Returns what a checkpoint records about its data. Other programs may mean something else by
+    this key."""
+    recorded = start.get("data")
+    return recorded if isinstance(recorded, Mapping) else {}
+
+
+def _records_of(path: Path, options: Options) -> Path:
+    """Returns the folder of the records of the run that a checkpoint file is of."""
+    with suppress(ValueError):  # not below --root_model: then the records are beside the checkpoint
+        return Path(options.root_log, path.parent.relative_to(options.root_model))
+    return path.parent
+
+
+def _arguments_of(path: Path, options: Options) -> dict[str, Any]:
+    """Returns the `args.json` of a checkpoint's run; an empty dict if it is not found."""
+    folders = _records_of(path, options), path.parent
+    return next((found for f in folders if (found := read_json(f / "args.json"))), {})
 
 
 def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
     """Warns if a checkpoint was trained on another subset than this run's. The warning says if test
-    images of this run may be among those."""
+    images of this run may be among those. If one of the two streamed its images and the other did
+    not, only their class counts are compared."""
     counts = start.get("class_counts")
     if counts is not None and counts != data.class_counts:
         differing = "other class counts"
-    elif not data.has_fingerprint(start.get("fingerprint")):
+    elif _is_comparable(start, data) and not data.has_fingerprint(start.get("fingerprint")):
         differing = "other images, the same class counts"
     else:
         return
@@ -59,6 +89,11 @@ def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
     warn(f"{path} was trained on another subset ({differing}){tested}")
 
 
+def _is_comparable(start: dict, data: LongTailedData) -> bool:
+    """Returns True if the fingerprint in a checkpoint is of the same kind as that of the data."""
+    return data_of(start).get("streamed") in (None, data.is_streamed)
+
+
 def _has_same_tests(start: dict, data: LongTailedData) -> bool:
     """Returns True if the checkpoint is known to have the test images of this run."""
     changed = data.changed_splits(start)
@@ -66,7 +101,8 @@ def _has_same_tests(start: dict, data: LongTailedData) -> bool:
 
 
 def warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:
-    """Warns if the stage-1 checkpoint was chosen by another protocol than this run's.
+    """Warns if the checkpoint that a run starts or learns from was chosen by another protocol than
+    this run's.
 
     The released code's checkpoints do not name their protocol; they were chosen on the test set.
     """
@@ -81,11 +117,8 @@ def warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:
 def warn_of_unfinished(path: Path, options: Options) -> None:
     """Warns if the stage-1 checkpoint is one of an unfinished run. Without records of that run
     there is no warning."""
-    folder = path.parent
-    with suppress(ValueError):  # not below --root_model: then the records are beside the checkpoint
-        folder = Path(options.root_log, folder.relative_to(options.root_model))
     try:
-        run = read_run(folder)
+        run = read_run(_records_of(path, options))
     except UserError:
         return
     if path.name.startswith("ckpt") and run.stage == 1 and not run.is_finished:

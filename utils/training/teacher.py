@@ -10,12 +10,16 @@ from losses import prior_offsets
 from models.folding import fold_batch_norm
 from utils.errors import UserError, warn
 from utils.files import read_json
-from utils.options.flags import OF_LOGITS, Options
-from utils.options.values import LossTerm
 from utils.runs import checkpoint
 from utils.runs.lookup import checkpoint_of_flag
+from utils.training.prior import recorded_weight
 from utils.training.setup import Run
-from utils.training.starting_point import warn_of_other_data
+from utils.training.starting_point import (
+    check_not_trained_on,
+    data_of,
+    warn_of_other_chain,
+    warn_of_other_data,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ def load_teacher(run: Run) -> Teacher:
     architecture. It is looked up in the same places as `--pretrained`.
 
     Raises:
-        UserError: there is no such teacher, or it has other classes than the data.
+        UserError: there is no such teacher, it has other classes than the data, or it was trained
+            on images of another size or on images that `--heldout_fraction` holds out.
     """
     options, data = run.options, run.data
     path = checkpoint_of_flag(options, "teacher")
@@ -52,7 +57,16 @@ def load_teacher(run: Run) -> Teacher:
         raise UserError(
             f"--teacher {options.teacher}: its classes have other names than those of the data"
         )
+    side = recorded.get("image_size")
+    if side not in (None, data.image_size):
+        raise UserError(
+            f"--teacher {options.teacher}: it was trained on images of {side}x{side} pixels, and "
+            f"this run's have {data.image_size}x{data.image_size}; --image_size sets their size"
+        )
+    check_not_trained_on(options, start, path, data)
     warn_of_other_data(start, path, data)
+    if start.get("selected_on") != "last":  # a last epoch suits every protocol
+        warn_of_other_chain(start, path, options.select_on)
     if recorded.get("normalisation") not in (None, data.normalisation.as_dict()):
         warn(f"{path} was trained on images that were normalised in another way than this run's")
     network = fold_batch_norm(network.eval(), run.machine.conv_dtype).requires_grad_(False)
@@ -63,30 +77,10 @@ def _offsets(start: dict, path: Path, class_counts: list[int]) -> Tensor | None:
     """Returns the offsets that turn the teacher's logits into those of the class frequencies of
     training, or None if they are that already.
 
-    If class c had a share of the loss that is proportional to n_c^e, and balanced softmax added
-    τ · log π_c, the offsets are (τ + 1 − e) · log π_c. The losses, samplers and class weights are
+    They are w · log π_c with the w of `recorded_weight`. The losses, samplers and class weights are
     those that its checkpoint records, or the `args.json` beside it.
     """
     is_recorded = {"loss_type", "feat_loss", "cls_loss"} & start.keys()
     said = start if is_recorded else read_json(path.parent / "args.json")
-    try:
-        weight = _weight_of_prior(Options.from_record({n: said[n] for n in OF_LOGITS if n in said}))
-    except (AttributeError, TypeError, ValueError):  # another program's values
-        return None
+    weight = recorded_weight(said)
     return prior_offsets(start.get("class_counts") or class_counts, weight) if weight else None
-
-
-def _weight_of_prior(options: Options) -> float:
-    """Returns τ + 1 − e, see `_offsets`."""
-    # After stage 2 the classifier phase counts, because it trained the classifier.
-    terms = options.classifier_losses or options.feature_losses
-    if terms:
-        sampler = options.classifier_sampler if options.cls_loss else options.feature_sampler
-        term = next((term for term in terms if not term.is_robust), LossTerm("ce"))
-        exponent = {"": 0, "lt": 1, "bal": -1}[term.weighting]
-        exponent += sampler.samples_per_class is None
-        is_balanced_softmax = any(term.kind == "bs" for term in terms)
-    else:
-        exponent = 1 if options.train_rule == "None" else 0  # of the effective numbers, nearly
-        is_balanced_softmax = options.loss_type == "BS"
-    return options.prior_weight * is_balanced_softmax + 1 - exponent

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from utils.errors import RunError, is_failure_to_compile, is_out_of_memory
 from utils.evaluation.evaluator import Evaluator, class_centroids
 from utils.machine import collectives
-from utils.options.flags import OF_LOGITS
+from utils.options.flags import OF_HELD_OUT, OF_LOGITS
 from utils.progress import Pace, Progress
 from utils.runs import checkpoint
 from utils.runs.epoch_log import EpochLog, console_line
@@ -211,7 +211,7 @@ class Trainer:
             "arch": options.arch,
             "stage": options.stage,
             "dataset": options.dataset,
-            **{name: getattr(options, name) for name in OF_LOGITS},
+            **{name: getattr(options, name) for name in (*OF_LOGITS, *OF_HELD_OUT)},
             "class_counts": self.data.class_counts,
             "fingerprint": self.data.fingerprint,
             "data": self.data.description(),

@@ -83,7 +83,7 @@ def test_crop_flip_keeps_its_sources_and_ignores_layout_and_chunks(monkeypatch):
     assert torch.equal(crop_flip(images, indices, draws), expected)
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 36), (20, 7)])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 36), (20, 16)])
 def test_cutout_equals_the_released_mask(height, width, device):
     images = random_images(300, height, width)
     centres = draw_squares(300, height, width, generator(4))
@@ -91,6 +91,14 @@ def test_cutout_equals_the_released_mask(height, width, device):
     assert cut_squares(augmented, centres) is augmented
     for image, y, x, output in zip(images, *centres, augmented.cpu(), strict=True):
         assert torch.equal(output, reference_cutout(image, int(y), int(x)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (12, 12), (15, 20)])
+def test_cutout_leaves_most_of_an_image_that_is_smaller_than_its_square(height, width):
+    white = torch.full((200, 3, height, width), 255, dtype=torch.uint8)
+    kept = cut_squares(white, draw_squares(200, height, width, generator())) > 0
+    shares = kept.float().mean(dim=(1, 2, 3))
+    assert shares.min() >= 0.75 and shares.max() < 1
 
 
 def test_cutout_has_its_distribution():

@@ -326,3 +326,12 @@ def test_a_held_out_fraction_and_val_contradict_each_other(tmp_path):
 def test_flags_that_do_not_belong_to_the_data_are_refused(flags, says):
     with pytest.raises(UserError, match=says):
         options(*flags)
+
+
+def test_a_factor_without_an_effect_warns(tmp_path, capsys):
+    write_folder(tmp_path)
+    assert folder_data(tmp_path, "--imb_factor", 0.5).class_counts == [6, 3, 2]
+    assert "--imb_factor 0.5 has no effect with --imb_type natural" in capsys.readouterr().err
+    folder_data(tmp_path)
+    folder_data(tmp_path, "--imb_type", "exp", "--imb_factor", 0.5)
+    assert capsys.readouterr().err == ""

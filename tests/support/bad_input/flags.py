@@ -217,6 +217,11 @@ def robust_distance_without_a_robust_loss(scene):
     return scene.stage_2("--robust_distance", "normalised", "--feat_loss", "ce_lt")
 
 
+@case("--prior_weight 0.5", "--loss_type BS in stage 1")
+def a_prior_of_stage_1_in_stage_2(scene):
+    return scene.stage_2("--loss_type", "BS", "--prior_weight", 0.5)
+
+
 @case("--resume True", "--overwrite True")
 def resume_with_overwrite(scene):
     return scene.stage_1("--resume", "True", "--overwrite", "True")

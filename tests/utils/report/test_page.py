@@ -18,7 +18,7 @@ from tests.support.helpers import REPOSITORY
 from tests.support.made_up_runs import COUNTS, write_outputs, write_run
 from tests.support.page_fixtures import Reader, call
 from utils.evaluation.calibration import expected_calibration_error, reliability_bins
-from utils.report import figures
+from utils.report import figures, output_sections
 from utils.report.page import TITLE
 from utils.report.run_groups import class_counts
 from utils.runs.records import MissingRecord, read_run
@@ -76,7 +76,7 @@ def test_what_is_missing_is_explained_with_what_to_run(tmp_path, compare):
     shown = compare(parent, child)
     assert shown.text.count(f"Left out for A (stage 1): {evaluate}") == 2
     assert "Left out for A (stage 1): there is no predictions.npz; continue it" in shown.text
-    assert "Left out for A (stage 1): stage 1 has no margins; train a stage 2" in shown.text
+    assert "Left out for A (stage 1): no epoch of it has the robust loss; train a" in shown.text
     assert "python main.py --seed 0" in shown.text
     assert "the features before stage 2, because of its stage 1 there is no" in shown.text
     assert "B_features_after_stage_2" in {figure["id"] for figure in shown.all("figure")}
@@ -134,6 +134,35 @@ def test_margins_are_those_of_the_epoch_that_is_shown(tmp_path):
     unfinished = read_run(write_run(tmp_path / "b" / "robust", stage=2, epochs=2, finished=False))
     assert unfinished.margin_record["epoch"] == 2
     assert read_run(write_run(tmp_path / "c")).margin_record is None
+
+
+def test_margins_that_no_loss_reads_are_not_shown(tmp_path, compare_numbers):
+    """Earlier versions recorded them for every stage 2."""
+    control = read_run(write_run(tmp_path / "a" / "robust", stage=2, feat_loss="ce_lt"))
+    assert control.epochs[0]["margins"] and control.margin_record is None
+    alone = {"feat_loss": "ce_lt,robust_loss", "balanced_clf_nepochs": 4}
+    classifier = read_run(write_run(tmp_path / "b" / "robust", stage=2, **alone))
+    assert classifier.margin_record is None
+    shown = compare_numbers(control.folder, write_run(tmp_path / "joint", robust_weight=0.5))
+    names = {figure["id"] for figure in shown.all("figure")}
+    assert {name for name in names if "margins" in name} == {
+        *("B_margins_over_time", "B_margins_by_size")
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_circles"),
+    [
+        ({"robust_distance": "squared"}, True),
+        ({"robust_distance": "normalised"}, False),
+        ({"feat_layers": "layer3,layer2"}, False),
+    ],
+)
+def test_only_margins_of_the_features_in_the_map_are_radii(flags, has_circles, tmp_path):
+    folder = write_run(tmp_path / "start" / "robust", stage=2, **flags)
+    write_outputs(folder)
+    radii = [cloud.margin for cloud in output_sections._clouds(read_run(folder))]
+    assert all((radius is not None) == has_circles for radius in radii)
 
 
 def test_a_run_of_another_stage_2_is_no_parent(tmp_path):

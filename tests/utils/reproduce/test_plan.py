@@ -106,6 +106,20 @@ def test_the_users_command_trains_both_stages():
     assert (only.epochs, only.stage) == (200, 1)
 
 
+@pytest.mark.parametrize("backbone", [["--backbone", "b.pth"], ["--backbone=b.pth"]])
+def test_a_backbone_starts_stage_1_alone(backbone):
+    """The run that is ranked is the one that the user's command trains."""
+    cell = cell_of("dro_lt", Length(30, 8, 2), protocol="last")
+    flags = ["--gpu", "0", *backbone, "--backbone_lr", "0.1"]
+    first, second = parse_stages(cell.command(None, flags))
+    assert cell.start is not None
+    alone = [parse_options(cell.start.command(None, flags))]
+    alone += [parse_options(cell.command(Path("root/start"), flags))]
+    for ranked, told in zip(alone, (first, second), strict=True):
+        assert (ranked.backbone, ranked.backbone_lr, ranked.gpu) == (told.backbone, 0.1, 0)
+    assert (first.backbone, second.backbone) == ("b.pth", None)
+
+
 def test_a_plan_has_every_run_once_and_a_stage_1_before_what_starts_from_it():
     rows = [(CIFAR100, ["dro_lt", "control", "ce"])]
     cells = plan(rows, [0, 1], ["test", "last"], FULL_LENGTH, "float32")

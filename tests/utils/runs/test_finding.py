@@ -11,7 +11,7 @@ from tests.support.trained import write_checkpoint
 from utils.errors import UserError
 from utils.options.parse import parse_options
 from utils.options.run_names import released_name
-from utils.runs.folders import digest_of, find_evaluated, run_folder
+from utils.runs.folders import differences, digest_of, find_evaluated, run_folder
 from utils.runs.lookup import checkpoint_of_flag, checkpoint_of_run
 from utils.runs.resuming import prepare
 
@@ -198,8 +198,29 @@ def test_stages_2_from_different_checkpoints_of_a_run_share_no_folder(tmp_path, 
     assert len({name(""), name("/ckpt.pth.tar"), name("/ckpt.best_heldout.pth.tar")}) == 3
     for protocol, chosen in (("last", "ckpt.pth.tar"), ("heldout", "ckpt.best_heldout.pth.tar")):
         assert name(f"/{chosen}", f"--select_on {protocol}") == name("", f"--select_on {protocol}")
+        # In a run that was selected on test, this is another checkpoint.
+        assert name("/ckpt.best.pth.tar", f"--select_on {protocol}") != (
+            name("", f"--select_on {protocol}")
+        )
+    (start / "ckpt.best_heldout.pth.tar").unlink()  # of a run that was selected on held-out images
+    heldout = "--select_on heldout"
+    assert name("/ckpt.best.pth.tar", heldout) == name("", heldout)
     last = options("/ckpt.pth.tar")
     assert "--pretrained ckpt.pth.tar" in digest_of(last, run_folder(last))
+
+
+def test_a_stage_2_does_not_go_on_from_a_longer_stage_1(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def options(epochs):
+        return options_of(FLAGS, STAGE_2, f"--pretrain_epochs {epochs} --resume True")
+
+    made(f"{FLAGS} {STAGE_2} --pretrain_epochs 20")
+    assert prepare(options(20), run_folder(options(20))) == "continue"
+    with pytest.raises(UserError, match=r"--pretrain_epochs 40 \(recorded: 20\)"):
+        prepare(options(40), run_folder(options(40)))
+    alone = options_of(FLAGS, STAGE_2, f"--pretrained {NAME} --resume True")
+    assert "pretrain_epochs" not in differences(alone, options(20).as_dict())
 
 
 def test_a_stage_2_that_an_earlier_version_started_from_another_checkpoint_is_found(

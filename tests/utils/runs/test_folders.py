@@ -116,6 +116,7 @@ def test_a_checkpoint_has_the_released_keys_and_names_its_subset(name, finished)
         assert type(checkpoint["best_acc1"]) is float
         assert 0 <= checkpoint["best_acc1"] <= 100
         assert checkpoint["class_counts"] == CLASS_COUNTS
+        assert (checkpoint["heldout_fraction"], checkpoint["rand_number"]) == (0, 0)
         fingerprints.add(checkpoint["fingerprint"])
         assert "conv1.weight" in checkpoint["state_dict"]
         assert "layer3.0.bn2.running_var" in checkpoint["state_dict"]

@@ -1,8 +1,12 @@
 """Balanced softmax in stage 2."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.helpers import NOTHING, read_csv, stage_2, stage_2_folder, succeed
+from utils.options.parse import parse_options
+from utils.training.stage2 import _warn_of_other_frequencies
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -26,6 +30,27 @@ def test_a_sampler_that_shows_classes_alike_warns(flags, warned_of, tree, pretra
     assert len(warnings) == len(warned_of)
     for warning, flag in zip(warnings, warned_of, strict=True):
         assert flag in warning
+
+
+@pytest.mark.parametrize(
+    ("flags", "start", "warns"),
+    [
+        ("--recipe dro_lt", {"loss_type": "BS"}, True),
+        ("--recipe control_from_bs", {"loss_type": "CE"}, True),
+        ("--recipe dro_lt_normalised_from_bs", {"loss_type": "BS"}, False),
+        ("--recipe dro_lt", {"loss_type": "CE"}, False),
+        ("--recipe dro_lt", {}, False),
+        ("--recipe dro_lt", {"loss_type": "BS", "prior_weight": "none"}, False),
+        ("--recipe classifier_only", {"loss_type": "BS"}, False),
+        # Cross-entropy on equally frequent classes reads the logits as balanced, as they are.
+        ("--recipe dro_lt --feat_loss ce,robust_loss", {"loss_type": "BS"}, False),
+    ],
+)
+def test_features_that_read_the_classifier_by_other_frequencies_warn(flags, start, warns, capsys):
+    options = parse_options([*flags.split(), "--pretrained", "x"])
+    _warn_of_other_frequencies(options, start, Path("x"))
+    said = capsys.readouterr().err
+    assert ("reads its logits as those of other class frequencies" in said) == warns
 
 
 def test_both_phases_train_by_balanced_softmax(tree, pretrained):

@@ -41,6 +41,13 @@ def balanced_softmax(logits, targets, tau):
     return F.cross_entropy(logits.double() + tau * prior.log(), targets).item()
 
 
+def test_without_the_robust_loss_there_are_no_margins_but_the_groups_that_checkpoints_have():
+    stages = [stage_of(flags) for flags in (STAGE_2, STAGE_2.replace(",robust_loss", ""))]
+    groups = [stage.phases[0].optimizer.state_dict()["param_groups"] for stage in stages]
+    assert groups[0] == groups[1]
+    assert stages[0].margins_record()["margins"] and stages[1].margins is None
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_each_phase_trains_its_own_parameters_once(case):
     flags, head_scale = CASES[case]

@@ -22,17 +22,19 @@ COUNTS = [9, 7, 5, 3, 1]
 def run(tmp_path):
     """Gives `run(path)`: the run that a teacher is loaded for."""
 
-    def make(path):
+    def make(path, *flags):
         data = SimpleNamespace(
             num_classes=5,
             class_counts=COUNTS,
             origin=Origin(),
             has_fingerprint=lambda fingerprint: True,
             changed_splits=lambda record: None,
+            image_size=32,
+            is_streamed=False,
             normalisation=SimpleNamespace(as_dict=lambda: {"mean": [0.5]}),
             class_names=list("abcde"),
         )
-        options = parse_options(["--teacher", str(path), "--root_model", str(tmp_path)])
+        options = parse_options(["--teacher", str(path), "--root_model", str(tmp_path), *flags])
         machine = Machine(torch.device("cpu"), "float32")
         return SimpleNamespace(options=options, data=data, machine=machine, place=lambda m: m)
 
@@ -82,6 +84,11 @@ def test_a_teacher_of_another_network_predicts_as_its_checkpoint(scale, run, tmp
         ({"cls_loss": "ce_bal"}, COUNTS, 1.0),
         ({"cls_loss": "ce_bal", "feat_sampler": "resample,1"}, COUNTS, 2.0),
         ({"feat_loss": "robust_loss,ce_lt", "feat_sampler": "resample,4"}, None, None),
+        (
+            {"feat_loss": "ce_lt", "feat_sampler": "resample,4", "cls_loss": "ce"}
+            | {"balanced_clf_nepochs": 0},
+            *(None, None),
+        ),
         ({"cls_loss": "ce", "cls_sampler": 7}, None, None),
         ({}, None, None),
     ],
@@ -132,6 +139,38 @@ def test_a_teacher_of_classes_with_other_names_is_an_error(run, tmp_path):
 def test_a_teacher_of_another_program_may_mean_something_else_by_data(run, tmp_path):
     save(tmp_path / "t.pth.tar", data="imagenet")
     assert load_teacher(run(tmp_path / "t.pth.tar")).offsets is None
+
+
+def test_a_teacher_of_images_of_another_size_is_an_error(run, tmp_path):
+    path = tmp_path / "t.pth.tar"
+    save(path, data={"image_size": 32})
+    assert load_teacher(run(path)) is not None
+    save(path, data={"image_size": 224})
+    with pytest.raises(UserError, match="224x224 pixels, and this run's have 32x32; --image_size"):
+        load_teacher(run(path))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "protocol", "warns"),
+    [("test", "last", True), ("test", "heldout", True), ("test", "test", False)]
+    + [("last", protocol, False) for protocol in ("test", "heldout", "last")],
+)
+def test_a_teacher_that_another_protocol_chose_warns(
+    chosen, protocol, warns, run, tmp_path, capsys
+):
+    save(tmp_path / "t.pth.tar", selected_on=chosen)
+    load_teacher(run(tmp_path / "t.pth.tar", "--select_on", protocol))
+    assert ("was selected on test, so the chain is not" in capsys.readouterr().err) == warns
+
+
+def test_a_teacher_is_asked_whether_it_was_trained_on_held_out_images(run, tmp_path, monkeypatch):
+    def refuse(options, start, path, data):
+        raise UserError(f"{path.name}: {options.heldout_fraction}")
+
+    monkeypatch.setattr("utils.training.teacher.check_not_trained_on", refuse)
+    save(tmp_path / "t.pth.tar")
+    with pytest.raises(UserError, match=r"t\.pth\.tar: 0\.25"):
+        load_teacher(run(tmp_path / "t.pth.tar", "--heldout_fraction", "0.25"))
 
 
 def test_a_teacher_of_images_normalised_in_another_way_warns(run, tmp_path, capsys):
