@@ -1,12 +1,12 @@
 """Whether a checkpoint suits the run that starts from it, or the data that evaluate it."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from datasets import LongTailedData, load_data
+from datasets.recorded import data_of
 from utils.errors import UserError, warn
 from utils.files import read_json
 from utils.options.flags import OF_HELD_OUT, Options
@@ -46,13 +46,6 @@ def check_not_trained_on(options: Options, start: dict, path: Path, data: LongTa
             f"--heldout_fraction {given:g}: {path} was trained on images that this holds out (it "
             f"was trained with {flags}); train it again with this run's flags"
         )
-
-
-def data_of(start: dict) -> Mapping[str, Any]:
-    """Returns what a checkpoint records about its data. Other programs may mean something else by
-    this key."""
-    recorded = start.get("data")
-    return recorded if isinstance(recorded, Mapping) else {}
 
 
 def _records_of(path: Path, options: Options) -> Path:

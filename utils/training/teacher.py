@@ -16,7 +16,6 @@ from utils.training.prior import recorded_weight
 from utils.training.setup import Run
 from utils.training.starting_point import (
     check_not_trained_on,
-    data_of,
     warn_of_other_chain,
     warn_of_other_data,
 )
