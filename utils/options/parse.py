@@ -14,6 +14,7 @@ from utils.options.flags import (
     NATURAL_DATASETS,
     Options,
     flag_of,
+    names_of,
     with_role,
 )
 from utils.options.own_data import forget_digests
@@ -57,14 +58,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     groups = {}
     for name, option in FIELDS.items():
-        title, names, text, settings = (
-            option.metadata[key] for key in ("group", "names", "help", "settings")
-        )
+        title, text, settings = (option.metadata[key] for key in ("group", "help", "settings"))
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         shown = text if "(default:" in text else f"{text} (default: {option.default})"
         groups[title].add_argument(
-            *names,
+            *names_of(name),
             dest=name,
             default=option.default,
             help=shown.replace("%", "%%"),
