@@ -186,7 +186,7 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
         return False
     assert machine is not None and data is not None  # `train` loads both if a job is open
     world = machine.world
-    runs = [_build(job, machine, data) for job in jobs]
+    trainers = [_build(job, machine, data) for job in jobs]
     with ExitStack() as stack:
         open_folders = partial(_open_folders, stack, jobs, machine, data)
         collectives.together(open_folders if world.is_main else lambda: None, world)
@@ -194,18 +194,16 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
         can_share = machine.device.type == "cuda" and world.size == 1 and not data.is_streamed
         is_together = can_share and len(jobs) > 1
         if is_together:
-            side_by_side([trainer.steps() for _, trainer in runs], machine.device)
-            for run, trainer in runs:
-                summarise(run, trainer)
-        else:
-            for run, trainer in runs:
+            side_by_side([trainer.steps() for trainer in trainers], machine.device)
+        for trainer in trainers:
+            if not is_together:
                 trainer.run()
-                summarise(run, trainer)
+            summarise(trainer)
     return is_together
 
 
-def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trainer]:
-    """Returns the run and its trainer, ready to begin or to continue.
+def _build(job: _Job, machine: Machine, data: LongTailedData) -> Trainer:
+    """Returns the trainer of a run, ready to begin or to continue.
 
     Raises:
         UserError: a checkpoint that it starts from is missing, does not fit, or was trained on
@@ -218,13 +216,13 @@ def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trai
         arguments = read_json(start[1].parent / "args.json")
         collectives.from_main(lambda: check_not_trained_on(options, *start, data, arguments), world)
 
-    def build() -> tuple[Run, Trainer]:
+    def build() -> Trainer:
         assert options.seed is not None  # `_Job.of` drew one if it was not given
         run = Run(options, folder, machine, data, generator=seed_everything(options.seed))
         trainer = Trainer(run, stage_1(run) if start is None else stage_2(run, *start))
         if state is not None:
             _take_up(trainer, state, folder.last_checkpoint)
-        return run, trainer
+        return trainer
 
     return collectives.together(build, world)
 
