@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 
 import torch
@@ -124,10 +123,25 @@ class TrainingPass:
         weights = [tensor.detach() for tensor in state if tensor.is_floating_point()]
         largest = get_total_norm(weights, math.inf).to(statistics.dtype)
         values = torch.cat([statistics.flatten(), largest.view(1)]).cpu()
-        on_host, largest = values[:-1].view_as(statistics), values[-1].item()
-        require_finite = partial(self._require_finite, on_host, largest, names, phase, epoch)
+        statistics, largest = values[:-1].view_as(statistics), values[-1]
+
+        def require_finite() -> None:
+            bad = (~statistics[:, :-1].isfinite().all(dim=1)).nonzero()
+            if len(bad):
+                step = int(bad[0])
+                named = zip(["loss", *names], statistics[step].tolist(), strict=False)
+                losses = ", ".join(f"{name} {value:.6g}" for name, value in named)
+                raise RunError(
+                    f"the loss is not finite at step {step + 1} of epoch {epoch} ({phase.name}): "
+                    f"{losses}; {self.kept()}"
+                )
+            if not largest.isfinite():
+                raise RunError(
+                    f"a weight is not finite after epoch {epoch} ({phase.name}); {self.kept()}"
+                )
+
         collectives.from_main(require_finite, world)
-        return on_host
+        return statistics
 
     def _step_of(self, phase: Phase, objective: Objective) -> Step:
         if self._step is None or objective is not self._objective:
@@ -157,27 +171,3 @@ class TrainingPass:
             features, targets = extract_features(network, part, self.machine)
             sizes = phase.loader.sizes(len(targets), size)
             yield from zip(features.split(sizes), targets.split(sizes), strict=True)
-
-    def _require_finite(
-        self, statistics: Tensor, largest: float, names: list[str], phase: Phase, epoch: int
-    ) -> None:
-        """Checks the losses of each step, and the largest weight after the last one.
-
-        Raises:
-            RunError: one of them is not finite.
-        """
-        finite = torch.isfinite(statistics[:, :-1]).all(dim=1)
-        if finite.all():
-            if not math.isfinite(largest):
-                raise RunError(
-                    f"a weight is not finite after epoch {epoch} ({phase.name}); {self.kept()}"
-                )
-            return
-        step = int((~finite).nonzero()[0])
-        values = statistics[step].tolist()
-        named = zip(["loss", *names], values, strict=False)
-        losses = ", ".join(f"{name} {value:.6g}" for name, value in named)
-        raise RunError(
-            f"the loss is not finite at step {step + 1} of epoch {epoch} ({phase.name}): {losses}; "
-            f"{self.kept()}"
-        )
