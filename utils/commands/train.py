@@ -250,9 +250,8 @@ def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
     """
     if not trainer.data.has_fingerprint(state.get("fingerprint")):
         raise UserError(f"--resume True: {path} was trained on other training images")
-    checkpoint.load_weights(trainer.model, state["state_dict"], path)
     try:
-        trainer.load_state_dict(state)
+        trainer.load_state_dict(state, path)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{path}: this run cannot be resumed from it ({type(error).__name__}: {error})"

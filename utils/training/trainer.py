@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -231,24 +232,22 @@ class Trainer:
         contrast = self.stage.contrast
         return {} if contrast is None else {"contrast": contrast.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned.
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        """Restores what `state_dict` returned; `path` is its file, for messages.
 
         Raises:
+            UserError: the weights are those of another network, or not finite.
             KeyError, TypeError, ValueError, RuntimeError, AttributeError: `state` has another form.
         """
+        checkpoint.load_weights(self.model, state["state_dict"], path)
         if type(state["epoch"]) is not int or not 0 <= state["epoch"] <= self.last_epoch:
             raise ValueError(f"epoch {state['epoch']!r} is not one of 0 to {self.last_epoch}")
-        self.model.load_state_dict(state["state_dict"])
         self._load_margins(state)
         if self.stage.contrast is not None:
             self.stage.contrast.load_state_dict(state["contrast"])
-        orders = {}
         for phase in self.phases:
             phase.load_optimizer(state["optimizers"][phase.name])
-            orders[id(phase.loader.order)] = phase.loader.order, state["orders"][phase.name]
-        for order, order_state in orders.values():
-            order.load_state_dict(order_state)
+            phase.loader.order.load_state_dict(state["orders"][phase.name])
         self.generator.set_state(state["generator"])
         self.selection.load_state_dict(state["best"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
