@@ -188,8 +188,7 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
     world = machine.world
     trainers = [_build(job, machine, data) for job in jobs]
     with ExitStack() as stack:
-        open_folders = partial(_open_folders, stack, jobs, machine, data)
-        collectives.together(open_folders if world.is_main else lambda: None, world)
+        collectives.from_main(partial(_open_folders, stack, jobs, machine, data), world)
         # All loaders of a streamed set share their workers, which read one epoch at a time.
         can_share = machine.device.type == "cuda" and world.size == 1 and not data.is_streamed
         is_together = can_share and len(jobs) > 1
@@ -210,11 +209,7 @@ def _build(job: _Job, machine: Machine, data: LongTailedData) -> Trainer:
             images that `--heldout_fraction` holds out.
     """
     options, folder, world = job.options, job.folder, machine.world
-    start = collectives.from_main(lambda: _read_start(options), world)
-    state = collectives.from_main(lambda: _read_state(job), world)
-    if start is not None:
-        arguments = read_json(start[1].parent / "args.json")
-        collectives.from_main(lambda: check_not_trained_on(options, *start, data, arguments), world)
+    start, state = collectives.from_main(lambda: _read_checkpoints(job, data), world)
 
     def build() -> Trainer:
         assert options.seed is not None  # `_Job.of` drew one if it was not given
@@ -227,18 +222,24 @@ def _build(job: _Job, machine: Machine, data: LongTailedData) -> Trainer:
     return collectives.together(build, world)
 
 
-def _read_start(options: Options) -> tuple[dict, Path] | None:
-    """Returns the checkpoint that a stage 2 starts from, and its file; None for a stage 1."""
-    if options.stage == 1:
-        return None
-    path = checkpoint_of_flag(options, "pretrained")
-    return checkpoint.load(path), path
+def _read_checkpoints(
+    job: _Job, data: LongTailedData
+) -> tuple[tuple[dict, Path] | None, dict | None]:
+    """Returns the checkpoint that a stage 2 starts from, with its file, and the last checkpoint of
+    a run that is resumed; None for a stage 1, and for a new run.
 
-
-def _read_state(job: _Job) -> dict | None:
-    """Returns the last checkpoint of a run that is resumed; None for a new run."""
-    path = job.folder.last_checkpoint
-    return checkpoint.load(path) if job.action == "continue" and path.exists() else None
+    Raises:
+        UserError: as in `_build`.
+    """
+    start = state = None
+    if job.options.stage == 2:
+        path = checkpoint_of_flag(job.options, "pretrained")
+        start = checkpoint.load(path), path
+        arguments = read_json(path.parent / "args.json")
+        check_not_trained_on(job.options, *start, data, arguments)
+    if job.action == "continue" and job.folder.last_checkpoint.exists():
+        state = checkpoint.load(job.folder.last_checkpoint)
+    return start, state
 
 
 def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
