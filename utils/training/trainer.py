@@ -18,7 +18,7 @@ from utils.runs import checkpoint
 from utils.runs.epoch_log import EpochLog, console_line
 from utils.training.keeper import Keeper
 from utils.training.phase import Phase
-from utils.training.selection import Selection
+from utils.training.selection import Selection, monitor_of
 from utils.training.setup import Run, Stage
 from utils.training.training_pass import Trained, TrainingPass
 
@@ -40,13 +40,8 @@ class Trainer:
         self.evaluator = Evaluator(run.data, run.machine)
         self.selection = Selection([*self.evaluator.loaders, "last"])
         self.keeper = Keeper(run.folder, run.options)
-        self.training = TrainingPass(
-            stage,
-            run.machine,
-            self.evaluator.batch_size,
-            run.data.is_streamed,
-            self.keeper.what_is_left,
-        )
+        size, kept = self.evaluator.batch_size, self.keeper.what_is_left
+        self.training = TrainingPass(stage, run.machine, size, kept)
         self.title = "" if run.options.seeds is None else f"seed {run.options.seed} | "
         self.epoch = 0
         self.seconds = 0.0
@@ -155,9 +150,8 @@ class Trainer:
             chosen = self.selection.would_choose(epoch, phase.name, results)
             return epoch == self.last_epoch or bool(set(chosen) - {"last"})
 
-        return self.evaluator.accuracies(
-            self.model, phase.monitor, phase.features_are_frozen, is_kept
-        )
+        monitor = monitor_of(phase.name)
+        return self.evaluator.accuracies(self.model, monitor, phase.features_are_frozen, is_kept)
 
     def _record(self, phase: Phase, rate: float, trained: Trained, seconds: float) -> dict:
         """Returns the entry of `log.jsonl`."""

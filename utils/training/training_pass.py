@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from datasets.splits import StreamedSplit
 from losses import Objective
 from models.folding import fold_batch_norm
 from utils.errors import RunError
@@ -49,21 +50,14 @@ class TrainingPass:
         stage: the network, and what trains beside it.
         machine: device, precision and processes.
         images_a_pass: how many images go through the network at once without gradients.
-        is_streamed: True if the training images are streamed; then their features may not fit into
-            memory.
         kept: returns which checkpoint is left when the training fails, as text.
     """
 
     def __init__(
-        self,
-        stage: Stage,
-        machine: Machine,
-        images_a_pass: int,
-        is_streamed: bool,
-        kept: Callable[[], str],
+        self, stage: Stage, machine: Machine, images_a_pass: int, kept: Callable[[], str]
     ) -> None:
         self.stage, self.machine = stage, machine
-        self.images_a_pass, self.is_streamed, self.kept = images_a_pass, is_streamed, kept
+        self.images_a_pass, self.kept = images_a_pass, kept
         self._objective: Objective | None = None
         self._step: Step | None = None
 
@@ -160,7 +154,7 @@ class TrainingPass:
         size = phase.loader.batch_size
         batches_a_pass = None
         images_a_pass = self.images_a_pass
-        if self.is_streamed:
+        if isinstance(phase.loader.split, StreamedSplit):
             batches_a_pass = STREAMED_BATCHES_A_PASS - 1  # beside the first
             # A part must end with a whole batch.
             images_a_pass = max(1, images_a_pass // size) * size
