@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -98,7 +98,7 @@ class _Job:
         written = folder.written()
         action, digested = prepare(options, folder), digest_of(options, folder)
         seed = recorded_options(folder)["seed"] if action == "continue" else options.seed
-        options = options.with_seed(secrets.randbits(32) if seed is None else seed)
+        options = replace(options, seed=secrets.randbits(32) if seed is None else seed)
         return cls(options, folder, action, digested, written)
 
     @property

@@ -823,15 +823,11 @@ class Options:
             return self.feature_sampler
         return parse_sampler(self.cls_sampler)
 
-    def with_seed(self, seed: int) -> "Options":
-        """Returns the same options with another seed."""
-        return replace(self, seed=seed)
-
     def by_seed(self) -> list["Options"]:
         """Returns the options of each run: one run, or one for each of `--seeds`."""
         if self.seeds is None:
             return [self]
-        return [self.with_seed(int(seed)) for seed in split_names(self.seeds)]
+        return [replace(self, seed=int(seed)) for seed in split_names(self.seeds)]
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Options":
