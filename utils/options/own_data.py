@@ -11,6 +11,8 @@ from utils.options.data_paths import expanded, holds_outputs, is_hidden, split_f
 from utils.options.tables import listed_name, read_table
 
 DIGITS = 8
+"""Hexadecimal digits of a digest in a name."""
+
 SIDECAR_SUFFIXES = (".db", ".ini", ".txt", ".xml", ".json", ".csv", ".xmp", ".aae")
 
 
