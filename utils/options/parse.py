@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.options.digests import forget_digests
 from utils.options.flags import (
     BENCHMARK_LISTS,
     FIELDS,
@@ -17,7 +18,6 @@ from utils.options.flags import (
     names_of,
     with_role,
 )
-from utils.options.own_data import forget_digests
 from utils.options.recipes import FULL_STAGE_1, RECIPES
 from utils.options.roles import Role
 from utils.options.run_names import run_name

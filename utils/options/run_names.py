@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from string import Formatter
 from typing import Any
 
+from utils.options.digests import DIGITS, content_digest
 from utils.options.flags import OWN_DATASETS, Options, with_role
-from utils.options.own_data import DIGITS, content_digest
 from utils.options.roles import Role
 
 LONGEST_NAME = 143
