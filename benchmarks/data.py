@@ -1,5 +1,6 @@
 """The images that all sides of a benchmark train on."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -71,7 +72,7 @@ def scaled(data: LongTailedData, factor: float) -> LongTailedData:
 
 def _spread(count: int, factor: float) -> torch.Tensor:
     """Returns ceil(count · factor) positions, evenly spread over 0..count−1."""
-    wanted = -int(-(count * factor) // 1)
+    wanted = math.ceil(count * factor)
     return torch.arange(wanted) * count // wanted
 
 

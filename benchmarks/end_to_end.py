@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.data import has_images
 from benchmarks.measurements import Measurements
 from benchmarks.settings import Settings
-from benchmarks.sides import PLAIN, SideProcess
+from benchmarks.side_process import PLAIN, SideProcess
 from utils.errors import RunError, UserError
 from utils.files import write_json
 from utils.machine.device import choose_machine

@@ -37,7 +37,7 @@ from benchmarks.report import markdown
 from benchmarks.rounds import measure_rates
 from benchmarks.settings import RECIPE, Settings, settings_of
 from benchmarks.side import clock
-from benchmarks.sides import PLAIN, both_sides
+from benchmarks.side_process import PLAIN, both_sides
 from datasets import LongTailedData
 from utils.errors import UserError, run_program
 from utils.files import write_json

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.data import epoch_images, scaled
 from benchmarks.measurements import Measurements, line_through, short
 from benchmarks.settings import PHASES, RECIPE, SHARED, Settings
-from benchmarks.sides import PLAIN, side_names
+from benchmarks.side_process import PLAIN, side_names
 from datasets import LongTailedData
 from utils.files import write_json
 from utils.machine.device import choose_machine

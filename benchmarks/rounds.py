@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.measurements import Measurements
 from benchmarks.memory import MEBIBYTE, PeakMemory
-from benchmarks.sides import SideProcess, both_sides
+from benchmarks.side_process import SideProcess, both_sides
 
 PARTS = (0.008, 0.012, 0.016, 0.02)
 """Parts of the images for epochs, if epochs of all images take too long. The largest class of

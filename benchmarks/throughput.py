@@ -97,7 +97,7 @@ def throughput(arguments: argparse.Namespace, settings: Settings) -> None:
     from benchmarks.data import benchmark_data
     from benchmarks.measurements import Measurements
     from benchmarks.report import Report
-    from benchmarks.sides import SIZES, both_sides
+    from benchmarks.side_process import SIZES, both_sides
 
     quick, fraction = arguments.quick, arguments.fraction
     deadline = time.perf_counter() + (0 if quick else arguments.budget)

@@ -20,11 +20,7 @@ from utils.runs.folders import run_folder
 # With `last`, test images choose nothing, so they may be reported.
 DATA = "--dataset digits --arch resnet20 --imb_factor 0.02 --augment none --select_on last"
 STAGE_1 = f"{DATA} --epochs 40 --schedule scaled --wd 5e-4"
-STAGE_2 = (
-    f"{DATA} --epochs 10 --balanced_clf_nepochs 4 --feat_sampler resample,4 --feat_lr 0.005 "
-    "--cls_sampler none --cls_lr 0.01 --cls_loss ce "
-    "--temperature 1 --margin 1 --margin_type learned"
-)
+STAGE_2 = f"{DATA} --epochs 10 --balanced_clf_nepochs 4"
 CROSS_ENTROPY, CONTROL, DRO_LT = "cross-entropy", "without the robust loss", "DRO-LT"
 
 
@@ -35,11 +31,11 @@ def commands(seed: int, folder: Path) -> dict[str, list[str]]:
     common = ["--seed", str(seed), "--exp_str", f"demo{seed}", *roots]
     stage_1 = [*STAGE_1.split(), *common]
     start = ["--pretrained", run_folder(parse_options(stage_1)).models.name]
-    stage_2 = [*STAGE_2.split(), *common, *start, "--feat_loss"]
+    stage_2 = [*STAGE_2.split(), *common, *start, "--recipe"]
     return {
         CROSS_ENTROPY: stage_1,
-        CONTROL: [*stage_2, "ce_lt"],
-        DRO_LT: [*stage_2, "ce_lt,robust_loss"],
+        CONTROL: [*stage_2, "control"],
+        DRO_LT: [*stage_2, "dro_lt"],
     }
 
 

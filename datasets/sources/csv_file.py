@@ -15,7 +15,7 @@ from datasets.splits import BalancedData
 from utils.errors import UserError
 from utils.options.data_paths import split_called
 from utils.options.flags import Options
-from utils.options.tables import listed_name, read_table, table_rows
+from utils.options.image_tables import listed_name, read_table, table_rows
 from utils.text import shown
 
 COLUMNS = ("path", "label", "split")

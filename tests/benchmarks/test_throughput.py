@@ -16,7 +16,7 @@ from benchmarks.measurements import Measurements, line_through
 from benchmarks.memory import PeakMemory, memory_of_tree
 from benchmarks.report import Report, markdown
 from benchmarks.settings import PHASES, RECIPE, settings_of
-from benchmarks.sides import SIZES, side_names
+from benchmarks.side_process import SIZES, side_names
 from datasets.samplers import visits_every_class
 from utils.options.parse import parse_stages
 

@@ -71,11 +71,10 @@ CPU_SHORTAGE = (
 def test_memory_that_runs_out_is_one_line_that_says_what_helps(error, tree, tmp_path, monkeypatch):
     from utils.training.trainer import Trainer
 
-    def train(self, phase, epoch):
+    def centroids(self, phase, epoch):
         raise error
-        yield
 
-    monkeypatch.setattr(Trainer, "_train", train)
+    monkeypatch.setattr(Trainer, "_centroids", centroids)
     outcome = call(stage_1(tree, tmp_path))
     assert_failed(outcome, "out of memory in epoch 1 on cpu", "-b", "--accumulate", "no checkpoint")
 

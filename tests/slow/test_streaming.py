@@ -118,17 +118,17 @@ def test_a_streamed_run_that_was_interrupted_ends_with_the_same_bits_by_any_work
     own, tmp_path, monkeypatch, no_figures
 ):
     roots = [tmp_path / "whole", tmp_path / "interrupted"]
-    train = Trainer._train
+    centroids = Trainer._centroids
 
     def interrupt(self, phase, epoch):
         if epoch == 2:
             raise KeyboardInterrupt
-        return train(self, phase, epoch)
+        return centroids(self, phase, epoch)
 
     for stage in (stage_1, stage_2):
         succeed(stage(own, roots[0]))
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_train", interrupt)
+            patch.setattr(Trainer, "_centroids", interrupt)
             assert call(stage(own, roots[1])).status == 130
         succeed(stage(own, roots[1], "--resume", "True", workers=0))
         folders = [records_of(stage(own, root)) for root in roots]

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import throughput
 from benchmarks.settings import PHASES, settings_of
-from benchmarks.sides import PLAIN, SideProcess, side_names
+from benchmarks.side_process import PLAIN, SideProcess, side_names
 from utils.errors import RunError, UserError
 
 QUICK = settings_of(["--gpu", "cpu"], quick=True)

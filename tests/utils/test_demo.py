@@ -13,7 +13,7 @@ def test_the_control_differs_from_dro_lt_in_the_robust_loss_alone(tmp_path):
     runs = {name: parse_options(flags) for name, flags in demo.commands(0, tmp_path).items()}
     control, dro_lt = (runs[name].as_dict() for name in (demo.CONTROL, demo.DRO_LT))
     different = {name for name in control if control[name] != dro_lt[name]}
-    assert different == {"feat_loss"} and control["feat_loss"] == "ce_lt"
+    assert different == {"feat_loss", "recipe"} and control["feat_loss"] == "ce_lt"
     assert all(options.select_on == "last" for options in runs.values())
     first = run_folder(runs[demo.CROSS_ENTROPY]).models
     assert all(run_folder(runs[n]).models.parent == first for n in (demo.CONTROL, demo.DRO_LT))

@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -98,7 +98,7 @@ class _Job:
         written = folder.written()
         action, digested = prepare(options, folder), digest_of(options, folder)
         seed = recorded_options(folder)["seed"] if action == "continue" else options.seed
-        options = options.with_seed(secrets.randbits(32) if seed is None else seed)
+        options = replace(options, seed=secrets.randbits(32) if seed is None else seed)
         return cls(options, folder, action, digested, written)
 
     @property
@@ -186,60 +186,59 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
         return False
     assert machine is not None and data is not None  # `train` loads both if a job is open
     world = machine.world
-    runs = [_build(job, machine, data) for job in jobs]
+    trainers = [_build(job, machine, data) for job in jobs]
     with ExitStack() as stack:
-        open_folders = partial(_open_folders, stack, jobs, machine, data)
-        collectives.together(open_folders if world.is_main else lambda: None, world)
+        collectives.from_main(partial(_open_folders, stack, jobs, machine, data), world)
         # All loaders of a streamed set share their workers, which read one epoch at a time.
         can_share = machine.device.type == "cuda" and world.size == 1 and not data.is_streamed
         is_together = can_share and len(jobs) > 1
         if is_together:
-            side_by_side([trainer.steps() for _, trainer in runs], machine.device)
-            for run, trainer in runs:
-                summarise(run, trainer)
-        else:
-            for run, trainer in runs:
+            side_by_side([trainer.steps() for trainer in trainers], machine.device)
+        for trainer in trainers:
+            if not is_together:
                 trainer.run()
-                summarise(run, trainer)
+            summarise(trainer)
     return is_together
 
 
-def _build(job: _Job, machine: Machine, data: LongTailedData) -> tuple[Run, Trainer]:
-    """Returns the run and its trainer, ready to begin or to continue.
+def _build(job: _Job, machine: Machine, data: LongTailedData) -> Trainer:
+    """Returns the trainer of a run, ready to begin or to continue.
 
     Raises:
         UserError: a checkpoint that it starts from is missing, does not fit, or was trained on
             images that `--heldout_fraction` holds out.
     """
     options, folder, world = job.options, job.folder, machine.world
-    start = collectives.from_main(lambda: _read_start(options), world)
-    state = collectives.from_main(lambda: _read_state(job), world)
-    if start is not None:
-        collectives.from_main(lambda: check_not_trained_on(options, *start, data), world)
+    start, state = collectives.from_main(lambda: _read_checkpoints(job, data), world)
 
-    def build() -> tuple[Run, Trainer]:
+    def build() -> Trainer:
         assert options.seed is not None  # `_Job.of` drew one if it was not given
         run = Run(options, folder, machine, data, generator=seed_everything(options.seed))
         trainer = Trainer(run, stage_1(run) if start is None else stage_2(run, *start))
         if state is not None:
             _take_up(trainer, state, folder.last_checkpoint)
-        return run, trainer
+        return trainer
 
     return collectives.together(build, world)
 
 
-def _read_start(options: Options) -> tuple[dict, Path] | None:
-    """Returns the checkpoint that a stage 2 starts from, and its file; None for a stage 1."""
-    if options.stage == 1:
-        return None
-    path = checkpoint_of_flag(options, "pretrained")
-    return checkpoint.load(path), path
+def _read_checkpoints(
+    job: _Job, data: LongTailedData
+) -> tuple[tuple[dict, Path] | None, dict | None]:
+    """Returns the checkpoint that a stage 2 starts from, with its file, and the last checkpoint of
+    a run that is resumed; None for a stage 1, and for a new run.
 
-
-def _read_state(job: _Job) -> dict | None:
-    """Returns the last checkpoint of a run that is resumed; None for a new run."""
-    path = job.folder.last_checkpoint
-    return checkpoint.load(path) if job.action == "continue" and path.exists() else None
+    Raises:
+        UserError: as in `_build`.
+    """
+    start = state = None
+    if job.options.stage == 2:
+        path = checkpoint_of_flag(job.options, "pretrained")
+        start = checkpoint.load(path), path
+        check_not_trained_on(job.options, *start, data)
+    if job.action == "continue" and job.folder.last_checkpoint.exists():
+        state = checkpoint.load(job.folder.last_checkpoint)
+    return start, state
 
 
 def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
@@ -251,9 +250,8 @@ def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
     """
     if not trainer.data.has_fingerprint(state.get("fingerprint")):
         raise UserError(f"--resume True: {path} was trained on other training images")
-    checkpoint.load_weights(trainer.model, state["state_dict"], path)
     try:
-        trainer.load_state_dict(state)
+        trainer.load_state_dict(state, path)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{path}: this run cannot be resumed from it ({type(error).__name__}: {error})"

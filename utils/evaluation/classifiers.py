@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from losses import class_means
 from models import NormedLinear
-from utils.evaluation.calibration import BINS, expected_calibration_error
+from utils.evaluation.calibration import expected_calibration_error
 from utils.evaluation.metrics import accuracy_record, percent
 
 TAUS = tuple(round(0.1 * step, 1) for step in range(21))
@@ -265,15 +265,15 @@ def fit_balanced(
         optimizer.step(loss)
 
 
-def logit_adjustment(bank: FeatureBank, tau: float = 1.0) -> Classifier:
-    """Returns the logit-adjusted classifier w_c · f + b_c − τ log π_c, where π_c is the share of
+def logit_adjustment(bank: FeatureBank) -> Classifier:
+    """Returns the logit-adjusted classifier w_c · f + b_c − log π_c, where π_c is the share of
     class c in the training images.
 
     Source: Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, section 4.1.
     """
     own = linear(bank)
     counts = torch.tensor(bank.class_counts, dtype=torch.float32, device=bank.features.device)
-    offsets = -tau * torch.log(counts / counts.sum())
+    offsets = -torch.log(counts / counts.sum())
     return replace(own, bias=offsets if own.bias is None else own.bias + offsets)
 
 
@@ -307,18 +307,17 @@ def fit(names: Sequence[str], bank: FeatureBank) -> dict[str, Classifier]:
     return {name: classifier for name, classifier in fitted.items() if classifier is not None}
 
 
-def calibration_error(scores: Tensor, targets: Tensor, bins: int = BINS) -> float:
+def calibration_error(scores: Tensor, targets: Tensor) -> float:
     """Returns the expected calibration error of logits, in [0, 1]. The confidence of an image is
     its largest softmax probability.
 
     Args:
         scores: logits ``[N, K]``.
         targets: true labels ``[N]``.
-        bins: as for `expected_calibration_error`.
     """
     confidence, preds = torch.softmax(scores.double(), dim=1).max(dim=1)
     correct = preds == targets
-    return expected_calibration_error(confidence.cpu().numpy(), correct.cpu().numpy(), bins)
+    return expected_calibration_error(confidence.cpu().numpy(), correct.cpu().numpy())
 
 
 @torch.no_grad()

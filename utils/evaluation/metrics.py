@@ -16,22 +16,6 @@ from losses import class_means
 from utils.evaluation.shot_groups import GROUPS, group_of_counts
 
 
-def per_class_accuracy(correct: Tensor, targets: Tensor, num_classes: int) -> np.ndarray:
-    """Returns the accuracy on each class's images, ``[K]`` in [0, 1]; NaN for a class without
-    images.
-
-    Args:
-        correct: True for each image whose prediction is right, bool ``[N]``.
-        targets: true labels ``[N]``.
-        num_classes: K.
-    """
-    counted = (targets[correct], targets)
-    counts = torch.stack([torch.bincount(t, minlength=num_classes) for t in counted])
-    hits, totals = counts.double().cpu().numpy()
-    with np.errstate(invalid="ignore"):
-        return hits / totals
-
-
 def mean_over_classes(per_class: np.ndarray) -> float:
     """Returns the mean of the values ``[K]`` that are not NaN, or NaN if there are none."""
     known = per_class[~np.isnan(per_class)]
@@ -63,10 +47,14 @@ def shot_accuracy(
         preds, targets: predicted and true labels ``[N]``, arrays or tensors.
         train_labels: labels of the training set ``[M]``; their counts decide the groups.
     """
-    preds, targets, train_labels = map(_labels, (preds, targets, train_labels))
-    num_classes = int(torch.cat([train_labels.cpu(), targets.cpu()]).max()) + 1
-    class_counts = torch.bincount(train_labels, minlength=num_classes).cpu().numpy()
-    per_class = per_class_accuracy(preds == targets, targets, len(class_counts))
+    preds, targets, train_labels = (
+        torch.as_tensor(labels).long().cpu().numpy() for labels in (preds, targets, train_labels)
+    )
+    class_counts = np.bincount(train_labels, minlength=targets.max(initial=-1) + 1)
+    counted = (targets[preds == targets], targets)
+    hits, totals = (np.bincount(labels, minlength=len(class_counts)) for labels in counted)
+    with np.errstate(invalid="ignore"):
+        per_class = hits / totals
     means = group_means(per_class, class_counts)
     return means["many"], means["medium"], means["few"], per_class
 
@@ -83,7 +71,7 @@ def nearest_centroid_accuracy(
         feats, targets: features ``[N, D]`` to classify, and their true labels ``[N]``.
     """
     train_feats, feats = (torch.as_tensor(f).float() for f in (train_feats, feats))
-    train_labels = _labels(train_labels)
+    train_labels = torch.as_tensor(train_labels).long()
     centroids = class_means(train_feats, train_labels, int(train_labels.max()) + 1)
     # A label that the training set lacks has no centroid, so its similarity must be the lowest.
     similarities = cosine_similarities(feats, centroids).nan_to_num(nan=-2.0)
@@ -175,7 +163,3 @@ def record_of(counts: np.ndarray, class_counts: Sequence[int]) -> dict:
 def percent(share: float) -> float | None:
     """Returns a share in percent, rounded to four decimals, or None for NaN."""
     return None if np.isnan(share) else round(100 * float(share), 4)
-
-
-def _labels(labels: ArrayLike) -> Tensor:
-    return torch.as_tensor(labels).long()

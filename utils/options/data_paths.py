@@ -34,7 +34,6 @@ class Tree:
     `others` has the names of the other folders. A tree without splits has only class folders, and
     both are empty."""
 
-    root: Path
     splits: dict[str, Path]
     others: list[str]
 
@@ -146,7 +145,7 @@ def read_tree(root: Path, without: Sequence[str] = ()) -> Tree:
     if not splits:
         _check_classes(root, folders)
         others = []
-    return Tree(root, splits, others)
+    return Tree(splits, others)
 
 
 def _check_classes(root: Path, folders: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Writes the document of all flags: `python -m utils.options.document > docs/flags.md`."""
 
-from utils.options.flags import FIELDS
+from utils.options.flags import FIELDS, names_of
 from utils.options.recipes import RECIPES
 from utils.options.roles import Role
 
@@ -40,7 +40,7 @@ def document() -> str:
 
 
 def _row(field) -> str:
-    names = ", ".join(f"`{name}`" for name in field.metadata["names"])
+    names = ", ".join(f"`{name}`" for name in names_of(field.name))
     settings = field.metadata["settings"]
     meaning = _cell(field.metadata["help"])
     choices = settings.get("choices")

@@ -71,7 +71,6 @@ class Options:
 
     dataset: str = flag(
         DATA,
-        "--dataset",
         role=Role.DATA,
         help="where images come from",
         default="cifar10",
@@ -79,7 +78,6 @@ class Options:
     )
     data_root: str = flag(
         DATA,
-        "--data_root",
         role=Role.PLACE,
         help="cifar10, cifar100: folder with torchvision's files, or with "
         "cifar100/{train,test}/CLASS/*.png; downloaded there when missing. folder: the one that "
@@ -92,7 +90,6 @@ class Options:
     )
     list_root: str | None = flag(
         DATA,
-        "--list_root",
         role=Role.PLACE,
         help="folder of ImageNet_LT_{train,val,test}.txt or iNaturalist18_{train,val}.txt "
         "(default: DATA_ROOT)",
@@ -101,7 +98,6 @@ class Options:
     )
     image_size: int | None = flag(
         DATA,
-        "--image_size",
         role=Role.DATA,
         help="images are resized and cropped to N x N pixels, 8 <= N <= 1024 (default: the file's "
         "own size for npz; else 224 with an ImageNet network and 32 with a CIFAR network)",
@@ -110,7 +106,6 @@ class Options:
     )
     normalisation: str = flag(
         DATA,
-        "--normalisation",
         role=Role.DATA,
         help="mean and standard deviation of the channels: cifar and imagenet are fixed values; "
         "auto is cifar for cifar10, cifar100 and digits, imagenet for imagenet_lt and "
@@ -121,7 +116,6 @@ class Options:
     )
     stream: bool | str = flag(
         DATA,
-        "--stream",
         role=Role.DATA,
         help="read images from their files in each epoch instead of holding them in memory: "
         "True, False or auto (True for images of 64 pixels or more, and for data that would fill "
@@ -132,7 +126,6 @@ class Options:
     )
     test_fraction: float = flag(
         DATA,
-        "--test_fraction",
         role=Role.DATA,
         help="a folder or csv without test images: this part of each class becomes the test set, "
         "at least one image of each class that has two or more; drawn with the seed "
@@ -143,7 +136,6 @@ class Options:
     )
     imb_type: str = flag(
         DATA,
-        "--imb_type",
         role=Role.DATA,
         help="how class sizes fall: exp is exponential, step is one step after half the classes, "
         "natural keeps every image (default: exp for cifar10, cifar100 and digits; natural for "
@@ -152,7 +144,6 @@ class Options:
     )
     imb_factor: float = flag(
         DATA,
-        "--imb_factor",
         role=Role.DATA,
         help="size of the smallest class / size of the largest class, 0 < F <= 1; no effect with "
         "--imb_type natural",
@@ -162,7 +153,6 @@ class Options:
     )
     rand_number: int = flag(
         DATA,
-        "--rand_number",
         role=Role.DATA,
         help="seed that chooses images: the long-tailed subset, and the parts that --test_fraction "
         "and --heldout_fraction take, 0 <= N < 2^32",
@@ -172,7 +162,6 @@ class Options:
     )
     heldout_fraction: float = flag(
         DATA,
-        "--heldout_fraction",
         role=Role.DATA,
         help="this part of each class's training images, rounded down, is held out before the "
         "subset is chosen, 0 <= F < 1. For data sets without held-out images of their own. With 0, "
@@ -195,7 +184,6 @@ class Options:
     )
     loss_type: str = flag(
         STAGE1,
-        "--loss_type",
         role=Role.STAGE_1,
         help="CE: cross-entropy. Focal: focal loss, gamma 1. LDAM: largest margin 0.5, scale 30. "
         "BS: balanced softmax",
@@ -204,7 +192,6 @@ class Options:
     )
     head: str | None = flag(
         STAGE1,
-        "--head",
         role=Role.STAGE_1,
         help="the network's classifier. cosine: the logits are 30 times the cosine of features and "
         "weights, without a bias. Stage 2 takes the head of its checkpoint (default: linear; "
@@ -213,7 +200,6 @@ class Options:
     )
     train_rule: str = flag(
         STAGE1,
-        "--train_rule",
         role=Role.STAGE_1,
         help="remedy for the imbalance. None: nothing. Resample, Reweight: sampling or class "
         "weights by the effective number of images. DRW: class weights from epoch 161 on, or as "
@@ -223,7 +209,6 @@ class Options:
     )
     exp_str: str = flag(
         STAGE1,
-        "--exp_str",
         role=Role.COMMAND,
         help="last part of the name of stage 1's run folder, before its digest: 1 to 100 "
         "characters without /",
@@ -233,7 +218,6 @@ class Options:
     )
     schedule: str = flag(
         STAGE1,
-        "--schedule",
         role=Role.STAGE_1,
         help="absolute: the learning rate falls after epochs 160 and 180, and DRW begins after "
         "160. scaled: these epochs times EPOCHS/200. cosine: the rate falls along half a cosine "
@@ -243,7 +227,6 @@ class Options:
     )
     warmup: int | None = flag(
         STAGE1,
-        "--warmup",
         role=Role.STAGE_1,
         help="the learning rate rises linearly to LR over the first E epochs, E >= 0 (default: 5; "
         "0 with --schedule cosine)",
@@ -252,7 +235,6 @@ class Options:
     )
     mixup: float = flag(
         STAGE1,
-        "--mixup",
         role=Role.STAGE_1,
         only_stage=1,
         help="mix the images of a batch in pairs, in proportions drawn from Beta(A, A), A >= 0; 0: "
@@ -263,7 +245,6 @@ class Options:
     )
     teacher: str | None = flag(
         STAGE1,
-        "--teacher",
         role=Role.STAGE_1,
         content="checkpoint",
         only_stage=1,
@@ -274,7 +255,6 @@ class Options:
     )
     teacher_weight: float = flag(
         STAGE1,
-        "--teacher_weight",
         role=Role.STAGE_1,
         needs="teacher",
         help="with --teacher: the loss is (1-W) loss + W distillation, 0 <= W <= 1",
@@ -284,7 +264,6 @@ class Options:
     )
     teacher_temperature: float = flag(
         STAGE1,
-        "--teacher_temperature",
         role=Role.STAGE_1,
         needs="teacher",
         help="with --teacher: distillation is T^2 KL(teacher || student) with logits / T, T > 0",
@@ -294,7 +273,6 @@ class Options:
     )
     teacher_power: float = flag(
         STAGE1,
-        "--teacher_power",
         role=Role.STAGE_1,
         needs="teacher",
         help="with --teacher: its probabilities are raised to the power P and normalised again, "
@@ -305,7 +283,6 @@ class Options:
     )
     contrastive: str | None = flag(
         STAGE1,
-        "--contrastive",
         role=Role.STAGE_1,
         only_stage=1,
         excludes=("mixup", "teacher", "robust_weight"),
@@ -315,7 +292,6 @@ class Options:
     )
     pretrained: str | None = flag(
         STAGE2,
-        "--pretrained",
         role=Role.COMMAND,
         help="start stage 2 from this stage-1 checkpoint, a run folder or a .pth.tar file. X is "
         "looked up as a path, then below ROOT_MODEL, ./ and pretrained/",
@@ -324,7 +300,6 @@ class Options:
     )
     feat_loss: str | None = flag(
         STAGE2,
-        "--feat_loss",
         role=Role.FEATURES,
         only_stage=2,
         help=f"losses of the feature phase, summed: {', '.join(FEATURE_LOSSES)}. bs is "
@@ -335,7 +310,6 @@ class Options:
     )
     feat_sampler: str | None = flag(
         STAGE2,
-        "--feat_sampler",
         role=Role.FEATURES,
         help="order of the images in the feature phase. none or instance: shuffled. resample,k: "
         "class-aware, k images of a class at each visit, k >= 1 (default: none)",
@@ -344,7 +318,6 @@ class Options:
     )
     feat_lr: float = flag(
         STAGE2,
-        "--feat_lr",
         role=Role.FEATURES,
         help="learning rate of the feature phase, for the network and the margins, LR >= 0",
         default=0.01,
@@ -353,7 +326,6 @@ class Options:
     )
     feat_schedule: str = flag(
         STAGE2,
-        "--feat_schedule",
         role=Role.FEATURES,
         help="constant: the rate stays FEAT_LR (as published). cosine: it falls to 0 along half a "
         "cosine over the feature epochs",
@@ -362,7 +334,6 @@ class Options:
     )
     cls_loss: str | None = flag(
         STAGE2,
-        "--cls_loss",
         role=Role.CLASSIFIER,
         only_stage=2,
         help=f"losses of the classifier phase, summed: {', '.join(CLASSIFICATION_LOSSES)}. "
@@ -372,7 +343,6 @@ class Options:
     )
     cls_sampler: str | None = flag(
         STAGE2,
-        "--cls_sampler",
         role=Role.CLASSIFIER,
         help="order of the images in the classifier phase. none: the order of the feature phase, "
         "as in the released code. instance: shuffled. resample,k: class-aware (default: none)",
@@ -381,7 +351,6 @@ class Options:
     )
     cls_lr: float = flag(
         STAGE2,
-        "--cls_lr",
         role=Role.CLASSIFIER,
         help="learning rate of the classifier phase, which is constant, LR >= 0",
         default=0.01,
@@ -390,7 +359,6 @@ class Options:
     )
     temperature: float = flag(
         ROBUST,
-        "--temperature",
         role=Role.ROBUST_LOSS,
         help="temperature of the robust loss, in the units of --robust_distance, T > 0",
         default=0.07,
@@ -399,7 +367,6 @@ class Options:
     )
     margin: float = flag(
         ROBUST,
-        "--margin",
         role=Role.ROBUST_LOSS,
         help="margin epsilon, or its first value where it is learned, in the units of the distance "
         "before squaring, E >= 0",
@@ -409,7 +376,6 @@ class Options:
     )
     margin_type: str = flag(
         ROBUST,
-        "--margin_type",
         role=Role.ROBUST_LOSS,
         help="learned: one trained epsilon per class. shared: epsilon = E for all classes. "
         "sample_count: epsilon_c = E/sqrt(n_c). The last two are not trained",
@@ -418,7 +384,6 @@ class Options:
     )
     margin_min: float | None = flag(
         ROBUST,
-        "--margin_min",
         role=Role.ROBUST_LOSS,
         needs="margin_type learned",
         help="lower bound of learned margins, applied after each step, E >= 0 (default: no bound, "
@@ -428,7 +393,6 @@ class Options:
     )
     margin_wd: float | None = flag(
         ROBUST,
-        "--margin_wd",
         role=Role.ROBUST_LOSS,
         needs="margin_type learned",
         help="weight decay of learned margins, W >= 0 (default: WD, as published)",
@@ -437,7 +401,6 @@ class Options:
     )
     balanced_clf_nepochs: int = flag(
         STAGE2,
-        "--balanced_clf_nepochs",
         role=Role.CLASSIFIER,
         help="the last B of the EPOCHS are the classifier phase, the others the feature phase, "
         "0 <= B <= EPOCHS",
@@ -447,7 +410,6 @@ class Options:
     )
     robust_weight: float | None = flag(
         ROBUST,
-        "--robust_weight",
         role=Role.ROBUST_LOSS,
         help="0 <= W <= 1. In stage 2 the loss is (1-W) cross-entropy + W robust loss (default: "
         "their sum). In stage 1 it is loss + W robust loss (default: no robust loss)",
@@ -456,7 +418,6 @@ class Options:
     )
     robust_from: int | float = flag(
         ROBUST,
-        "--robust_from",
         role=Role.ROBUST_LOSS,
         only_stage=1,
         needs="robust_weight",
@@ -468,7 +429,6 @@ class Options:
     )
     robust_distance: str = flag(
         ROBUST,
-        "--robust_distance",
         role=Role.ROBUST_LOSS,
         help="distance between features and centroids. euclidean: the norm of their difference (as "
         "published). squared: (norm + margin)^2. normalised: the norm after both are "
@@ -478,7 +438,6 @@ class Options:
     )
     feat_layers: str | None = flag(
         ROBUST,
-        "--feat_layers",
         role=Role.ROBUST_LOSS,
         only_stage=2,
         help=f"the robust loss is the sum over the pooled outputs of these layers, each with its "
@@ -489,7 +448,6 @@ class Options:
     )
     as_released: bool = flag(
         ROBUST,
-        "--as_released",
         role=Role.ROBUST_LOSS,
         help="do as the released code does where it differs from its paper and README: it gives "
         "margins to the wrong classes, and epsilon starts at 1",
@@ -497,7 +455,6 @@ class Options:
     )
     recipe: str | None = flag(
         TRAINING,
-        "--recipe",
         role=Role.COMMAND,
         help="use the flags of a whole method; the recipes are listed below. Flags given beside it "
         "win. A stage-2 recipe without --pretrained trains its stage 1 first",
@@ -506,7 +463,6 @@ class Options:
     )
     epochs: int = flag(
         TRAINING,
-        "--epochs",
         role=Role.BOTH_STAGES,
         help="number of epochs, E >= 0; in stage 2 of both phases together",
         default=200,
@@ -548,7 +504,6 @@ class Options:
     )
     backbone: str | None = flag(
         TRAINING,
-        "--backbone",
         role=Role.BOTH_STAGES,
         content="file",
         is_shared=True,
@@ -560,7 +515,6 @@ class Options:
     )
     backbone_lr: float = flag(
         TRAINING,
-        "--backbone_lr",
         role=Role.BOTH_STAGES,
         is_shared=True,
         help="learning rate of the network except its classifier = X times the rate of the stage, "
@@ -571,7 +525,6 @@ class Options:
     )
     prior_weight: float = flag(
         TRAINING,
-        "--prior_weight",
         role=Role.BOTH_STAGES,
         help="balanced softmax (--loss_type BS, bs) adds W log(n_c/N) to the logits in training, "
         "W >= 0",
@@ -581,7 +534,6 @@ class Options:
     )
     momentum: float = flag(
         TRAINING,
-        "--momentum",
         role=Role.BOTH_STAGES,
         help="momentum of SGD, 0 <= M < 1",
         default=0.9,
@@ -600,7 +552,6 @@ class Options:
     )
     augment: str = flag(
         TRAINING,
-        "--augment",
         role=Role.BOTH_STAGES,
         is_shared=True,
         help="augmentation of training images. crop_flip: padded by 4, cropped, flipped. "
@@ -611,7 +562,6 @@ class Options:
     )
     select_on: str = flag(
         TRAINING,
-        "--select_on",
         role=Role.BOTH_STAGES,
         help="protocol: what chooses the epoch at every point of both stages. test: balanced "
         "accuracy on the test set (as published). heldout: the same on held-out images. last: "
@@ -621,7 +571,6 @@ class Options:
     )
     seed: int | None = flag(
         TRAINING,
-        "--seed",
         role=Role.BOTH_STAGES,
         help="seed of weights, order and augmentation, 0 <= N < 2^32 (default: drawn, and recorded "
         "in args.json)",
@@ -630,7 +579,6 @@ class Options:
     )
     seeds: str | None = flag(
         TRAINING,
-        "--seeds",
         role=Role.COMMAND,
         help="train a run for each seed, side by side on a GPU, one after another on a CPU. Each "
         "has a sub-folder seedN of the run folder. The run folder's summary.json has the mean and "
@@ -640,7 +588,6 @@ class Options:
     )
     pretrain_epochs: int | None = flag(
         STAGE2,
-        "--pretrain_epochs",
         role=Role.COMMAND,
         help="both stages in one command, instead of --pretrained: train stage 1 for E epochs, "
         "E >= 1, then start stage 2 from it",
@@ -649,7 +596,6 @@ class Options:
     )
     gpu: int | str | None = flag(
         MACHINE,
-        "--gpu",
         role=Role.FREE,
         help="number of a CUDA device, or cpu (default: the first CUDA device, or the CPU where "
         "there is none)",
@@ -658,7 +604,6 @@ class Options:
     )
     precision: str = flag(
         MACHINE,
-        "--precision",
         role=Role.BOTH_STAGES,
         help="precision of the convolutions; losses, centroids and weights stay in float32. tf32 "
         "needs an NVIDIA GPU of compute capability 8.0 or more, bf16 a processor or GPU that has "
@@ -668,7 +613,6 @@ class Options:
     )
     step: str = flag(
         MACHINE,
-        "--step",
         role=Role.FREE,
         help="how a step runs. eager: operation by operation. graph: replayed as a CUDA graph, "
         "with the same numbers. compile: compiled, with other roundings. auto: graph on CUDA with "
@@ -678,7 +622,6 @@ class Options:
     )
     accumulate: int = flag(
         MACHINE,
-        "--accumulate",
         role=Role.BOTH_STAGES,
         help="take each batch in N micro-batches, N >= 1, for batches beyond memory. Losses and "
         "gradient are those of the whole batch, at twice the forward passes. Batch-norm sees "
@@ -689,7 +632,6 @@ class Options:
     )
     sync_bn: bool = flag(
         MACHINE,
-        "--sync_bn",
         role=Role.BOTH_STAGES,
         help="batch-norm normalises over the images of all processes, not over each process's own "
         "(GPUs only)",
@@ -708,14 +650,12 @@ class Options:
     )
     resume: bool = flag(
         RECORDS,
-        "--resume",
         role=Role.COMMAND,
         help="start this run, or continue it after its last finished epoch",
         **BOOLEAN,
     )
     overwrite: bool = flag(
         RECORDS,
-        "--overwrite",
         role=Role.COMMAND,
         help="replace the run that is already in the folder",
         **BOOLEAN,
@@ -731,7 +671,6 @@ class Options:
     )
     check_images: bool = flag(
         RECORDS,
-        "--check_images",
         role=Role.COMMAND,
         help="do not train: read every image file of the data whole, and print a line for each one "
         "that cannot be read",
@@ -739,7 +678,6 @@ class Options:
     )
     readings: str | None = flag(
         RECORDS,
-        "--readings",
         role=Role.COMMAND,
         needs="evaluation",
         help=f"with --evaluation: compare several classifiers on the run's features: all, or some "
@@ -749,7 +687,6 @@ class Options:
     )
     root_log: str = flag(
         RECORDS,
-        "--root_log",
         role=Role.COMMAND,
         help="folder for records and outputs",
         default="checkpoint",
@@ -758,7 +695,6 @@ class Options:
     )
     root_model: str = flag(
         RECORDS,
-        "--root_model",
         role=Role.COMMAND,
         help="folder for checkpoints",
         default="checkpoint",
@@ -777,7 +713,6 @@ class Options:
     )
     checkpoint_every: int = flag(
         RECORDS,
-        "--checkpoint_every",
         role=Role.FREE,
         help="write a checkpoint every N epochs, N >= 1; --resume repeats the epochs since the "
         "last one",
@@ -894,15 +829,11 @@ class Options:
             return self.feature_sampler
         return parse_sampler(self.cls_sampler)
 
-    def with_seed(self, seed: int) -> "Options":
-        """Returns the same options with another seed."""
-        return replace(self, seed=seed)
-
     def by_seed(self) -> list["Options"]:
         """Returns the options of each run: one run, or one for each of `--seeds`."""
         if self.seeds is None:
             return [self]
-        return [self.with_seed(int(seed)) for seed in split_names(self.seeds)]
+        return [replace(self, seed=int(seed)) for seed in split_names(self.seeds)]
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Options":
@@ -934,9 +865,14 @@ def default_of(name: str) -> Any:
     return FIELDS[name].default
 
 
+def names_of(name: str) -> tuple[str, ...]:
+    """Returns the names of an option's flag on the command line: `-b`, `--batch-size`."""
+    return FIELDS[name].metadata["names"] or (f"--{name}",)
+
+
 def flag_of(name: str) -> str:
     """Returns the flag of an option, as the command line spells it: `--batch-size`."""
-    return next(flag for flag in FIELDS[name].metadata["names"] if flag.startswith("--"))
+    return next(flag for flag in names_of(name) if flag.startswith("--"))
 
 
 def with_role(*roles: Role) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.options.digests import forget_digests
 from utils.options.flags import (
     BENCHMARK_LISTS,
     FIELDS,
@@ -14,9 +15,9 @@ from utils.options.flags import (
     NATURAL_DATASETS,
     Options,
     flag_of,
+    names_of,
     with_role,
 )
-from utils.options.own_data import forget_digests
 from utils.options.recipes import FULL_STAGE_1, RECIPES
 from utils.options.roles import Role
 from utils.options.run_names import run_name
@@ -57,14 +58,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     groups = {}
     for name, option in FIELDS.items():
-        title, names, text, settings = (
-            option.metadata[key] for key in ("group", "names", "help", "settings")
-        )
+        title, text, settings = (option.metadata[key] for key in ("group", "help", "settings"))
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         shown = text if "(default:" in text else f"{text} (default: {option.default})"
         groups[title].add_argument(
-            *names,
+            *names_of(name),
             dest=name,
             default=option.default,
             help=shown.replace("%", "%%"),

@@ -46,7 +46,7 @@ def flag(
 
     Args:
         group: title of the group that `--help` shows the flag in.
-        names: the flag's names on the command line.
+        names: the flag's names on the command line; without any, `--` and the name of the field.
         role: what the flag affects.
         help: the text that `--help` shows.
         default: the value if the flag is not given; None if it depends on other flags.

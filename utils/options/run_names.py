@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from string import Formatter
 from typing import Any
 
+from utils.options.digests import DIGITS, content_digest
 from utils.options.flags import OWN_DATASETS, Options, with_role
-from utils.options.own_data import content_digest
 from utils.options.roles import Role
 
 LONGEST_NAME = 143
 """The most bytes of a name. An encrypted home folder allows 143; most file systems allow 255."""
-
-DIGITS = 8
 
 RELEASED = {
     1: "{dataset}_{arch}_{loss_type}_{train_rule}_{imb_type}_{imb_factor}_{exp_str}",

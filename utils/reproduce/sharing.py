@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.options.flags import FIELDS, Options, flag_of, with_role
+from utils.options.flags import FIELDS, Options, flag_of, names_of, with_role
 from utils.options.parse import parse_options
 from utils.options.roles import Role
 from utils.reproduce.plan import DataSet
@@ -29,7 +29,7 @@ def check_passed_on(extra: Sequence[str], dataset: str | None) -> None:
     # Some flags go only with some data sets.
     parse_options([*([] if dataset is None else DataSet(dataset).flags), *extra])
     allowed = [*with_role(Role.PLACE, Role.FREE), *([] if dataset is None else _of_own_data())]
-    known = {name for option in allowed for name in FIELDS[option].metadata["names"]}
+    known = {name for option in allowed for name in names_of(option)}
     given = [word.split("=")[0] for word in extra if word.startswith("-")]
     refused = [word for word in given if word not in known]
     if refused:

@@ -8,8 +8,8 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.options.data_paths import expanded
+from utils.options.digests import file_digest
 from utils.options.flags import FIELDS, Options
-from utils.options.own_data import file_digest
 from utils.runs.lookup import checkpoint_of_flag
 
 RECORD = "contents"

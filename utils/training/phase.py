@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from datasets.loading.loader import Loader
 from losses import Objective
 from utils.training.mixup import Mixup
-from utils.training.selection import monitor_of
 
 RATE_FACTOR = "rate_factor"
 """Key of an optimiser's group: the factor by which the phase's rate is multiplied there."""
@@ -46,11 +45,6 @@ class Phase:
     mixup: Mixup | None = None
     teacher: nn.Module | None = None
     views: int = 1
-
-    @property
-    def monitor(self) -> str:
-        """The classifier by which the phase's epochs are compared, `linear` or `ncm`."""
-        return monitor_of(self.name)
 
     @property
     def loss_names(self) -> list[str]:

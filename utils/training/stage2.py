@@ -54,7 +54,7 @@ def stage_2(run: Run, start: dict, path: Path) -> Stage:
             given without a GPU, a backbone does not fit, or batches are too small for the network.
         RunError: the images do not fit into the memory of the device.
     """
-    options, data, device = run.options, run.data, run.machine.device
+    options, data = run.options, run.data
     warn_of_other_chain(start, path, options.select_on)
     warn_of_unfinished(path, options)
     warn_of_other_data(start, path, data)
@@ -94,7 +94,7 @@ def stage_2(run: Run, start: dict, path: Path) -> Stage:
             robust_weight=options.robust_weight if losses == options.feature_losses else None,
             columns=columns,
             prior_weight=options.prior_weight,
-        ).to(device)
+        )
 
     robust, balancing = objective(options.feature_losses), objective(options.classifier_losses)
     switch, lowest = options.feature_epochs, options.margin_min

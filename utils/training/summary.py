@@ -15,30 +15,29 @@ from utils.runs import checkpoint
 from utils.runs.records import read_epochs
 from utils.runs.tensorboard import EventFile
 from utils.training.selection import chosen_epochs
-from utils.training.setup import Run
 from utils.training.trainer import Trainer
 
 
-def summarise(run: Run, trainer: Trainer) -> None:
+def summarise(trainer: Trainer) -> None:
     """Writes `predictions.npz`, `report.png` and `summary.json`, and prints the run's table."""
     if not trainer.evaluator.has_features:  # all epochs had been done before
         trainer.evaluator.extract(trainer.model)
     predictions = _predictions(trainer, "last_")
-    _extract_selected(run, trainer)
+    _extract_selected(trainer)
     predictions |= _predictions(trainer)
-    collectives.from_main(lambda: _write_summary(run, trainer, predictions), run.machine.world)
+    collectives.from_main(lambda: _write_summary(trainer, predictions), trainer.world)
 
 
-def _extract_selected(run: Run, trainer: Trainer) -> None:
+def _extract_selected(trainer: Trainer) -> None:
     """Passes the test images through the selected checkpoint's network."""
-    path = run.folder.best_checkpoint
-    chosen = collectives.from_main(lambda: checkpoint.load(path), run.machine.world)
+    path = trainer.folder.best_checkpoint
+    chosen = collectives.from_main(lambda: checkpoint.load(path), trainer.world)
     checkpoint.load_weights(trainer.model, chosen["state_dict"], path)
     trainer.evaluator.extract(trainer.model)
 
 
-def _write_summary(run: Run, trainer: Trainer, predictions: dict[str, np.ndarray]) -> None:
-    options, data, folder = run.options, run.data, run.folder
+def _write_summary(trainer: Trainer, predictions: dict[str, np.ndarray]) -> None:
+    options, data, folder = trainer.options, trainer.data, trainer.folder
     chosen = trainer.selection.best[options.select_on]
 
     def of_split(split: str) -> dict:

@@ -2,10 +2,12 @@
 
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from utils.errors import RunError, is_failure_to_compile, is_out_of_memory
@@ -17,7 +19,7 @@ from utils.runs import checkpoint
 from utils.runs.epoch_log import EpochLog, console_line
 from utils.training.keeper import Keeper
 from utils.training.phase import Phase
-from utils.training.selection import Selection
+from utils.training.selection import Selection, monitor_of
 from utils.training.setup import Run, Stage
 from utils.training.training_pass import Trained, TrainingPass
 
@@ -39,13 +41,8 @@ class Trainer:
         self.evaluator = Evaluator(run.data, run.machine)
         self.selection = Selection([*self.evaluator.loaders, "last"])
         self.keeper = Keeper(run.folder, run.options)
-        self.training = TrainingPass(
-            stage,
-            run.machine,
-            self.evaluator.batch_size,
-            run.data.is_streamed,
-            self.keeper.what_is_left,
-        )
+        size, kept = self.evaluator.batch_size, self.keeper.what_is_left
+        self.training = TrainingPass(stage, run.machine, size, kept)
         self.title = "" if run.options.seeds is None else f"seed {run.options.seed} | "
         self.epoch = 0
         self.seconds = 0.0
@@ -70,25 +67,10 @@ class Trainer:
             Interrupted: a signal came; the run folder has the checkpoint of a finished epoch.
         """
         log = collectives.together(self._open_log, self.world)
-        began, seconds_before, pace = time.perf_counter(), self.seconds, Pace()
         try:
             if not self.phases:
                 self._keep_untrained()
-            for phase, epoch in self._epochs_to_come():
-                if epoch == phase.epochs.start and phase is not self.phases[0]:
-                    self._load_best_features()
-                epoch_began = time.perf_counter()
-                rate = phase.set_learning_rate(epoch)
-                trained = yield from self._train(phase, epoch)
-                self.epoch, self.results = epoch, self._read_accuracies(phase, epoch)
-                self.selection.offer(epoch, phase.name, self.results)
-                now = time.perf_counter()
-                pace.add(phase.name, now - epoch_began)
-                record = self._record(phase, rate, trained, now - epoch_began)
-                self.seconds = seconds_before + now - began
-                collectives.from_main(partial(self._keep, log, record, phase), self.world)
-                left = pace.seconds_of(self.last_epoch - epoch)
-                tqdm.write(self.title + console_line(record, self.last_epoch, left), sys.stdout)
+            yield from self._epochs(log)
             collectives.from_main(self.keeper.wait, self.world)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
@@ -104,6 +86,32 @@ class Trainer:
                 if log is not None:
                     log.close()
 
+    def _epochs(self, log: EpochLog | None) -> Generator[None, None, None]:
+        """Trains the epochs that are left, phase after phase, and keeps each of them; stops after
+        each step."""
+        began, seconds_before, pace = time.perf_counter(), self.seconds, Pace()
+        for phase in self.phases:
+            for epoch in phase.epochs:
+                if epoch <= self.epoch:  # done before the run was resumed
+                    continue
+                if epoch == phase.epochs.start and phase is not self.phases[0]:
+                    self._load_best_features()
+                epoch_began = time.perf_counter()
+                rate = phase.set_learning_rate(epoch)
+                phase.free(self.model)
+                centroids = self._centroids(phase, epoch)  # constant during the epoch
+                bar = self._bar(phase, epoch)
+                trained = yield from self.training.run(phase, epoch, centroids, bar)
+                self.epoch, self.results = epoch, self._read_accuracies(phase, epoch)
+                self.selection.offer(epoch, phase.name, self.results)
+                now = time.perf_counter()
+                pace.add(phase.name, now - epoch_began)
+                record = self._record(phase, rate, trained, now - epoch_began)
+                self.seconds = seconds_before + now - began
+                collectives.from_main(partial(self._keep, log, record, phase), self.world)
+                left = pace.seconds_of(self.last_epoch - epoch)
+                tqdm.write(self.title + console_line(record, self.last_epoch, left), sys.stdout)
+
     def _shortage(self, error: Exception) -> RunError:
         """Returns the error of a run whose memory ran out in an epoch."""
         first_line = (str(error).strip() or type(error).__name__).split("\n")[0]
@@ -111,10 +119,6 @@ class Trainer:
             f"out of memory in epoch {self.epoch + 1} on {self.machine.device}: use a smaller -b "
             f"or a larger --accumulate; {self.keeper.what_is_left()} ({first_line[:200]})"
         )
-
-    def _epochs_to_come(self) -> Iterator[tuple[Phase, int]]:
-        for phase in self.phases:
-            yield from ((phase, epoch) for epoch in phase.epochs if epoch > self.epoch)
 
     def _open_log(self) -> EpochLog | None:
         """Returns the log of the run in process 0, and None in the others, which do not write."""
@@ -134,18 +138,17 @@ class Trainer:
         self.selection.forget()
         self.evaluator.forget()
 
-    def _train(self, phase: Phase, epoch: int) -> Generator[None, None, Trained]:
-        """Trains one epoch and returns its statistics; stops after each step."""
-        phase.free(self.model)
-        centroids = None
-        if phase.objective(epoch).uses_centroids:
-            # As in the released code, a separate pass over resampled, augmented images.
-            batches = phase.loader.batches(self.evaluator.batch_size)
-            classes = self.data.num_classes
-            centroids = class_centroids(self.stage.network, batches, classes, self.machine)
+    def _centroids(self, phase: Phase, epoch: int) -> Tensor | None:
+        """Returns the centroids of the classes ``[K, D]`` for the robust loss, None without it."""
+        if not phase.objective(epoch).uses_centroids:
+            return None
+        # As in the released code, a separate pass over resampled, augmented images.
+        batches = phase.loader.batches(self.evaluator.batch_size)
+        return class_centroids(self.stage.network, batches, self.data.num_classes, self.machine)
+
+    def _bar(self, phase: Phase, epoch: int) -> Progress:
         title = f"{self.title}{phase.name} {epoch}/{self.last_epoch}"
-        bar = Progress(title, len(phase.loader), self.options.print_freq)
-        return (yield from self.training.run(phase, epoch, centroids, bar))
+        return Progress(title, len(phase.loader), self.options.print_freq)
 
     def _read_accuracies(self, phase: Phase, epoch: int) -> dict[str, dict]:
         """Returns the network's accuracies by split and classifier."""
@@ -154,9 +157,8 @@ class Trainer:
             chosen = self.selection.would_choose(epoch, phase.name, results)
             return epoch == self.last_epoch or bool(set(chosen) - {"last"})
 
-        return self.evaluator.accuracies(
-            self.model, phase.monitor, phase.features_are_frozen, is_kept
-        )
+        monitor = monitor_of(phase.name)
+        return self.evaluator.accuracies(self.model, monitor, phase.features_are_frozen, is_kept)
 
     def _record(self, phase: Phase, rate: float, trained: Trained, seconds: float) -> dict:
         """Returns the entry of `log.jsonl`."""
@@ -231,24 +233,22 @@ class Trainer:
         contrast = self.stage.contrast
         return {} if contrast is None else {"contrast": contrast.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned.
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        """Restores what `state_dict` returned; `path` is its file, for messages.
 
         Raises:
+            UserError: the weights are those of another network, or not finite.
             KeyError, TypeError, ValueError, RuntimeError, AttributeError: `state` has another form.
         """
+        checkpoint.load_weights(self.model, state["state_dict"], path)
         if type(state["epoch"]) is not int or not 0 <= state["epoch"] <= self.last_epoch:
             raise ValueError(f"epoch {state['epoch']!r} is not one of 0 to {self.last_epoch}")
-        self.model.load_state_dict(state["state_dict"])
         self._load_margins(state)
         if self.stage.contrast is not None:
             self.stage.contrast.load_state_dict(state["contrast"])
-        orders = {}
         for phase in self.phases:
             phase.load_optimizer(state["optimizers"][phase.name])
-            orders[id(phase.loader.order)] = phase.loader.order, state["orders"][phase.name]
-        for order, order_state in orders.values():
-            order.load_state_dict(order_state)
+            phase.loader.order.load_state_dict(state["orders"][phase.name])
         self.generator.set_state(state["generator"])
         self.selection.load_state_dict(state["best"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]

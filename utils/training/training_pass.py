@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from datasets.splits import StreamedSplit
 from losses import Objective
 from models.folding import fold_batch_norm
 from utils.errors import RunError
@@ -50,21 +50,14 @@ class TrainingPass:
         stage: the network, and what trains beside it.
         machine: device, precision and processes.
         images_a_pass: how many images go through the network at once without gradients.
-        is_streamed: True if the training images are streamed; then their features may not fit into
-            memory.
         kept: returns which checkpoint is left when the training fails, as text.
     """
 
     def __init__(
-        self,
-        stage: Stage,
-        machine: Machine,
-        images_a_pass: int,
-        is_streamed: bool,
-        kept: Callable[[], str],
+        self, stage: Stage, machine: Machine, images_a_pass: int, kept: Callable[[], str]
     ) -> None:
         self.stage, self.machine = stage, machine
-        self.images_a_pass, self.is_streamed, self.kept = images_a_pass, is_streamed, kept
+        self.images_a_pass, self.kept = images_a_pass, kept
         self._objective: Objective | None = None
         self._step: Step | None = None
 
@@ -124,10 +117,25 @@ class TrainingPass:
         weights = [tensor.detach() for tensor in state if tensor.is_floating_point()]
         largest = get_total_norm(weights, math.inf).to(statistics.dtype)
         values = torch.cat([statistics.flatten(), largest.view(1)]).cpu()
-        on_host, largest = values[:-1].view_as(statistics), values[-1].item()
-        require_finite = partial(self._require_finite, on_host, largest, names, phase, epoch)
+        statistics, largest = values[:-1].view_as(statistics), values[-1]
+
+        def require_finite() -> None:
+            bad = (~statistics[:, :-1].isfinite().all(dim=1)).nonzero()
+            if len(bad):
+                step = int(bad[0])
+                named = zip(["loss", *names], statistics[step].tolist(), strict=False)
+                losses = ", ".join(f"{name} {value:.6g}" for name, value in named)
+                raise RunError(
+                    f"the loss is not finite at step {step + 1} of epoch {epoch} ({phase.name}): "
+                    f"{losses}; {self.kept()}"
+                )
+            if not largest.isfinite():
+                raise RunError(
+                    f"a weight is not finite after epoch {epoch} ({phase.name}); {self.kept()}"
+                )
+
         collectives.from_main(require_finite, world)
-        return on_host
+        return statistics
 
     def _step_of(self, phase: Phase, objective: Objective) -> Step:
         if self._step is None or objective is not self._objective:
@@ -146,7 +154,7 @@ class TrainingPass:
         size = phase.loader.batch_size
         batches_a_pass = None
         images_a_pass = self.images_a_pass
-        if self.is_streamed:
+        if isinstance(phase.loader.split, StreamedSplit):
             batches_a_pass = STREAMED_BATCHES_A_PASS - 1  # beside the first
             # A part must end with a whole batch.
             images_a_pass = max(1, images_a_pass // size) * size
@@ -157,27 +165,3 @@ class TrainingPass:
             features, targets = extract_features(network, part, self.machine)
             sizes = phase.loader.sizes(len(targets), size)
             yield from zip(features.split(sizes), targets.split(sizes), strict=True)
-
-    def _require_finite(
-        self, statistics: Tensor, largest: float, names: list[str], phase: Phase, epoch: int
-    ) -> None:
-        """Checks the losses of each step, and the largest weight after the last one.
-
-        Raises:
-            RunError: one of them is not finite.
-        """
-        finite = torch.isfinite(statistics[:, :-1]).all(dim=1)
-        if finite.all():
-            if not math.isfinite(largest):
-                raise RunError(
-                    f"a weight is not finite after epoch {epoch} ({phase.name}); {self.kept()}"
-                )
-            return
-        step = int((~finite).nonzero()[0])
-        values = statistics[step].tolist()
-        named = zip(["loss", *names], values, strict=False)
-        losses = ", ".join(f"{name} {value:.6g}" for name, value in named)
-        raise RunError(
-            f"the loss is not finite at step {step + 1} of epoch {epoch} ({phase.name}): {losses}; "
-            f"{self.kept()}"
-        )

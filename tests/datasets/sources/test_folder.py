@@ -13,7 +13,7 @@ from tests.support.own_images import CLASSES, folder_data, write_folder
 from tests.support.pictures import noise, options, pixels_of, save
 from utils.errors import UserError
 from utils.options.data_paths import holds_outputs
-from utils.options.own_data import content_digest, forget_digests
+from utils.options.digests import content_digest, forget_digests
 
 
 def test_a_tree_keeps_its_own_imbalance_and_its_pixels(tmp_path):

@@ -340,10 +340,10 @@ def test_calibration_error_by_hand():
 
 
 def test_a_confidence_on_a_bound_belongs_to_the_bin_below():
-    # Three bins: 2/3 lies in (1/3, 2/3] with 0.4, not with 0.9.
-    probabilities = torch.tensor([[2 / 3, 1 / 3, 0], [0.4, 0.3, 0.3]], dtype=torch.float64)
-    error = calibration_error((probabilities + 1e-300).log(), torch.tensor([0, 1]), bins=3)
-    assert error == pytest.approx(abs((1 - 2 / 3) + (0 - 0.4)) / 2, abs=1e-9)
+    # 2/3 lies in (9/15, 10/15] with 0.62.
+    probabilities = torch.tensor([[2 / 3, 1 / 3, 0], [0.62, 0.2, 0.18]], dtype=torch.float64)
+    error = calibration_error((probabilities + 1e-300).log(), torch.tensor([0, 1]))
+    assert error == pytest.approx(abs((1 - 2 / 3) + (0 - 0.62)) / 2, abs=1e-9)
 
 
 def test_perfectly_calibrated_scores_have_no_error_and_sure_errors_have_all():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.options.own_data import content_digest
+from utils.options.digests import content_digest
 from utils.options.parse import parse_options
 from utils.options.run_names import digested, earlier_name, run_name
 

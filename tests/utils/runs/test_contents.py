@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.helpers import call, load, snapshot, succeed
 from utils.errors import UserError
-from utils.options.own_data import forget_digests
+from utils.options.digests import forget_digests
 from utils.options.parse import parse_options, parse_stages
 from utils.options.run_names import name_by_paths
 from utils.runs.contents import contents_of

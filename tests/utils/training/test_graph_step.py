@@ -35,7 +35,7 @@ def trained(case, monkeypatch, kind):
     monkeypatch.setattr(training_pass, "make_step", lambda *stage: kind(EagerStep(*stage)))
     flags, head_scale = CASES[case]
     _, stage = make_stage(flags, CPU, small_data(), head_scale=head_scale)
-    training, found = TrainingPass(stage, CPU, 8, False, str), []
+    training, found = TrainingPass(stage, CPU, 8, str), []
     for phase in stage.phases:
         for epoch in phase.epochs[:EPOCHS]:
             phase.set_learning_rate(epoch)

@@ -8,9 +8,11 @@ from functools import cache
 from pathlib import Path
 
 from utils.options.data_paths import expanded, holds_outputs, is_hidden, split_folders
-from utils.options.tables import listed_name, read_table
+from utils.options.image_tables import listed_name, read_table
 
 DIGITS = 8
+"""Hexadecimal digits of a digest in a name."""
+
 SIDECAR_SUFFIXES = (".db", ".ini", ".txt", ".xml", ".json", ".csv", ".xmp", ".aae")
 
 
