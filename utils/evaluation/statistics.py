@@ -14,25 +14,17 @@ import numpy as np
 CONFIDENCE = 0.95
 
 
-def mean(values: Sequence[float | None]) -> float | None:
-    """Returns the mean; None if a value is missing or there are no values."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known and len(known) == len(values) else None
-
-
-def deviation(values: Sequence[float | None]) -> float | None:
-    """Returns the sample standard deviation, with n − 1; None if there are fewer than two values or
-    one is missing.
+def deviation(values: Sequence[float]) -> float | None:
+    """Returns the sample standard deviation, with n − 1; None if there are fewer than two values.
 
     Example:
         >>> round(deviation([1.0, 3.0]), 4)
         1.4142
     """
-    known = [value for value in values if value is not None]
-    return statistics.stdev(known) if 1 < len(known) == len(values) else None
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
-def standard_error(values: Sequence[float | None]) -> float | None:
+def standard_error(values: Sequence[float]) -> float | None:
     """Returns the standard error of the mean, deviation / √n; None if there is no deviation."""
     spread = deviation(values)
     return None if spread is None else spread / math.sqrt(len(values))

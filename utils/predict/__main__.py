@@ -99,7 +99,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from utils.predict.images import image_paths
     from utils.predict.network import find_classifier, load_network
     from utils.predict.page import LeastCertain, write_page
-    from utils.predict.predictions import LIKELIEST, Predictor, Skipped
+    from utils.predict.predictions import LIKELIEST, Predictor
 
     trained = load_network(arguments.run)
     machine = choose_machine(arguments.gpu, "float32")
@@ -111,9 +111,9 @@ def predict(arguments: argparse.Namespace) -> None:
     with _csv_rows(arguments.output) as rows:
         rows.writerow(header(min(LIKELIEST, len(trained.class_names))))
         for result in tqdm(results, "images", unit="image", disable=None):
-            if isinstance(result, Skipped):
+            if isinstance(result, str):
                 skipped += 1
-                tqdm.write(f"skipped {result.reason}", sys.stderr)
+                tqdm.write(f"skipped {result}", sys.stderr)
                 continue
             kept.add(result)
             pairs = zip(result.classes, result.confidences, strict=True)

@@ -26,14 +26,6 @@ class Prediction:
     confidences: list[float]
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A file that could not be read as an image, and the reason."""
-
-    file: str
-    reason: str
-
-
 class Predictor:
     """Classifies images with a trained network. Confidences are the softmax of the scores. As in
     evaluation, batch-norm is folded into the convolutions.
@@ -60,13 +52,13 @@ class Predictor:
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.scores = scores
 
-    def __call__(self, paths: Iterable[str]) -> Iterator[Prediction | Skipped]:
-        """Yields one result for each file. Predictions come batch by batch; an unreadable file is
-        reported at once."""
+    def __call__(self, paths: Iterable[str]) -> Iterator[Prediction | str]:
+        """Yields one result for each file. Predictions come batch by batch; for an unreadable file
+        the reason comes at once."""
         files, images = [], []
         for file, image in decoded(paths, self.side, 2 * self.batch_size, self.shorter_side):
             if isinstance(image, str):
-                yield Skipped(file, image)
+                yield image
                 continue
             files.append(file)
             images.append(image)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -15,7 +16,7 @@ import matplotlib.figure
 
 from utils.errors import UserError
 from utils.evaluation.shot_groups import FEW_BELOW, MANY_ABOVE
-from utils.evaluation.statistics import deviation, mean
+from utils.evaluation.statistics import deviation
 from utils.files import atomic_write
 from utils.report.output_sections import confusion, feature_maps, reliability
 from utils.report.run_groups import SettingsGroup, group_runs
@@ -177,10 +178,10 @@ def _statistic(values: Sequence[float | None], decimals: int) -> str:
     """Returns mean ± sample standard deviation as text; only the mean for one value, n/a for
     none."""
     known = [value for value in values if value is not None]
-    average, spread = mean(known), deviation(known)
-    if average is None:
+    if not known:
         return "n/a"
-    text = f"{average:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
+    spread = deviation(known)
+    text = f"{fmean(known):.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
     return text if len(known) == len(values) else f"{text} (of {len(known)})"
 
 

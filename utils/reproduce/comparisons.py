@@ -14,7 +14,7 @@ from utils.evaluation.statistics import (
     unpaired_difference,
 )
 from utils.options.recipes import RECIPES, Recipe
-from utils.reproduce.plan import Cell, Length
+from utils.reproduce.plan import Length
 from utils.reproduce.published import REMARKS
 from utils.reproduce.results import (
     CELL,
@@ -75,14 +75,14 @@ PARTS = (
 """What is added, a row that has it, and a row that lacks it."""
 
 
-def comparisons(frame: Frame, parts: tuple = PARTS) -> Frame:
-    """Returns the difference that each of `parts` makes, if both of its rows have runs.
+def comparisons(frame: Frame) -> Frame:
+    """Returns the difference that each of `PARTS` makes, if both of its rows have runs.
 
     There is a line for each data set, length, precision, protocol and kind of seeds, with both mean
     accuracies, their `Difference`, and the difference of NCM. `mixed_precision` says if the last
     stages of the rows differ in precision, such as `float32 against bf16`.
     """
-    return pd.DataFrame([line for part in parts for line in _part(frame, *part)])
+    return pd.DataFrame([line for part in PARTS for line in _part(frame, *part)])
 
 
 def _part(frame: Frame, what: str, ours: str, theirs: str) -> Iterator[dict[str, Any]]:
@@ -90,11 +90,11 @@ def _part(frame: Frame, what: str, ours: str, theirs: str) -> Iterator[dict[str,
     if mine.empty or other.empty:
         return
     pairs = _pairs(mine, other, RECIPES[ours], RECIPES[theirs])
-    for key, seeds in pairs.groupby([*CELL, "precision_of_other"], sort=False):
+    columns = [*CELL, "mixed_precision"]
+    for key, seeds in pairs.groupby(columns, sort=False):
         ncm = (seeds["ncm"] - seeds["ncm_of_other"]).mean(skipna=False)
         yield {
-            **dict(zip(CELL, key[:-1], strict=True)),
-            "mixed_precision": _mixed_precision(seeds["cell"].iloc[0], key[-1], RECIPES[theirs]),
+            **dict(zip(columns, key, strict=True)),
             "what": what,
             "ours": ours,
             "theirs": theirs,
@@ -111,34 +111,25 @@ def _pairs(mine: Frame, other: Frame, ours: Recipe, theirs: Recipe) -> Frame:
 
     Both runs have one start and one length; if the other is a stage 1, these are those of stage 1.
     Runs of one stage are compared across precisions only if there is no other run of the same.
+    `mixed_precision` then has the precisions of both last stages; else it is an empty text, as it
+    is for a stage 2 and its stage 1.
     """
-    mine = mine.assign(
-        their_length=[length.of(theirs) for length in mine["length"]],
-        start_precision=mine["precision"].map(_of_start),
-    )
-    other = other.rename(columns={"length": "their_length"})
-    other = other.assign(start_precision=other["precision"].map(_of_start))
+
+    def with_ends(runs: Frame) -> Frame:
+        stages = runs["precision"].str.split("+")
+        return runs.assign(first_precision=stages.str[0], last_precision=stages.str[-1])
+
+    mine = with_ends(mine).assign(their_length=[length.of(theirs) for length in mine["length"]])
+    other = with_ends(other).rename(columns={"length": "their_length"})
     same = ["data", "protocol", "of_seeds", "seed", "their_length"]
     if ours.start is not None:
-        same.append("start_precision")
+        same.append("first_precision")
     pairs = mine.merge(other, on=same, suffixes=("", "_of_other"))
-    if ours.start is not None and theirs.start is None:
-        return pairs
-    is_own = pairs["precision"] == pairs["precision_of_other"]
-    return pairs[is_own | ~pairs["cell"].isin(pairs["cell"][is_own])]
-
-
-def _of_start(precision: str) -> str:
-    """Returns the precision of stage 1."""
-    return precision.split("+")[0]
-
-
-def _mixed_precision(ours: Cell, theirs: str, recipe: Recipe) -> str:
-    """Returns the precisions of two last stages as text if they differ, else an empty text. A stage
-    2 has that of the stage 1 it starts from."""
-    if ours.precision == theirs or (ours.start is not None and recipe.start is None):
-        return ""
-    return " against ".join(precision.split("+")[-1] for precision in (ours.precision, theirs))
+    is_start = ours.start is not None and theirs.start is None
+    is_alike = (pairs["precision"] == pairs["precision_of_other"]) | is_start
+    mixed = pairs["last_precision"] + " against " + pairs["last_precision_of_other"]
+    pairs = pairs.assign(mixed_precision=mixed.mask(is_alike, ""))
+    return pairs[is_alike | ~pairs["cell"].isin(pairs["cell"][is_alike])]
 
 
 def _difference(seeds: Frame) -> Difference:

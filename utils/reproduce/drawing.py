@@ -59,7 +59,7 @@ def draw(axes: Axes, groups: Sequence[Sequence[dict[str, Any]]], title: str) -> 
     names = []
     for place, lines in enumerate(groups):
         first, count = lines[0], len(lines[0]["seeds"])
-        of_subset = f", subset {first['data'].subset or 'unknown'}" if has_subsets else ""
+        of_subset = f", subset {first['data'].subset}" if has_subsets else ""
         of_seeds = f"{count} seed{'s' if count > 1 else ''}"
         names.append(f"{first['what']} ({first['length']}, {of_seeds}{of_subset})")
         for i, line in enumerate(lines):

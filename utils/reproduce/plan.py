@@ -77,7 +77,7 @@ class Length:
 FULL_LENGTH = Length(FULL_STAGE_1, *FULL_STAGE_2)
 
 RECORD = re.compile(
-    r"(?P<name>[a-z0-9_]+?)_(?:r(?P<ratio>\d+)|own)_(?P<subset>[0-9a-z]*)/(?P<row>\w+)/"
+    r"(?P<name>[a-z0-9_]+?)_(?:r(?P<ratio>\d+)|own)_(?P<subset>[0-9a-z]+)/(?P<row>\w+)/"
     r"(?P<epochs>[\d+]+)_(?P<precision>[a-z0-9+]+)_s(?P<seed>\d+)"
     r"(?:_from(?P<start>\d+))?(?:_by_(?P<protocol>[a-z]+))?"
 )
@@ -186,23 +186,25 @@ class Cell:
             extra: flags for all runs. They override those of the recipe. `--backbone` is left out
                 for a stage 2 with `before`, whose features come from its stage 1.
         """
-        length, epochs, first = self.length, self.length.stage_1, self
+        length = self.length
         argv = ["--recipe", self.row, *self.data.flags]
-        if self.start:
-            epochs = length.features + length.classifier
+        if self.start is None:
+            stage_1, epochs = self, length.stage_1
+            if self.teacher and before is not None:
+                # The last epoch, because no images have selected it.
+                argv += ["--teacher", str(before / LAST_CHECKPOINT)]
+        else:
+            stage_1, epochs = self.start, length.features + length.classifier
             argv += ["--select_on", self.protocol, "--balanced_clf_nepochs", str(length.classifier)]
             if before is None:
-                first = self.start
                 argv += ["--pretrain_epochs", str(length.stage_1)]
             else:
                 argv += ["--pretrained", str(before)]
                 extra = _without_backbone(extra)
-        elif self.teacher and before is not None:
-            # The last epoch, because no images have selected it.
-            argv += ["--teacher", str(before / LAST_CHECKPOINT)]
-        if first.start is None and length.stage_1 != FULL_STAGE_1:
-            # The steps of the rate scale with the length. A cosine always does.
-            argv += [] if "--schedule" in first.recipe.flags else ["--schedule", "scaled"]
+        trains_stage_1 = self.start is None or before is None
+        has_steps = "--schedule" not in stage_1.recipe.flags  # a cosine scales by itself
+        if trains_stage_1 and has_steps and length.stage_1 != FULL_STAGE_1:
+            argv += ["--schedule", "scaled"]
         argv += ["--epochs", str(epochs), "--seed", str(self.seed)]
         return [*argv, *extra, "--precision", self.precision.split("+")[-1]]
 

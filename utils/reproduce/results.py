@@ -18,9 +18,8 @@ from utils.runs.records import MissingRecord, RecordedRun, accuracies_of, read_r
 from utils.training.selection import chosen_epochs
 
 Frame = Any
-Line = Any
-"""A pandas data frame, and a row or column of one. The types that pandas declares are too wide for
-a type checker."""
+"""A pandas data frame, or a row or column of one. The types that pandas declares are too wide for a
+type checker."""
 
 LINE = ["data", "row", "length", "precision", "of_seeds"]
 """What all results in one line of the table share. Results in one column also share `protocol`."""
@@ -223,7 +222,7 @@ def tabulate(frame: Frame) -> Frame:
     return cells
 
 
-def _mean(values: Line) -> float:
+def _mean(values: Frame) -> float:
     return values.mean(skipna=False)
 
 
@@ -235,7 +234,7 @@ def as_json(table: Frame) -> list[dict[str, Any]]:
         method=table["row"],
         dataset=[data.name for data in table["data"]],
         ratio=[data.ratio or None for data in table["data"]],
-        subset=[data.subset or None for data in table["data"]],
+        subset=[data.subset for data in table["data"]],
         stage1_epochs=[length.stage_1 for length in table["length"]],
         length=table["length"].map(str),
         precision=table["precision"].str.replace("+", ", "),

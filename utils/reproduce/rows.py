@@ -1,5 +1,7 @@
 """The rows of the table, and their selection by name."""
 
+import re
+
 from utils.errors import UserError
 from utils.options.flags import DATASETS
 from utils.options.recipes import RECIPES
@@ -17,6 +19,8 @@ ROWS = {data: list(RECIPES) if data == GRID[0] else list(EVERYWHERE) for data in
 
 OF_OWN_DATA = ("ce", "bs", "ldam_drw", "classifier_only", "control", "dro_lt", "dro_lt_normalised")
 """The default rows on own data."""
+
+NAME = re.compile(r"(?P<dataset>\w+)(?:/(?P<ratio>[1-9][0-9]{0,5})(?:/(?P<row>\w+))?)?")
 
 
 def select_rows(text: str | None) -> dict[DataSet, list[str]]:
@@ -47,18 +51,13 @@ def select_rows(text: str | None) -> dict[DataSet, list[str]]:
 def _by_name(name: str) -> dict[DataSet, list[str]]:
     if name in RECIPES:
         return {data: [name] for data in GRID}
-    dataset, *rest = name.split("/")
-    if dataset in DATASETS and not rest:
-        found = {data: rows for data, rows in ROWS.items() if data.name == dataset}
-        if found:
-            return found
-    is_ratio = bool(rest) and rest[0].isascii() and rest[0].isdigit() and 1 <= int(rest[0]) < 10**6
-    if dataset in DATASETS and is_ratio and len(rest) <= 2:
-        data = DataSet(dataset, int(rest[0]))
-        if len(rest) == 2 and rest[1] in RECIPES:
-            return {data: [rest[1]]}
-        if len(rest) == 1:
-            return {data: ROWS.get(data, list(EVERYWHERE))}
+    found = NAME.fullmatch(name)
+    if found and found["dataset"] in DATASETS and found["row"] in (None, *RECIPES):
+        dataset, ratio, row = found.groups()
+        of_name = [data for data in GRID if data.name == dataset]
+        sets = [DataSet(dataset, int(ratio))] if ratio else of_name
+        if sets:
+            return {data: [row] if row else ROWS.get(data, list(EVERYWHERE)) for data in sets}
     raise UserError(
         f"--rows: {name!r} is not a row; give DATASET, DATASET/RATIO, DATASET/RATIO/ROW (such as "
         f"cifar100/100/dro_lt) or ROW; rows: {', '.join(RECIPES)}"

@@ -183,16 +183,14 @@ def _weights_in(content: object) -> dict | None:
     if not isinstance(content, dict):
         return None
     if "state_dict" in content:
-        candidates = [content["state_dict"]]
-    else:
-        candidates = [content, *content.values()]
-    for candidate in candidates:
-        is_empty = isinstance(candidate, dict) and not candidate and "state_dict" in content
-        if is_empty or (
-            isinstance(candidate, dict) and candidate and all(map(_is_plain, candidate.values()))
-        ):
-            return candidate
-    return None
+        return content["state_dict"] if _are_weights(content["state_dict"]) else None
+    # An empty dictionary under another name says nothing.
+    parts = (part for part in (content, *content.values()) if _are_weights(part) and part)
+    return next(parts, None)
+
+
+def _are_weights(part: object) -> bool:
+    return isinstance(part, dict) and all(map(_is_plain, part.values()))
 
 
 def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:

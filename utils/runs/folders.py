@@ -52,17 +52,15 @@ def run_folder(options: Options) -> RunFolder:
     if options.seeds is not None and options.seed is None:
         of_seed = run_folder(options.by_seed()[0])
         return RunFolder(of_seed.models.parent, of_seed.records.parent)
-    parent = None if options.stage == 1 else place_of_pretrained(options)
-    name, *earlier = dict.fromkeys(run_names(options, parent))
-    folder = _below(options, parent, name)
+    folder, *earlier = (_below(options, name) for name in dict.fromkeys(run_names(options)))
     if folder.holds_a_run():
         return folder
-    for earlier_run in (_below(options, parent, name) for name in earlier):
+    for earlier_run in earlier:
         if _is_run_of(options, earlier_run):
             return earlier_run
     if contents_of(options).keys() == named_files(options).keys():
         return folder
-    found = [run for run in _named_alike(options, parent) if _is_run_of(options, run)]
+    found = [run for run in _named_alike(options) if _is_run_of(options, run)]
     if len(found) > 1:
         runs = ", ".join(str(run.records) for run in found)
         raise UserError(
@@ -72,11 +70,9 @@ def run_folder(options: Options) -> RunFolder:
     return found[0] if found else folder
 
 
-def run_names(options: Options, parent: Path | None) -> list[str]:
-    """Returns the name of the run's folder, and then the names that earlier versions gave it.
-    `parent` is the stage-1 folder of a stage 2, or None."""
-    above = None if parent is None else parent.parts[0]
-    start = other_start(options, options.pretrained)
+def run_names(options: Options) -> list[str]:
+    """Returns the name of the run's folder, and then the names that earlier versions gave it."""
+    above, start = _above(options), other_start(options, options.pretrained)
     name = run_name(options, above, contents_of(options), start)
     return [name, name_by_paths(options, above), earlier_name(options)]
 
@@ -97,9 +93,8 @@ def linked(stages: Sequence[Options]) -> list[Options]:
 def digest_of(options: Options, folder: RunFolder) -> str:
     """Returns the flags that the digest in the folder's name stands for, as text; empty if the name
     has no digest."""
-    parent = None if options.stage == 1 else place_of_pretrained(options).parts[0]
-    contents = contents_of(options)
-    counted = digested(options, parent, contents, other_start(options, options.pretrained))
+    contents, start = contents_of(options), other_start(options, options.pretrained)
+    counted = digested(options, _above(options), contents, start)
     name = folder.records.name
     if is_seed_folder(name):
         name = folder.records.parent.name
@@ -114,25 +109,30 @@ def digest_of(options: Options, folder: RunFolder) -> str:
     return ", ".join(shown(name, value) for name, value in counted.items())
 
 
-def _below(options: Options, parent: Path | None, name: str) -> RunFolder:
+def _parent(options: Options) -> Path:
+    """Returns the place below the roots in which the run's folder is: for a stage 2 that of its
+    stage 1, for a stage 1 the roots themselves."""
+    return Path() if options.stage == 1 else place_of_pretrained(options)
+
+
+def _above(options: Options) -> str | None:
+    """Returns the name of a stage 2's stage-1 folder, without that of a seed; None for a stage
+    1."""
+    return None if options.stage == 1 else _parent(options).parts[0]
+
+
+def _below(options: Options, name: str) -> RunFolder:
     """Returns the run folder of this name below `--root_model` and `--root_log`."""
-    parts = [parent or "", name]
+    parts = [_parent(options), name]
     if options.seeds is not None and options.seed is not None:
         parts.append(seed_folder(options.seed))
     return RunFolder(Path(options.root_model, *parts), Path(options.root_log, *parts))
 
 
-def _named_alike(options: Options, parent: Path | None) -> list[RunFolder]:
+def _named_alike(options: Options) -> list[RunFolder]:
     """Returns the folders with the run's released name, with and without a digest."""
-    released = _below(options, parent, released_name(options))
-    is_of_seeds = options.seeds is not None and options.seed is not None
-    named = released.models.parent if is_of_seeds else released.models
-    runs = []
-    for path in (named, *with_digest(named)):
-        models = path / released.models.name if is_of_seeds else path
-        records = Path(options.root_log, models.relative_to(options.root_model))
-        runs.append(RunFolder(models, records))
-    return runs
+    released = Path(options.root_model, _parent(options), released_name(options))
+    return [_below(options, path.name) for path in (released, *with_digest(released))]
 
 
 def _is_run_of(options: Options, folder: RunFolder) -> bool:
@@ -189,8 +189,7 @@ def check_files_unchanged(options: Options) -> None:
             or `--teacher`, at the same path.
     """
     files = named_files(options)
-    parent = None if options.stage == 1 else place_of_pretrained(options)
-    for run in _named_alike(options, parent) if files else []:
+    for run in _named_alike(options) if files else []:
         differing = (_differing(options, run) or set()) - {"epochs"}
         if not differing or not differing <= files.keys():
             continue
@@ -212,8 +211,7 @@ def check_data_unchanged(options: Options) -> None:
     """
     if options.dataset not in OWN_DATASETS or not data_root(options).exists():
         return
-    parent = None if options.stage == 1 else place_of_pretrained(options)
-    for run in _named_alike(options, parent):
+    for run in _named_alike(options):
         if run.summary.exists() or not _is_run_of(options, run):
             continue
         if is_same_path(options.data_root, recorded_options(run).get("data_root")):
@@ -246,9 +244,8 @@ def find_evaluated(options: Options) -> tuple[Path, RunFolder]:
     Raises:
         UserError: there is none, or several runs fit; the message names the runs.
     """
-    parent = None if options.stage == 1 else place_of_pretrained(options)
     files = [BEST_CHECKPOINT] if options.stage == 2 else chosen_by(options.select_on)
-    for folder in _candidates(options, parent):
+    for folder in _candidates(options):
         for name in files:
             if os.path.exists(folder.models / name):
                 return folder.models / name, folder
@@ -260,7 +257,7 @@ def find_evaluated(options: Options) -> tuple[Path, RunFolder]:
     raise UserError(f"no checkpoint {run_folder(options).best_checkpoint}{there}")
 
 
-def _candidates(options: Options, parent: Path | None) -> Iterator[RunFolder]:
+def _candidates(options: Options) -> Iterator[RunFolder]:
     """Yields the folders in which the run of an evaluation may be, in the order to try them.
 
     Raises:
@@ -273,13 +270,13 @@ def _candidates(options: Options, parent: Path | None) -> Iterator[RunFolder]:
         variant = replace(options, select_on=select_on, precision=precision)
         folder = run_folder(variant)
         yield folder
-        for name in run_names(variant, parent):
-            shipped = _below(variant, parent, name).models.relative_to(options.root_model)
+        for name in run_names(variant):
+            shipped = _below(variant, name).models.relative_to(options.root_model)
             yield RunFolder(PRETRAINED / shipped, folder.records)
-    yield from _runs_like(options, parent)
+    yield from _runs_like(options)
 
 
-def _runs_like(options: Options, parent: Path | None) -> list[RunFolder]:
+def _runs_like(options: Options) -> list[RunFolder]:
     """Returns the only run with the released name whose record has all flags that are not at their
     defaults; if there is none, the only run that differs in flags of the data alone; else an empty
     list.
@@ -287,7 +284,7 @@ def _runs_like(options: Options, parent: Path | None) -> list[RunFolder]:
     Raises:
         UserError: there are several such runs.
     """
-    runs = _named_alike(options, parent)
+    runs = _named_alike(options)
     for asides in ((), with_role(Role.DATA)):
         like = [run for run in runs if _has_given_flags(options, run, {"precision", *asides})]
         if len(like) > 1:

@@ -2,7 +2,7 @@
 path, a run's name, or its name without the digest."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
@@ -74,7 +74,8 @@ def checkpoint_of_run(name: Path) -> Path:
     a folder it is the best one.
 
     If a folder has no checkpoint, but only one run below it, it stands for that run. A stage 1 that
-    has a stage 2 in its folder does not count then.
+    has a stage 2 in its folder does not count then. A folder with neither, such as that of the
+    records of an evaluation, is passed over.
 
     Args:
         name: a checkpoint file, a run folder, or the name of a run folder below `checkpoint` or
@@ -84,37 +85,29 @@ def checkpoint_of_run(name: Path) -> Path:
         UserError: there is no such run, or there are several.
     """
     places = [root / name for root in ROOTS]
-    place = next((place for place in places if os.path.exists(place)), None) or _digested(places)
+    place = _first(places, _checkpoints_of, str(name))
     if place is None:
         tried = ", ".join(map(str, dict.fromkeys(places)))
         raise UserError(f"{name}: no such run or checkpoint (looked for {tried})")
     if place.is_file():
         return place
-    for file in (BEST_CHECKPOINT, LAST_CHECKPOINT):
-        if (place / file).is_file():
-            return place / file
-    runs = [path.parent for path in sorted(place.rglob(BEST_CHECKPOINT))]
-    ends = [run for run in runs if not any(run in other.parents for other in runs)]
-    if len(ends) == 1:
-        return ends[0] / BEST_CHECKPOINT
-    hint = f"; the runs below it are {', '.join(map(str, ends))}" if ends else ""
+    found = _checkpoints_of(place)
+    if len(found) == 1:
+        return found[0]
+    runs = ", ".join(str(path.parent) for path in found)
+    hint = f"; the runs below it are {runs}" if found else ""
     raise UserError(f"{place}: no {BEST_CHECKPOINT} in this folder{hint}")
 
 
-def _digested(places: Sequence[Path]) -> Path | None:
-    """Returns the only folder with the name of one of the places and a digest; None if there is
-    none.
-
-    Raises:
-        UserError: there are several.
-    """
-    for place in places:
-        found = with_digest(place)
-        if len(found) > 1:
-            raise UserError(f"{place} may mean {set_apart(found)}: name one of them")
-        if found:
-            return found[0]
-    return None
+def _checkpoints_of(folder: Path) -> list[Path]:
+    """Returns the checkpoint of a run's folder; if it has none, those of the runs below it, without
+    a stage 1 that has a stage 2 in its folder."""
+    for file in (BEST_CHECKPOINT, LAST_CHECKPOINT):
+        if (folder / file).is_file():
+            return [folder / file]
+    runs = [path.parent for path in sorted(folder.rglob(BEST_CHECKPOINT))]
+    ends = [run for run in runs if not any(run in other.parents for other in runs)]
+    return [run / BEST_CHECKPOINT for run in ends]
 
 
 def _places(options: Options, flag: str) -> list[Path]:
@@ -125,23 +118,38 @@ def _places(options: Options, flag: str) -> list[Path]:
 def _find_place(options: Options, flag: str) -> Path | None:
     """Returns the file or folder that the flag names, or None if there is none.
 
+    Raises:
+        UserError: a place has several folders with this name and a digest.
+    """
+    given = f"--{flag} {getattr(options, flag)}"
+    return _first(_places(options, flag), lambda place: _checkpoint_in(place, options), given)
+
+
+def _first(
+    places: Sequence[Path], has_checkpoint: Callable[[Path], object], given: str
+) -> Path | None:
+    """Returns the file or folder that a name means, or None if there is none.
+
     Each place is searched in turn: first for this name, then for the only folder with this name and
     a digest. A folder without a checkpoint is only returned if no place has a checkpoint.
+
+    Args:
+        places: where the name may be, each with the name.
+        has_checkpoint: gives something true for a folder with a checkpoint.
+        given: the name in messages.
 
     Raises:
         UserError: a place has several folders with this name and a digest.
     """
     empty = None
-    for place in _places(options, flag):
+    for place in places:
         if os.path.exists(place):
-            if place.is_file() or _checkpoint_in(place, options):
+            if place.is_file() or has_checkpoint(place):
                 return place
             empty = empty or place
-        named = [path for path in with_digest(place) if _checkpoint_in(path, options)]
+        named = [path for path in with_digest(place) if has_checkpoint(path)]
         if len(named) > 1:
-            raise UserError(
-                f"--{flag} {getattr(options, flag)} may mean {set_apart(named)}: name one of them"
-            )
+            raise UserError(f"{given} may mean {set_apart(named)}: name one of them")
         if named:
             return named[0]
     return empty

@@ -101,10 +101,8 @@ class RecordedRun:
             return {"epoch": test["epoch"], "test": test, "heldout": held}
         if which == "last" and self.epochs:
             last = self.epochs[-1]
-            results = last["results"]
-            return {"epoch": last["epoch"], "test": results["test"]} | {
-                "heldout": results.get("heldout")
-            }
+            test, heldout = last["results"]["test"], last["results"].get("heldout")
+            return {"epoch": last["epoch"], "test": test, "heldout": heldout}
         return None
 
     @property

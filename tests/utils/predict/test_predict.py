@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import shutil
 from dataclasses import astuple
 from pathlib import Path
 
@@ -159,6 +160,20 @@ def test_a_classifier_is_found_below_a_root_of_records_of_its_own(make, tree, fi
     saved.unlink()
     status, _, err = predict(*argv, "--root_log", logs)
     assert status == 2 and f"{saved}: no such file" in err
+
+
+def test_a_run_that_comes_with_the_code_is_found_by_its_name_after_an_evaluation(
+    tree, finished, tmp_path, monkeypatch
+):
+    """The evaluation puts its records into a folder of that name, which has no checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(stage_1_folder(finished), Path("pretrained", STAGE_1_NAME))
+    flags = ("--evaluation", "True", "--readings", "ncm_cosine")
+    succeed(stage_1(tree, Path("checkpoint"), *flags))
+    assert Path("checkpoint", STAGE_1_NAME, "classifiers.pth").is_file()
+    folder = write_images(tmp_path / "images", 2)
+    predictions(STAGE_1_NAME, folder, output="p.csv")
+    predictions(STAGE_1_NAME, folder, output="q.csv", flags=("--classifier", "ncm_cosine"))
 
 
 def test_a_classifier_that_no_evaluation_fitted_is_refused(run, tmp_path):

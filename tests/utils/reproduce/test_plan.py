@@ -170,7 +170,11 @@ def test_rows_are_selected_by_every_kind_of_name():
 
 
 @pytest.mark.parametrize(
-    "name", ["", "x", "cifar100/100/x", "cifar100/0", "cifar100/x", "cifar100/100/ce/1", "digits"]
+    "name",
+    [
+        *("", "x", "cifar100/100/x", "cifar100/0", "cifar100/x", "cifar100/100/ce/1", "digits"),
+        pytest.param(f"cifar100/{5000 * '9'}", id="a ratio too long for a number"),
+    ],
 )
 def test_names_of_no_row_are_refused(name):
     with pytest.raises(UserError, match="is not a row"):

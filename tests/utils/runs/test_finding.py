@@ -288,6 +288,16 @@ def test_a_name_without_its_digest_is_enough_if_it_fits_one_run(tmp_path, monkey
         checkpoint_of_run("my_run[1]")
 
 
+def test_a_folder_without_a_checkpoint_hides_no_run_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoint", "my_run").mkdir(parents=True)
+    path = write_checkpoint(tmp_path / "pretrained" / "my_run")
+    assert checkpoint_of_run("my_run").resolve() == path
+    path = write_checkpoint(tmp_path / "checkpoint" / "my_run-0123abcd")
+    Path("checkpoint", "my_run-4567abcd").mkdir()
+    assert checkpoint_of_run("my_run").resolve() == path
+
+
 def test_a_file_is_taken_as_it_is_and_a_folder_gives_its_best(tmp_path):
     best = write_checkpoint(tmp_path)
     last = tmp_path / "ckpt.pth.tar"
