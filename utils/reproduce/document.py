@@ -94,7 +94,7 @@ def _data_set(frame: Frame, commands: Mapping[Cell, str], folder: Path) -> dict[
             for _, line in shown.groupby(LINE, sort=False)
         ],
         "cells": _dicts(cells),
-        "gaps": _dicts(runs.drop_duplicates([*LINE, "runs_by"])),
+        "gaps": _dicts(_with_gaps(runs.drop_duplicates([*LINE, "runs_by"]))),
         "comparisons": _dicts(compared),
         "answers": _answers(compared),
         "published": _dicts(published),
@@ -128,6 +128,11 @@ def _at_full_length(published: Frame) -> list[dict[str, Any]]:
     """Returns the comparisons with published numbers by the protocol `test`, of runs of full
     length."""
     return [c for c in _dicts(published) if c["protocol"] == "test" and c["is_full_length"]]
+
+
+def _with_gaps(runs: Frame) -> Frame:
+    """Returns the lines in which the choice of the epoch changes a number that is shown."""
+    return runs[(runs.filter(regex="^gap_").abs() >= 0.005).any(axis=1)]
 
 
 def _without_parts(cells: Frame) -> Frame:

@@ -282,6 +282,16 @@ def test_the_gaps_between_protocols_are_of_the_same_runs(tmp_path, no_figures):
         assert (entry["gap_test_last"], entry["gap_test_heldout"]) == (1.5, 8.0)
 
 
+def test_a_run_in_which_all_three_epochs_are_equal_has_no_gaps_to_show(tmp_path, no_figures):
+    write_run(tmp_path, "ce", [1.0] * 199 + [38.0], heldout=[1.0] * 199 + [40.0], length=FULL)
+    assert "choice of the epoch changes" not in write_results(tmp_path, {}).read_text()
+    tops, heldout = [1.0] * 198 + [37.0, 38.0], [1.0] * 198 + [60.0, 40.0]
+    write_run(tmp_path, "ldam_drw", tops, heldout=heldout, length=FULL)
+    page = write_results(tmp_path, {}).read_text()
+    [gaps] = rows_of(page, "### What the choice of the epoch changes")[1:]
+    assert gaps[0] == "`ldam_drw`" and gaps[-3:] == ["+0.00", "+1.00", "-1.00"]
+
+
 def test_the_same_records_give_the_same_files(made):
     write_results(made, {})
     shutil.copytree(made / "runs", made / "again" / "runs")
