@@ -1,6 +1,7 @@
 """Copies the small records of finished runs into the folder of the table."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError
@@ -74,7 +75,8 @@ def file_run(folder: Path, row: str, records: Path) -> Cell:
 
     Raises:
         UserError: there is no such row or no finished run, the records of its stage 1 are not
-            found, or its options are not those of the row (the message names them).
+            found, or its options or those of its stage 1 are not those of the row (the message
+            names them).
     """
     if row not in RECIPES:
         raise UserError(f"--file: {row!r} is not a row; rows: {', '.join(RECIPES)}")
@@ -98,7 +100,7 @@ def _cell_of(run: RecordedRun, row: str, records: Path) -> Cell:
     parent = run.parent or _filed_start(run, records)
     start = Options.from_record(parent.arguments)
     precisions = dict.fromkeys([start.precision, own.precision])
-    return Cell(
+    cell = Cell(
         data,
         row,
         Length(start.epochs, own.feature_epochs, own.balanced_clf_nepochs),
@@ -107,6 +109,10 @@ def _cell_of(run: RecordedRun, row: str, records: Path) -> Cell:
         parent.arguments["seed"],
         own.select_on,
     )
+    assert cell.start is not None  # a stage 2 starts from a stage 1
+    # A stage 1 keeps the checkpoints of all protocols.
+    check_options(parent, cell.start, free=("select_on",))
+    return cell
 
 
 def _filed_start(run: RecordedRun, records: Path) -> RecordedRun:
@@ -125,9 +131,14 @@ def _filed_start(run: RecordedRun, records: Path) -> RecordedRun:
     return found[0]
 
 
-def check_options(run: RecordedRun, cell: Cell) -> None:
+def check_options(run: RecordedRun, cell: Cell, free: Sequence[str] = ()) -> None:
     """Checks that a run has the options of a cell's row, and that its teacher has those of the
     teacher's row.
+
+    Args:
+        run: the run.
+        cell: the cell that its options give it.
+        free: options that may differ.
 
     Raises:
         UserError: an option differs, or a stage 2 started from another checkpoint of its stage 1
@@ -136,7 +147,7 @@ def check_options(run: RecordedRun, cell: Cell) -> None:
     before = cell.before and Path(f"the folder of {cell.before.row}")
     planned = parse_options(cell.command(before))
     recorded = Options.from_record(run.arguments)
-    told = {"seed", "epochs", "precision", "exp_str"}
+    told = {"seed", "epochs", "precision", "exp_str", *free}
     if cell.teacher is not None and recorded.teacher is not None:
         check_options(read_run(Path(recorded.teacher).parent), cell.teacher)
         told.add("teacher")

@@ -116,6 +116,17 @@ def test_steps_of_the_rate_at_full_length_are_those_of_the_row_but_a_cosine_is_n
         file_run(folder, "ce", tmp_path / "filed")
 
 
+def test_the_stage_1_of_a_stage_2_has_the_options_of_its_own_row(tmp_path):
+    folder = chain(tmp_path, protocol="heldout")
+    with_arguments(folder.parent, select_on="heldout")
+    assert file_run(folder, "dro_lt", tmp_path / "filed").protocol == "heldout"
+    with_arguments(folder.parent, weight_decay=2e-4)
+    said = r"stage1 is not a run of ce: --wd 0\.0002 \(the row: 0\.0001\)$"
+    with pytest.raises(UserError, match=said):
+        file_run(folder, "dro_lt", tmp_path / "others")
+    assert not (tmp_path / "others").exists()
+
+
 def test_an_unfinished_run_and_one_without_its_stage_1_are_refused(tmp_path):
     folder = chain(tmp_path)
     (folder / "summary.json").rename(folder / "kept.json")
