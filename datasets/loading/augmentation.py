@@ -77,8 +77,8 @@ def cut_squares(images: Tensor, draws: Draws) -> Tensor:
 
     With half h = `CUTOUT_SIDE` // 2 and the centre (y, x), the square covers the rows from y - h up
     to, but not including, y + h, and columns likewise. It is clipped at the border. In an image
-    whose shorter side is below `CUTOUT_SIDE`, which the square could cover whole, h is a quarter of
-    that side, rounded down; so it is with CIFAR's 32 pixels.
+    whose shorter side is at most `CUTOUT_SIDE`, which the square could cover whole, h is a quarter
+    of that side, rounded down; so it is with CIFAR's 32 pixels.
 
     Args:
         images: uint8 [N, 3, H, W], any device; changed in place.
@@ -90,7 +90,7 @@ def cut_squares(images: Tensor, draws: Draws) -> Tensor:
     y, x = draws
     height, width = images.shape[2:]
     shorter = min(height, width)
-    half = CUTOUT_SIDE // 2 if shorter >= CUTOUT_SIDE else shorter // 4
+    half = CUTOUT_SIDE // 2 if shorter > CUTOUT_SIDE else shorter // 4
     keep_rows = _outside_window(y, height, half)[:, None, :, None]
     keep_columns = _outside_window(x, width, half)[:, None, None, :]
     keep_rows, keep_columns = (

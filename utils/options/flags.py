@@ -555,7 +555,7 @@ class Options:
         role=Role.BOTH_STAGES,
         is_shared=True,
         help="augmentation of training images. crop_flip: padded by 4, cropped, flipped. "
-        "autoaugment: crop_flip, AutoAugment and Cutout 16 (at most half the side of images below "
+        "autoaugment: crop_flip, AutoAugment and Cutout 16 (at most half the side of images up to "
         "16 pixels). Images of 64 pixels or more that are streamed have others, see docs/data.md "
         "(default: crop_flip in stage 1, autoaugment in stage 2)",
         choices=("none", "crop_flip", "autoaugment"),

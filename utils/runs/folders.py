@@ -13,6 +13,7 @@ from utils.options.flags import FIELDS, OWN_DATASETS, PRECISIONS, Options, flag_
 from utils.options.roles import Role
 from utils.options.run_names import (
     DIGITS,
+    SPELT_OUT,
     digested,
     earlier_name,
     name_by_paths,
@@ -52,7 +53,11 @@ def run_folder(options: Options) -> RunFolder:
     if options.seeds is not None and options.seed is None:
         of_seed = run_folder(options.by_seed()[0])
         return RunFolder(of_seed.models.parent, of_seed.records.parent)
-    folder, *earlier = (_below(options, name) for name in dict.fromkeys(run_names(options)))
+    # An earlier version left some checkpoints that `--pretrained` names out of the digest.
+    without_start = run_name(options, _above(options), contents_of(options))
+    name, *earlier_names = run_names(options)
+    names = dict.fromkeys([name, without_start, *earlier_names])
+    folder, *earlier = (_below(options, name) for name in names)
     if folder.holds_a_run():
         return folder
     for earlier_run in earlier:
@@ -270,10 +275,21 @@ def _candidates(options: Options) -> Iterator[RunFolder]:
         variant = replace(options, select_on=select_on, precision=precision)
         folder = run_folder(variant)
         yield folder
-        for name in run_names(variant):
+        for name in _shipped_names(variant):
             shipped = _below(variant, name).models.relative_to(options.root_model)
             yield RunFolder(PRETRAINED / shipped, folder.records)
     yield from _runs_like(options)
+
+
+def _shipped_names(options: Options) -> list[str]:
+    """Returns the names under which the run may come with the code. No record there tells what a
+    name lacks, so an earlier name counts only if it lacks nothing but the seed."""
+    name, by_paths, earlier = run_names(options)
+    start = other_start(options, options.pretrained)
+    counted = digested(options, _above(options), contents_of(options), start).keys()
+    spelt = set(SPELT_OUT) if options.stage == 2 else set()
+    names = [name] if start else [name, by_paths]
+    return [*names, earlier] if counted - spelt <= {"seed"} else names
 
 
 def _runs_like(options: Options) -> list[RunFolder]:
@@ -286,7 +302,8 @@ def _runs_like(options: Options) -> list[RunFolder]:
     """
     runs = _named_alike(options)
     for asides in ((), with_role(Role.DATA)):
-        like = [run for run in runs if _has_given_flags(options, run, {"precision", *asides})]
+        apart = {"precision", "pretrain_epochs", *asides}
+        like = [run for run in runs if _has_given_flags(options, run, apart)]
         if len(like) > 1:
             found = set_apart([run.records for run in like])
             raise UserError(

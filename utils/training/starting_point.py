@@ -37,8 +37,13 @@ def check_not_trained_on(options: Options, start: dict, path: Path, data: LongTa
     # Fingerprints of streamed images and of images in memory differ.
     is_streamed = data_of(start).get("streamed", options.stream)
     of_start = {"stream": is_streamed, "normalisation": "auto"} | before
-    as_trained = replace(options, **of_start, select_on="test", workers=0)
-    if load_data(as_trained, start).has_fingerprint(start.get("fingerprint")):
+    # With a backbone, "auto" would be ImageNet's normalisation.
+    as_trained = replace(options, **of_start, select_on="test", workers=0, backbone=None)
+    try:
+        data_before = load_data(as_trained, start)
+    except UserError:  # a teacher's record may contradict these data: then they are others
+        return
+    if data_before.has_fingerprint(start.get("fingerprint")):
         flags = f"--heldout_fraction {before['heldout_fraction']:g}"
         if number != before["rand_number"]:
             flags += f" --rand_number {before['rand_number']}"

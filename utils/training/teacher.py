@@ -64,7 +64,8 @@ def load_teacher(run: Run) -> Teacher:
         )
     check_not_trained_on(options, start, path, data)
     warn_of_other_data(start, path, data)
-    if start.get("selected_on") != "last":  # a last epoch suits every protocol
+    # A last epoch suits every protocol. Other programs' files do not say what chose them.
+    if start.get("selected_on", "last") != "last":
         warn_of_other_chain(start, path, options.select_on)
     if recorded.get("normalisation") not in (None, data.normalisation.as_dict()):
         warn(f"{path} was trained on images that were normalised in another way than this run's")

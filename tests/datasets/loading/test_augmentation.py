@@ -83,7 +83,7 @@ def test_crop_flip_keeps_its_sources_and_ignores_layout_and_chunks(monkeypatch):
     assert torch.equal(crop_flip(images, indices, draws), expected)
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 36), (20, 16)])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 36), (20, 17)])
 def test_cutout_equals_the_released_mask(height, width, device):
     images = random_images(300, height, width)
     centres = draw_squares(300, height, width, generator(4))
@@ -93,7 +93,7 @@ def test_cutout_equals_the_released_mask(height, width, device):
         assert torch.equal(output, reference_cutout(image, int(y), int(x)))
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (12, 12), (15, 20)])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (12, 12), (16, 20)])
 def test_cutout_leaves_most_of_an_image_that_is_smaller_than_its_square(height, width):
     white = torch.full((200, 3, height, width), 255, dtype=torch.uint8)
     kept = cut_squares(white, draw_squares(200, height, width, generator())) > 0

@@ -88,6 +88,22 @@ def test_the_stages_2_that_come_with_the_code_are_found(losses, more, monkeypatc
     assert folder.records.parts[0] == "nowhere"
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--recipe ce_autoaugment",
+        "--wd 2e-4",
+        "--recipe dro_lt --pretrained cifar100_resnet32_CE_None_exp_0.01_0/ckpt.pth.tar",
+        "--recipe dro_lt --pretrained cifar100_resnet32_CE_None_exp_0.01_0 --feat_schedule cosine",
+    ],
+)
+def test_a_run_of_other_options_is_not_taken_for_one_that_comes_with_the_code(flags, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    roots = "--root_log nowhere --root_model nowhere"
+    with pytest.raises(UserError, match="no checkpoint nowhere/cifar100"):
+        find_evaluated(options_of(f"{flags} --dataset cifar100 {roots} --evaluation True"))
+
+
 def test_the_beginning_of_a_name_is_enough_where_it_is_the_only_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = made(f"{FLAGS} --epochs 3")
@@ -164,6 +180,13 @@ def test_an_evaluation_takes_the_run_of_exactly_these_flags_whatever_others_ther
     assert find_evaluated(options_of(FLAGS, "--evaluation True"))[1].models == folder
 
 
+def test_an_evaluation_need_not_know_how_long_stage_1_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = made(f"{FLAGS} {STAGE_2} --pretrain_epochs 20 --margin_min 0")
+    asked = options_of(FLAGS, STAGE_2, "--pretrain_epochs 200 --evaluation True")
+    assert find_evaluated(asked)[1].models == folder
+
+
 def test_an_evaluation_may_look_at_other_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = made(FLAGS)
@@ -223,14 +246,16 @@ def test_a_stage_2_does_not_go_on_from_a_longer_stage_1(tmp_path, monkeypatch):
     assert "pretrain_epochs" not in differences(alone, options(20).as_dict())
 
 
+@pytest.mark.parametrize("more", ["", "--backbone public.pth"])
 def test_a_stage_2_that_an_earlier_version_started_from_another_checkpoint_is_found(
-    tmp_path, monkeypatch
+    more, tmp_path, monkeypatch
 ):
     """Earlier versions gave it the folder of a stage 2 from the best checkpoint."""
     monkeypatch.chdir(tmp_path)
+    Path("public.pth").write_bytes(b"weights")
     start = made(FLAGS)
     (start / "ckpt.pth.tar").touch()
-    flags = f"{FLAGS} {STAGE_2} --pretrained {start}"
+    flags = f"{FLAGS} {STAGE_2} {more} --pretrained {start}"
     last = f"{flags}/ckpt.pth.tar"
     folder = made(flags, pretrained=f"{start}/ckpt.pth.tar")
     assert run_folder(options_of(last)).models == folder

@@ -67,6 +67,13 @@ def test_a_smaller_part_of_the_same_seed_may_be_held_out(given, load):
     check_not_trained_on(*checked(load(*given), checkpoint_of(*load(*HELD_OUT))))
 
 
+def test_a_record_that_contradicts_the_data_is_of_other_images(load):
+    """A teacher need not have the test images of its student."""
+    start = checkpoint_of(*load())
+    start["data"]["class_names"] = ["x", "y", "z"]
+    check_not_trained_on(*checked(load(*HELD_OUT), start))
+
+
 def test_an_earlier_checkpoints_flags_are_those_of_its_records(load, tmp_path):
     """They may be below `--root_log`."""
     start = checkpoint_of(*load(*HELD_OUT))

@@ -153,12 +153,13 @@ def test_a_teacher_of_images_of_another_size_is_an_error(run, tmp_path):
 @pytest.mark.parametrize(
     ("chosen", "protocol", "warns"),
     [("test", "last", True), ("test", "heldout", True), ("test", "test", False)]
-    + [("last", protocol, False) for protocol in ("test", "heldout", "last")],
+    + [("last", protocol, False) for protocol in ("test", "heldout", "last")]
+    + [(None, "last", False)],
 )
 def test_a_teacher_that_another_protocol_chose_warns(
     chosen, protocol, warns, run, tmp_path, capsys
 ):
-    save(tmp_path / "t.pth.tar", selected_on=chosen)
+    save(tmp_path / "t.pth.tar", **({"selected_on": chosen} if chosen else {}))
     load_teacher(run(tmp_path / "t.pth.tar", "--select_on", protocol))
     assert ("was selected on test, so the chain is not" in capsys.readouterr().err) == warns
 
