@@ -130,6 +130,23 @@ def test_a_line_of_the_forest_plot_has_the_protocols_and_the_most_seeds(tmp_path
     assert {line["protocol"] for line in of_bs} == {"test", "last", "heldout"}
 
 
+def test_the_forest_plot_marks_what_is_compared_across_precisions(tmp_path):
+    write_run(tmp_path, "ce", [30.0] * 200, length=CUT, precision="bf16")
+    for row, precision in (
+        *(("dro_lt", "bf16+float32"), ("control", "bf16")),
+        *(("dro_lt_shared", "bf16+float32"), ("dro_lt_bounded", "bf16")),
+    ):
+        tops, preds = [1.0, 1.0, 45.0], predictions(45.0)
+        write_run(tmp_path, row, tops, length=CUT, precision=precision, preds=preds)
+    axes = Figure(layout="constrained").subplots()
+    draw(axes, by_part_and_length(comparisons(frame_of(tmp_path))), "")
+    names = {label.get_text().split(" (")[0] for label in axes.get_yticklabels()}
+    assert {"the robust loss*", "all of stage 2*"} <= names
+    assert {"learned margins over one shared margin"} <= names
+    assert {"the robust loss, margins bounded at zero"} <= names
+    assert axes.get_xlabel().endswith("* between two precisions")
+
+
 def test_subsets_of_one_title_have_lines_of_their_own_in_the_forest_plot(tmp_path):
     def lines_of(*data_sets):
         for data in data_sets:
