@@ -2,7 +2,8 @@
 
     torchrun --nproc_per_node=N -m tests.support.distributed_steps OUTPUT MICRO_BATCHES
 
-Process 0 writes its results to OUTPUT. The other processes check that theirs are the same.
+Process 0 writes its results to OUTPUT. The other processes check that theirs are the same. All
+check that no thread of their communication is left.
 """
 
 import sys
@@ -212,3 +213,6 @@ if __name__ == "__main__":
             dist.broadcast_object_list(told, src=0)
             wrong = {name: differing(part, told[0][name]) for name, part in found.items()}
             assert not any(wrong.values()), (world.rank, wrong)
+    # Threads of gloo that live until the interpreter ends can abort it.
+    threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in thread for thread in threads), threads

@@ -5,6 +5,7 @@ differ in files, clocks, signals and rounding. So process 0 decides about these,
 them, and all processes take the same steps.
 """
 
+import importlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, cast
@@ -30,6 +31,10 @@ def joined() -> Iterator[World]:
     if world.size == 1:
         yield world
         return
+    # Its functions have the group of all processes as a default argument. Torch imports it at the
+    # first optimizer step; such an import would keep the group, whose threads would then live until
+    # the interpreter ends, and could abort it.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield world
@@ -114,7 +119,7 @@ def gather(rows: Tensor, count: int, world: World) -> Tensor:
     padded = rows.new_zeros(sizes[0], *rows.shape[1:])
     padded[: len(rows)] = rows
     gathered = rows.new_empty(world.size * sizes[0], *rows.shape[1:])
-    dist.all_gather_into_tensor(gathered, padded)
+    dist.all_gather(list(gathered.chunk(world.size)), padded)
     if sizes[0] == sizes[-1]:
         return gathered
     parts = gathered.split(sizes[0])
