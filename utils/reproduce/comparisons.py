@@ -110,9 +110,9 @@ def _pairs(mine: Frame, other: Frame, ours: Recipe, theirs: Recipe) -> Frame:
     """Returns the pairs of runs to compare, one in each line.
 
     Both runs have one start and one length; if the other is a stage 1, these are those of stage 1.
-    Runs of one stage are compared across precisions only if there is no other run of the same.
-    `mixed_precision` then has the precisions of both last stages; else it is an empty text, as it
-    is for a stage 2 and its stage 1.
+    Runs are compared across precisions only if there is no other run of the same, or if one is the
+    stage 1 of the other. `mixed_precision` has the precisions of both last stages if these differ,
+    else an empty text.
     """
 
     def with_ends(runs: Frame) -> Frame:
@@ -127,8 +127,9 @@ def _pairs(mine: Frame, other: Frame, ours: Recipe, theirs: Recipe) -> Frame:
     pairs = mine.merge(other, on=same, suffixes=("", "_of_other"))
     is_start = ours.start is not None and theirs.start is None
     is_alike = (pairs["precision"] == pairs["precision_of_other"]) | is_start
-    mixed = pairs["last_precision"] + " against " + pairs["last_precision_of_other"]
-    pairs = pairs.assign(mixed_precision=mixed.mask(is_alike, ""))
+    last, other_last = pairs["last_precision"], pairs["last_precision_of_other"]
+    mixed = (last + " against " + other_last).mask(last == other_last, "")
+    pairs = pairs.assign(mixed_precision=mixed)
     return pairs[is_alike | ~pairs["cell"].isin(pairs["cell"][is_alike])]
 
 

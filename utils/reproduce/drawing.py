@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.files import atomic_write
-from utils.options.recipes import RECIPES
 from utils.report.figures import PALETTE, POINT_MARKERS
 from utils.reproduce.plan import PROTOCOLS, DataSet
 from utils.reproduce.results import Frame
@@ -62,7 +61,7 @@ def draw(axes: Axes, groups: Sequence[Sequence[dict[str, Any]]], title: str) -> 
         first, count = lines[0], len(lines[0]["seeds"])
         of_subset = f", subset {first['data'].subset}" if has_subsets else ""
         of_seeds = f"{count} seed{'s' if count > 1 else ''}"
-        star = "*" if _is_across_precisions(first) else ""
+        star = "*" if first["mixed_precision"] else ""
         names.append(f"{first['what']}{star} ({first['length']}, {of_seeds}{of_subset})")
         for i, line in enumerate(lines):
             points, (low, high) = line["difference"].points, line["difference"].interval
@@ -80,7 +79,7 @@ def draw(axes: Axes, groups: Sequence[Sequence[dict[str, Any]]], title: str) -> 
     axes.set_yticks(range(len(groups)), names, fontsize="small")
     axes.invert_yaxis()
     text = "difference in top-1 on the test set (points), 95 % interval"
-    has_stars = any(_is_across_precisions(lines[0]) for lines in groups)
+    has_stars = any(lines[0]["mixed_precision"] for lines in groups)
     axes.set_xlabel(f"{text}\n* between two precisions" if has_stars else text)
     for number, protocol in enumerate(PROTOCOLS):
         marker, colour = POINT_MARKERS[number], PALETTE[number]
@@ -88,12 +87,6 @@ def draw(axes: Axes, groups: Sequence[Sequence[dict[str, Any]]], title: str) -> 
     axes.grid(axis="x", alpha=0.3)
     axes.figure.legend(loc="outside lower center", ncols=len(PROTOCOLS), fontsize="small")
     axes.set_title(title)
-
-
-def _is_across_precisions(line: dict[str, Any]) -> bool:
-    """Returns True if the last stages of the two rows were trained in different precisions."""
-    is_with_stage_1 = RECIPES[line["theirs"]].start is None
-    return bool(line["mixed_precision"]) or ("+" in line["precision"] and is_with_stage_1)
 
 
 def by_part_and_length(compared: Frame) -> list[list[dict[str, Any]]]:

@@ -94,7 +94,7 @@ def test_a_stage_2_is_compared_with_the_stage_1_of_its_own_precision(tmp_path):
     write_run(tmp_path, "dro_lt", [1.0, 1.0, 50.0], length=CUT, precision="bf16+float32")
     [line] = lines(tmp_path, "all of stage 2")
     assert line["difference"].points == 20.0
-    assert line["mixed_precision"] == ""
+    assert line["mixed_precision"] == "float32 against bf16"
 
 
 def test_a_stage_2_is_compared_with_one_of_another_precision_only_if_its_own_has_none(tmp_path):
