@@ -33,7 +33,6 @@ from utils.errors import (
     UserError,
     ending,
     ignore_backend_of_notebooks,
-    is_out_of_memory,
     replace_unencodable,
 )
 from utils.machine.processes import ALONE, World, world_of_environment
@@ -103,8 +102,6 @@ def _end(error: BaseException, world: World) -> int:
     """Prints the error and returns the exit status. If all processes have the error, only the main
     process prints it."""
     status, message = ending(error)
-    if is_out_of_memory(error):
-        message += ": use a smaller -b or a larger --accumulate"
     is_shared = isinstance(error, UserError) or getattr(error, "is_shared", False)
     if message and (world.is_main or not is_shared):
         print(f"main.py: error: {message}", file=sys.stderr)

@@ -18,7 +18,7 @@ from datasets.sources.lists import load_lists
 from datasets.sources.npz import load_npz
 from datasets.sources.packed import load_packed, other_packs, packed_name
 from datasets.splits import AnySplit, BalancedData, LongTailedData
-from utils.errors import UserError, warn
+from utils.errors import RunError, UserError, is_out_of_memory, warn
 from utils.options.data_paths import check_data, data_root, expanded
 from utils.options.flags import BENCHMARK_LISTS, NATURAL_DATASETS, OWN_DATASETS, Options
 
@@ -39,7 +39,18 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
         RunError: the images do not fit into memory, or what workers read ahead does not fit into
             the memory that processes share.
     """
-    remembered = data_of(recorded or {})
+    try:
+        return _load(options, data_of(recorded or {}))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"--data_root {options.data_root}: the images do not fit into memory"
+        ) from error
+
+
+def _load(options: Options, remembered: Mapping) -> LongTailedData:
+    """Does what `load_data` says; `remembered` is the entry `data` of what was recorded."""
     options = replace(options, data_root=str(data_root(options)))
     if options.list_root is not None:
         options = replace(options, list_root=str(expanded(options.list_root)))

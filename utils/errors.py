@@ -66,6 +66,8 @@ _SIGNS_OF_SHORTAGE = (
     "CUDNN_STATUS_ALLOC_FAILED",
     # cuDNN says so if none of its kernels gets the memory that it wants.
     "unable to find an engine to execute this computation",
+    # NumPy's error cannot be made of a text, so torch passes it on from a worker as its own.
+    "MemoryError in DataLoader worker",
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from utils.errors import UserError
+from utils.errors import RunError, UserError, is_out_of_memory
 from utils.text import listed, shown
 
 # A file with one of these endings that Pillow cannot open is a broken image. Any other file is
@@ -111,7 +111,9 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()  # outside the try, so that damaged pixels raise
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF says nothing about the pixels
+    except Exception as error:  # damaged EXIF says nothing about the pixels
+        if is_out_of_memory(error):
+            raise
         return image
 
 
@@ -160,7 +162,11 @@ def exactly(image: Image.Image, side: int) -> Image.Image:
 
 
 def read_pixels(path: str, prepare: Callable[[Image.Image], Image.Image]) -> np.ndarray | str:
-    """Returns the prepared image, uint8 ``[H, W, 3]``, or a message on what is wrong with it."""
+    """Returns the prepared image, uint8 ``[H, W, 3]``, or a message on what is wrong with it.
+
+    Raises:
+        RunError: memory ran out.
+    """
     try:
         with opened(path) as image:
             return np.asarray(prepare(to_rgb(image)))
@@ -169,7 +175,13 @@ def read_pixels(path: str, prepare: Callable[[Image.Image], Image.Image]) -> np.
 
 
 def fault_of(path: str, error: Exception) -> str:
-    """Returns a message on why a file could not be read."""
+    """Returns a message on why a file could not be read.
+
+    Raises:
+        RunError: memory ran out, so the file may be sound.
+    """
+    if is_out_of_memory(error):
+        raise RunError(f"{shown(path)}: out of memory while it was read") from error
     if isinstance(error, FileNotFoundError):
         is_link = os.path.islink(path)
         return f"{shown(path)}: {'a link to nothing' if is_link else 'no such file'}"

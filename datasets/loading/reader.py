@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.files.images import LARGE_SIDE, SHOWN_FAULTS, fault_of, fit, opened, to_rgb
 from datasets.loading.augmentation import PADDING, cut_squares, draw_squares
-from utils.errors import RunError, UserError
+from utils.errors import RunError, UserError, is_out_of_memory
 from utils.machine import signals
 from utils.machine.cores import usable_cores
 from utils.text import listed
@@ -108,6 +108,8 @@ class _Files(Dataset):
                 with opened(path) as image:
                     images[i] = augmented(to_rgb(image), task.side, task.augment, seed)
             except Exception as error:  # Pillow's readers raise errors of many types
+                if is_out_of_memory(error):
+                    raise
                 faults.append(fault_of(path, error))
         return images, faults
 
@@ -206,7 +208,7 @@ class ImageReader:
 
         Raises:
             UserError: a file cannot be read.
-            RunError: a worker died.
+            RunError: a worker died, or memory ran out.
         """
         self._queue.tasks = tasks
         try:
@@ -214,8 +216,11 @@ class ImageReader:
                 if faults:
                     raise UserError(f"unreadable images: {listed(faults, SHOWN_FAULTS, '; ')}")
                 yield images
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             signals.check()
+            if is_out_of_memory(error):
+                advice = ": use fewer workers (-j)" if self.workers else ""
+                raise RunError(f"out of memory while images were read{advice}") from error
             # The workers ignore the signal with which Python would end them, and they wait for each
             # other.
             for process in self._processes:

@@ -13,7 +13,7 @@ from datasets.files.decode import cache_beside, decode_once
 from datasets.files.images import SHOWN_FAULTS, exactly
 from datasets.files.trees import class_folders, list_pngs
 from datasets.splits import BalancedData, Split
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 from utils.text import listed
 
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -86,6 +86,8 @@ def official_sets(name: str, root: Path) -> dict[str, Any]:
         with suppress(OSError):
             for folder in new_folders:
                 folder.rmdir()
+        if is_out_of_memory(error):
+            raise
         raise UserError(
             f"--dataset {name}: not found under {root} and the download failed ({error}); put "
             f"{source.filename} (md5 {source.tgz_md5}) from {source.url} into {root}, or PNG "

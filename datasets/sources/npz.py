@@ -12,7 +12,7 @@ from datasets.files.images import SHOWN_FAULTS, fit
 from datasets.origin import Origin
 from datasets.sources.own_splits import check_class_count, roles_of
 from datasets.splits import BalancedData, Split
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 from utils.options.flags import Options
 from utils.text import listed, shown
 
@@ -71,6 +71,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         with np.load(path, allow_pickle=False) as arrays:
             return {n: arrays[n] for n in wanted if n in arrays.files}, sorted(arrays.files)
     except Exception as error:  # whatever the bytes made of the reader
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"--data_root {path}: not a readable npz file ({error})") from error
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from datasets.origin import LEFT_OUT, OWN_TEST_SET
 from datasets.splits import LongTailedData, Split
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 from utils.files import atomic_write
 from utils.options.flags import Options
 
@@ -78,6 +78,8 @@ def load_packed(options: Options) -> LongTailedData | None:
     except UserError:
         raise
     except Exception as error:  # whatever the bytes made of the readers
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{path}: not a readable packed set ({error!r})") from error
 
 

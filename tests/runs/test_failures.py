@@ -20,6 +20,7 @@ from tests.support.helpers import (
     succeed,
     weights_of,
 )
+from tests.support.own_images import write_npz
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -77,6 +78,34 @@ def test_memory_that_runs_out_is_one_line_that_says_what_helps(error, tree, tmp_
     monkeypatch.setattr(Trainer, "_centroids", centroids)
     outcome = call(stage_1(tree, tmp_path))
     assert_failed(outcome, "out of memory in epoch 1 on cpu", "-b", "--accumulate", "no checkpoint")
+
+
+@pytest.mark.parametrize("place", ["numpy.load", "datasets.splits.Split.from_arrays"])
+def test_images_beyond_memory_are_no_bad_input(place, tmp_path, monkeypatch):
+    def allocate(*_, **__):
+        raise MemoryError("Unable to allocate 1.14 GiB for an array")
+
+    write_npz(tmp_path / "own.npz")
+    monkeypatch.setattr(place, allocate)
+    roots = ("--root_log", tmp_path / "r", "--root_model", tmp_path / "r")
+    outcome = call(["--dataset", "npz", "--data_root", tmp_path / "own.npz", *roots])
+    assert_failed(outcome, f"--data_root {tmp_path}/own.npz: the images do not fit into memory")
+    assert "--accumulate" not in outcome.err and not (tmp_path / "r").exists()
+
+
+def test_memory_that_runs_out_while_a_run_is_taken_up_is_no_fault_of_its_checkpoint(
+    tree, tmp_path, monkeypatch
+):
+    def shortage(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    argv = stage_1(tree, tmp_path, "--schedule", "absolute", "--epochs")
+    succeed([*argv, 1])
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.training.sgd.Sgd.load_state_dict", shortage)
+        outcome = call([*argv, 2, "--resume", "True"])
+    assert_failed(outcome, "out of memory")
+    succeed([*argv, 2, "--resume", "True"])
 
 
 def test_another_error_of_torch_is_no_shortage_of_memory():

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from datasets import LongTailedData, load_data
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 from utils.files import read_json, write_json
 from utils.machine import collectives, signals
 from utils.machine.device import Machine, choose_machine, seed_everything
@@ -253,6 +253,8 @@ def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
     try:
         trainer.load_state_dict(state, path)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(
             f"{path}: this run cannot be resumed from it ({type(error).__name__}: {error})"
         ) from error

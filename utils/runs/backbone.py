@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError, optional_module
+from utils.errors import UserError, is_out_of_memory, optional_module
 from utils.runs import checkpoint
 from utils.text import listed
 
@@ -79,6 +79,8 @@ def _weights_of(path: Path) -> dict[str, Tensor]:
     try:
         return reader.load_file(path)
     except Exception as error:  # damaged bytes can raise anything in the reader
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise UserError(f"{path}: not a readable file of weights ({reason})") from None
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models import COSINE_SCALE, build_model
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 from utils.files import atomic_write
 from utils.text import listed
 
@@ -163,6 +163,8 @@ def _content_of(path: Path) -> object:
     except IsADirectoryError:
         raise UserError(f"{path}: a folder, not a checkpoint") from None
     except Exception as error:  # torch.load raises errors of many types for other files
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{path}: not a readable checkpoint ({_reason(error)})") from None
 
 

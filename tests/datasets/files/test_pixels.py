@@ -8,6 +8,7 @@ from PIL import Image
 
 from datasets.files.images import fit, read_pixels, to_rgb
 from tests.support.pictures import noise
+from utils.errors import RunError
 
 WAYS = {  # by EXIF's number: how the stored picture comes from the upright one
     1: lambda a: a,
@@ -61,6 +62,19 @@ def test_damaged_exif_leaves_the_picture_as_it_is(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "x.png", exif=b"Exif\x00\x00no tags at all")
     read = read_pixels(str(tmp_path / "x.png"), lambda image: image)
     np.testing.assert_array_equal(read, pixels)
+
+
+@pytest.mark.parametrize("step", ["to_rgb", "ImageOps.exif_transpose"])
+def test_a_picture_beyond_memory_is_neither_damaged_nor_left_on_its_side(
+    step, tmp_path, monkeypatch
+):
+    def allocate(*_):
+        raise MemoryError
+
+    Image.fromarray(noise(4, 6, 3)).save(tmp_path / "x.png")
+    monkeypatch.setattr(f"datasets.files.images.{step}", allocate)
+    with pytest.raises(RunError, match=r"x\.png: out of memory while it was read"):
+        read_pixels(str(tmp_path / "x.png"), lambda image: image)
 
 
 def test_transparent_pixels_are_white(tmp_path):

@@ -243,6 +243,17 @@ def test_files_that_cannot_be_read_are_named(folder, tmp_path, workers):
     assert all(f"{tmp_path}/{i}.jpg: " in message for i in range(3))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "allocate", [lambda _: bytearray(2**62), lambda _: np.empty(2**62, np.uint8)]
+)
+def test_images_beyond_memory_are_not_called_unreadable(folder, workers, allocate, monkeypatch):
+    monkeypatch.setattr("datasets.loading.reader.to_rgb", allocate)
+    said = "out of memory while images were read" + workers * r": use fewer workers \(-j\)"
+    with pytest.raises(RunError, match=f"^{said}$"):
+        epoch_of(loader_of(split_of(folder, reader=ImageReader(workers))))
+
+
 def workers_of(reader):
     return reader._loaders[0]._iterator._workers
 

@@ -16,7 +16,7 @@ from main import main
 from tests.support.helpers import REPOSITORY
 from tests.support.image_data import CLASSES, SOURCES, expected_of, write_official
 from tests.support.pictures import options, save
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 
 
 @pytest.fixture
@@ -117,6 +117,15 @@ def test_a_failed_download_is_bad_input_and_leaves_nothing(
     assert len(errors) == 1 and errors[0].startswith("main.py: error: ")
     assert "cifar-10-python.tar.gz" in errors[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_official_files_beyond_memory_are_no_failed_download(tmp_path, monkeypatch):
+    def read(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.__init__", read)
+    with pytest.raises(RunError, match=f"--data_root {tmp_path}: the images do not fit"):
+        load_data(options("--dataset", "cifar10", "--data_root", tmp_path))
 
 
 def test_selection_on_held_out_images_needs_some(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from tests.support.helpers import (
     stage_1,
     succeed,
 )
-from utils.errors import UserError, run_program
+from utils.errors import RunError, UserError, run_program
 from utils.options.parse import parse_options
 
 pytestmark = pytest.mark.usefixtures("small_cifar", "no_figures")
@@ -120,6 +120,15 @@ def test_a_damaged_pack_is_bad_input(damage, packed, tmp_path):
     outcome = call([*SUBSET, "--data_root", tmp_path, "--root_log", tmp_path / "r"])
     assert outcome.status == 2 and "not a readable packed set" in outcome.errors[0]
     assert len(outcome.errors) == 1 and not (tmp_path / "r").exists()
+
+
+def test_a_pack_beyond_memory_is_not_called_damaged(packed, monkeypatch):
+    def allocate(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "load", allocate)
+    with pytest.raises(RunError, match="the images do not fit into memory"):
+        load(packed.parent)
 
 
 def test_the_command_names_what_it_cannot_do(tmp_path, monkeypatch, capsys):

@@ -183,6 +183,20 @@ def test_what_is_no_file_of_weights_is_refused(name, tmp_path):
         load_backbone(resnet20(10), path)
 
 
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_weights_beyond_memory_are_not_called_unreadable(name, tmp_path, monkeypatch):
+    def allocate(*_, **__):
+        raise MemoryError
+
+    if name.endswith(".safetensors"):
+        pytest.importorskip("safetensors.torch")
+        monkeypatch.setattr("safetensors.torch.load_file", allocate)
+    monkeypatch.setattr(torch, "load", allocate)
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(MemoryError):
+        load_backbone(resnet20(10), tmp_path / name)
+
+
 def test_nothing_in_the_file_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = saved({"state_dict": Hostile()}, tmp_path / "weights.pth")
