@@ -187,16 +187,17 @@ def _check_declared(options: Options) -> None:
         if options.is_at_default(name):
             continue
         flag, needs = flag_of(name), option.metadata["needs"]
-        if (option.metadata["only_stage"], options.stage) == (2, 1):
+        only_stage = option.metadata["only_stage"]
+        if (only_stage, options.stage) == (2, 1):
             raise UserError(
                 f"{flag} belongs to stage 2, which needs --pretrained or --pretrain_epochs"
             )
-        if (option.metadata["only_stage"], options.stage) == (1, 2) and not is_both:
+        if (only_stage, options.stage) == (1, 2) and not is_both:
             raise UserError(f"{flag} belongs to stage 1; --pretrained starts stage 2")
         if needs is not None and not _has(options, *needs.split()):
             raise UserError(f"{flag} {getattr(options, name)} needs --{needs}")
         for other in option.metadata["excludes"]:
-            if options.stage == 1 and not options.is_at_default(other):
+            if only_stage in (None, options.stage) and not options.is_at_default(other):
                 raise UserError(
                     f"{flag} {getattr(options, name)} and {flag_of(other)} cannot be combined; "
                     "give one of them"
