@@ -10,7 +10,7 @@ from datasets import normalisation
 from datasets.long_tail import counts_by_size, left_out_indices, long_tail_indices
 from datasets.origin import LEFT_OUT
 from datasets.recorded import check_classes, data_of, normalisation_of, with_recorded
-from datasets.sources.cifar import HELDOUT_IMAGES_PER_CLASS, load_cifar
+from datasets.sources.cifar import load_cifar
 from datasets.sources.csv_file import load_csv
 from datasets.sources.digits import load_digits
 from datasets.sources.folder import load_folder
@@ -21,6 +21,9 @@ from datasets.splits import AnySplit, BalancedData, LongTailedData
 from utils.errors import RunError, UserError, is_out_of_memory, warn
 from utils.options.data_paths import check_data, data_root, expanded
 from utils.options.flags import BENCHMARK_LISTS, NATURAL_DATASETS, OWN_DATASETS, Options
+
+HELDOUT_IMAGES_PER_CLASS = 20
+"""Images of a class that are held out, at most, of those that the subset leaves out."""
 
 
 def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedData:
@@ -186,6 +189,7 @@ def _held_out(
     if aside is not None:
         in_words = f"{options.heldout_fraction:g} of each class (--heldout_fraction)"
         return balanced.train.subset(aside), in_words
+    # The digits serve trials and tests, also of what data without held-out images do.
     if options.dataset == "digits":
         return None, None
     left_out = left_out_indices(

@@ -22,7 +22,6 @@ OFFICIAL = {
     "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz"),
 }
 """Folder and archive, by torchvision's names for them."""
-HELDOUT_IMAGES_PER_CLASS = 20
 CONNECT_SECONDS = 10
 SIDE = 32
 
