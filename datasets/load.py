@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import normalisation
 from datasets.long_tail import counts_by_size, left_out_indices, long_tail_indices
+from datasets.normalisation import CIFAR, CONSTANTS, IMAGENET, Normalisation, of_images
 from datasets.origin import LEFT_OUT
 from datasets.recorded import check_classes, data_of, normalisation_of, with_recorded
 from datasets.sources.cifar import load_cifar
@@ -71,17 +71,15 @@ def _load(options: Options, remembered: Mapping) -> LongTailedData:
     return replace(data, normalisation=_normalisation(options, data, remembered))
 
 
-def _normalisation(
-    options: Options, data: LongTailedData, remembered: Mapping
-) -> normalisation.Normalisation:
+def _normalisation(options: Options, data: LongTailedData, remembered: Mapping) -> Normalisation:
     if (before := normalisation_of(options, remembered)) is not None:
         return before
     if options.normalisation != "auto":
-        return normalisation.CONSTANTS[options.normalisation]
+        return CONSTANTS[options.normalisation]
     if options.dataset not in OWN_DATASETS:
         is_large = options.dataset in BENCHMARK_LISTS
-        return normalisation.IMAGENET if is_large else normalisation.CIFAR
-    return normalisation.of_images(data.train.pixels())
+        return IMAGENET if is_large else CIFAR
+    return of_images(data.train.pixels())
 
 
 def _load_cifar(options: Options) -> BalancedData:
@@ -189,7 +187,7 @@ def _held_out(
     if aside is not None:
         in_words = f"{options.heldout_fraction:g} of each class (--heldout_fraction)"
         return balanced.train.subset(aside), in_words
-    # The digits serve trials and tests, also of what data without held-out images do.
+    # The digits are for trials, also of what happens without held-out images.
     if options.dataset == "digits":
         return None, None
     left_out = left_out_indices(

@@ -52,7 +52,7 @@ def _histogram(images: Tensor) -> Tensor:
     return torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
 
 
-def recorded(values: Mapping) -> Normalisation:
+def from_record(values: Mapping) -> Normalisation:
     """Returns the normalisation that a run recorded as `Normalisation.as_dict`.
 
     Raises:

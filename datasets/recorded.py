@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from datasets import normalisation
+from datasets.normalisation import CONSTANTS, Normalisation, from_record
 from utils.errors import UserError
 from utils.options.flags import NATURAL_DATASETS, Options
 from utils.text import listed
@@ -66,7 +66,7 @@ def test_rand_number(options: Options, recorded: Mapping[str, Any]) -> int:
     return number if _is_whole(number) else options.rand_number
 
 
-def normalisation_of(options: Options, recorded: Mapping) -> normalisation.Normalisation | None:
+def normalisation_of(options: Options, recorded: Mapping) -> Normalisation | None:
     """Returns the recorded normalisation, or None if none is recorded.
 
     Raises:
@@ -74,9 +74,9 @@ def normalisation_of(options: Options, recorded: Mapping) -> normalisation.Norma
     """
     if recorded.get("normalisation") is None:
         return None
-    found = normalisation.recorded(recorded["normalisation"])
+    found = from_record(recorded["normalisation"])
     if options.normalisation != "auto":
-        asked = normalisation.CONSTANTS[options.normalisation]
+        asked = CONSTANTS[options.normalisation]
         pairs = zip(asked.mean + asked.std, found.mean + found.std, strict=True)
         if not all(math.isclose(one, other, rel_tol=1e-6) for one, other in pairs):
             means = ", ".join(f"{mean:.4g}" for mean in found.mean)

@@ -5,13 +5,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from datasets.files.trees import FileList
-from datasets.loading.reader import ImageReader, Task
 from datasets.normalisation import CIFAR, Normalisation
 from datasets.origin import OWN_TEST_SET, Origin, account
 from datasets.recorded import data_of
@@ -87,13 +87,30 @@ class Split:
         return {}
 
 
+class Task(NamedTuple):
+    """Images for a worker to read."""
+
+    paths: list[str]
+    side: int  # of the result, in pixels
+    augment: str  # none, crop_flip or autoaugment
+    seeds: list[int]  # one per image
+
+
+class Reader(Protocol):
+    """What reads the images of a `StreamedSplit`: `datasets.loading.reader.ImageReader`."""
+
+    def read(self, tasks: Iterable[Task]) -> Iterator[Tensor]:
+        """Yields the images of each task in order, uint8 ``[B, 3, side, side]``."""
+        ...
+
+
 @dataclass(frozen=True)
 class StreamedSplit:
     """Images that stay in their files. `reader` reads them as side × side pixels."""
 
     listing: FileList
     side: int
-    reader: ImageReader
+    reader: Reader
 
     def __len__(self) -> int:
         return len(self.listing)

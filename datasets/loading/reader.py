@@ -7,7 +7,7 @@ import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.files.images import LARGE_SIDE, SHOWN_FAULTS, fault_of, fit, opened, to_rgb
 from datasets.loading.augmentation import PADDING, cut_squares, draw_squares
+from datasets.splits import Task
 from utils.errors import RunError, UserError, is_out_of_memory
 from utils.machine import signals
 from utils.machine.cores import usable_cores
@@ -29,15 +30,6 @@ AHEAD = 2  # tasks that a worker finishes before they are asked for
 SHARED_MEMORY = "/dev/shm"
 
 JITTER = 0.4
-
-
-class Task(NamedTuple):
-    """Images for a worker to read."""
-
-    paths: list[str]
-    side: int  # of the result, in pixels
-    augment: str  # none, crop_flip or autoaugment
-    seeds: list[int]  # one per image
 
 
 def augmented(image: Image.Image, side: int, augment: str, seed: int) -> Tensor:

@@ -71,7 +71,8 @@ def test_a_worker_that_memory_ended_ends_the_run_and_the_process(folder):
     """A bus error is what the kernel ends a worker with when /dev/shm is full."""
     code = (
         "import os, signal, torch\n"
-        "from datasets.loading.reader import ImageReader, Task\n"
+        "from datasets.loading.reader import ImageReader\n"
+        "from datasets.splits import Task\n"
         "reader = ImageReader(2)\n"
         f"task = Task([{str(folder / '0.jpg')!r}], 32, 'none', [0])\n"
         "os.kill(reader._processes[0].pid, signal.SIGBUS)\n"
@@ -90,7 +91,8 @@ def test_a_worker_that_memory_ended_ends_the_run_and_the_process(folder):
 def test_a_worker_that_dies_in_a_step_ends_the_run_in_one_line(folder):
     code = (
         "import os, signal, sys, time\n"
-        "from datasets.loading.reader import ImageReader, Task\n"
+        "from datasets.loading.reader import ImageReader\n"
+        "from datasets.splits import Task\n"
         "from utils.errors import run_program\n"
         "def program():\n"
         "    reader = ImageReader(2)\n"

@@ -150,7 +150,7 @@ def find_classifier(
 
 def _normalisation(recorded: Mapping, dataset: object) -> Normalisation:
     if "normalisation" in recorded:
-        return normalisation.recorded(recorded["normalisation"])
+        return normalisation.from_record(recorded["normalisation"])
     return normalisation.IMAGENET if dataset in BENCHMARK_LISTS else normalisation.CIFAR
 
 
