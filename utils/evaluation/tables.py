@@ -69,5 +69,5 @@ def per_class_table(linear: dict, ncm: dict, data: LongTailedData) -> str:
 def _percent(value: float | dict | None, decimals: int) -> str:
     if isinstance(value, dict):
         mean, deviation = (_percent(value[part], decimals) for part in ("mean", "std"))
-        return f"{mean} ± {deviation}"
+        return mean if value["std"] is None else f"{mean} ± {deviation}"
     return "n/a" if value is None else f"{value:.{decimals}f}"

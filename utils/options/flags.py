@@ -584,7 +584,7 @@ class Options:
         "has a sub-folder seedN of the run folder. The run folder's summary.json has the mean and "
         "the standard deviation",
         type=values.seeds,
-        metavar="N,N[,N]",
+        metavar="N[,N]",
     )
     pretrain_epochs: int | None = flag(
         STAGE2,

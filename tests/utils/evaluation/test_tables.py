@@ -31,6 +31,13 @@ def test_an_empty_group_reads_not_available():
     assert linear.split() == ["linear", "40.00", "60.00", "41.00", "38.00", "50.00", "40.50", "n/a"]
 
 
+def test_the_mean_of_one_seed_stands_without_a_deviation():
+    records = {name: {"top1": {"mean": 40.0, "std": s}} for name, s in (("1", None), ("2", 0.5))}
+    _, one, two = accuracy_table(records, COUNTS).splitlines()
+    assert one.split()[:3] == ["1", "40.00", "n/a"]  # the record has no top-5
+    assert two.split()[:5] == ["2", "40.00", "±", "0.50", "n/a"]
+
+
 def test_a_record_made_earlier_shows_its_balanced_accuracy_and_no_macro_f1():
     earlier = {k: v for k, v in reading(40).items() if k not in ("balanced", "macro_f1")}
     _, row = accuracy_table({"linear": earlier}, COUNTS).splitlines()
