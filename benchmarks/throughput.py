@@ -52,7 +52,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Set
         "part of the images in an epoch of size x1, 0 < F <= 1 (default: all on a GPU, what the "
         "budget allows on a CPU)"
     )
-    add("--fraction", type=values.fraction, metavar="F", help=text)
+    add("--fraction", type=values.above_0_to_1, metavar="F", help=text)
     add("--quick", action="store_true", help="few made-up images: shows that the program works")
     precisions = ("auto", *PRECISIONS)
     text = "of ours; auto: bf16 where it is native, else float32 (default: auto)"

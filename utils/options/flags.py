@@ -131,7 +131,7 @@ class Options:
         "at least one image of each class that has two or more; drawn with the seed "
         "--rand_number, 0 < F < 1",
         default=0.2,
-        type=values.part,
+        type=values.between_0_and_1,
         metavar="F",
     )
     imb_type: str = flag(
@@ -148,7 +148,7 @@ class Options:
         help="size of the smallest class / size of the largest class, 0 < F <= 1; no effect with "
         "--imb_type natural",
         default=0.01,
-        type=values.fraction,
+        type=values.above_0_to_1,
         metavar="F",
     )
     rand_number: int = flag(
@@ -167,7 +167,7 @@ class Options:
         "subset is chosen, 0 <= F < 1. For data sets without held-out images of their own. With 0, "
         "up to 20 images per class that the subset leaves out are held out, except with digits",
         default=0.0,
-        type=values.below_one,
+        type=values.from_0_below_1,
         metavar="F",
     )
     arch: str = flag(
@@ -240,7 +240,7 @@ class Options:
         help="mix the images of a batch in pairs, in proportions drawn from Beta(A, A), A >= 0; 0: "
         "no mixing",
         default=0.0,
-        type=values.rate,
+        type=values.not_negative,
         metavar="A",
     )
     teacher: str | None = flag(
@@ -259,7 +259,7 @@ class Options:
         needs="teacher",
         help="with --teacher: the loss is (1-W) loss + W distillation, 0 <= W <= 1",
         default=0.5,
-        type=values.weight,
+        type=values.from_0_to_1,
         metavar="W",
     )
     teacher_temperature: float = flag(
@@ -321,7 +321,7 @@ class Options:
         role=Role.FEATURES,
         help="learning rate of the feature phase, for the network and the margins, LR >= 0",
         default=0.01,
-        type=values.rate,
+        type=values.not_negative,
         metavar="LR",
     )
     feat_schedule: str = flag(
@@ -354,7 +354,7 @@ class Options:
         role=Role.CLASSIFIER,
         help="learning rate of the classifier phase, which is constant, LR >= 0",
         default=0.01,
-        type=values.rate,
+        type=values.not_negative,
         metavar="LR",
     )
     temperature: float = flag(
@@ -371,7 +371,7 @@ class Options:
         help="margin epsilon, or its first value where it is learned, in the units of the distance "
         "before squaring, E >= 0",
         default=0.1,
-        type=values.rate,
+        type=values.not_negative,
         metavar="E",
     )
     margin_type: str = flag(
@@ -388,7 +388,7 @@ class Options:
         needs="margin_type learned",
         help="lower bound of learned margins, applied after each step, E >= 0 (default: no bound, "
         "as published)",
-        type=values.rate,
+        type=values.not_negative,
         metavar="E",
     )
     margin_wd: float | None = flag(
@@ -396,7 +396,7 @@ class Options:
         role=Role.ROBUST_LOSS,
         needs="margin_type learned",
         help="weight decay of learned margins, W >= 0 (default: WD, as published)",
-        type=values.rate,
+        type=values.not_negative,
         metavar="W",
     )
     balanced_clf_nepochs: int = flag(
@@ -413,7 +413,7 @@ class Options:
         role=Role.ROBUST_LOSS,
         help="0 <= W <= 1. In stage 2 the loss is (1-W) cross-entropy + W robust loss (default: "
         "their sum). In stage 1 it is loss + W robust loss (default: no robust loss)",
-        type=values.weight,
+        type=values.from_0_to_1,
         metavar="W",
     )
     robust_from: int | float = flag(
@@ -499,7 +499,7 @@ class Options:
         help="learning rate of stage 1: linear warm-up over 5 epochs, LR x 0.01 after epoch 160, "
         "LR x 0.0001 after 180, unless --warmup and --schedule say otherwise; LR >= 0",
         default=0.1,
-        type=values.rate,
+        type=values.not_negative,
         metavar="LR",
     )
     backbone: str | None = flag(
@@ -520,7 +520,7 @@ class Options:
         help="learning rate of the network except its classifier = X times the rate of the stage, "
         "X >= 0",
         default=1.0,
-        type=values.rate,
+        type=values.not_negative,
         metavar="X",
     )
     prior_weight: float = flag(
@@ -529,7 +529,7 @@ class Options:
         help="balanced softmax (--loss_type BS, bs) adds W log(n_c/N) to the logits in training, "
         "W >= 0",
         default=1.0,
-        type=values.rate,
+        type=values.not_negative,
         metavar="W",
     )
     momentum: float = flag(
@@ -537,7 +537,7 @@ class Options:
         role=Role.BOTH_STAGES,
         help="momentum of SGD, 0 <= M < 1",
         default=0.9,
-        type=values.below_one,
+        type=values.from_0_below_1,
         metavar="M",
     )
     weight_decay: float = flag(
@@ -547,7 +547,7 @@ class Options:
         role=Role.BOTH_STAGES,
         help="weight decay, W >= 0; LDAM-DRW's own recipe has 2e-4",
         default=0.0001,
-        type=values.rate,
+        type=values.not_negative,
         metavar="W",
     )
     augment: str = flag(

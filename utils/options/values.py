@@ -102,12 +102,12 @@ def _number(
     return convert
 
 
-rate = _number(float, "a finite number >= 0", lambda x: x >= 0)
+not_negative = _number(float, "a finite number >= 0", lambda x: x >= 0)
 positive = _number(float, "a finite number > 0", lambda x: x > 0)
-fraction = _number(float, "a number with 0 < x <= 1", lambda x: 0 < x <= 1)
-part = _number(float, "a number with 0 < x < 1", lambda x: 0 < x < 1)
-below_one = _number(float, "a number with 0 <= x < 1", lambda x: 0 <= x < 1)
-weight = _number(float, "a number with 0 <= x <= 1", lambda x: 0 <= x <= 1)
+above_0_to_1 = _number(float, "a number with 0 < x <= 1", lambda x: 0 < x <= 1)
+between_0_and_1 = _number(float, "a number with 0 < x < 1", lambda x: 0 < x < 1)
+from_0_below_1 = _number(float, "a number with 0 <= x < 1", lambda x: 0 <= x < 1)
+from_0_to_1 = _number(float, "a number with 0 <= x <= 1", lambda x: 0 <= x <= 1)
 count = _number(int, "a whole number >= 0", lambda n: n >= 0)
 positive_count = _number(int, "a whole number >= 1", lambda n: n >= 1)
 image_side = _number(int, "a whole number with 8 <= x <= 1024", lambda n: 8 <= n <= 1024)
@@ -116,7 +116,7 @@ seed = _number(int, "a whole number with 0 <= x < 2**32", lambda n: 0 <= n < 2**
 
 def epoch_or_share(text: str) -> int | float:
     """Returns an epoch, counted from 1, or a share of the epochs."""
-    for kind in (positive_count, part):
+    for kind in (positive_count, between_0_and_1):
         try:
             return kind(text)
         except argparse.ArgumentTypeError:
