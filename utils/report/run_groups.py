@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.runs.records import SUBSET_FLAGS, MissingRecord, RecordedRun
+from utils.runs.records import OF_SUBSET, MissingRecord, RecordedRun
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _differing(run: RecordedRun, firsts: Sequence[RecordedRun]) -> dict:
     are compared over the groups of both stages."""
 
     def peers(name: str) -> list[RecordedRun]:
-        is_common = name in (*SUBSET_FLAGS, "data_root", "arch")
+        is_common = name in (*OF_SUBSET, "data_root", "arch")
         return [other for other in firsts if is_common or other.stage == run.stage]
 
     return {

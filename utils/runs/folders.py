@@ -23,7 +23,7 @@ from utils.options.run_names import (
 from utils.runs.contents import contents_of, is_same_file, is_same_path, named_files
 from utils.runs.lookup import (
     PRETRAINED,
-    chosen_by,
+    best_files,
     is_digest,
     other_start,
     place_of_pretrained,
@@ -249,7 +249,7 @@ def find_evaluated(options: Options) -> tuple[Path, RunFolder]:
     Raises:
         UserError: there is none, or several runs fit; the message names the runs.
     """
-    files = [BEST_CHECKPOINT] if options.stage == 2 else chosen_by(options.select_on)
+    files = [BEST_CHECKPOINT] if options.stage == 2 else best_files(options.select_on)
     for folder in _candidates(options):
         for name in files:
             if os.path.exists(folder.models / name):

@@ -162,11 +162,11 @@ def _checkpoint_in(folder: Path, options: Options) -> Path | None:
     if options.seeds is not None and seed is not None:
         of_seed = folder / seed_folder(seed)
         folder = of_seed if os.path.exists(of_seed) else folder
-    candidates = [folder / name for name in chosen_by(options.select_on)]
+    candidates = [folder / name for name in best_files(options.select_on)]
     return next((path for path in candidates if os.path.exists(path)), None)
 
 
-def chosen_by(protocol: str) -> list[str]:
+def best_files(protocol: str) -> list[str]:
     """Returns the names that stage 1's best checkpoint by the protocol may have, in the order to
     try them."""
     chosen = LAST_CHECKPOINT if protocol == "last" else best_by(protocol)
@@ -187,7 +187,7 @@ def other_start(options: Options, named: object) -> str | None:
     place = _find_place(options, "pretrained")
     taken = place and _checkpoint_in(place.parent if place.is_file() else place, options)
     # Without the run, each checkpoint that it may have for the protocol could be the one.
-    names = chosen_by(options.select_on) if taken is None else [taken.name]
+    names = best_files(options.select_on) if taken is None else [taken.name]
     return None if name in names else name
 
 

@@ -15,9 +15,10 @@ from utils.options.flags import NATURAL_DATASETS, Options
 from utils.runs.contents import RECORD
 from utils.runs.run_folder import is_seed_folder
 
-SUBSET_FLAGS = (
+OF_SUBSET = (
     *("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fraction", "fingerprint"),
 )
+"""The entries of `args.json` that say which images are trained on."""
 
 
 def read_epochs(folder: Path) -> list[dict]:
@@ -130,7 +131,7 @@ class RecordedRun:
         settings = {name: getattr(options, name) for name in options.decisive() if name != "seed"}
         if self.parent:
             of_parent = self.parent.settings()
-            settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in SUBSET_FLAGS}
+            settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in OF_SUBSET}
         if options.dataset in NATURAL_DATASETS:
             settings["data_root"] = options.data_root
         # The place of a file decides nothing.

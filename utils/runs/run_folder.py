@@ -16,7 +16,7 @@ except ImportError:  # Windows has no such locks, so nothing keeps two runs out 
 
 LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
-LONGEST_NAME = 255
+LONGEST_COMPONENT = 255
 """Bytes that most file systems allow in the name of a file or folder."""
 
 
@@ -159,10 +159,10 @@ def check_writable(path: Path) -> None:
         UserError: they cannot, or a name in the path is too long.
     """
     longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
-    if longest > LONGEST_NAME:
+    if longest > LONGEST_COMPONENT:
         raise UserError(
             f"cannot write into {path}: it has a name of {longest} bytes, and a name may have "
-            f"{LONGEST_NAME}"
+            f"{LONGEST_COMPONENT}"
         )
     nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
