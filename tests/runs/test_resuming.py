@@ -67,6 +67,16 @@ def test_a_finished_stage_1_goes_on_with_more_epochs(tree, tmp_path):
     assert read_summary(folder)["epochs"] == 3
 
 
+def test_a_stage_1_without_epochs_goes_on_with_some(tree, tmp_path):
+    grown, whole = tmp_path / "grown", tmp_path / "whole"
+    flags = ("--schedule", "absolute", "--epochs")
+    succeed(stage_1(tree, grown, *flags, 0))
+    outcome = succeed(stage_1(tree, grown, *flags, 2, "--resume", "True"))
+    assert "resumes after epoch 0 of 2" in outcome.out
+    succeed(stage_1(tree, whole, *flags, 2))
+    assert not differences_of_runs(stage_1_folder(grown), stage_1_folder(whole))
+
+
 def test_resume_starts_a_run_that_is_not_there(tree, finished, tmp_path):
     succeed(stage_1(tree, tmp_path, "--resume", "True"))
     assert not differences_of_runs(finished / STAGE_1_NAME, tmp_path / STAGE_1_NAME)

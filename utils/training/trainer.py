@@ -192,12 +192,13 @@ class Trainer:
         self.keeper.keep(self._portable(), chosen_by, self.state_dict(phase_name), is_due)
 
     def state_dict(self, phase_name: str) -> dict[str, Any]:
-        """Returns everything that a resumed run needs, in the released form of a checkpoint."""
+        """Returns everything that a resumed run needs, in the released form of a checkpoint. It has
+        phases without epochs too, because a resumed run may have more epochs."""
         return self._portable() | {
             "selected_on": "last",
             "phase": phase_name,
-            "optimizers": {p.name: p.optimizer.state_dict() for p in self.phases},
-            "orders": {p.name: p.loader.order.state_dict() for p in self.phases},
+            "optimizers": {p.name: p.optimizer.state_dict() for p in self.stage.phases},
+            "orders": {p.name: p.loader.order.state_dict() for p in self.stage.phases},
             "generator": self.generator.get_state(),
             "best": self.selection.state_dict(),
             "seconds": self.seconds,
@@ -250,6 +251,7 @@ class Trainer:
             phase.load_optimizer(state["optimizers"][phase.name])
             phase.loader.order.load_state_dict(state["orders"][phase.name])
         self.generator.set_state(state["generator"])
-        self.selection.load_state_dict(state["best"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
+        if self.epoch:  # an untrained network does not compete with the epochs
+            self.selection.load_state_dict(state["best"])
         self.results = state["results"]
