@@ -155,8 +155,11 @@ def stage_1_objective(
         contrast: C, or None.
 
     Raises:
-        ValueError: the loss is unknown.
+        ValueError: the loss is unknown, or a contrastive branch comes with a robust loss or with
+            distillation.
     """
+    if contrast is not None and (robust is not None or distillation is not None):
+        raise ValueError("a contrastive branch goes with neither a robust loss nor distillation")
     weight = effective_number_weights(class_counts) if reweighted else None
     if loss_type == "CE":
         loss = nn.CrossEntropyLoss(weight=weight)
@@ -180,7 +183,7 @@ def stage_1_objective(
         weights.append(distillation[1])
     if contrast is not None:
         losses["contrast"] = contrast
-        weights = [CLASSIFICATION_WEIGHT, *weights[1:], CONTRASTIVE_WEIGHT]
+        weights = [CLASSIFICATION_WEIGHT, CONTRASTIVE_WEIGHT]
     return Objective(losses, weights)
 
 

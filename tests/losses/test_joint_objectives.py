@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from losses import DistillationLoss, DROLoss, stage_1_objective
+from losses import ContrastiveBranch, DistillationLoss, DROLoss, stage_1_objective
 
 COUNTS = [500, 120, 60, 20, 5]
 
@@ -64,3 +64,11 @@ def test_the_joint_loss_adds_the_weighted_robust_loss():
     ]
     assert_close(parts, torch.stack(expected))
     assert_close(loss, expected[0] + 0.2 * expected[1])
+
+
+@pytest.mark.parametrize(
+    "others", [{"robust": (DROLoss(1.0), 0.5)}, {"distillation": (DistillationLoss(), 0.5)}]
+)
+def test_a_contrastive_branch_excludes_the_robust_loss_and_distillation(others):
+    with pytest.raises(ValueError, match="neither a robust loss nor distillation"):
+        stage_1_objective("CE", COUNTS, contrast=ContrastiveBranch(8), **others)
