@@ -1,1 +1,2 @@
-"""Measures the program from outside: its speed beside a plain loop, and its first run on a GPU."""
+"""Measures the program from outside: its speed beside a plain loop, its first run on a GPU, and
+what features hold."""

@@ -1,4 +1,5 @@
-"""Classification losses of stage 1 and the class weights of both stages."""
+"""Classification losses and class weights of both stages, and the class prior as offsets of the
+logits."""
 
 from collections.abc import Sequence
 

@@ -12,7 +12,7 @@ length of the centroids."""
 FAR = 1e15
 """Larger coordinates are scaled down before they are squared."""
 HEADROOM = 2.0**20
-"""The largest factor by which sums over samples, class weights and τ/τ₀ may multiply a logit."""
+"""The largest factor by which class weights and τ/τ₀ together may multiply a logit."""
 
 
 def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:

@@ -214,19 +214,21 @@ def stage_2_objective(
             this order, and names this one `ce_lt`.
         class_counts: training images per class n_c ``[K]``, all at least 1.
         temperature, released_margins, distance: of the robust loss (`DROLoss`).
-        epsilons: its margins, one vector ``[K]``, or one for each layer of `columns`; 0 if None.
+        epsilons: a list with its margins ``[K]``, one vector for each layer of `columns` in their
+            order, or a single one without layers; no margins if None.
         robust_weight: w, 0 to 1, or None.
         columns: the columns of each layer, by its name, or None.
         prior_weight: τ of balanced softmax.
 
     Raises:
         KeyError: a loss or its class weights are unknown.
+        ValueError: there are not as many vectors of margins as layers.
     """
     losses: dict[str, nn.Module] = {}
     weights: list[float] = []
     columns_of: dict[str, slice] = {}
     layers = {"": slice(None)} if columns is None else {f"@{n}": c for n, c in columns.items()}
-    vectors = epsilons or [None] * len(layers)
+    vectors = [None] * len(layers) if epsilons is None else epsilons
     for kind, weighting in terms:
         name = f"{kind}_{weighting}" if weighting else kind
         make_weights = CLASS_WEIGHTS[weighting]

@@ -297,6 +297,12 @@ def test_an_unknown_stage_2_loss_is_an_error(term):
         stage_2_objective([("ce", ""), term], COUNTS)
 
 
+def test_margins_that_are_no_list_of_one_vector_for_each_layer_are_an_error():
+    for epsilons in (torch.ones(5), [torch.ones(5)] * 2, []):
+        with pytest.raises(ValueError):
+            stage_2_objective(parse_losses("robust_loss"), COUNTS, epsilons=epsilons)
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_the_robust_loss_of_an_objective_is_by_its_distance(distance, device):
     features, logits, targets, centroids = random_outputs(device)

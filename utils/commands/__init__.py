@@ -1,1 +1,1 @@
-"""What main.py does with checked options: train or evaluate."""
+"""What main.py does with checked options: train, evaluate or check images."""
