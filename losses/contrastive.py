@@ -81,5 +81,5 @@ class ContrastiveBranch(nn.Module):
         )
         self.loss = BalancedContrastiveLoss()
 
-    def forward(self, features: Tensor, targets: Tensor, class_weights: Tensor) -> Tensor:
-        return self.loss(self.projection(features), targets, self.projection(class_weights))
+    def forward(self, features: Tensor, targets: Tensor, classifier_weights: Tensor) -> Tensor:
+        return self.loss(self.projection(features), targets, self.projection(classifier_weights))

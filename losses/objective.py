@@ -108,9 +108,9 @@ class Objective(nn.Module):
                 return loss(logits, teacher_logits)
             if isinstance(loss, ContrastiveBranch):
                 assert views is not None
-                view_features, class_weights = views
+                view_features, classifier_weights = views
                 number = len(view_features) // len(targets)
-                return loss(view_features, targets.repeat(number), class_weights)
+                return loss(view_features, targets.repeat(number), classifier_weights)
             if isinstance(loss, DROLoss):
                 if mixed is not None:
                     raise ValueError("the robust loss takes one target an image, not two")

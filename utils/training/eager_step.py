@@ -44,7 +44,7 @@ class EagerStep:
         beside = self.beside([inputs], targets)
         if self.phase.views > 1:
             count = len(targets)
-            beside["views"] = features[count:], class_weights(self.model)
+            beside["views"] = features[count:], classifier_weights(self.model)
             features, logits = features[:count], logits[:count]
         loss, losses = self.objective(features, logits, targets, centroids, **beside)
         self.phase.optimizer.zero_grad(set_to_none=True)
@@ -101,7 +101,7 @@ class EagerStep:
         return [*self.model.state_dict().values(), *trained, *momenta]
 
 
-def class_weights(model: nn.Module) -> Tensor:
+def classifier_weights(model: nn.Module) -> Tensor:
     """Returns the weights of the classifier as rows ``[K, D]``, with gradient."""
     head = cast(Network, model).linear
     return head.weight.T if isinstance(head, NormedLinear) else head.weight
