@@ -33,3 +33,12 @@ class Network(nn.Module):
         """Returns features ``[B, D]`` and logits ``[B, K]``."""
         features = self.features(images)
         return features, self.classify(features)
+
+
+def backbone_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Returns the parameters of a network, except those of its head."""
+    return [p for name, p in model.named_parameters() if not name.startswith("linear.")]
+
+
+def head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    return list(model.get_submodule("linear").parameters())

@@ -1,7 +1,8 @@
 """What a run consists of; both stages share it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,6 +118,12 @@ class Run:
         """Returns the optimiser's group of learned margins, with their own `--margin_wd`."""
         decay = self.options.margin_wd
         return {"params": margins.trained} | ({} if decay is None else {"weight_decay": decay})
+
+    def projection(self, margins: Margins) -> Callable[[], None] | None:
+        """Returns the function that raises the margins to `--margin_min` after each update, or None
+        without the flag."""
+        lowest = self.options.margin_min
+        return None if lowest is None else partial(margins.keep_above, lowest)
 
     def sgd(self, parameters: Iterable[Tensor] | list[dict], lr: float) -> torch.optim.SGD:
         """Returns SGD with `--momentum` and `--weight-decay`.

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from datasets.samplers import EffectiveNumberOrder, ShuffledOrder
+from datasets.samplers import EffectiveNumberOrder, Order, ShuffledOrder
 from losses import (
     ContrastiveBranch,
     DistillationLoss,
@@ -19,6 +19,7 @@ from losses import (
     stage_1_objective,
 )
 from models import COSINE_SCALE, build_model
+from models.network import backbone_parameters, head_parameters
 from utils.errors import UserError, warn
 from utils.options.flags import Options
 from utils.training.mixup import Mixup
@@ -44,34 +45,25 @@ def stage_1(run: Run) -> Stage:
             classes.
         RunError: the images do not fit into the memory of the device.
     """
-    options, data = run.options, run.data
+    options = run.options
     head_scale = COSINE_SCALE if options.head == "cosine" else None
-    model = build_model(options.arch, data.num_classes, head_scale)
+    model = build_model(options.arch, run.data.num_classes, head_scale)
     run.take_backbone(model)
     model = run.place(model)
-    if options.loss_type == "BS" and options.train_rule != "None":
-        warn(
-            f"--train_rule {options.train_rule} balances the classes a second time: --loss_type BS "
-            "already does, and its prior is that of shuffled images"
-        )
-    if options.train_rule == "Resample":
-        order = EffectiveNumberOrder(data.train.labels, run.generator)
-    else:
-        order = ShuffledOrder(len(data.train), run.generator)
     margins = run.margins() if options.has_robust_loss else None
     teacher = None if options.teacher is None else load_teacher(run)
     contrast = _contrast(run, model)
     views = 1 if contrast is None else CONTRASTIVE_VIEWS
-    loader = run.training_loader(order, model if options.epochs else None, views)
-    rate_of, drw_start = schedule(options)
+    loader = run.training_loader(_order(run), model if options.epochs else None, views)
+    _warn_of_likely_mistakes(options)
     phase = Phase(
         name="pretraining",
         epochs=range(options.start_epoch + 1, options.epochs + 1),
         loader=loader,
-        objective=_objectives(options, data.class_counts, drw_start, margins, teacher, contrast),
+        objective=_objectives(run, margins, teacher, contrast),
         optimizer=run.sgd(_groups(run, model, margins, contrast), options.lr),
-        learning_rate=rate_of,
-        after_update=_projection(margins, options.margin_min),
+        learning_rate=learning_rate(options),
+        after_update=None if margins is None else run.projection(margins),
         mixup=_mixup(run, max(loader.batch_sizes)),
         teacher=None if teacher is None else teacher.network,
         views=views,
@@ -79,10 +71,10 @@ def stage_1(run: Run) -> Stage:
     return Stage(model, [phase], margins, contrast=contrast)
 
 
-def _projection(margins: Margins | None, lowest: float | None) -> Callable[[], None] | None:
-    """Returns the function that raises the margins to `--margin_min` after each update, or None if
-    there is nothing to raise."""
-    return None if margins is None or lowest is None else partial(margins.keep_above, lowest)
+def _order(run: Run) -> Order:
+    if run.options.train_rule == "Resample":
+        return EffectiveNumberOrder(run.data.train.labels, run.generator)
+    return ShuffledOrder(len(run.data.train), run.generator)
 
 
 def _contrast(run: Run, model: nn.Module) -> ContrastiveBranch | None:
@@ -123,8 +115,7 @@ def _groups(
     `--backbone_lr`; learned margins in another; a contrastive projection in another."""
     groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
     if run.options.backbone_lr != 1:
-        head = list(model.get_submodule("linear").parameters())
-        backbone = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
+        backbone, head = backbone_parameters(model), head_parameters(model)
         groups = [run.backbone_group(backbone), {"params": head}]
     if margins is not None and margins.trained:
         groups.append(run.margins_group(margins))
@@ -133,52 +124,31 @@ def _groups(
     return groups
 
 
-def schedule(options: Options) -> tuple[Callable[[int], float], int]:
-    """Returns the function from an epoch, counted from 1, to its rate, and the last epoch before
-    DRW's class weights."""
+def learning_rate(options: Options) -> Callable[[int], float]:
+    """Returns the function from an epoch, counted from 1, to its rate."""
     warmup = options.warmup or 0
-    scale = 1.0 if options.schedule == "absolute" else options.epochs / PUBLISHED_EPOCHS
-    drw_start = round(DRW_START * scale)
     if options.schedule == "cosine":
-        rate_of = partial(cosine_rate, lr=options.lr, epochs=options.epochs, warmup=warmup)
-        return rate_of, drw_start
-    if options.schedule == "absolute" and options.epochs <= RATE_STEPS[-1][0]:
-        warn(
-            f"--epochs {options.epochs} ends before the rate has fallen after epochs "
-            f"{' and '.join(str(epoch) for epoch, _ in RATE_STEPS)}; --schedule scaled moves both "
-            "steps into the run"
-        )
-    steps = [(round(epoch * scale), factor) for epoch, factor in RATE_STEPS]
-    return partial(stepped_rate, lr=options.lr, rate_steps=steps, warmup=warmup), drw_start
+        return partial(cosine_rate, lr=options.lr, epochs=options.epochs, warmup=warmup)
+    steps = [(scaled(epoch, options), factor) for epoch, factor in RATE_STEPS]
+    return partial(stepped_rate, lr=options.lr, rate_steps=steps, warmup=warmup)
+
+
+def scaled(epoch: int, options: Options) -> int:
+    """Returns where an epoch of the published schedule lies in this run: in its place with
+    `--schedule absolute`, else in proportion to `--epochs`."""
+    is_absolute = options.schedule == "absolute"
+    return epoch if is_absolute else round(epoch * (options.epochs / PUBLISHED_EPOCHS))
 
 
 def _objectives(
-    options: Options,
-    class_counts: list[int],
-    drw_start: int,
-    margins: Margins | None,
-    teacher: Teacher | None,
-    contrast: ContrastiveBranch | None,
+    run: Run, margins: Margins | None, teacher: Teacher | None, contrast: ContrastiveBranch | None
 ) -> Callable[[int], Objective]:
     """Returns the function from an epoch to its objective. DRW's class weights and the robust loss
     may join in a later epoch."""
-    distillation = None
-    if teacher is not None:
-        is_balanced = options.loss_type == "BS"
-        offsets = prior_offsets(class_counts, options.prior_weight) if is_balanced else None
-        loss = DistillationLoss(
-            options.teacher_temperature, options.teacher_power, offsets, teacher.offsets
-        )
-        distillation = loss, options.teacher_weight
-    robust = None
-    if margins is not None and options.robust_weight is not None:
-        loss = DROLoss(
-            options.temperature,
-            epsilons=margins.epsilons[0],
-            released_margins=options.as_released,
-            distance=options.robust_distance,
-        )
-        robust = loss, options.robust_weight
+    options, class_counts = run.options, run.data.class_counts
+    drw_start = scaled(DRW_START, options)
+    robust = None if margins is None else _robust_loss(options, margins)
+    distillation = None if teacher is None else _distillation(options, class_counts, teacher)
 
     @cache  # equal objectives must be one object, because a step is made for each object
     def make(is_reweighted: bool, is_joint: bool) -> Objective:
@@ -197,3 +167,41 @@ def _objectives(
         return make(options.train_rule == "Reweight" or is_late, epoch >= options.robust_start)
 
     return objective
+
+
+def _robust_loss(options: Options, margins: Margins) -> tuple[DROLoss, float]:
+    """Returns the robust loss and its weight."""
+    assert options.robust_weight is not None  # there are margins only with it
+    loss = DROLoss(
+        options.temperature,
+        epsilons=margins.epsilons[0],
+        released_margins=options.as_released,
+        distance=options.robust_distance,
+    )
+    return loss, options.robust_weight
+
+
+def _distillation(
+    options: Options, class_counts: list[int], teacher: Teacher
+) -> tuple[DistillationLoss, float]:
+    """Returns the distillation loss and its weight."""
+    is_balanced = options.loss_type == "BS"
+    offsets = prior_offsets(class_counts, options.prior_weight) if is_balanced else None
+    temperature, power = options.teacher_temperature, options.teacher_power
+    loss = DistillationLoss(temperature, power, offsets, teacher.offsets)
+    return loss, options.teacher_weight
+
+
+def _warn_of_likely_mistakes(options: Options) -> None:
+    """Warns if two flags balance the classes, or if the run ends before its rate has fallen."""
+    if options.loss_type == "BS" and options.train_rule != "None":
+        warn(
+            f"--train_rule {options.train_rule} balances the classes a second time: --loss_type BS "
+            "already does, and its prior is that of shuffled images"
+        )
+    if options.schedule == "absolute" and options.epochs <= RATE_STEPS[-1][0]:
+        warn(
+            f"--epochs {options.epochs} ends before the rate has fallen after epochs "
+            f"{' and '.join(str(epoch) for epoch, _ in RATE_STEPS)}; --schedule scaled moves both "
+            "steps into the run"
+        )

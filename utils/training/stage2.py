@@ -5,15 +5,18 @@ the classifier on the best features, which are frozen."""
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from datasets import LongTailedData
+from datasets.loading.loader import Loader
 from datasets.samplers import ClassAwareOrder, Order, ShuffledOrder, visits_every_class
-from losses import Objective, stage_2_objective
+from losses import Margins, stage_2_objective
 from models import build_model
 from models.layers import LayerFeatures
+from models.network import backbone_parameters, head_parameters
 from utils.errors import UserError, warn
 from utils.options.flags import Options
 from utils.options.values import LossTerm, Sampler
@@ -29,22 +32,6 @@ from utils.training.starting_point import (
 )
 
 
-def check_stage_2(options: Options, data: LongTailedData) -> None:
-    """Checks what needs no checkpoint, so that a bad stage 2 is refused before its stage 1 trains.
-
-    Raises:
-        UserError: a sampler cannot visit every class, the network lacks a layer of `--feat_layers`,
-            or no loss would train it.
-    """
-    for sampler in (options.feature_sampler, options.classifier_sampler):
-        if sampler.samples_per_class is not None:
-            _check_visits(sampler.samples_per_class, data.class_counts)
-    if options.feat_layers is not None:
-        with torch.device("meta"):  # without memory for the weights
-            model = build_model(options.arch, data.num_classes)
-        _with_layers(model, options)
-
-
 def stage_2(run: Run, start: dict, path: Path) -> Stage:
     """Returns stage 2, which starts from the stage-1 checkpoint `start`, read from `path`.
 
@@ -54,72 +41,79 @@ def stage_2(run: Run, start: dict, path: Path) -> Stage:
             given without a GPU, a backbone does not fit, or batches are too small for the network.
         RunError: the images do not fit into the memory of the device.
     """
-    options, data = run.options, run.data
-    warn_of_other_chain(start, path, options.select_on)
-    warn_of_unfinished(path, options)
-    warn_of_other_data(start, path, data)
-    _warn_of_uniform_prior(options)
-    _warn_of_other_frequencies(options, start, path)
-    model = checkpoint.build_from(start, path, options.arch, data.num_classes, options.head)
+    options, num_classes = run.options, run.data.num_classes
+    _warn_of_likely_mistakes(run, start, path)
+    model = checkpoint.build_from(start, path, options.arch, num_classes, options.head)
     run.take_backbone(model)
     model = run.place(model)
-    network = _with_layers(model, options)
-    columns = None if network is None else network.columns
-    margins = run.margins(None if columns is None else len(columns))
-
-    classifier = list(model.get_submodule("linear").parameters())
-    features = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
-    # As in the released code, margins with the rate and decay of the features are in their group.
-    are_alike = options.margin_wd is None and options.backbone_lr == 1
-    groups = [run.backbone_group(features + margins.trained if are_alike else features)]
-    if margins.trained and not are_alike:
-        groups.append(run.margins_group(margins))
-
-    features_order = _order(run, options.feature_sampler)
-    features_loader = run.training_loader(features_order, model if options.feature_epochs else None)
-    if options.classifier_sampler == options.feature_sampler:
-        # In the released code both phases use one loader, whose sampler goes on.
-        classifier_loader = features_loader
-    else:
-        classifier_loader = run.training_loader(_order(run, options.classifier_sampler))
-
-    def objective(losses: tuple[LossTerm, ...]) -> Objective:
-        return stage_2_objective(
-            losses,
-            data.class_counts,
-            temperature=options.temperature,
-            epsilons=list(margins.epsilons),
-            released_margins=options.as_released,
-            distance=options.robust_distance,
-            robust_weight=options.robust_weight if losses == options.feature_losses else None,
-            columns=columns,
-            prior_weight=options.prior_weight,
-        )
-
-    robust, balancing = objective(options.feature_losses), objective(options.classifier_losses)
-    switch, lowest = options.feature_epochs, options.margin_min
-    phases = [
-        Phase(
-            name="features",
-            epochs=range(options.start_epoch + 1, switch + 1),
-            loader=features_loader,
-            objective=lambda epoch: robust,
-            optimizer=run.sgd(groups, options.feat_lr),
-            learning_rate=_feature_rate(options),
-            after_update=None if lowest is None else partial(margins.keep_above, lowest),
-        ),
-        Phase(
-            name="classifier",
-            epochs=range(max(switch, options.start_epoch) + 1, options.epochs + 1),
-            loader=classifier_loader,
-            objective=lambda epoch: balancing,
-            optimizer=run.sgd(classifier, options.cls_lr),
-            learning_rate=lambda epoch: options.cls_lr,
-            features_are_frozen=True,
-        ),
-    ]
+    layers = _with_layers(model, options)
+    margins = run.margins(None if layers is None else len(layers.columns))
+    features = _feature_phase(run, model, layers, margins)
+    classifier = _classifier_phase(run, model, features.loader)
     # The optimiser has the margins in any case, because checkpoints have its groups.
-    return Stage(model, phases, margins if options.has_margins else None, network)
+    return Stage(model, [features, classifier], margins if options.has_margins else None, layers)
+
+
+def _feature_phase(
+    run: Run, model: nn.Module, layers: LayerFeatures | None, margins: Margins
+) -> Phase:
+    """Returns the phase that trains features and margins with `--feat_loss`, in the paper
+    cross-entropy and the robust loss. The classifier is frozen."""
+    options = run.options
+    order = _order(run, options.feature_sampler)
+    objective = stage_2_objective(
+        options.feature_losses,
+        run.data.class_counts,
+        temperature=options.temperature,
+        epsilons=list(margins.epsilons),
+        released_margins=options.as_released,
+        distance=options.robust_distance,
+        robust_weight=options.robust_weight,
+        columns=None if layers is None else layers.columns,
+        prior_weight=options.prior_weight,
+    )
+    return Phase(
+        name="features",
+        epochs=range(options.start_epoch + 1, options.feature_epochs + 1),
+        loader=run.training_loader(order, model if options.feature_epochs else None),
+        objective=lambda epoch: objective,
+        optimizer=run.sgd(_feature_groups(run, model, margins), options.feat_lr),
+        learning_rate=_feature_rate(options),
+        after_update=run.projection(margins),
+    )
+
+
+def _classifier_phase(run: Run, model: nn.Module, features_loader: Loader) -> Phase:
+    """Returns the phase that trains only the classifier, with `--cls_loss`, on the best features.
+    Its images are in the order of the feature phase, unless it has a sampler of its own."""
+    options = run.options
+    loader = features_loader  # as in the released code, its order goes on
+    if options.classifier_sampler != options.feature_sampler:
+        loader = run.training_loader(_order(run, options.classifier_sampler))
+    objective = stage_2_objective(
+        options.classifier_losses, run.data.class_counts, prior_weight=options.prior_weight
+    )
+    return Phase(
+        name="classifier",
+        epochs=range(max(options.feature_epochs, options.start_epoch) + 1, options.epochs + 1),
+        loader=loader,
+        objective=lambda epoch: objective,
+        optimizer=run.sgd(head_parameters(model), options.cls_lr),
+        learning_rate=lambda epoch: options.cls_lr,
+        features_are_frozen=True,
+    )
+
+
+def _feature_groups(run: Run, model: nn.Module, margins: Margins) -> list[dict[str, Any]]:
+    """Returns the optimiser's groups of the backbone and of learned margins. As in the released
+    code, margins with the rate and decay of the features are in their group."""
+    backbone = backbone_parameters(model)
+    if run.options.margin_wd is None and run.options.backbone_lr == 1:
+        return [run.backbone_group(backbone + margins.trained)]
+    groups = [run.backbone_group(backbone)]
+    if margins.trained:
+        groups.append(run.margins_group(margins))
+    return groups
 
 
 def _feature_rate(options: Options) -> Callable[[int], float]:
@@ -128,6 +122,13 @@ def _feature_rate(options: Options) -> Callable[[int], float]:
     if options.feat_schedule == "cosine":
         return partial(cosine_rate, lr=options.feat_lr, epochs=options.feature_epochs)
     return lambda epoch: options.feat_lr
+
+
+def _order(run: Run, sampler: Sampler) -> Order:
+    if sampler.samples_per_class is None:
+        return ShuffledOrder(len(run.data.train), run.generator)
+    _check_visits(sampler.samples_per_class, run.data.class_counts)
+    return ClassAwareOrder(run.data.train.labels, sampler.samples_per_class, run.generator)
 
 
 def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
@@ -153,6 +154,50 @@ def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
             f"would train the layers behind it; add {last} to the layers, or ce to the losses"
         )
     return network
+
+
+def check_stage_2(options: Options, data: LongTailedData) -> None:
+    """Checks what needs no checkpoint, so that a bad stage 2 is refused before its stage 1 trains.
+
+    Raises:
+        UserError: a sampler cannot visit every class, the network lacks a layer of `--feat_layers`,
+            or no loss would train it.
+    """
+    for sampler in (options.feature_sampler, options.classifier_sampler):
+        if sampler.samples_per_class is not None:
+            _check_visits(sampler.samples_per_class, data.class_counts)
+    if options.feat_layers is not None:
+        with torch.device("meta"):  # without memory for the weights
+            model = build_model(options.arch, data.num_classes)
+        _with_layers(model, options)
+
+
+def _check_visits(k: int, class_counts: list[int]) -> None:
+    """Checks that `resample,k` visits every class in every epoch; otherwise a class would have no
+    centroid.
+
+    Raises:
+        UserError: it does not; the message names the largest k that does.
+    """
+    num_classes, largest = len(class_counts), max(class_counts)
+    if visits_every_class(num_classes, largest, k):
+        return
+    smaller = range(min(k, largest), 0, -1)
+    works = next(n for n in smaller if visits_every_class(num_classes, largest, n))
+    also = f" (or {largest}, the size of the largest class)" if works < largest else ""
+    raise UserError(
+        f"resample,{k} does not visit every class in every epoch; the largest k that does is "
+        f"{works}{also}"
+    )
+
+
+def _warn_of_likely_mistakes(run: Run, start: dict, path: Path) -> None:
+    """Warns if the checkpoint does not suit the run, or a loss does not suit its sampler."""
+    warn_of_other_chain(start, path, run.options.select_on)
+    warn_of_unfinished(path, run.options)
+    warn_of_other_data(start, path, run.data)
+    _warn_of_uniform_prior(run.options)
+    _warn_of_other_frequencies(run.options, start, path)
 
 
 def _warn_of_uniform_prior(options: Options) -> None:
@@ -183,29 +228,3 @@ def _warn_of_other_frequencies(options: Options, start: dict, path: Path) -> Non
             f"{path}: its classifier was trained with --loss_type {start['loss_type']}, and "
             f"--feat_loss {options.feat_loss} reads its logits as those of other class frequencies"
         )
-
-
-def _order(run: Run, sampler: Sampler) -> Order:
-    if sampler.samples_per_class is None:
-        return ShuffledOrder(len(run.data.train), run.generator)
-    _check_visits(sampler.samples_per_class, run.data.class_counts)
-    return ClassAwareOrder(run.data.train.labels, sampler.samples_per_class, run.generator)
-
-
-def _check_visits(k: int, class_counts: list[int]) -> None:
-    """Checks that `resample,k` visits every class in every epoch; otherwise a class would have no
-    centroid.
-
-    Raises:
-        UserError: it does not; the message names the largest k that does.
-    """
-    num_classes, largest = len(class_counts), max(class_counts)
-    if visits_every_class(num_classes, largest, k):
-        return
-    smaller = range(min(k, largest), 0, -1)
-    works = next(n for n in smaller if visits_every_class(num_classes, largest, n))
-    also = f" (or {largest}, the size of the largest class)" if works < largest else ""
-    raise UserError(
-        f"resample,{k} does not visit every class in every epoch; the largest k that does is "
-        f"{works}{also}"
-    )
