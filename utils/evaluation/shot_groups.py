@@ -1,7 +1,5 @@
 """Many-, medium- and few-shot classes."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -22,13 +20,3 @@ def group_of_counts(class_counts: ArrayLike) -> np.ndarray:
     """
     counts = np.asarray(class_counts)
     return np.select([counts > MANY_ABOVE, counts < FEW_BELOW], ["many", "few"], "medium")
-
-
-def balanced_accuracy(record: Mapping) -> float | None:
-    """Returns the balanced accuracy of a record of `accuracy_record`, in percent. Records of
-    earlier versions have no ``balanced``; for them it is the mean of ``per_class``."""
-    if "balanced" in record:
-        return record["balanced"]
-    # A class without images has None.
-    known = [accuracy for accuracy in record["per_class"] if accuracy is not None]
-    return sum(known) / len(known) if known else None

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.splits import LongTailedData
-from utils.evaluation.shot_groups import GROUPS, balanced_accuracy, group_of_counts
+from utils.evaluation.accuracy_records import balanced_accuracy
+from utils.evaluation.shot_groups import GROUPS, group_of_counts
 
 ACCURACIES = ("top1", "top5", "balanced", "macro_f1", *GROUPS)
 OF_CLASSIFIERS = (*ACCURACIES, "worst", "ece")

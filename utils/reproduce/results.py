@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.evaluation.shot_groups import GROUPS, balanced_accuracy
+from utils.evaluation.accuracy_records import balanced_accuracy
+from utils.evaluation.shot_groups import GROUPS
 from utils.options.flags import Options
 from utils.options.recipes import RECIPES
 from utils.reproduce.plan import PROTOCOLS, Cell

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.evaluation.shot_groups import balanced_accuracy
+from utils.evaluation.accuracy_records import balanced_accuracy
 from utils.files import atomic_write
 from utils.runs.records import read_epochs
 from utils.runs.tensorboard import EventFile

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
-from utils.evaluation.shot_groups import GROUPS, balanced_accuracy
+from utils.evaluation.accuracy_records import balanced_accuracy
+from utils.evaluation.shot_groups import GROUPS
 from utils.options.flags import NATURAL_DATASETS, Options
 from utils.runs.contents import RECORD
 from utils.runs.run_folder import is_seed_folder

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from utils.evaluation.shot_groups import balanced_accuracy
+from utils.evaluation.accuracy_records import balanced_accuracy
 
 Results = Mapping[str, Mapping[str, Any]]
 """Accuracies of an epoch, by split and then by classifier (`linear`, `ncm`): a record of

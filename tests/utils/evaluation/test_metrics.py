@@ -23,7 +23,6 @@ from utils.evaluation.metrics import (
     mean_over_classes,
     percent,
 )
-from utils.evaluation.shot_groups import balanced_accuracy
 from utils.metrics import nearest_centroid_accuracy, shot_accuracy  # the public names
 
 # 101, 100, 20 and 19 training images: one many-shot, two medium-shot and one few-shot class.
@@ -239,12 +238,6 @@ def test_on_a_balanced_set_top_1_is_the_balanced_accuracy(num_classes, per_class
         targets = torch.arange(num_classes).repeat(per_class)
         record = accuracy_record(scores, targets, [30] * num_classes)
         assert record["top1"] == record["balanced"]
-
-
-def test_an_earlier_record_gets_its_balanced_accuracy_from_its_classes():
-    assert balanced_accuracy({"top1": 40.0, "per_class": [50.0, 100.0, None]}) == 75.0
-    assert balanced_accuracy({"balanced": 61.0, "per_class": [50.0, 100.0, None]}) == 61.0
-    assert balanced_accuracy({"per_class": [None]}) is None
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 4, 5])
