@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from datasets import LongTailedData, load_data
 from models.network import Network
-from utils.commands.train import machine_of
 from utils.errors import UserError
 from utils.evaluation.classifier_files import (
     CLASSIFIERS_FILE,
@@ -29,6 +28,7 @@ from utils.evaluation.classifiers import (
 )
 from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.geometry import geometry_line
+from utils.evaluation.statistics import combine
 from utils.evaluation.tables import OF_CLASSIFIERS, accuracy_table, per_class_table
 from utils.files import atomic_write, write_json
 from utils.machine import collectives
@@ -38,7 +38,7 @@ from utils.runs import checkpoint
 from utils.runs.folders import find_evaluated
 from utils.runs.run_folder import RunFolder, check_writable
 from utils.runs.tensorboard import EventFile
-from utils.training.seeds import combine
+from utils.training.setup import machine_of
 from utils.training.starting_point import check_not_trained_on, warn_of_other_data
 
 HELD_OUT_IMAGES = (

@@ -13,8 +13,7 @@ from datasets import LongTailedData, load_data
 from utils.errors import UserError, is_out_of_memory
 from utils.files import read_json, write_json
 from utils.machine import collectives, signals
-from utils.machine.device import Machine, choose_machine, seed_everything
-from utils.machine.processes import World
+from utils.machine.device import Machine, seed_everything
 from utils.options.flags import Options
 from utils.runs import checkpoint
 from utils.runs.contents import RECORD, contents_of
@@ -23,7 +22,7 @@ from utils.runs.lookup import checkpoint_of_flag
 from utils.runs.resuming import check_holds_no_run, prepare
 from utils.runs.run_folder import RunFolder, recorded_options
 from utils.training.seeds import side_by_side, summarise_seeds
-from utils.training.setup import Run
+from utils.training.setup import Run, machine_of
 from utils.training.stage1 import stage_1
 from utils.training.stage2 import check_stage_2, stage_2
 from utils.training.starting_point import check_not_trained_on
@@ -64,11 +63,6 @@ def train(stages: Sequence[Options]) -> None:
                 if stage.seeds is not None:
                     combine = partial(_summarise_seeds, stage, stage_jobs, together)
                     collectives.from_main(combine, world)
-
-
-def machine_of(options: Options, world: World) -> Machine:
-    """Returns the machine that the options name, and sets torch up for it."""
-    return choose_machine(options.gpu, options.precision, options.step, options.accumulate, world)
 
 
 @dataclass(frozen=True)

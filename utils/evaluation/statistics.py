@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,36 @@ def images_of_balanced(labels: np.ndarray) -> float:
     """
     counts = np.unique(labels, return_counts=True)[1]
     return float(len(counts) ** 2 / (1 / counts).sum())
+
+
+def combine(summaries: Sequence[Any]) -> Any:
+    """Returns several records of one form as one record.
+
+    - A measured number (a float) becomes ``{"mean": m, "std": s}``, where s is the sample standard
+      deviation, or None for one record.
+    - A value that is None in any record is None.
+    - A key that any record lacks is left out.
+    - Other values (texts, class counts) stay if they are equal in all records; if they are not
+      (selected epochs), they become a list.
+
+    Example:
+        >>> combine([{"arch": "resnet32", "top1": 1.0}, {"arch": "resnet32", "top1": 3.0}])
+        {'arch': 'resnet32', 'top1': {'mean': 2.0, 'std': 1.4142}}
+    """
+    first = summaries[0]
+    if any(summary is None for summary in summaries):
+        return None
+    if isinstance(first, dict):
+        # A summary made earlier may lack a key.
+        shared = [key for key in first if all(key in summary for summary in summaries)]
+        return {key: combine([summary[key] for summary in summaries]) for key in shared}
+    if isinstance(first, list):
+        return [combine(values) for values in zip(*summaries, strict=True)]
+    if isinstance(first, float):
+        spread = deviation(summaries)
+        std = None if spread is None else round(spread, 4)
+        return {"mean": round(statistics.fmean(summaries), 4), "std": std}
+    return first if all(summary == first for summary in summaries) else list(summaries)
 
 
 @dataclass(frozen=True)

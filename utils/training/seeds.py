@@ -1,14 +1,12 @@
 """Several seeds of one command: trained side by side, and summarised in one record."""
 
 import json
-import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from utils.evaluation.statistics import deviation
+from utils.evaluation.statistics import combine
 from utils.files import write_json
 
 
@@ -32,36 +30,6 @@ def side_by_side(runs: Sequence[Iterator[None]], device: torch.device) -> None:
                 if next(run, "over") == "over":
                     active.remove((run, stream))
     torch.cuda.synchronize(device)
-
-
-def combine(summaries: Sequence[Any]) -> Any:
-    """Returns several records of one form as one record.
-
-    - A measured number (a float) becomes ``{"mean": m, "std": s}``, where s is the sample standard
-      deviation, or None for one record.
-    - A value that is None in any record is None.
-    - A key that any record lacks is left out.
-    - Other values (texts, class counts) stay if they are equal in all records; if they are not
-      (selected epochs), they become a list.
-
-    Example:
-        >>> combine([{"arch": "resnet32", "top1": 1.0}, {"arch": "resnet32", "top1": 3.0}])
-        {'arch': 'resnet32', 'top1': {'mean': 2.0, 'std': 1.4142}}
-    """
-    first = summaries[0]
-    if any(summary is None for summary in summaries):
-        return None
-    if isinstance(first, dict):
-        # A summary made earlier may lack a key.
-        shared = [key for key in first if all(key in summary for summary in summaries)]
-        return {key: combine([summary[key] for summary in summaries]) for key in shared}
-    if isinstance(first, list):
-        return [combine(values) for values in zip(*summaries, strict=True)]
-    if isinstance(first, float):
-        spread = deviation(summaries)
-        std = None if spread is None else round(spread, 4)
-        return {"mean": round(statistics.fmean(summaries), 4), "std": std}
-    return first if all(summary == first for summary in summaries) else list(summaries)
 
 
 def summarise_seeds(path: Path, summaries: Sequence[Path], together: bool) -> dict:

@@ -15,7 +15,8 @@ from datasets.samplers import Order
 from losses import ContrastiveBranch, Margins
 from models.layers import LayerFeatures
 from utils.errors import UserError
-from utils.machine.device import Machine
+from utils.machine.device import Machine, choose_machine
+from utils.machine.processes import World
 from utils.options.data_paths import expanded
 from utils.options.flags import Options
 from utils.runs.backbone import load_backbone
@@ -23,6 +24,11 @@ from utils.runs.run_folder import RunFolder
 from utils.training.phase import RATE_FACTOR, Phase
 from utils.training.sgd import Sgd
 from utils.training.smallest_batch import smallest_batch
+
+
+def machine_of(options: Options, world: World) -> Machine:
+    """Returns the machine that the options name, and sets torch up for it."""
+    return choose_machine(options.gpu, options.precision, options.step, options.accumulate, world)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Errors and intervals against scipy, worked examples, and bootstraps over seeds and images."""
+"""Errors and intervals against scipy, worked examples, and bootstraps over seeds and images;
+records of several seeds."""
 
 import math
 
@@ -11,6 +12,7 @@ from scipy import stats
 from utils.evaluation.statistics import (
     Difference,
     binomial_error,
+    combine,
     deviation,
     difference_to_constant,
     images_of_balanced,
@@ -27,6 +29,26 @@ def test_deviation_and_standard_error():
 
 def test_one_value_has_no_deviation():
     assert deviation([1.0]) is None and standard_error([1.0]) is None
+
+
+def test_records_combine_to_mean_and_sample_deviation():
+    a = {"arch": "x", "counts": [3, 1], "top1": 40.0, "few": None, "epoch": 7, "per": [1.0, None]}
+    b = {"arch": "x", "counts": [3, 1], "top1": 43.0, "few": 2.0, "epoch": 9, "per": [2.0, None]}
+    assert combine([a, b]) == {
+        "arch": "x",
+        "counts": [3, 1],
+        "top1": {"mean": 41.5, "std": 2.1213},
+        "few": None,
+        "epoch": [7, 9],
+        "per": [{"mean": 1.5, "std": 0.7071}, None],
+    }
+    assert combine([a])["top1"] == {"mean": 40.0, "std": None}
+
+
+def test_a_key_that_a_summary_made_earlier_lacks_is_left_out():
+    assert combine([{"top1": 1.0, "balanced": 2.0}, {"top1": 3.0}]) == {
+        "top1": {"mean": 2.0, "std": 1.4142}
+    }
 
 
 def test_the_binomial_error():

@@ -30,7 +30,7 @@ from utils.options.parse import parse_options, parse_stages
 from utils.options.run_names import run_name
 from utils.runs.folders import run_folder
 from utils.runs.records import place_of, read_run
-from utils.training.seeds import combine, side_by_side, summarise_seeds
+from utils.training.seeds import side_by_side, summarise_seeds
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -47,26 +47,6 @@ def both_stages(tree, root, *extra):
     """Returns `stage_1` and `stage_2` as one command."""
     argv = without(stage_2(tree, root), "--pretrained")
     return [*argv, "--pretrain_epochs", 2, "--schedule", "scaled", *extra]
-
-
-def test_records_combine_to_mean_and_sample_deviation():
-    a = {"arch": "x", "counts": [3, 1], "top1": 40.0, "few": None, "epoch": 7, "per": [1.0, None]}
-    b = {"arch": "x", "counts": [3, 1], "top1": 43.0, "few": 2.0, "epoch": 9, "per": [2.0, None]}
-    assert combine([a, b]) == {
-        "arch": "x",
-        "counts": [3, 1],
-        "top1": {"mean": 41.5, "std": 2.1213},
-        "few": None,
-        "epoch": [7, 9],
-        "per": [{"mean": 1.5, "std": 0.7071}, None],
-    }
-    assert combine([a])["top1"] == {"mean": 40.0, "std": None}
-
-
-def test_a_key_that_a_summary_made_earlier_lacks_is_left_out():
-    assert combine([{"top1": 1.0, "balanced": 2.0}, {"top1": 3.0}]) == {
-        "top1": {"mean": 2.0, "std": 1.4142}
-    }
 
 
 def test_each_of_several_seeds_is_its_own_single_run(tree, finished, tmp_path):

@@ -13,8 +13,8 @@ from tests.support.helpers import (
     weights_of,
 )
 from tests.support.made_up_records import COUNTS, reading, record
+from utils.evaluation.statistics import combine
 from utils.training.phase import Phase
-from utils.training.seeds import combine
 from utils.training.summary import feature_epochs, final_table
 
 
