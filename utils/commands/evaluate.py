@@ -100,7 +100,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
         rows |= {f"{split}, linear": linear[split], f"{split}, NCM": ncm[split]}
     chosen_on = f", selected on {chosen['selected_on']}" if "selected_on" in chosen else ""
     print(f"{path}, epoch {chosen.get('epoch', 'unknown')}{chosen_on}")
-    print(per_class_table(linear["test"], ncm["test"], data))
+    print(per_class_table(linear["test"], ncm["test"], data.class_names, data.class_counts))
     print(accuracy_table(rows, data.class_counts))
     for split, record in geometry.items():
         print(geometry_line(split, record))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.splits import LongTailedData
 from utils.evaluation.accuracy_records import balanced_accuracy
 from utils.evaluation.shot_groups import GROUPS, group_of_counts
 
@@ -50,20 +49,23 @@ def _balanced(record: dict) -> float | dict | None:
     return record.get("balanced") if is_of_several else balanced_accuracy(record)
 
 
-def per_class_table(linear: dict, ncm: dict, data: LongTailedData) -> str:
+def per_class_table(
+    linear: dict, ncm: dict, class_names: Sequence[str], class_counts: Sequence[int]
+) -> str:
     """Returns the accuracies of each class in percent as aligned text, largest class first.
 
     Args:
         linear, ncm: records of `accuracy_record` of the two classifiers.
-        data: gives class names and class counts.
+        class_names: names of the classes ``[K]``.
+        class_counts: training images of each class ``[K]``.
     """
-    by_size = np.argsort(-np.asarray(data.class_counts), kind="stable")
-    width = max(len("class"), *map(len, data.class_names))
+    by_size = np.argsort(-np.asarray(class_counts), kind="stable")
+    width = max(len("class"), *map(len, class_names))
     lines = [f"{'class':<{width}}{'images':>8}{'linear':>8}{'NCM':>8}"]
     for label in by_size:
         accuracies = (_percent(r["per_class"][label], 1) for r in (linear, ncm))
-        cells = "".join(f"{cell:>8}" for cell in (data.class_counts[label], *accuracies))
-        lines.append(f"{data.class_names[label]:<{width}}{cells}")
+        cells = "".join(f"{cell:>8}" for cell in (class_counts[label], *accuracies))
+        lines.append(f"{class_names[label]:<{width}}{cells}")
     return "\n".join(lines)
 
 

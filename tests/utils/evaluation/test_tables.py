@@ -53,13 +53,10 @@ def test_the_table_of_classifiers_has_the_worst_class_and_the_calibration_error(
 
 
 def test_the_table_of_classes_goes_from_the_largest_to_the_smallest():
-    class Data:
-        class_counts = (5, 500, 50)
-        class_names = ("owl", "apple", "aquarium_fish")
-
+    names, counts = ("owl", "apple", "aquarium_fish"), (5, 500, 50)
     linear = {"per_class": [10.0, 99.96, None]}
     ncm = {"per_class": [20.0, 30.25, 50.0]}
-    lines = [line.split() for line in per_class_table(linear, ncm, Data()).splitlines()]
+    lines = [line.split() for line in per_class_table(linear, ncm, names, counts).splitlines()]
     assert lines == [
         ["class", "images", "linear", "NCM"],
         ["apple", "500", "100.0", "30.2"],
