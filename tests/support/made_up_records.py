@@ -23,7 +23,7 @@ def reading(base, counts=COUNTS):
 
 
 def geometry(base, counts=COUNTS):
-    """How features lie, as `feature_geometry` gives it."""
+    """How features lie, as `geometry_record` gives it."""
     few = base - 0.25 if min(counts) < 20 else None
     error = {"mean": base - 0.5, "many": base - 0.75, "medium": base - 0.5, "few": few}
     return {"length": base, "within": base + 1, "between": base + 2, "centroid_error": error}

@@ -156,7 +156,7 @@ class Evaluator:
         is_kept: Callable[[dict[str, dict]], bool] = lambda results: True,
     ) -> dict[str, dict]:
         """Returns the accuracies ``{split: {"linear": record, "ncm": record or None}}``. If NCM was
-        evaluated, a split also has ``"geometry"``, the record of `feature_geometry`.
+        evaluated, a split also has ``"geometry"``, the record of `geometry_record`.
 
         NCM's centroids cost a pass over the training images. So NCM is evaluated only if it chooses
         the epoch, if the features are frozen (then it costs nothing), or if the epoch is kept.
@@ -217,7 +217,7 @@ class Evaluator:
         return self._of_splits(measure, lambda values: record_of(values, self.class_counts))
 
     def geometry(self) -> dict[str, dict]:
-        """Returns for each split the record of `feature_geometry`."""
+        """Returns for each split the record of `geometry_record`."""
         centroids = self.centroids()
         return self._of_splits(
             lambda features, targets: measure_geometry(features, targets, centroids),

@@ -14,9 +14,31 @@ from utils.evaluation.shot_groups import GROUPS
 
 
 @torch.no_grad()
-def feature_geometry(
-    features: Tensor, targets: Tensor, centroids: Tensor, class_counts: Sequence[int]
-) -> dict:
+def measure_geometry(features: Tensor, targets: Tensor, centroids: Tensor) -> Tensor:
+    """Returns the values that `geometry_record` takes, float64 ``[2 + 2 K]``, without waiting for
+    the device.
+
+    They are ``length`` and ``between``, then for each class the mean distance of its features to
+    its centroid, then for each class the error of its centroid.
+
+    Args:
+        features: features of the split ``[N, D]``.
+        targets: their labels ``[N]``.
+        centroids: μ of the training images, ``[K, D]``.
+    """
+    num_classes = len(centroids)
+    to_own = torch.linalg.vector_norm(features - centroids[targets], dim=1)
+    within = class_means(to_own.unsqueeze(1), targets, num_classes)
+    apart = euclidean_distances(centroids, centroids)
+    apart.fill_diagonal_(float("inf"))
+    own_means = class_means(features, targets, num_classes)
+    error = torch.linalg.vector_norm(own_means - centroids, dim=1)
+    length = torch.linalg.vector_norm(features, dim=1).mean()
+    between = apart.amin(dim=1).mean()
+    return torch.cat([torch.stack([length, between]), within[:, 0], error]).double()
+
+
+def geometry_record(values: np.ndarray, class_counts: Sequence[int]) -> dict:
     r"""Returns lengths and distances of a split's features. They tell how far the assumption of the
     robust loss holds: the true centroid of class c is at most a radius away from :math:`\mu_c`, the
     mean of its training features (Samuel and Chechik, ICCV 2021, section 4). The margin
@@ -38,42 +60,6 @@ def feature_geometry(
     None.
 
     Args:
-        features: features of the split ``[N, D]``.
-        targets: their labels ``[N]``.
-        centroids: μ of the training images, ``[K, D]``.
-        class_counts: training images of each class ``[K]``.
-    """
-    values = measure_geometry(features, targets, centroids).cpu().numpy()
-    return geometry_record(values, class_counts)
-
-
-@torch.no_grad()
-def measure_geometry(features: Tensor, targets: Tensor, centroids: Tensor) -> Tensor:
-    """Returns the values that `geometry_record` takes, float64 ``[2 + 2 K]``, without waiting for
-    the device.
-
-    They are ``length`` and ``between``, then for each class the mean distance of its features to
-    its centroid, then for each class the error of its centroid.
-
-    Args:
-        features, targets, centroids: as for `feature_geometry`.
-    """
-    num_classes = len(centroids)
-    to_own = torch.linalg.vector_norm(features - centroids[targets], dim=1)
-    within = class_means(to_own.unsqueeze(1), targets, num_classes)
-    apart = euclidean_distances(centroids, centroids)
-    apart.fill_diagonal_(float("inf"))
-    own_means = class_means(features, targets, num_classes)
-    error = torch.linalg.vector_norm(own_means - centroids, dim=1)
-    length = torch.linalg.vector_norm(features, dim=1).mean()
-    between = apart.amin(dim=1).mean()
-    return torch.cat([torch.stack([length, between]), within[:, 0], error]).double()
-
-
-def geometry_record(values: np.ndarray, class_counts: Sequence[int]) -> dict:
-    """Returns the record that `feature_geometry` describes.
-
-    Args:
         values: what `measure_geometry` returned, ``[2 + 2 K]``.
         class_counts: training images of each class ``[K]``.
     """
@@ -89,7 +75,7 @@ def geometry_record(values: np.ndarray, class_counts: Sequence[int]) -> dict:
 
 
 def geometry_line(split: str, geometry: dict) -> str:
-    """Returns a record of `feature_geometry` as one line of text."""
+    """Returns a record of `geometry_record` as one line of text."""
     error = geometry["centroid_error"]
     by_group = " / ".join(_shown(error[group]) for group in GROUPS)
     return (

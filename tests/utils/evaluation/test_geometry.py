@@ -5,9 +5,13 @@ import pytest
 import torch
 
 from tests.support.helpers import seeded
-from utils.evaluation.geometry import feature_geometry, geometry_line
+from utils.evaluation.geometry import geometry_line, geometry_record, measure_geometry
 
 COUNTS = [500, 150, 50, 20, 3]
+
+
+def geometry_of(features, targets, centroids, class_counts):
+    return geometry_record(measure_geometry(features, targets, centroids).numpy(), class_counts)
 
 
 def by_numpy(features, targets, centroids):
@@ -43,7 +47,7 @@ def test_the_record_is_that_of_the_definitions(present, far):
     features = far * torch.randn(60, 7, generator=seeded(1))
     targets = torch.tensor(present).repeat(60)[:60]
     centroids = far * torch.randn(5, 7, generator=seeded(2))
-    found = feature_geometry(features, targets, centroids, COUNTS)
+    found = geometry_of(features, targets, centroids, COUNTS)
     expected = by_numpy(features, targets, centroids)
     for name in ("length", "within", "between"):
         assert found[name] == pytest.approx(expected[name], rel=1e-4)
@@ -55,7 +59,7 @@ def test_the_record_is_that_of_the_definitions(present, far):
 def test_the_own_features_of_the_centroids_have_no_error():
     features = torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 5.0]])
     targets = torch.tensor([0, 0, 1])
-    found = feature_geometry(features, targets, features[[0, 2]], [150, 5])
+    found = geometry_of(features, targets, features[[0, 2]], [150, 5])
     between = round(10**0.5, 4)
     none = {"mean": 0.0, "many": 0.0, "medium": None, "few": 0.0}
     assert found == {"length": 5.0, "within": 0.0, "between": between, "centroid_error": none}
@@ -64,8 +68,8 @@ def test_the_own_features_of_the_centroids_have_no_error():
 def test_shorter_features_are_nearer_by_the_same_factor():
     features, targets = torch.randn(40, 6, generator=seeded(3)), torch.arange(40) % 5
     centroids = torch.randn(5, 6, generator=seeded(4))
-    whole = feature_geometry(features, targets, centroids, COUNTS)
-    half = feature_geometry(features / 2, targets, centroids / 2, COUNTS)
+    whole = geometry_of(features, targets, centroids, COUNTS)
+    half = geometry_of(features / 2, targets, centroids / 2, COUNTS)
     for name in ("length", "within", "between"):
         assert half[name] == pytest.approx(whole[name] / 2, abs=1e-4)
     assert half["centroid_error"]["few"] == pytest.approx(
