@@ -82,19 +82,21 @@ def load_classifier(path: Path, name: str, model: nn.Module) -> dict[str, Any]:
     """Returns the named classifier of a `classifiers.pth`, for `apply_classifier`.
 
     Raises:
-        UserError: there is no such file or classifier, the file is of another kind, or the
-            classifiers were fitted on other weights than the model's.
+        UserError: there is no such file or classifier, the file is of another kind or format, or
+            the classifiers were fitted on other weights than the model's.
     """
     how = f"--evaluation True --readings {name} writes it"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        found, fitted_on = content["classifiers"], content["weights"]
+        form, found, fitted_on = (content[key] for key in ("format", "classifiers", "weights"))
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file ({how}, below its --root_log if that is given)"
         ) from None
     except Exception:  # torch.load raises errors of many types for other files
         raise UserError(f"{path}: not a file of fitted classifiers ({how})") from None
+    if form != FORMAT:
+        raise UserError(f"{path}: its format is {form}, not {FORMAT} ({how} again)")
     if name not in found:
         raise UserError(f"{path} has no classifier {name}, but {', '.join(found)} ({how})")
     if fitted_on != weights_digest(model):

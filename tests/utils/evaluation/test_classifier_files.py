@@ -73,6 +73,12 @@ def test_a_classifier_of_another_network_is_refused(saved):
         load_classifier(saved, "crt", nn.Linear(6, 3))
 
 
+def test_a_file_of_another_format_is_refused(saved, bank):
+    torch.save(torch.load(saved) | {"format": 2}, saved)
+    with pytest.raises(UserError, match="its format is 2, not 1"):
+        load_classifier(saved, "crt", bank.head)
+
+
 def test_a_classifier_that_was_not_fitted_is_refused_with_those_that_were(saved, bank):
     with pytest.raises(UserError, match="no classifier lws, but crt, ncm_centred"):
         load_classifier(saved, "lws", bank.head)
