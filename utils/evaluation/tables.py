@@ -7,15 +7,15 @@ import numpy as np
 from utils.evaluation.accuracy_records import balanced_accuracy
 from utils.evaluation.shot_groups import GROUPS, group_of_counts
 
-ACCURACIES = ("top1", "top5", "balanced", "macro_f1", *GROUPS)
-OF_CLASSIFIERS = (*ACCURACIES, "worst", "ece")
+COLUMNS = ("top1", "top5", "balanced", "macro_f1", *GROUPS)
+OF_CLASSIFIERS = (*COLUMNS, "worst", "ece")
 """Two more for the classifiers of `--readings`: the accuracy of the worst class, and the expected
 calibration error (ECE)."""
 GAP = "   "
 
 
 def accuracy_table(
-    rows: dict[str, dict], class_counts: Sequence[int], columns: Sequence[str] = ACCURACIES
+    rows: dict[str, dict], class_counts: Sequence[int], columns: Sequence[str] = COLUMNS
 ) -> str:
     """Returns accuracies in percent as aligned text, with a line for each record. The first line
     has the number of classes in each group.

@@ -11,7 +11,7 @@ from utils.errors import UserError, is_out_of_memory, optional_module
 from utils.runs import checkpoint
 from utils.text import listed
 
-CLASSIFIERS = ("fc", "linear", "head", "classifier")
+HEADS = ("fc", "linear", "head", "classifier")
 """Names of the last layer in torchvision, this project, timm and others."""
 
 COUNTER = "num_batches_tracked"
@@ -119,7 +119,7 @@ def _check(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: 
         UserError: a tensor belongs neither to the network nor to a classifier, has another shape or
             type than the network's, or has values that are not finite.
     """
-    unknown = [n for n in weights if n not in expected and n.split(".")[0] not in CLASSIFIERS]
+    unknown = [n for n in weights if n not in expected and n.split(".")[0] not in HEADS]
     if unknown:
         raise UserError(
             f"{path}: weights of another network: it has {len(unknown)} tensors that this network "

@@ -98,8 +98,8 @@ class TrainingPass:
         weighted = statistics * images.unsqueeze(1)
         total, *parts, correct = (weighted.sum(dim=0) / images.sum()).tolist()
         losses = dict(zip(objective.names, parts, strict=True))
-        rate = len(phase.loader.order) / stopwatch.stop()
-        return Trained(total, losses, round(100 * correct, 4), round(rate, 1))
+        speed = len(phase.loader.order) / stopwatch.stop()
+        return Trained(total, losses, round(100 * correct, 4), round(speed, 1))
 
     def _finish(self, statistics: Tensor, names: list[str], phase: Phase, epoch: int) -> Tensor:
         """Gives all processes the weights of the main process, and returns the statistics of the
