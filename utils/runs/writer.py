@@ -20,7 +20,7 @@ class BackgroundWriter:
         """Waits until earlier files are written, then begins to write these, in their order.
 
         Args:
-            files: content of each file; it must not change any more (`checkpoint.on_host`).
+            files: content of each file; it must not change any more (`on_host`).
 
         Raises:
             OSError: an earlier file could not be written.

@@ -6,6 +6,7 @@ from typing import Any
 
 from utils.options.flags import Options
 from utils.runs import checkpoint
+from utils.runs.host_copy import on_host
 from utils.runs.run_folder import RunFolder, best_by
 from utils.runs.writer import BackgroundWriter
 
@@ -50,7 +51,7 @@ class Keeper:
         paths = {path: protocol for protocol in chosen_by if (path := self._path(protocol))}
         if not (is_due or paths):
             return
-        whole = checkpoint.on_host(state if is_due else portable)
+        whole = on_host(state if is_due else portable)
         content = {key: whole[key] for key in portable}
         for path, protocol in paths.items():
             self._unwritten[path] = content | {"selected_on": protocol}
