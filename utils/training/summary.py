@@ -36,8 +36,9 @@ def _extract_selected(trainer: Trainer) -> None:
     trainer.evaluator.extract(trainer.model)
 
 
-def _write_summary(trainer: Trainer, predictions: dict[str, np.ndarray]) -> None:
-    options, data, folder = trainer.options, trainer.data, trainer.folder
+def _summary(trainer: Trainer) -> dict:
+    """Returns the content of `summary.json`."""
+    options, data = trainer.options, trainer.data
     chosen = trainer.selection.best[options.select_on]
 
     def of_split(split: str) -> dict:
@@ -62,15 +63,20 @@ def _write_summary(trainer: Trainer, predictions: dict[str, np.ndarray]) -> None
         "test": of_split("test"),
         "heldout": heldout,
     }
-    if features := feature_epochs(read_epochs(folder.records), options.select_on):
+    if features := feature_epochs(read_epochs(trainer.folder.records), options.select_on):
         summary["features"] = features
+    return summary
+
+
+def _write_summary(trainer: Trainer, predictions: dict[str, np.ndarray]) -> None:
+    summary, folder = _summary(trainer), trainer.folder
     # For the report's confusion matrix, and for comparisons image by image.
     with atomic_write(folder.records / "predictions.npz") as file:
         np.savez_compressed(file, **predictions)  # pyright: ignore[reportArgumentType]
     # Matplotlib takes a second to import and is not needed before.
     from utils.report.run_figure import write_report
 
-    figure = write_report(folder.records, data.class_counts, summary["test"]["selected"])
+    figure = write_report(folder.records, summary["class_counts"], summary["test"]["selected"])
     finals = {
         f"test/{which}_{classifier}": summary["test"][which][classifier]["top1"]
         for which in ("selected", "last")
@@ -78,7 +84,7 @@ def _write_summary(trainer: Trainer, predictions: dict[str, np.ndarray]) -> None
     }
     with closing(EventFile(folder.records, ".results")) as events:
         events.add_figure("report", figure, trainer.epoch)
-        events.add_hyperparameters(options.as_dict(), finals, trainer.epoch)
+        events.add_hyperparameters(trainer.options.as_dict(), finals, trainer.epoch)
     # This file is written last, because a run with a summary counts as finished.
     write_json(folder.summary, summary)
     print(final_table(summary))
