@@ -9,18 +9,15 @@ listed and skipped. Memory use does not grow with the number of files.
 """
 
 import argparse
-import csv
-import io
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_program
 from utils.options import values
 from utils.options.flags import READINGS
 from utils.options.parse import Parser
-from utils.predict.targets import check_targets, is_standard_output, written
+from utils.predict.targets import check_targets, is_standard_output
 from utils.text import shown
 
 
@@ -92,35 +89,22 @@ def predict(arguments: argparse.Namespace) -> None:
     _check_images(arguments.images)
     check_targets(targets)
     # Torch is imported only after the arguments have been checked.
-    from tqdm import tqdm
-
     from utils.evaluation.classifiers import has_confidence
     from utils.machine.device import choose_machine
     from utils.predict.images import image_paths
     from utils.predict.network import find_classifier, load_network
-    from utils.predict.page import LeastCertain, write_page
+    from utils.predict.page import write_page
     from utils.predict.predictions import LIKELIEST, Predictor
+    from utils.predict.table import write_table
 
     trained = load_network(arguments.run)
     machine = choose_machine(arguments.gpu, "float32")
     predictor = Predictor(
         trained, machine, find_classifier(trained, arguments.classifier, arguments.root_log)
     )
-    kept, skipped = LeastCertain(), 0
     results = predictor(image_paths(arguments.images, without=targets))
-    with _csv_rows(arguments.output) as rows:
-        rows.writerow(header(min(LIKELIEST, len(trained.class_names))))
-        for result in tqdm(results, "images", unit="image", disable=None):
-            if isinstance(result, str):
-                skipped += 1
-                tqdm.write(f"skipped {result}", sys.stderr)
-                continue
-            kept.add(result)
-            pairs = zip(result.classes, result.confidences, strict=True)
-            likeliest = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
-            rows.writerow([result.file, *likeliest[:2], *likeliest])
-        if kept.count + skipped == 0:
-            raise UserError(f"no files in {', '.join(map(str, arguments.images))}")
+    number = min(LIKELIEST, len(trained.class_names))
+    kept, skipped = write_table(arguments.output, results, number, arguments.images)
     if skipped:
         total = kept.count + skipped
         print(
@@ -144,12 +128,6 @@ def predict(arguments: argparse.Namespace) -> None:
         print(f"{arguments.html}: the least certain of them", file=remarks)
 
 
-def header(number: int) -> list[str]:
-    """Returns the columns of the CSV file with `number` likeliest classes."""
-    pairs = ((f"class_{i}", f"probability_{i}") for i in range(1, number + 1))
-    return ["file", "class", "confidence", *(name for pair in pairs for name in pair)]
-
-
 def _check_images(paths: Sequence[Path]) -> None:
     """Checks that images and folders are there.
 
@@ -159,16 +137,6 @@ def _check_images(paths: Sequence[Path]) -> None:
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such image or folder")
-
-
-@contextmanager
-def _csv_rows(path: Path) -> Iterator:
-    """Gives a CSV writer; names that are not UTF-8 keep their bytes."""
-    with written(path) as binary:
-        text = io.TextIOWrapper(binary, "utf-8", errors="surrogateescape", newline="")
-        yield csv.writer(text, lineterminator="\n")
-        text.flush()
-        text.detach()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

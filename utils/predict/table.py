@@ -1,0 +1,64 @@
+"""The table of predictions, a CSV file with one row for each image."""
+
+import csv
+import io
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.predict.page import LeastCertain
+from utils.predict.predictions import Prediction
+from utils.predict.targets import written
+
+
+def write_table(
+    path: Path, results: Iterable[Prediction | str], number: int, places: Sequence[Path]
+) -> tuple[LeastCertain, int]:
+    """Writes the predictions, and lists the skipped files on standard error.
+
+    Args:
+        path: the file.
+        results: for each image its prediction, or the reason why it is skipped.
+        number: how many of the likeliest classes a row has.
+        places: files and folders of the images, for the message if there are none.
+
+    Returns:
+        The least certain predictions, and the number of skipped files.
+
+    Raises:
+        UserError: there are no images; nothing has been written to the disk.
+    """
+    kept, skipped = LeastCertain(), 0
+    with _csv_rows(path) as rows:
+        rows.writerow(_header(number))
+        for result in tqdm(results, "images", unit="image", disable=None):
+            if isinstance(result, str):
+                skipped += 1
+                tqdm.write(f"skipped {result}", sys.stderr)
+                continue
+            kept.add(result)
+            pairs = zip(result.classes, result.confidences, strict=True)
+            likeliest = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
+            rows.writerow([result.file, *likeliest[:2], *likeliest])
+        if kept.count + skipped == 0:
+            raise UserError(f"no files in {', '.join(map(str, places))}")
+    return kept, skipped
+
+
+def _header(number: int) -> list[str]:
+    pairs = ((f"class_{i}", f"probability_{i}") for i in range(1, number + 1))
+    return ["file", "class", "confidence", *(name for pair in pairs for name in pair)]
+
+
+@contextmanager
+def _csv_rows(path: Path) -> Iterator:
+    """Gives a CSV writer; names that are not UTF-8 keep their bytes."""
+    with written(path) as binary:
+        text = io.TextIOWrapper(binary, "utf-8", errors="surrogateescape", newline="")
+        yield csv.writer(text, lineterminator="\n")
+        text.flush()
+        text.detach()
