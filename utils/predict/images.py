@@ -36,7 +36,8 @@ def image_paths(places: Iterable[Path], without: Iterable[Path] = ()) -> Iterato
 
 
 def _below(folder: str, above: frozenset[str], left_out: set[str]) -> Iterator[str]:
-    above |= {os.path.realpath(folder)}
+    real = Path(os.path.realpath(folder))
+    above |= {str(real), *map(str, real.parents)}
     try:
         entries = os.scandir(folder)
     except OSError:

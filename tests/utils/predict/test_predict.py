@@ -268,6 +268,21 @@ def test_each_file_is_found_once_at_any_depth(tmp_path):
     assert found[-1] == str(folder / ".hidden.png")
 
 
+def test_no_link_to_a_folder_above_is_followed(tmp_path, monkeypatch):
+    save(tmp_path / "a.png", noise(8, 8, 3))
+    folder = write_images(tmp_path / "images" / "new", 1)
+    other = write_images(tmp_path / "others" / "old", 1)
+    links = {"up": "..", "further": "../..", "root": "/", "other": other}
+    for name, to in links.items():
+        linked(folder / name, to)
+    linked(other / "up", "..")
+    linked(tmp_path / "link", folder)
+    monkeypatch.chdir(tmp_path)
+    for place in ("images/new", "link"):
+        found = sorted(image_paths([Path(place)]))
+        assert found == [f"{place}/0000.png", f"{place}/other/0000.png"]
+
+
 def test_a_pipe_is_passed_over_and_a_link_to_nowhere_is_listed(run, tmp_path):
     folder = write_images(tmp_path / "images", 1)
     os.mkfifo(folder / "pipe.png")
