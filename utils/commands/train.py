@@ -14,8 +14,11 @@ from utils.errors import UserError, is_out_of_memory
 from utils.files import read_json, write_json
 from utils.machine import collectives, signals
 from utils.machine.device import Machine, seed_everything
+from utils.machine.processes import World
+from utils.options.data_paths import expanded
 from utils.options.flags import Options
 from utils.runs import checkpoint
+from utils.runs.backbone import check_backbone
 from utils.runs.contents import RECORD, contents_of
 from utils.runs.folders import digest_of, run_folder
 from utils.runs.lookup import checkpoint_of_flag
@@ -91,6 +94,9 @@ class _Job:
         folder = run_folder(options)
         written = folder.written()
         action, digested = prepare(options, folder), digest_of(options, folder)
+        has_weights = action == "finished" or (options.resume and written is not None)
+        if options.backbone is not None and not has_weights:
+            check_backbone(expanded(options.backbone))
         seed = recorded_options(folder)["seed"] if action == "continue" else options.seed
         options = replace(options, seed=secrets.randbits(32) if seed is None else seed)
         return cls(options, folder, action, digested, written)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from utils.errors import UserError, is_out_of_memory, optional_module
 from utils.runs import checkpoint
+from utils.runs.run_folder import BEST_CHECKPOINT
 from utils.text import listed
 
 HEADS = ("fc", "linear", "head", "classifier")
@@ -64,14 +65,27 @@ def load_backbone(model: nn.Module, path: Path) -> Loaded:
     return Loaded(taken, [name for name in weights if name not in known])
 
 
+def check_backbone(path: Path) -> None:
+    """Checks that the file of `--backbone` is there.
+
+    Raises:
+        UserError: it is not, or it is a folder.
+    """
+    if path.is_dir():
+        raise UserError(
+            f"--backbone {path} is a folder; give a file, such as {path / BEST_CHECKPOINT}"
+        )
+    if not path.is_file():
+        raise UserError(f"--backbone {path}: no such file")
+
+
 def _weights_of(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a `.safetensors` file, or of a file by `torch.save`, by name.
 
     Raises:
         UserError: the file is missing, unreadable, or holds no weights.
     """
-    if not path.is_file():
-        raise UserError(f"--backbone {path}: no such file")
+    check_backbone(path)
     if path.suffix != ".safetensors":
         _, weights = checkpoint.read(path)
         return weights

@@ -114,6 +114,27 @@ def test_a_backbone_that_does_not_fit_leaves_nothing_behind(tree, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nothing", "nothing: no such file"),
+        ("run", "run is a folder; give a file, such as run/ckpt.best.pth.tar"),
+    ],
+)
+def test_a_backbone_that_is_no_file_is_refused_before_the_data_are_read(
+    name, says, tree, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+
+    def load_data(*_):
+        raise AssertionError("the data are read")
+
+    monkeypatch.setattr("utils.commands.train.load_data", load_data)
+    outcome = call(stage_1(tree, tmp_path / "root", "--backbone", name))
+    assert (outcome.status, outcome.err) == (2, f"main.py: error: --backbone {says}\n")
+
+
+@pytest.mark.parametrize(
     ("flags", "expected"),
     [
         (("-a", "resnet18", "--backbone", "x.pth"), "imagenet"),
