@@ -158,15 +158,17 @@ def run_main(argv: list[str]) -> int:
 def measured_seconds(cells: Sequence[Cell], extra: Sequence[str]) -> float:
     """Returns an estimate of the time that the cells will take, in seconds.
 
-    It trains one epoch of each phase in a temporary folder, and multiplies its time by the number
-    of epochs. For another network, such as a teacher, the time of an epoch scales with the
-    multiplications of the network. Warns if stage 1 has few steps.
+    It trains one epoch of each phase that they have in a temporary folder, and multiplies its time
+    by the number of epochs. For another network, such as a teacher, the time of an epoch scales
+    with the multiplications of the network. Warns if stage 1 has few steps.
 
     Raises:
         UserError: an epoch fails.
         Interrupted: an epoch was interrupted.
     """
-    measured = replace(cells[0], row="dro_lt", length=Length(1, 1, 1), protocol="last")
+    has_stage_2 = any(cell.start for cell in cells)
+    row, length = ("dro_lt", Length(1, 1, 1)) if has_stage_2 else ("ce", Length(1))
+    measured = replace(cells[0], row=row, length=length, protocol="last")
     with tempfile.TemporaryDirectory() as folder:
         argv = [*measured.command(None, extra), "--root_log", folder, "--root_model", folder]
         status = run_main(argv)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.own_images import write_folder
 from utils.errors import UserError
-from utils.options.parse import parse_options
+from utils.options.parse import parse_options, parse_stages
 from utils.reproduce.plan import Cell, DataSet, Length
 from utils.reproduce.running import few_steps, measured_seconds, users_commands
 from utils.reproduce.sharing import check_passed_on, with_subset
@@ -54,7 +54,10 @@ def test_flags_are_judged_for_the_data_set_of_the_rows(dataset, flags):
 def test_the_time_of_a_teachers_epochs_is_scaled_to_its_network(monkeypatch):
     """An epoch of each kind takes a second, of the network that all rows share."""
 
+    stages = []
+
     def one_second_each(argv):
+        stages[:] = [options.stage for options in parse_stages(argv)]
         folder = Path(argv[argv.index("--root_log") + 1])
         for phase in ("pretraining", "features", "classifier"):
             (folder / phase).mkdir()
@@ -68,13 +71,15 @@ def test_the_time_of_a_teachers_epochs_is_scaled_to_its_network(monkeypatch):
         Cell(digits, "ce", Length(30), "float32", 0),
         Cell(digits, "dro_lt", length, "float32", 0, 0, "last"),
     ]
-    assert measured_seconds(chain, []) == 40
+    assert measured_seconds(chain, []) == 40 and stages == [1, 2]
     student = Cell(digits, "bs_distilled", Length(30), "float32", 0)
     teacher = measured_seconds([student.teacher], [])
+    assert stages == [1]  # an epoch of a stage 2 that nothing needs may take hours
     # By He et al., table 6, the networks have 6n + 2 layers, n = 5 and 9: about 9/5 of the work.
     assert teacher == pytest.approx(30 * 9 / 5, rel=0.05)
     # The student does its own steps and the teacher's forward passes.
     assert measured_seconds([student], []) == pytest.approx(30 + teacher / 3)
+    assert stages == [1]
 
 
 def test_the_users_commands_of_a_distilled_row_train_the_teacher_first():
