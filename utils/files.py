@@ -16,7 +16,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     if anything fails, the previous file stays. Several threads may write at once.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; the error has a file name.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -26,9 +26,30 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         with suppress(OSError):
             os.unlink(temporary)
+        raise
+
+
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Makes a folder. If anything fails inside the `with`, the folders that it made are removed,
+    as far as they are empty.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
         raise
 
 

@@ -43,8 +43,9 @@ def test_a_failure_of_the_disk_leaves_the_old_file_and_no_other(tmp_path, step, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(OSError, match="No space left"), atomic_write(path) as file:
+    with pytest.raises(OSError, match="No space left") as error, atomic_write(path) as file:
         file.write(b"new")
+    assert error.value.filename == str(path)
     assert os.listdir(tmp_path) == ["file"] and path.read_bytes() == b"old"
 
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_program
+from utils.files import made_folder
 from utils.options import values
 from utils.options.parse import Parser
 from utils.runs.lookup import PRETRAINED, checkpoint_of_run
@@ -83,8 +84,8 @@ def export(arguments: argparse.Namespace) -> list[Path]:
             f"{path} is there already, maybe from another network: delete it, or give another "
             "--output"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    WRITERS[arguments.format](trained, path)
+    with made_folder(folder):
+        WRITERS[arguments.format](trained, path)
     return [path]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
+from utils.files import made_folder
 from utils.options.flags import OF_HELD_OUT, OF_LOGITS
 from utils.runs import checkpoint
 from utils.runs.records import place_of, read_run
@@ -53,9 +54,9 @@ def export_checkpoints(folder: Path, output: Path, with_last: bool) -> list[Path
     _check_target(target, folder)
     if run.parent is not None:
         _check_stage_1(output / place_of(run.parent.folder, 1), run.parent.folder, folder)
-    target.mkdir(parents=True, exist_ok=True)
-    for name, content in slim.items():
-        checkpoint.save(target / name, content)
+    with made_folder(target):
+        for name, content in slim.items():
+            checkpoint.save(target / name, content)
     return [target / name for name in found]
 
 

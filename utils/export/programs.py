@@ -11,7 +11,7 @@ import json
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import torch
@@ -83,8 +83,11 @@ def write_pt2(trained: TrainedNetwork, path: Path) -> None:
             dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
         )
         extra = {"description.json": json.dumps(description(trained))}
-        with atomic_write(path) as file:
-            torch.export.save(program, file, extra_files=extra)
+        # A write that fails inside torch would abort the process.
+        serialised = BytesIO()
+        torch.export.save(program, serialised, extra_files=extra)
+    with atomic_write(path) as file:
+        file.write(serialised.getbuffer())
 
 
 def write_safetensors(trained: TrainedNetwork, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import resource
 import sys
 
 import numpy as np
@@ -135,6 +136,29 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(output, tmp_path, capsys,
     err = capsys.readouterr().err
     assert f"cannot write into {output}" in err and "not a writable folder" in err
     assert err.count("\n") == 1 and snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("format", ["pt2", "safetensors"])
+def test_a_full_disk_is_one_line_that_names_the_file_and_leaves_no_folder(
+    format, tmp_path, capsys, monkeypatch
+):
+    if format == "safetensors":
+        pytest.importorskip("safetensors")
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "run")
+    (tmp_path / "out").mkdir()
+    before = snapshot(tmp_path)
+
+    # A larger file fails in the middle of a write, as on a full disk.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
+    try:
+        status = main(["run", "--format", format, "--output", "out/deep/er"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    says = f"out/deep/er/model.{format}: File too large"
+    assert (status, capsys.readouterr().err) == (1, f"export: error: {says}\n")
+    assert snapshot(tmp_path) == before
 
 
 def test_only_in_the_networks_own_folder_an_earlier_file_is_replaced(tmp_path, capsys, monkeypatch):
