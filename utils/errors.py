@@ -143,9 +143,9 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
     return status or 0
 
 
-def warn(message: str) -> None:
-    """Prints a warning of `main.py` to standard error."""
-    print(f"main.py: warning: {message}", file=sys.stderr)
+def warn(message: str, program: str = "main.py") -> None:
+    """Prints a warning of a program to standard error."""
+    print(f"{program}: warning: {message}", file=sys.stderr)
 
 
 def replace_unencodable() -> None:

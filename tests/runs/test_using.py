@@ -1,4 +1,4 @@
-"""Whole runs on a user's own images, from public weights to predictions."""
+"""Whole runs that are used: evaluated, exported, and asked for predictions."""
 
 import csv
 from pathlib import Path
@@ -9,8 +9,9 @@ import torch
 import torchvision
 
 from datasets.normalisation import IMAGENET
-from tests.support.helpers import load, succeed
+from tests.support.helpers import call, load, outcome_of, stage_1, stage_1_folder, succeed
 from tests.support.own_images import CLASSES, write_folder
+from utils.export.__main__ import main as export
 from utils.predict.__main__ import main as predict
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -49,3 +50,20 @@ def test_a_torchvision_network_is_trained_evaluated_and_used(tmp_path, monkeypat
     assert predict(["checkpoint", "own/test", *flags]) == 0
     with open("n.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == len(rows)
+
+
+def test_whoever_uses_a_run_that_is_not_finished_is_told_so(tree, pretrained, tmp_path):
+    run, images = stage_1_folder(pretrained), tree / "cifar10" / "test"
+
+    def uses():
+        yield "main.py", call([*stage_1(tree, pretrained), "--evaluation", "True"])
+        argv = [run, images, "--output", tmp_path / "p.csv"]
+        yield "predict", outcome_of(predict, argv)
+        yield "export", outcome_of(export, [run, "--format", "pt2"])
+
+    for _, outcome in uses():
+        assert outcome.err == ""
+    (run / "summary.json").unlink()
+    says = f"{run / 'ckpt.best.pth.tar'} is from a run that is not finished: 2 of 2 epochs are done"
+    for name, outcome in uses():
+        assert (outcome.status, outcome.err) == (0, f"{name}: warning: {says}\n")

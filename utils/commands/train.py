@@ -14,7 +14,6 @@ from utils.errors import UserError, is_out_of_memory
 from utils.files import read_json, write_json
 from utils.machine import collectives, signals
 from utils.machine.device import Machine, seed_everything
-from utils.machine.processes import World
 from utils.options.data_paths import expanded
 from utils.options.flags import Options
 from utils.runs import checkpoint

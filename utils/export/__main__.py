@@ -73,6 +73,7 @@ def export(arguments: argparse.Namespace) -> list[Path]:
         raise UserError(f"--last works with --format checkpoint, not with {arguments.format}")
     from utils.export.programs import WRITERS, check_packages
     from utils.predict.network import load_network
+    from utils.runs.records import warn_of_unfinished
 
     check_packages(arguments.format)
     trained = load_network(arguments.run)
@@ -84,6 +85,7 @@ def export(arguments: argparse.Namespace) -> list[Path]:
             f"{path} is there already, maybe from another network: delete it, or give another "
             "--output"
         )
+    warn_of_unfinished(trained.path, trained.path.parent, "export")
     with made_folder(folder):
         WRITERS[arguments.format](trained, path)
     return [path]

@@ -96,8 +96,10 @@ def predict(arguments: argparse.Namespace) -> None:
     from utils.predict.page import write_page
     from utils.predict.predictions import LIKELIEST, Predictor
     from utils.predict.table import write_table
+    from utils.runs.records import warn_of_unfinished
 
     trained = load_network(arguments.run)
+    warn_of_unfinished(trained.path, trained.path.parent, "predict")
     machine = choose_machine(arguments.gpu, "float32")
     predictor = Predictor(
         trained, machine, find_classifier(trained, arguments.classifier, arguments.root_log)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.evaluation.accuracy_records import balanced_accuracy
 from utils.evaluation.shot_groups import GROUPS
 from utils.options.flags import NATURAL_DATASETS, Options
@@ -210,6 +210,28 @@ def read_run(folder: Path) -> RecordedRun:
     run = RecordedRun(folder, arguments, epochs, summary, parent)
     _check(run)
     return run
+
+
+def warn_of_unfinished(path: Path, folder: Path, program: str = "main.py") -> None:
+    """Warns if a checkpoint is from a run that is not finished. Without records of that run there
+    is no warning.
+
+    Args:
+        path: the checkpoint.
+        folder: the folder of the records of its run.
+        program: the name of the program that warns.
+    """
+    try:
+        run = read_run(folder)
+    except UserError:
+        return
+    if path.name.startswith("ckpt") and not run.is_finished:
+        done = run.epochs[-1]["epoch"] if run.epochs else 0
+        wanted = run.arguments.get("epochs")
+        warn(
+            f"{path} is from a run that is not finished: {done} of {wanted} epochs are done",
+            program,
+        )
 
 
 def _parent_of(folder: Path) -> RecordedRun | None:

@@ -10,7 +10,7 @@ from datasets.recorded import data_of
 from utils.errors import UserError, warn
 from utils.files import read_json
 from utils.options.flags import OF_HELD_OUT, Options
-from utils.runs.records import read_run
+from utils.runs import records
 
 
 def check_not_trained_on(options: Options, start: dict, path: Path, data: LongTailedData) -> None:
@@ -113,13 +113,5 @@ def warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:
 
 
 def warn_of_unfinished(path: Path, options: Options) -> None:
-    """Warns if the stage-1 checkpoint is one of an unfinished run. Without records of that run
-    there is no warning."""
-    try:
-        run = read_run(_records_of(path, options))
-    except UserError:
-        return
-    if path.name.startswith("ckpt") and run.stage == 1 and not run.is_finished:
-        done = run.epochs[-1]["epoch"] if run.epochs else 0
-        wanted = run.arguments.get("epochs")
-        warn(f"{path} is from a stage 1 that is not finished: {done} of {wanted} epochs are done")
+    """Warns if a checkpoint is from a run that is not finished."""
+    records.warn_of_unfinished(path, _records_of(path, options))

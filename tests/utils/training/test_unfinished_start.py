@@ -1,4 +1,4 @@
-"""A stage 2 that starts from an unfinished stage 1 warns."""
+"""A stage 2 that starts from an unfinished run warns."""
 
 from pathlib import Path
 
@@ -33,11 +33,13 @@ def warnings_of(capsys):
     return start
 
 
-def test_an_unfinished_stage_1_is_told_with_its_epochs(tmp_path, warnings_of):
-    path = write_run(tmp_path / "run", epochs=2, finished=False) / "ckpt.best.pth.tar"
+@pytest.mark.parametrize("stage", [1, 2])
+def test_an_unfinished_run_is_told_with_its_epochs(stage, tmp_path, warnings_of):
+    run = write_run(tmp_path / "run", stage=stage, epochs=2, finished=False)
+    path = run / "ckpt.best.pth.tar"
     (warning,) = warnings_of(path)
     assert warning == (
-        f"main.py: warning: {path} is from a stage 1 that is not finished: 2 of 4 epochs are done"
+        f"main.py: warning: {path} is from a run that is not finished: 2 of 4 epochs are done"
     )
 
 
@@ -49,11 +51,8 @@ def test_its_records_may_lie_apart_from_its_checkpoints(tmp_path, warnings_of):
     assert "1 of 4 epochs" in warning
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"epochs": 2, "finished": False, "stage": 2}], ids=["finished", "of stage 2"]
-)
-def test_no_other_run_is_warned_of(changes, tmp_path, warnings_of):
-    assert not warnings_of(write_run(tmp_path / "run", **changes) / "ckpt.best.pth.tar")
+def test_a_finished_stage_1_is_not_warned_of(tmp_path, warnings_of):
+    assert not warnings_of(write_run(tmp_path / "run") / "ckpt.best.pth.tar")
 
 
 def test_a_checkpoint_without_records_is_not_warned_of(tmp_path, warnings_of):
