@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -37,6 +38,7 @@ from utils.runs.run_folder import (
     recorded_options,
     seed_folder,
 )
+from utils.text import listed
 
 
 def run_folder(options: Options) -> RunFolder:
@@ -254,12 +256,32 @@ def find_evaluated(options: Options) -> tuple[Path, RunFolder]:
         for name in files:
             if os.path.exists(folder.models / name):
                 return folder.models / name, folder
-    own = run_folder(options).models
-    above = [own.parent, PRETRAINED / own.relative_to(options.root_model).parent]
-    found = (path for place in above for path in sorted(place.glob(f"*/{BEST_CHECKPOINT}")))
-    runs = [str(path.parent) for path in found]
-    there = f"; the runs there are {', '.join(runs)}" if runs else ""
-    raise UserError(f"no checkpoint {run_folder(options).best_checkpoint}{there}")
+    own = run_folder(options)
+    shipped = PRETRAINED / own.models.relative_to(options.root_model).parent
+    places = RunFolder(own.models.parent, own.records.parent), RunFolder(shipped, shipped)
+    runs = [
+        RunFolder(path.parent, place.records / path.parent.name)
+        for place in places
+        for path in sorted(place.models.glob(f"*/{BEST_CHECKPOINT}"))
+    ]
+    there = f"; the runs there are {', '.join(str(run.models) for run in runs)}" if runs else ""
+    raise UserError(f"no checkpoint {own.best_checkpoint}{there}{_nearest(options, runs)}")
+
+
+def _nearest(options: Options, runs: Sequence[RunFolder]) -> str:
+    """Returns the run with the fewest `differences` that matter to an evaluation, and those, as a
+    clause; empty if no run has a record."""
+    asides = {"precision", "pretrain_epochs", *(["epochs"] if options.stage == 1 else [])}
+    found = []
+    for run in runs:
+        with suppress(UserError):
+            there = differences(options, recorded_options(run))
+            found.append((run, {name: there[name] for name in there.keys() - asides}))
+    if not found:
+        return ""
+    run, there = min(found, key=lambda pair: len(pair[1]))
+    flags = [f"{flag_of(name)} {getattr(options, name)}, there {there[name]}" for name in there]
+    return f"; the nearest is {run.models} ({listed(sorted(flags), separator='; ')})"
 
 
 def _candidates(options: Options) -> Iterator[RunFolder]:

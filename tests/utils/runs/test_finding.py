@@ -171,6 +171,26 @@ def test_an_evaluation_needs_no_flag_that_the_only_run_was_given(tmp_path, monke
     assert find_evaluated(options_of(short, "--lr 0.2"))[1].models == folder
 
 
+@pytest.mark.parametrize("logs", ["checkpoint", "logs"])
+def test_the_error_of_an_evaluation_says_in_what_the_nearest_run_differs(
+    logs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    one, other = made(f"{FLAGS} --epochs 9"), made(f"{FLAGS} --lr 0.2 --wd 0.5")
+    for folder in (one, other):
+        arguments = Path(logs, folder.name, "args.json")
+        arguments.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "args.json").rename(arguments)
+    runs = ", ".join(sorted(map(str, (one, other))))
+    for asked, near, there in (("", one, 0.0001), ("--lr 0.2", other, 0.5)):
+        flags = f"--wd 0.3 --precision bf16 --evaluation True --root_log {logs}"
+        with pytest.raises(UserError) as error:
+            find_evaluated(options_of(FLAGS, flags, asked))
+        assert str(error.value).endswith(
+            f"; the runs there are {runs}; the nearest is {near} (--wd 0.3, there {there})"
+        )
+
+
 def test_an_evaluation_takes_the_run_of_exactly_these_flags_whatever_others_there_are(
     tmp_path, monkeypatch
 ):
