@@ -96,6 +96,8 @@ def checkpoint_of_run(name: Path) -> Path:
         return found[0]
     runs = ", ".join(str(path.parent) for path in found)
     hint = f"; the runs below it are {runs}" if found else ""
+    if any((path.parent / "args.json").is_file() for path in found):
+        hint += f"; python -m utils.runs {place} says what they are"
     raise UserError(f"{place}: no {BEST_CHECKPOINT} in this folder{hint}")
 
 

@@ -370,7 +370,11 @@ def test_a_folder_above_a_single_run_stands_for_it(tmp_path, monkeypatch):
     assert checkpoint_of_run("root").resolve() == stage_2
     assert checkpoint_of_run("root/stage_1").resolve() == path
     write_checkpoint(tmp_path / "root" / "other")
-    with pytest.raises(UserError, match=r"below it are root/other, root/stage_1/stage_2$"):
+    runs = "below it are root/other, root/stage_1/stage_2"
+    with pytest.raises(UserError, match=f"{runs}$"):
+        checkpoint_of_run("root")
+    (tmp_path / "root" / "other" / "args.json").touch()
+    with pytest.raises(UserError, match=f"{runs}; python -m utils.runs root says what they are$"):
         checkpoint_of_run("root")
 
 
