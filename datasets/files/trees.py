@@ -167,12 +167,14 @@ def images_below(folder: Path, remarks: Remarks) -> list[str]:
     A file is an image if Pillow can open it, whatever its suffix. A file with the suffix of an
     image is always counted as one, so that a broken image is reported as such.
     """
-    return sorted(_images(folder, "", (os.path.realpath(folder),), remarks))
+    place = Path(os.path.realpath(folder))
+    above = (str(place), *map(str, place.parents))
+    return sorted(_images(folder, "", above, remarks))
 
 
 def _images(folder: Path, inside: str, above: tuple[str, ...], remarks: Remarks) -> Iterator[str]:
     """Yields the images below a folder. `inside` is its path from where the search began; `above`
-    has the real paths of the folders on the way, to find links that lead back up."""
+    has the real paths of the folders that it is in, to find links that lead back up."""
     for entry in _entries(folder, remarks):
         name = inside + entry.name
         if is_folder(entry):

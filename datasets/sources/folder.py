@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from datasets.files.trees import FileList, Remarks, class_folders, list_classes
+from datasets.files.trees import FileList, Remarks, class_folders, images_below, list_classes
 from datasets.load_files import load_files
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
+from utils.errors import UserError
 from utils.options.data_paths import Tree, read_tree, run_roots
 from utils.options.flags import Options
-from utils.text import shown
+from utils.text import listed, shown
 
 
 def load_folder(options: Options, recorded: Mapping) -> BalancedData:
@@ -20,12 +21,13 @@ def load_folder(options: Options, recorded: Mapping) -> BalancedData:
     the test set. If there is neither, a test set is split off (`own_splits.with_test_split`).
 
     Raises:
-        UserError: a folder or an image is missing, empty or unreadable, or a class has no training
-            images.
+        UserError: a folder or an image is missing, empty or unreadable, a class has no training
+            images, or `train` may be a class.
     """
     root = Path(options.data_root)
     runs = run_roots(options)
     tree = read_tree(root, runs)
+    beside = _beside_splits(root, tree)
     remarks = Remarks()
     folders = class_folders(root, remarks, runs)  # with splits, only for the files beside them
     if tree.splits:
@@ -36,8 +38,28 @@ def load_folder(options: Options, recorded: Mapping) -> BalancedData:
     splits = FoundSplits(classes, lists, names)
     found = with_test_split(splits, options, recorded, remarks.faults)
     loaded = load_files(found.lists, options, remarks.faults, beside=root)
-    ignored = remarks.ignored() + [f"folder {shown(name)}" for name in tree.others]
-    return BalancedData(**loaded, class_names=classes, origin=found.origin(tuple(ignored)))
+    ignored = (*remarks.ignored(), *beside)
+    return BalancedData(**loaded, class_names=classes, origin=found.origin(ignored))
+
+
+def _beside_splits(root: Path, tree: Tree) -> list[str]:
+    """Returns the folders beside the splits and the number of images in each, in words.
+
+    Raises:
+        UserError: images lie beside `train` alone. Neither `test` nor `val` shows that it is a
+            split, so it may be a class, and the other classes would be lost.
+    """
+    counts = {shown(name): len(images_below(root / name, Remarks())) for name in tree.others}
+    others = listed([name for name, count in counts.items() if count])
+    if tree.splits.keys() == {"train"} and any(counts.values()):
+        name = tree.splits["train"].name
+        raise UserError(
+            f"--data_root {shown(root)}: {name} has folders in it, so it is taken for the training "
+            f"split, but {others} beside it have images too. If {name} is a class, move all class "
+            f"folders into a new folder train; if it is the training split, move {others} "
+            "elsewhere, or rename a test set among them to test"
+        )
+    return [f"folder {name} ({n} image{'s' * (n != 1)})" for name, n in counts.items()]
 
 
 def _list_splits(tree: Tree, remarks: Remarks) -> tuple[list[str], dict[str, FileList]]:

@@ -140,7 +140,8 @@ def read_tree(root: Path, without: Sequence[str] = ()) -> Tree:
         splits[split] = root / name
     if splits and "train" not in splits:
         raise UserError(
-            f"--data_root {root}: no folder train (or training) beside {listed(list(named))}"
+            f"--data_root {root}: no folder train (or training) beside {listed(list(named))}; if "
+            "these are classes, move all class folders into a new folder train"
         )
     if not splits:
         _check_classes(root, folders)

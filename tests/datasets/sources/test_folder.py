@@ -181,6 +181,47 @@ def test_a_split_without_class_folders_is_refused_by_name(split, tmp_path):
     assert f"no class folders in {tmp_path}/{split}" in refused(tmp_path)
 
 
+def write_classes_named_as_splits(root, *folders):
+    for seed, folder in enumerate(folders):
+        for i in range(2):
+            save(root / folder / f"{i}.png", noise(32, 32, 3, seed=2 * seed + i))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        (("train/2021", "train/2022", "bus", "car"), "bus, car beside it have images too"),
+        (("train/a", "train/b", "dev/a", "dev/b"), "a test set among them to test"),
+        (("test/2021", "bus", "car"), "no folder train (or training) beside test; if these are "),
+    ],
+    ids=["a class train", "a test set of another name", "a class test"],
+)
+def test_a_split_that_may_be_a_class_is_refused(folders, says, tmp_path):
+    """The other classes, or a test set made by hand, would be lost."""
+    root = write_classes_named_as_splits(tmp_path, *folders)
+    message = refused(root)
+    assert says in message and "move all class folders into a new folder train" in message
+    wrapped = tmp_path / "wrapped"
+    for name in {folder.split("/")[0] for folder in folders}:
+        (wrapped / "train").mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).rename(wrapped / "train" / name)
+    classes = sorted(path.name for path in (wrapped / "train").iterdir())
+    assert folder_data(wrapped).class_names == classes
+
+
+def test_folders_beside_the_splits_are_mentioned_with_their_images(tmp_path):
+    root = write_classes_named_as_splits(tmp_path, "train/a", "train/b")
+    (root / "notes").mkdir()
+    save(root / "notes" / ".trash" / "x.png", noise(32, 32, 3))
+    (root / "notes" / "up").symlink_to("..")
+    assert folder_data(root).account().endswith("; ignored: folder notes (0 images)")
+    write_classes_named_as_splits(root, "test/a", "test/b", "all/deep")
+    save(root / "one" / "x.png", noise(32, 32, 3))
+    told = folder_data(root).account()
+    assert "folder all (2 images), folder notes (0 images), folder one (1 image)" in told
+
+
 def test_images_beside_the_splits_are_mentioned(tmp_path):
     write_folder(tmp_path)
     for name in ("a.png", "b.png"):
