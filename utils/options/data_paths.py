@@ -1,13 +1,15 @@
 """Checks of `--data_root` by the names of its files and folders. They run before torch is imported,
 so a wrong path is reported at once."""
 
+import mimetypes
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.options.flags import BENCHMARK_LISTS, Options
+from utils.options.flags import BENCHMARK_LISTS, Options, default_of
 from utils.text import listed
 
 SPLIT_NAMES = {
@@ -62,6 +64,8 @@ def check_data(options: Options) -> None:
         _check_file(root, options.dataset)
     elif options.dataset in BENCHMARK_LISTS:
         _check_folder(root, "the folder that the lists' paths start from")
+    elif options.dataset in ("cifar10", "cifar100") and root != Path(default_of("data_root")):
+        _check_not_own(root, options.dataset)
 
 
 def data_root(options: Options) -> Path:
@@ -199,6 +203,29 @@ def _check_folder(path: Path, wanted: str) -> None:
         os.listdir(path)
     except OSError as error:
         raise UserError(f"--data_root {path}: {error.strerror}") from None
+
+
+def _check_not_own(path: Path, dataset: str) -> None:
+    """Refuses a user's own images where CIFAR would be looked for and downloaded to."""
+    if path.is_file():
+        kind = path.suffix.lower().removeprefix(".")
+        hint = f"; did you mean --dataset {kind}?" if kind in ("csv", "npz") else ""
+        raise UserError(f"--data_root {path} is a file; --dataset {dataset} needs a folder{hint}")
+    if any("cifar" in name for name in names_in(path)):
+        return
+    folders = [path / name for name in _folders_in(path) if not holds_outputs(path / name)]
+    deeper = (folder / name for folder in folders for name in _folders_in(folder))
+    if any(map(_has_pictures, chain(folders, deeper))):
+        raise UserError(
+            f"--data_root {path}: no {dataset} there, but folders of images; did you mean "
+            f"--dataset folder? {dataset} is downloaded only to a folder without images"
+        )
+
+
+def _has_pictures(folder: Path) -> bool:
+    """Returns True if a file right in the folder has the suffix of an image."""
+    kinds = (mimetypes.guess_type(name)[0] or "" for name in names_in(folder))
+    return any(kind.startswith("image/") for kind in kinds)
 
 
 def _check_file(path: Path, kind: str) -> None:

@@ -1,7 +1,7 @@
 """Data that are missing, damaged, or too few."""
 
 from tests.support.bad_input.cases import case
-from tests.support.own_images import write_npz
+from tests.support.own_images import write_folder, write_npz
 
 
 @case("--dataset cifar10", "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "nowhere")
@@ -19,10 +19,15 @@ def the_other_data_set_is_missing(scene):
     return scene.stage_1("--dataset", "cifar100", "--data_root", scene.own_tree())
 
 
-@case("file.txt")
+@case("file.txt is a file; --dataset cifar10 needs a folder")
 def a_data_root_that_is_a_file(scene):
     (scene.tmp / "file.txt").write_text("no folder")
     return scene.stage_1("--data_root", scene.tmp / "file.txt")
+
+
+@case("no cifar10 there, but folders of images", "--dataset folder")
+def photographs_for_cifar(scene):
+    return scene.stage_1("--data_root", write_folder(scene.tmp / "photos"))
 
 
 @case("class_5/000.png")
