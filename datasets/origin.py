@@ -14,6 +14,7 @@ class Origin:
         test: what the test images are, in words.
         heldout: what the held-out images are, in words; None if there are none.
         ignored: which files and folders were ignored, in words.
+        remarks: what else a user may want to know about the files, in words.
         test_fraction: part of each class that became test images; None if the data have a test set
             of their own.
         test_rand_number: seed that chose these test images.
@@ -23,6 +24,7 @@ class Origin:
     test: str = "the data set's own"
     heldout: str | None = None
     ignored: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     test_fraction: float | None = None
     test_rand_number: int | None = None
     are_whole: bool = False
@@ -65,6 +67,7 @@ def account(
         f"{class_counts[smallest]}), {sizes['test']} test ({origin.test}), {held_out}"
     )
     remarks = ["ignored: " + ", ".join(origin.ignored)] if origin.ignored else []
+    remarks += origin.remarks
     untested = [n for n, count in zip(class_names, counts["test"], strict=True) if count == 0]
     if untested:
         number = "1 class" if len(untested) == 1 else f"{len(untested)} classes"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from datasets.files.repeats import repeats
 from datasets.files.trees import FileList
 from datasets.long_tail import long_tail_indices
 from datasets.origin import Origin
@@ -45,6 +46,7 @@ class FoundSplits:
             test=test,
             heldout=self.names.get("heldout"),
             ignored=ignored,
+            remarks=tuple(repeats(self.lists)),
             test_fraction=self.test_fraction,
             test_rand_number=self.rand_number,
         )

@@ -1,0 +1,72 @@
+"""Images that a data set has more than once."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from datasets.files.trees import FileList
+from utils.text import shown
+
+BEGINNING = 4096  # first bytes of a file, which tell most images of one size from each other
+
+
+def repeats(lists: Mapping[str, FileList]) -> list[str]:
+    """Returns remarks on test and held-out images that are training images too, and on images in
+    several classes. Images are the same if their files have the same bytes.
+
+    Args:
+        lists: the files of the splits `train`, `test` and, if there is one, `heldout`.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    ordered = [(split, lists[split]) for split in ("train", "test", "heldout") if split in lists]
+    images = [
+        (split, label, file)
+        for split, files in ordered
+        for file, label in zip(files.files, files.labels, strict=True)
+    ]
+    paths = [files.path(name) for _, files in ordered for name in files.names]
+    pairs = defaultdict(list)
+    for group in _equal(paths):
+        (first_split, first_label, first), *others = (images[i] for i in group)
+        if first_split == "train":
+            for split, _, file in others:
+                pairs[split].append((file, first))
+        if elsewhere := [file for _, label, file in others if label != first_label]:
+            pairs["classes"].append((first, elsewhere[0]))
+    return [
+        f"{len(pairs[kind])} {noun}{'s are' if len(pairs[kind]) > 1 else ' is'} {where} (such as "
+        f"{' and '.join(map(shown, pairs[kind][0]))})"
+        for kind, noun, where in (
+            ("test", "test image", "also among the training images"),
+            ("heldout", "held-out image", "also among the training images"),
+            ("classes", "image", "in several classes"),
+        )
+        if kind in pairs
+    ]
+
+
+def _equal(paths: Sequence[str]) -> list[list[int]]:
+    """Returns the positions of files with the same bytes, a list for each content that more than
+    one file has. Files are read only if their sizes are equal, and whole only if their first bytes
+    are equal too."""
+    groups = [list(range(len(paths)))]
+    for key in (os.path.getsize, _beginning, _content):
+        parts = defaultdict(list)
+        for number, group in enumerate(groups):
+            for i in group:
+                parts[number, key(paths[i])].append(i)
+        groups = [part for part in parts.values() if len(part) > 1]
+    return groups
+
+
+def _beginning(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return hashlib.sha256(file.read(BEGINNING)).digest()
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -1,0 +1,78 @@
+"""Images that a user's data have more than once, by the bytes of their files."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import load_data
+from tests.support.own_images import folder_data, write_folder
+from tests.support.pictures import noise, options, save
+
+ways = pytest.mark.parametrize("stream", [False, True], ids=["in memory", "streamed"])
+
+
+@ways
+def test_test_and_held_out_images_that_also_train_are_counted_with_an_example(stream, tmp_path):
+    write_folder(tmp_path)
+    flags = ("--stream", stream, "-j", 0)
+    assert folder_data(tmp_path, *flags).account().endswith("none held out")
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    shutil.copy(tmp_path / "train/bee/02.png", tmp_path / "test/bee/copy.png")
+    told = folder_data(tmp_path, *flags).account()
+    assert told.endswith(
+        "; 1 test image is also among the training images (such as test/bee/copy.png and "
+        "train/bee/02.png); 11 held-out images are also among the training images (such as "
+        "val/ant/00.png and train/ant/00.png)"
+    )
+
+
+@ways
+def test_an_image_in_several_classes_is_told_also_if_it_is_a_link(stream, tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train" / "cat" / "link.png").symlink_to("../ant/03.png")
+    shutil.copy(tmp_path / "train/ant/03.png", tmp_path / "train/ant/copy.png")
+    told = folder_data(tmp_path, "--stream", stream, "-j", 0).account()
+    assert told.endswith(
+        "; 1 image is in several classes (such as train/ant/03.png and train/cat/link.png)"
+    )
+    assert "also among" not in told
+
+
+@ways
+def test_images_of_a_table_are_compared_by_their_files(stream, tmp_path):
+    lines = ["path,label,split"]
+    for i in range(4):
+        save(tmp_path / f"{i}.png", noise(32, 32, 3, seed=i))
+        lines.append(f"{i}.png,{'ab'[i % 2]},train")
+    for i in range(2):
+        shutil.copy(tmp_path / f"{i}.png", tmp_path / f"copy{i}.png")
+        lines.append(f"copy{i}.png,{'ab'[i % 2]},test")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    flags = ("--dataset", "csv", "--data_root", tmp_path / "t.csv", "--stream", stream, "-j", 0)
+    assert (
+        load_data(options(*flags))
+        .account()
+        .endswith(
+            "; 2 test images are also among the training images (such as copy0.png and 0.png)"
+        )
+    )
+
+
+def test_copies_that_a_split_by_fraction_parts_are_told(tmp_path):
+    for name in "ab":
+        save(tmp_path / name / "0.png", noise(32, 32, 3, seed=ord(name)))
+        shutil.copy(tmp_path / name / "0.png", tmp_path / name / "1.png")
+    assert "; 2 test images are also among the training images" in folder_data(tmp_path).account()
+
+
+def test_images_of_equal_size_and_equal_first_bytes_are_not_the_same(tmp_path):
+    for i, path in enumerate(("train/a/0", "train/b/0", "test/a/0", "test/b/0")):
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[0] = i  # a BMP file begins with the lowest row
+        (tmp_path / path).parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / f"{path}.bmp")
+    files = sorted(tmp_path.glob("*/*/*"))
+    assert len({file.read_bytes()[:4096] for file in files}) == 1 < len(files)
+    assert folder_data(tmp_path).account().endswith("none held out")
