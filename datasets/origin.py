@@ -1,5 +1,6 @@
 """Where the images of a data set came from: what a run prints and records about it."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,6 +73,12 @@ def account(
     if untested:
         number = "1 class" if len(untested) == 1 else f"{len(untested)} classes"
         remarks.append(f"{number} without test images ({listed(untested)})")
+    alike = defaultdict(list)
+    for name in class_names:
+        alike[" ".join(name.split()).casefold()].append(repr(name))
+    for names in alike.values():
+        if len(names) > 1:
+            remarks.append(f"the classes {' and '.join(names)} differ only in case or spaces")
     for name, count in zip(class_names, class_counts, strict=True):
         if name.lower() in NO_LABEL:
             remarks.append(f"the class {name} may be images without a label ({count} training)")

@@ -155,3 +155,16 @@ def test_a_class_that_looks_like_an_empty_cell_is_told(text, tmp_path):
     table.write_text(table.read_text().replace("élm", text))
     told = csv_data(table).account()
     assert told.endswith(f"; the class {text} may be images without a label (4 training)")
+
+
+@pytest.mark.parametrize("text", ["OAK", "oak  x", "Oak X "])
+def test_labels_that_differ_only_in_case_or_spaces_are_told(text, tmp_path):
+    oak = "oak x" if " " in text else "oak"
+    table = write_table(tmp_path)
+    table.write_text(table.read_text().replace("oak", oak))
+    assert "case or spaces" not in csv_data(table).account()
+    table.write_text(table.read_text().replace("élm", text))
+    names = " and ".join(map(repr, sorted((oak, text.strip()))))
+    assert (
+        csv_data(table).account().endswith(f"; the classes {names} differ only in case or spaces")
+    )

@@ -181,7 +181,7 @@ def test_a_split_without_class_folders_is_refused_by_name(split, tmp_path):
     assert f"no class folders in {tmp_path}/{split}" in refused(tmp_path)
 
 
-def write_classes_named_as_splits(root, *folders):
+def write_folders(root, *folders):
     for seed, folder in enumerate(folders):
         for i in range(2):
             save(root / folder / f"{i}.png", noise(32, 32, 3, seed=2 * seed + i))
@@ -199,7 +199,7 @@ def write_classes_named_as_splits(root, *folders):
 )
 def test_a_split_that_may_be_a_class_is_refused(folders, says, tmp_path):
     """The other classes, or a test set made by hand, would be lost."""
-    root = write_classes_named_as_splits(tmp_path, *folders)
+    root = write_folders(tmp_path, *folders)
     message = refused(root)
     assert says in message and "move all class folders into a new folder train" in message
     wrapped = tmp_path / "wrapped"
@@ -211,12 +211,12 @@ def test_a_split_that_may_be_a_class_is_refused(folders, says, tmp_path):
 
 
 def test_folders_beside_the_splits_are_mentioned_with_their_images(tmp_path):
-    root = write_classes_named_as_splits(tmp_path, "train/a", "train/b")
+    root = write_folders(tmp_path, "train/a", "train/b")
     (root / "notes").mkdir()
     save(root / "notes" / ".trash" / "x.png", noise(32, 32, 3))
     (root / "notes" / "up").symlink_to("..")
     assert folder_data(root).account().endswith("; ignored: folder notes (0 images)")
-    write_classes_named_as_splits(root, "test/a", "test/b", "all/deep")
+    write_folders(root, "test/a", "test/b", "all/deep")
     save(root / "one" / "x.png", noise(32, 32, 3))
     told = folder_data(root).account()
     assert "folder all (2 images), folder notes (0 images), folder one (1 image)" in told
@@ -347,6 +347,12 @@ def test_classes_without_test_images_are_named(tmp_path):
         shutil.rmtree(tmp_path / "test" / name)
     told = folder_data(tmp_path).account()
     assert told.endswith("2 test (test/), none held out; 2 classes without test images (ant, cat)")
+
+
+def test_class_folders_that_differ_only_in_case_or_spaces_are_told(tmp_path):
+    write_folders(tmp_path, "a", "a ", "b")
+    told = folder_data(tmp_path).account()
+    assert told.endswith("none held out; the classes 'a' and 'a ' differ only in case or spaces")
 
 
 def test_a_held_out_fraction_and_val_contradict_each_other(tmp_path):
