@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from utils.text import listed
+from utils.text import listed, printable
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def account(
     for name, count in zip(class_names, class_counts, strict=True):
         if name.lower() in NO_LABEL:
             remarks.append(f"the class {name} may be images without a label ({count} training)")
-    return "; ".join([line, *remarks])
+    return printable("; ".join([line, *remarks]))
 
 
 def _in_classes(counts: Sequence[int]) -> str:

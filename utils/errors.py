@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
 
+from utils.text import printable
+
 SIGINT, SIGPIPE = 2, 13
 """The signals' numbers in POSIX; Windows has no SIGPIPE."""
 
@@ -109,7 +111,7 @@ def ending(error: BaseException) -> tuple[int, str]:
         _write_nowhere()
         return 128 + SIGPIPE, ""
     if isinstance(error, (UserError, RunError)):
-        return 2 if isinstance(error, UserError) else 1, " ".join(str(error).split())
+        return 2 if isinstance(error, UserError) else 1, printable(" ".join(str(error).split()))
     if isinstance(error, OSError):
         # No file system has a name that is too long, so somebody gave it. A run that has begun
         # reports a file that it may not write as a `RunError`.

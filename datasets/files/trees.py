@@ -13,7 +13,7 @@ import numpy as np
 from datasets.files.images import IMAGE_SUFFIXES, is_image
 from utils.errors import UserError
 from utils.options.data_paths import holds_outputs, is_hidden, names_in
-from utils.text import shown
+from utils.text import as_text, shown
 
 CACHE_NAME = re.compile(r"(.*\.)?decoded(-\d+)?\.npz")
 
@@ -101,7 +101,7 @@ def _example(names: Sequence[str]) -> str:
 def class_name(folder: str) -> str:
     """Returns the name of the class that a folder of this name holds. It is in Unicode's composed
     form (NFC), because some systems write ``é`` as one character and others as two."""
-    return unicodedata.normalize("NFC", shown(folder))
+    return unicodedata.normalize("NFC", as_text(folder))
 
 
 def class_folders(

@@ -22,6 +22,7 @@ def raising(error):
     ("error", "status", "said"),
     [
         (UserError("no such\n  folder"), 2, "no such folder"),
+        (UserError("class \x1b[31mred\x9b"), 2, r"class \x1b[31mred\x9b"),
         (RunError("the loss is not finite"), 1, "the loss is not finite"),
         (LostContact(2), 1, "process 2 has lost contact with another process of this run"),
         (OSError(28, "No space left on device", "a.csv"), 1, "a.csv: No space left on device"),

@@ -6,6 +6,7 @@ import numpy as np
 
 from utils.evaluation.accuracy_records import balanced_accuracy
 from utils.evaluation.shot_groups import GROUPS, group_of_counts
+from utils.text import printable
 
 COLUMNS = ("top1", "top5", "balanced", "macro_f1", *GROUPS)
 OF_CLASSIFIERS = (*COLUMNS, "worst", "ece")
@@ -60,12 +61,13 @@ def per_class_table(
         class_counts: training images of each class ``[K]``.
     """
     by_size = np.argsort(-np.asarray(class_counts), kind="stable")
-    width = max(len("class"), *map(len, class_names))
+    names = [printable(name) for name in class_names]
+    width = max(len("class"), *map(len, names))
     lines = [f"{'class':<{width}}{'images':>8}{'linear':>8}{'NCM':>8}"]
     for label in by_size:
         accuracies = (_percent(r["per_class"][label], 1) for r in (linear, ncm))
         cells = "".join(f"{cell:>8}" for cell in (class_counts[label], *accuracies))
-        lines.append(f"{class_names[label]:<{width}}{cells}")
+        lines.append(f"{names[label]:<{width}}{cells}")
     return "\n".join(lines)
 
 

@@ -355,6 +355,14 @@ def test_class_folders_that_differ_only_in_case_or_spaces_are_told(tmp_path):
     assert told.endswith("none held out; the classes 'a' and 'a ' differ only in case or spaces")
 
 
+def test_control_characters_of_names_are_kept_and_escaped_in_the_account(tmp_path):
+    write_folders(tmp_path, "a\nb", "\x1b[31mred")
+    (tmp_path / "a\nb" / "no\timage").touch()
+    data = folder_data(tmp_path)
+    assert data.class_names == ["\x1b[31mred", "a\nb"]
+    assert data.account().isprintable() and r"(\x1b[31mred 1 to a\nb 1)" in data.account()
+
+
 def test_a_held_out_fraction_and_val_contradict_each_other(tmp_path):
     write_folder(tmp_path, splits=("train", "test", "val"))
     assert "--heldout_fraction 0.5" in refused(tmp_path, "--heldout_fraction", 0.5)
