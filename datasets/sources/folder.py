@@ -7,7 +7,7 @@ from datasets.files.trees import FileList, Remarks, class_folders, images_below,
 from datasets.load_files import load_files
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
-from utils.errors import UserError
+from utils.errors import warn
 from utils.options.data_paths import Tree, read_tree, run_roots
 from utils.options.flags import Options
 from utils.text import listed, shown
@@ -21,8 +21,8 @@ def load_folder(options: Options, recorded: Mapping) -> BalancedData:
     the test set. If there is neither, a test set is split off (`own_splits.with_test_split`).
 
     Raises:
-        UserError: a folder or an image is missing, empty or unreadable, a class has no training
-            images, or `train` may be a class.
+        UserError: a folder or an image is missing, empty or unreadable, or a class has no training
+            images.
     """
     root = Path(options.data_root)
     runs = run_roots(options)
@@ -43,21 +43,18 @@ def load_folder(options: Options, recorded: Mapping) -> BalancedData:
 
 
 def _beside_splits(root: Path, tree: Tree) -> list[str]:
-    """Returns the folders beside the splits and the number of images in each, in words.
-
-    Raises:
-        UserError: images lie beside `train` alone. Neither `test` nor `val` shows that it is a
-            split, so it may be a class, and the other classes would be lost.
-    """
+    """Returns the folders beside the splits and the number of images in each, in words. Warns if
+    images lie beside `train` alone: neither `test` nor `val` shows that it is a split, so it may be
+    a class, and the others are classes too."""
     counts = {shown(name): len(images_below(root / name, Remarks())) for name in tree.others}
     others = listed([name for name, count in counts.items() if count])
     if tree.splits.keys() == {"train"} and any(counts.values()):
         name = tree.splits["train"].name
-        raise UserError(
+        warn(
             f"--data_root {shown(root)}: {name} has folders in it, so it is taken for the training "
-            f"split, but {others} beside it have images too. If {name} is a class, move all class "
-            f"folders into a new folder train; if it is the training split, move {others} "
-            "elsewhere, or rename a test set among them to test"
+            f"split, and the {sum(counts.values())} images of {others} are not used. If {name} is "
+            "a class, move all class folders into a new folder train; if a test set is among "
+            f"{others}, rename it to test"
         )
     return [f"folder {name} ({n} image{'s' * (n != 1)})" for name, n in counts.items()]
 

@@ -191,16 +191,20 @@ def write_folders(root, *folders):
 @pytest.mark.parametrize(
     ("folders", "says"),
     [
-        (("train/2021", "train/2022", "bus", "car"), "bus, car beside it have images too"),
-        (("train/a", "train/b", "dev/a", "dev/b"), "a test set among them to test"),
+        (("train/2021", "train/2022", "bus", "car"), "the 4 images of bus, car are not used"),
+        (("train/a", "train/b", "dev/a", "dev/b"), "if a test set is among dev, rename it to test"),
         (("test/2021", "bus", "car"), "no folder train (or training) beside test; if these are "),
     ],
     ids=["a class train", "a test set of another name", "a class test"],
 )
-def test_a_split_that_may_be_a_class_is_refused(folders, says, tmp_path):
-    """The other classes, or a test set made by hand, would be lost."""
+def test_a_split_that_may_be_a_class_is_told(folders, says, tmp_path, capsys):
+    """The other classes, or a test set made by hand, are not used."""
     root = write_folders(tmp_path, *folders)
-    message = refused(root)
+    if folders[0].startswith("train"):
+        assert folder_data(root).class_names == [folder.split("/")[1] for folder in folders[:2]]
+        message = capsys.readouterr().err
+    else:
+        message = refused(root)
     assert says in message and "move all class folders into a new folder train" in message
     wrapped = tmp_path / "wrapped"
     for name in {folder.split("/")[0] for folder in folders}:
@@ -208,6 +212,7 @@ def test_a_split_that_may_be_a_class_is_refused(folders, says, tmp_path):
         (tmp_path / name).rename(wrapped / "train" / name)
     classes = sorted(path.name for path in (wrapped / "train").iterdir())
     assert folder_data(wrapped).class_names == classes
+    assert not capsys.readouterr().err
 
 
 def test_folders_beside_the_splits_are_mentioned_with_their_images(tmp_path):

@@ -66,11 +66,7 @@ def test_the_table_of_classes_goes_from_the_largest_to_the_smallest():
 
 
 def test_a_class_name_neither_breaks_a_line_of_the_table_nor_reaches_the_terminal_raw():
-    class Data:
-        class_counts = (5, 4)
-        class_names = ("a\nb", "\x1b[31mred")
-
     record = {"per_class": [10.0, 20.0]}
-    lines = per_class_table(record, record, Data()).splitlines()
+    lines = per_class_table(record, record, ("a\nb", "\x1b[31mred"), (5, 4)).splitlines()
     assert [line.split()[0] for line in lines] == ["class", r"a\nb", r"\x1b[31mred"]
     assert len({len(line) for line in lines}) == 1
