@@ -74,9 +74,9 @@ class _Captured:
             with torch.cuda.graph(self.graph, **capture):
                 self.statistics = step(*own)
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
             cause = error.__context__ or error  # the end of a failed capture hides it
+            if is_out_of_memory(cause):
+                raise cause from None
             reason = str(cause).partition("\n")[0]
             raise RunError(
                 f"--step graph: the capture failed ({reason}); use --step eager"

@@ -108,3 +108,18 @@ def test_a_capture_without_memory_is_a_shortage(fake_graphs, monkeypatch):
     monkeypatch.setattr(Run, "sgd", fused_sgd)
     with pytest.raises(torch.OutOfMemoryError):
         trained("stage 1, mixup", monkeypatch, GraphStep)
+
+
+def test_a_capture_without_memory_is_a_shortage_also_if_its_end_fails(fake_graphs, monkeypatch):
+    @contextmanager
+    def capture(graph, **settings):
+        try:
+            yield
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(Run, "sgd", fused_sgd)
+    with pytest.raises(torch.OutOfMemoryError):
+        trained("stage 1, mixup", monkeypatch, GraphStep)
