@@ -4,231 +4,151 @@
 
 It runs the tests that need CUDA. For each precision and kind of step it measures epochs and, under
 the profiler, steps of each phase, and projects the time of the paper's recipe (200 + 80 + 20
-epochs). It measures images a second beside the plain loop. At the end it prints a table and writes
-a JSON file. Each kind is measured in a process of its own. If a measurement fails, it prints why
-and goes on with the next. Without a GPU it says so, and its status is 2.
+epochs). It measures images a second beside the plain loop. At the end it prints a table. Each
+measurement has a process of its own and a limit of time. If one fails, the check prints why, keeps
+what it had measured, and goes on with the next. The JSON file is written whenever something has
+been measured. Without a GPU the check says so, and its status is 2.
 """
 
-import re
-import subprocess
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from collections.abc import Sequence
 from functools import partial
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 
 import torch
-from torch.autograd import (  # torch's hints do not list it as exported
-    DeviceType,  # pyright: ignore[reportPrivateImportUsage]
-)
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.data import benchmark_data
+from benchmarks.gpu_kinds import measure_kind
+from benchmarks.gpu_tests import CUDA_TESTS, run_tests
 from benchmarks.measurements import Measurements
-from benchmarks.our_side import OurSide
+from benchmarks.own_process import Measure, Take, in_own_process
 from benchmarks.report import markdown
 from benchmarks.rounds import measure_rates
 from benchmarks.settings import RECIPE, Settings, settings_of
-from benchmarks.side import clock
 from benchmarks.side_process import PLAIN, both_sides
-from datasets import LongTailedData
-from utils.errors import UserError, run_program
+from utils.errors import RunError, UserError, run_program
 from utils.files import write_json
 from utils.machine.device import choose_machine
-from utils.machine.provenance import REPOSITORY, commit
+from utils.machine.provenance import commit
 from utils.options import values
 from utils.options.parse import Parser
 
-CUDA_TESTS = (
-    *("tests/utils/training/test_steps.py", "tests/utils/training/test_fake_cuda.py"),
-    *("tests/datasets/loading/test_augmentation.py", "tests/datasets/loading/test_resident.py"),
-    *("tests/datasets/loading/test_autoaugment.py", "tests/datasets/loading/test_operations.py"),
-    *("tests/losses", "tests/models", "tests/utils/evaluation/test_metrics.py"),
-    *("tests/utils/training/test_mixup.py", "tests/utils/training/test_trajectory.py"),
-    "tests/utils/training/test_seeds.py::test_seeds_side_by_side_on_a_gpu_are_their_single_runs",
-    "tests/benchmarks/test_gpu_check.py::test_on_a_gpu_kernels_are_counted",
-)
 KINDS = (("bf16", "graph"), ("bf16", "eager"), ("float32", "graph"), ("tf32", "graph"))
-SECONDS, TEST_SECONDS, PLAIN_SECONDS = 450, 200, 60
-WARM_UP_STEPS, STEPS = 3, 20
+SECONDS, TEST_SECONDS, MACHINE_SECONDS, PLAIN_SECONDS = 450, 200, 60, 60
+LEAST_SECONDS = 20
+"""A kind of step that has less time than this is left out."""
+COLUMNS = (
+    *("kernels", "busy_ms", "step_ms", "steps"),
+    *("epoch_seconds", "other_seconds", "idle_seconds", "projected_seconds"),
+)
 
 
-def run_tests() -> dict:
-    """Runs the tests on CUDA; returns how many passed, failed, were skipped and had errors outside
-    of the test itself, and which failed or had errors."""
-    command = [sys.executable, "-m", "pytest", "-rfE", *CUDA_TESTS]
-    try:
-        result = subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=TEST_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return {"ended": f"not within {TEST_SECONDS} s"}
-    counts = {
-        name: int(n)
-        for n, name in re.findall(r"(\d+) (passed|failed|skipped|error)", result.stdout)
-    }
-    failures = re.findall(r"^(?:FAILED|ERROR) (\S+)", result.stdout, re.MULTILINE)
-    found = counts | {"failures": failures, "status": result.returncode}
-    if "passed" not in counts:  # pytest is not installed, or could not read the tests
-        found["ended"] = (result.stderr or result.stdout).strip()[-500:]
-    return found
+class Check:
+    """A check, whose record also names what was left out and what failed.
 
-
-def measure_steps(side: OurSide, phase: str) -> dict:
-    """Returns what a training step of a phase takes: milliseconds by the clock and, by the
-    profiler, kernels (with copies and fills) and busy milliseconds of the device."""
-    activities = [ProfilerActivity.CPU]
-    if side.device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    with closing(side.steps(phase)) as steps:
-        list(islice(steps, WARM_UP_STEPS))
-        began = clock(side.device)
-        list(islice(steps, STEPS))
-        seconds = clock(side.device) - began
-        with profile(activities=activities) as profiler:
-            list(islice(steps, STEPS))
-            clock(side.device)
-    # The profiler also gives the device the named ranges of the host, such as the optimiser's step.
-    kernels = [
-        event
-        for event in profiler.events() or []
-        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
-    ]
-    if side.device.type == "cuda" and not kernels:
-        raise RuntimeError("the profiler saw no kernel")
-    busy = sum(event.time_range.elapsed_us() for event in kernels) / 1000
-    return {
-        "kernels": round(len(kernels) / STEPS, 1),
-        "busy_ms": busy / STEPS,
-        "step_ms": 1000 * seconds / STEPS,
-    }
-
-
-def measure_kind(settings: Settings, data: LongTailedData, folder: Path) -> dict:
-    """Returns, by phase, what a precision and kind of step take: the median of the epochs that do
-    not warm up, and single steps.
-
-    The idle seconds are those of training in which no kernel of a step runs; the augmentation is
-    among them. In stage 1 the other seconds of an epoch have a pass over the training images, which
-    most of its 200 epochs lack, so its projected seconds are too many.
-    """
-    side = OurSide(settings, data, folder)
-    found = {}
-    for phase, times in side.epoch_times().items():
-        seconds = median(t.seconds for t in times)
-        training = median(t.training_seconds for t in times)
-        of_step = measure_steps(side, phase)
-        steps = len(side.batch_sizes(phase))
-        found[phase] = {
-            **of_step,
-            "steps": steps,
-            "epoch_seconds": seconds,
-            "other_seconds": seconds - training,
-            "idle_seconds": max(0.0, training - steps * of_step["busy_ms"] / 1000),
-            "projected_seconds": seconds * RECIPE[phase],
-        }
-    return found
-
-
-def compare_with_plain(settings: Settings) -> dict:
-    """Returns images a second of the training of both stages, by phase and side."""
-    phases, found = ("pretraining", "features"), Measurements()
-    with both_sides(settings) as sides:
-        measure_rates(found, sides, 1.0, phases, rounds=1)
-        return {p: {s.name: found.median(f"{p} images/s", s.name) for s in sides} for p in phases}
-
-
-def in_own_process(measure: Callable[[], dict]) -> dict:
-    """Returns what a measurement returns that runs in a new process. An error of CUDA, such as a
-    capture that fails, breaks the process in which it happens."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(measure).result()
-
-
-def attempt(name: str, measure: Callable[[], dict], failures: dict[str, str]) -> dict:
-    """Returns what a measurement returns. If it fails, prints the traceback, adds the error to the
-    failures and returns an empty record, because what no CPU shows may fail on a first GPU, and the
-    other measurements are wanted all the same.
+    Args:
+        settings: the settings of the measurements.
+        output: the file in which the record is, from the beginning on.
 
     Raises:
-        UserError: the input or this GPU does not allow the measurement.
+        UserError: there are no such images.
+        OSError: the file cannot be written.
     """
-    try:
-        return measure()
-    except UserError:
-        raise
-    except Exception as error:  # CUDA, the profiler and the program raise errors of many types
-        traceback.print_exc()
-        failures[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return {}
+
+    def __init__(self, settings: Settings, output: Path) -> None:
+        self.settings, self.output = settings, output
+        self.kinds, self.left_out, self.failures = {}, [], {}
+        self.record = {"commit": commit(), "images": benchmark_data(settings)[1]}
+        self.record |= {"machine": {}, "tests": {}, "kinds": self.kinds, "images_per_second": {}}
+        self.record |= {"left_out": self.left_out, "failures": self.failures}
+        self._save()
+
+    def run(self) -> None:
+        """Measures as much as there is time for."""
+        end = time.monotonic() + SECONDS
+        self.attempt("tests", partial(run_tests, CUDA_TESTS), TEST_SECONDS, self.record)
+        self.attempt("machine", describe_machine, MACHINE_SECONDS, self.record)
+        with tempfile.TemporaryDirectory() as folder:
+            for precision, step in KINDS:
+                # If a kind hangs, as much time is left for the others.
+                seconds = (end - PLAIN_SECONDS - time.monotonic()) / 2
+                kind = f"{precision}, {step}"
+                if seconds < LEAST_SECONDS:
+                    self.left_out.append(kind)
+                    continue
+                of_kind = self.settings.with_flags("--precision", precision, "--step", step)
+                measure = partial(measure_kind, of_kind, Path(folder))
+                self.attempt(kind, measure, seconds, self.kinds)
+        measured = next(iter(self.kinds), "float32, graph")
+        fast = self.settings.with_flags("--precision", measured.split(",")[0])
+        compare = partial(compare_with_plain, fast)
+        self.attempt("images_per_second", compare, end - time.monotonic(), self.record)
+
+    def attempt(self, name: str, measure: Measure, seconds: float, place: dict) -> None:
+        """Puts the record of a measurement into `place`, also what a failed one had measured by
+        then. What no CPU shows may fail on a first GPU, and the other measurements are wanted all
+        the same."""
+
+        def take(found: dict) -> None:
+            place[name] = found
+            self._save()
+
+        began = time.monotonic()
+        try:
+            in_own_process(measure, seconds, take)
+        except UserError as error:  # this GPU lacks the precision
+            self.left_out.append(f"{name}: {error}")
+        except RunError as error:
+            self.failures[name] = str(error)
+        self._save()
+        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+
+    def _save(self) -> None:
+        write_json(self.output, self.record)
 
 
-def check(settings: Settings) -> dict:
-    """Measures as much as there is time for; returns the record, which also names what was left out
-    and what failed."""
-    deadline = time.monotonic() + SECONDS
-    record: dict = {"commit": commit(), "tests": run_tests(), "kinds": {}, "left_out": []}
-    failures = record["failures"] = {}
-    print(f"tests on CUDA: {record['tests']}", flush=True)
-    data, record["images"] = benchmark_data(settings)
-    record["machine"] = choose_machine(0, "float32").description()
-    longest = 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        for precision, step in KINDS:
-            began = time.monotonic()
-            kind = f"{precision}, {step}"
-            if began + longest + PLAIN_SECONDS > deadline:
-                record["left_out"].append(kind)
-                continue
-            of_kind = settings.with_flags("--precision", precision, "--step", step)
-            of_this_kind = partial(measure_kind, of_kind, data, Path(folder))
-            measure = partial(in_own_process, of_this_kind)
-            try:
-                if found := attempt(kind, measure, failures):
-                    record["kinds"][kind] = found
-            except UserError as error:  # this GPU lacks the precision
-                record["left_out"].append(f"{kind}: {error}")
-            seconds = time.monotonic() - began
-            longest = max(longest, seconds)
-            print(f"{kind}: {seconds:.0f} s", flush=True)
-    measured = next(iter(record["kinds"]), "float32, graph")
-    fast = settings.with_flags("--precision", measured.split(",")[0])
-    compare = partial(compare_with_plain, fast)
-    record["images_per_second"] = attempt("the plain loop", compare, failures)
-    return record
+def describe_machine(take: Take) -> None:
+    """Hands over the description of the first GPU."""
+    take(choose_machine(0, "float32").description())
+
+
+def compare_with_plain(settings: Settings, take: Take) -> None:
+    """Measures images a second of the training of both stages, by phase and side."""
+    measurements, found = Measurements(), {}
+    with both_sides(settings) as sides:
+        for phase in ("pretraining", "features"):
+            measure_rates(measurements, sides, 1.0, [phase], rounds=1)
+            quantity = f"{phase} images/s"
+            found[phase] = {s.name: measurements.median(quantity, s.name) for s in sides}
+            take(found)
 
 
 def report(record: dict) -> str:
-    """Returns a record as text: a row for each kind and phase, the projected seconds of the recipe,
-    and the comparison with the plain loop."""
-    lines, rows = [], []
+    """Returns a record as text: a row for each kind and phase, the projected seconds of the recipe
+    of a kind all of whose phases were measured, and the comparison with the plain loop."""
+    tests, rows = record["tests"], [["precision, step", "phase", *COLUMNS]]
     for kind, phases in record["kinds"].items():
-        names = list(next(iter(phases.values())))
-        rows = rows or [["precision, step", "phase", *names]]
         for phase, found in phases.items():
-            rows.append([kind, phase, *(f"{found[name]:.4g}" for name in names)])
-        total = sum(found["projected_seconds"] for found in phases.values())
-        rows.append([kind, "recipe", *[""] * (len(names) - 1), f"{total:.4g}"])
-    lines += [markdown(rows) if rows else "no kind was measured", ""]
+            cells = [f"{found[name]:.4g}" if name in found else "" for name in COLUMNS]
+            rows.append([kind, phase, *cells])
+        if phases.keys() == RECIPE.keys():
+            total = sum(found["projected_seconds"] for found in phases.values())
+            rows.append([kind, "recipe", *[""] * (len(COLUMNS) - 1), f"{total:.4g}"])
+    lines = [markdown(rows) if record["kinds"] else "no kind was measured", ""]
     for phase, rates in record["images_per_second"].items():
         each = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
         ratio = list(rates.values())[-1] / rates[PLAIN]
         lines.append(f"{phase}, images/s: {each}: ratio {ratio:.2f}")
+    counts = [f"{n} {name}" for name, n in tests.items() if name in ("passed", "failed", "error")]
+    lines.append(f"tests on CUDA: {', '.join(counts) or 'none'}")
+    if "running" in tests:
+        lines.append(f"the tests ended in {tests['running']}")
     if record["left_out"]:
         lines.append(f"left out: {'; '.join(record['left_out'])}")
-    lines += [f"failed: {name}: {error}" for name, error in record["failures"].items()]
+    failures = record["failures"] | tests.get("failures", {})
+    lines += [f"failed: {name}: {' '.join(error.split())}" for name, error in failures.items()]
     return "\n".join(lines)
 
 
@@ -248,12 +168,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = settings_of([*flags, "--gpu", "0"])
         if not torch.cuda.is_available():
             raise UserError("no CUDA device here: nothing to check")
-        record = check(settings)
-        write_json(arguments.output, record)
-        print(report(record))
-        tests = record["tests"]
+        check = Check(settings, arguments.output)
+        try:
+            check.run()
+        finally:
+            print(report(check.record))
+        tests = check.record["tests"]
         have_passed = tests.get("status") == 0 and "passed" in tests
-        return 0 if have_passed and not record["failures"] else 1
+        return 0 if have_passed and not check.failures else 1
 
     return run_program("gpu_check", program)
 

@@ -69,7 +69,10 @@ class OurSide(Side):
         The seconds of an epoch include its share of the time between epochs, in which a run writes
         records and checkpoints.
         """
-        times: dict[str, list[EpochTime]] = {phase: [] for phase in PHASES}
+        return {phase: t for stage in self.times_by_stage() for phase, t in stage.items()}
+
+    def times_by_stage(self) -> Iterator[dict[str, list[EpochTime]]]:
+        """Yields the part of `epoch_times` that belongs to each stage, when it is trained."""
         with TemporaryDirectory(dir=self.folder) as root:
             for trainer in self._trainers(root):
                 with _quietly(trainer):
@@ -79,11 +82,12 @@ class OurSide(Side):
                 records = read_epochs(trainer.folder.records)
                 between = max(0.0, seconds - sum(r["seconds"] for r in records)) / len(records)
                 images = {phase.name: len(phase.loader.order) for phase in trainer.phases}
+                times: dict[str, list[EpochTime]] = {phase: [] for phase in images}
                 for record in records:
                     training_seconds = images[record["phase"]] / record["images_per_second"]
                     time = EpochTime(record["seconds"] + between, training_seconds)
                     times[record["phase"]].append(time)
-        return {phase: of_phase[self.dropped :] for phase, of_phase in times.items()}
+                yield {phase: of_phase[self.dropped :] for phase, of_phase in times.items()}
 
     def first_step(self) -> None:
         """Takes the first training step of stage 1."""

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import gpu_check
-from benchmarks.data import benchmark_data
+from benchmarks.gpu_kinds import measure_kind
 from benchmarks.settings import RECIPE, settings_of
 from tests.support.helpers import without_gpus
 
@@ -12,9 +12,10 @@ from tests.support.helpers import without_gpus
 def measured(tmp_path_factory):
     """The record of a kind of step on a CPU, on which the profiler sees no kernels."""
     settings = settings_of(["--gpu", "cpu"], quick=True)
-    data, _ = benchmark_data(settings)
+    records = []
     with without_gpus():
-        return gpu_check.measure_kind(settings, data, tmp_path_factory.mktemp("kind"))
+        measure_kind(settings, tmp_path_factory.mktemp("kind"), records.append)
+    return records[-1]
 
 
 def test_every_phase_is_measured(measured):
@@ -34,6 +35,7 @@ def test_every_phase_is_measured(measured):
 
 def test_the_report_adds_up_the_recipe_and_compares_with_the_plain_loop(measured):
     record = {
+        "tests": {"passed": 7, "status": 0},
         "kinds": {"bf16, graph": measured},
         "images_per_second": {"features": {"plain float32": 50.0, "ours bf16": 200.0}},
         "left_out": ["tf32, graph"],
@@ -46,7 +48,8 @@ def test_the_report_adds_up_the_recipe_and_compares_with_the_plain_loop(measured
     total = sum(found["projected_seconds"] for found in measured.values())
     assert recipe[2] == "recipe" and recipe[heading.index("projected_seconds")] == f"{total:.4g}"
     assert "features, images/s: plain float32 50, ours bf16 200: ratio 4.00" in lines
-    assert lines[-2:] == [
+    assert lines[-3:] == [
+        "tests on CUDA: 7 passed",
         "left out: tf32, graph",
         "failed: float32, graph: RuntimeError: no kernel",
     ]
