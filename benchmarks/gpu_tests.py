@@ -15,6 +15,7 @@ CUDA_TESTS = (
     *("tests/losses", "tests/models", "tests/utils/evaluation/test_metrics.py"),
     *("tests/utils/training/test_mixup.py", "tests/utils/training/test_trajectory.py"),
     "tests/utils/training/test_seeds.py::test_seeds_side_by_side_on_a_gpu_are_their_single_runs",
+    "tests/utils/training/test_on_cuda.py",
     "tests/benchmarks/test_gpu_check.py::test_on_a_gpu_kernels_are_counted",
 )
 

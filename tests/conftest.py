@@ -71,7 +71,18 @@ def cuda() -> torch.device:
     """For what only a CUDA device can show."""
     if not HAS_CUDA:
         pytest.skip("no CUDA device")
-    return torch.device("cuda")
+    return torch.device("cuda", 0)
+
+
+@pytest.fixture
+def deterministic(cuda, monkeypatch) -> Iterator[torch.device]:
+    """Gives the CUDA device, on which kernels now have a fixed order and float32 means float32."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield cuda
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(autouse=True)

@@ -29,13 +29,13 @@ def result_of(steps):
         return end.value
 
 
-def trained(case, monkeypatch, kind):
+def trained(case, monkeypatch, kind, machine=CPU):
     """Trains two epochs of each phase by steps of this kind, with batches of 16 and of 13 images,
     and with rates and centroids that change. Returns statistics and weights."""
     monkeypatch.setattr(training_pass, "make_step", lambda *stage: kind(EagerStep(*stage)))
     flags, head_scale = CASES[case]
-    _, stage = make_stage(flags, CPU, small_data(), head_scale=head_scale)
-    training, found = TrainingPass(stage, CPU, 8, str), []
+    _, stage = make_stage(flags, machine, small_data(), head_scale=head_scale)
+    training, found = TrainingPass(stage, machine, 8, str), []
     for phase in stage.phases:
         for epoch in phase.epochs[:EPOCHS]:
             phase.set_learning_rate(epoch)
@@ -44,6 +44,7 @@ def trained(case, monkeypatch, kind):
             if stage.layers is not None:
                 width = max(columns.stop for columns in stage.layers.columns.values())
             centroids = torch.randn(CLASSES, width, generator=torch.Generator().manual_seed(epoch))
+            centroids = centroids.to(machine.device)
             steps = training.run(phase, epoch, centroids, Progress("", 2, 10))
             found.append(dataclasses.replace(result_of(steps), images_per_second=0.0))
     trained_beside = [part for part in (stage.margins, stage.contrast) if part is not None]

@@ -215,16 +215,6 @@ def test_a_rate_on_the_device_is_filled_in_place():
     assert rate.item() == 0.5
 
 
-@pytest.fixture
-def deterministic(cuda, monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield cuda
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.parametrize("released_margins", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_captured_step_gives_the_eager_weights(deterministic, frozen, released_margins):
