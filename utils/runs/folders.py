@@ -275,13 +275,16 @@ def _nearest(options: Options, runs: Sequence[RunFolder]) -> str:
     found = []
     for run in runs:
         with suppress(UserError):
-            there = differences(options, recorded_options(run))
-            found.append((run, {name: there[name] for name in there.keys() - asides}))
+            found.append((run, differences(options, recorded_options(_with_record(run)))))
     if not found:
         return ""
-    run, there = min(found, key=lambda pair: len(pair[1]))
-    flags = [f"{flag_of(name)} {getattr(options, name)}, there {there[name]}" for name in there]
-    return f"; the nearest is {run.models} ({listed(sorted(flags), separator='; ')})"
+    run, there = min(found, key=lambda pair: len(pair[1].keys() - asides))
+    # Without a --seed, --epochs matters too: the run is then sought by the flags that are given.
+    names = there.keys() - asides or there
+    flags = [f"{flag_of(name)} {getattr(options, name)}, there {there[name]}" for name in names]
+    return f"; the nearest is {run.models}" + (
+        f" ({listed(sorted(flags), separator='; ')})" if flags else ""
+    )
 
 
 def _candidates(options: Options) -> Iterator[RunFolder]:
@@ -327,7 +330,7 @@ def _runs_like(options: Options) -> list[RunFolder]:
         apart = {"precision", "pretrain_epochs", *asides}
         like = [run for run in runs if _has_given_flags(options, run, apart)]
         if len(like) > 1:
-            found = set_apart([run.records for run in like])
+            found = set_apart([_with_record(run).records for run in like])
             raise UserError(
                 f"--evaluation True may mean {found}: give the flags that tell them apart"
             )
@@ -338,11 +341,14 @@ def _runs_like(options: Options) -> list[RunFolder]:
 
 def _has_given_flags(options: Options, run: RunFolder, asides: set[str]) -> bool:
     """Returns True if a run's record has all flags that are not at their defaults, except for
-    `asides`. The record is beside the checkpoints if the evaluation has a `--root_log` of its
-    own."""
+    `asides`."""
     if not os.path.exists(run.best_checkpoint):
         return False
-    differing = _differing(options, run)
-    if differing is None:
-        differing = _differing(options, RunFolder(run.models, run.models))
+    differing = _differing(options, _with_record(run))
     return differing is not None and all(map(options.is_at_default, differing - asides))
+
+
+def _with_record(run: RunFolder) -> RunFolder:
+    """Returns the run with the folder in which its record is: that of the checkpoints if an
+    evaluation has a `--root_log` of its own."""
+    return run if run.arguments.exists() else RunFolder(run.models, run.models)

@@ -166,8 +166,9 @@ def test_an_evaluation_needs_no_flag_that_the_only_run_was_given(tmp_path, monke
     with pytest.raises(UserError, match="no checkpoint"):
         find_evaluated(options_of(short, "--seed 1"))
     made(f"{FLAGS} --lr 0.3")
-    with pytest.raises(UserError, match=r"(--lr 0\.[23].*){2}"):
-        find_evaluated(options_of(short))
+    for logs in ("checkpoint", "evaluations"):
+        with pytest.raises(UserError, match=r"(--lr 0\.[23].*){2}"):
+            find_evaluated(options_of(short, f"--root_log {logs}"))
     assert find_evaluated(options_of(short, "--lr 0.2"))[1].models == folder
 
 
@@ -189,6 +190,28 @@ def test_the_error_of_an_evaluation_says_in_what_the_nearest_run_differs(
         assert str(error.value).endswith(
             f"; the runs there are {runs}; the nearest is {near} (--wd 0.3, there {there})"
         )
+
+
+@pytest.mark.parametrize("logs", ["checkpoint", "evaluations"])
+def test_the_nearest_run_of_an_evaluation_without_a_seed_may_differ_in_its_epochs_alone(
+    logs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    short = "--dataset digits -a resnet20"
+    run = made(f"{short} --epochs 2 --seed 0")
+    with pytest.raises(UserError) as error:
+        find_evaluated(options_of(short, f"--epochs 3 --evaluation True --root_log {logs}"))
+    assert str(error.value).endswith(f"; the nearest is {run} (--epochs 3, there 2)")
+
+
+def test_the_nearest_run_of_an_evaluation_may_differ_in_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made(FLAGS)
+    run = Path("checkpoint").rename("pretrained") / f"{NAME}-01234567"
+    next(run.parent.iterdir()).rename(run)
+    with pytest.raises(UserError) as error:
+        find_evaluated(options_of(FLAGS.replace("--seed 0", "--evaluation True")))
+    assert str(error.value).endswith(f"; the nearest is {run}")
 
 
 def test_an_evaluation_takes_the_run_of_exactly_these_flags_whatever_others_there_are(
