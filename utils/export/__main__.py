@@ -85,7 +85,7 @@ def export(arguments: argparse.Namespace) -> list[Path]:
             f"{path} is there already, maybe from another network: delete it, or give another "
             "--output"
         )
-    warn_of_unfinished(trained.path, trained.path.parent, "export")
+    warn_of_unfinished(trained.path, [trained.path.parent], "export")
     with made_folder(folder):
         WRITERS[arguments.format](trained, path)
     return [path]

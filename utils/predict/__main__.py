@@ -60,8 +60,8 @@ def build_parser() -> Parser:
         "--root_log",
         type=values.path,
         metavar="DIR",
-        help="with --classifier: the --root_log of the evaluation (default: the folder of the "
-        "checkpoints)",
+        help="the --root_log of the run or, with --classifier, of its evaluation (default: the "
+        "folder of the checkpoints)",
     )
     parser.add_argument(
         "--html",
@@ -92,14 +92,16 @@ def predict(arguments: argparse.Namespace) -> None:
     from utils.evaluation.classifiers import has_confidence
     from utils.machine.device import choose_machine
     from utils.predict.images import image_paths
-    from utils.predict.network import find_classifier, load_network
+    from utils.predict.network import find_classifier, load_network, records_below
     from utils.predict.page import write_page
     from utils.predict.predictions import LIKELIEST, Predictor
     from utils.predict.table import write_table
     from utils.runs.records import warn_of_unfinished
 
     trained = load_network(arguments.run)
-    warn_of_unfinished(trained.path, trained.path.parent, "predict")
+    folder = trained.path.parent
+    folders = [*records_below(arguments.root_log, folder), folder]
+    warn_of_unfinished(trained.path, folders, "predict")
     machine = choose_machine(arguments.gpu, "float32")
     predictor = Predictor(
         trained, machine, find_classifier(trained, arguments.classifier, arguments.root_log)

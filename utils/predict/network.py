@@ -127,7 +127,7 @@ def find_classifier(
     Args:
         trained: the network.
         name: of the classifier.
-        root_log: the folder of records, if the run was evaluated with one of its own.
+        root_log: as for `records_below`.
 
     Raises:
         UserError: there is no such classifier, or it was fitted on other weights.
@@ -135,17 +135,28 @@ def find_classifier(
     if name == "linear":
         return None
     folder = trained.path.parent
+    folders = records_below(root_log, folder) or [folder]
     # The evaluation of a checkpoint that comes with the code is below `checkpoint`.
-    places = [folder / CLASSIFIERS_FILE]
-    if root_log is not None:
-        # A checkpoint does not say whether its run is one of stage 2, in the folder of its stage 1.
-        records = [root_log / place_of(folder, stage) for stage in (2, 1)]
-        found = [place for place in records if place.is_dir()] or records[1:]
-        places = [place / CLASSIFIERS_FILE for place in found]
-    elif folder.is_relative_to(PRETRAINED):
-        places.append(RUNS / folder.relative_to(PRETRAINED) / CLASSIFIERS_FILE)
+    if root_log is None and folder.is_relative_to(PRETRAINED):
+        folders.append(RUNS / folder.relative_to(PRETRAINED))
+    places = [place / CLASSIFIERS_FILE for place in folders]
     path = next((place for place in places if place.exists()), places[-1])
     return partial(apply_classifier, load_classifier(path, name, trained.network))
+
+
+def records_below(root_log: Path | None, folder: Path) -> list[Path]:
+    """Returns the folders below a root in which the records of a run or its evaluation may be.
+
+    Args:
+        root_log: the root, if the run or the evaluation had a `--root_log` of its own; without it
+            the list is empty.
+        folder: the folder of the run's checkpoints.
+    """
+    if root_log is None:
+        return []
+    # A checkpoint does not say whether its run is one of stage 2, in the folder of its stage 1.
+    records = [root_log / place_of(folder, stage) for stage in (2, 1)]
+    return [place for place in records if place.is_dir()] or records[1:]
 
 
 def _normalisation(recorded: Mapping, dataset: object) -> Normalisation:

@@ -212,17 +212,17 @@ def read_run(folder: Path) -> RecordedRun:
     return run
 
 
-def warn_of_unfinished(path: Path, folder: Path, program: str = "main.py") -> None:
+def warn_of_unfinished(path: Path, folders: Sequence[Path], program: str = "main.py") -> None:
     """Warns if a checkpoint is from a run that is not finished. Without records of that run there
     is no warning.
 
     Args:
         path: the checkpoint.
-        folder: the folder of the records of its run.
+        folders: where the records of its run may be; the first with an `args.json` counts.
         program: the name of the program that warns.
     """
     try:
-        run = read_run(folder)
+        run = read_run(next((f for f in folders if (f / "args.json").is_file()), folders[-1]))
     except UserError:
         return
     if path.name.startswith("ckpt") and not run.is_finished:

@@ -53,16 +53,18 @@ def check_not_trained_on(options: Options, start: dict, path: Path, data: LongTa
         )
 
 
-def _records_of(path: Path, options: Options) -> Path:
-    """Returns the folder of the records of the run that a checkpoint file is of."""
-    with suppress(ValueError):  # not below --root_model: then the records are beside the checkpoint
-        return Path(options.root_log, path.parent.relative_to(options.root_model))
-    return path.parent
+def _records_of(path: Path, options: Options) -> list[Path]:
+    """Returns the folders in which the records of a checkpoint's run may be: below `--root_log`,
+    and beside the checkpoint, since an evaluation may have a `--root_log` of its own."""
+    folders = [path.parent]
+    with suppress(ValueError):  # not below --root_model
+        folders.insert(0, Path(options.root_log, path.parent.relative_to(options.root_model)))
+    return folders
 
 
 def _arguments_of(path: Path, options: Options) -> dict[str, Any]:
     """Returns the `args.json` of a checkpoint's run; an empty dict if it is not found."""
-    folders = _records_of(path, options), path.parent
+    folders = _records_of(path, options)
     return next((found for f in folders if (found := read_json(f / "args.json"))), {})
 
 

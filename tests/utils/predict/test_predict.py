@@ -24,6 +24,7 @@ from tests.support.helpers import (
     stage_2_folder,
     succeed,
 )
+from tests.support.made_up_runs import write_run
 from tests.support.pictures import noise, save
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
 from utils.evaluation.classifier_files import save_classifiers
@@ -160,6 +161,15 @@ def test_a_classifier_is_found_below_a_root_of_records_of_its_own(make, tree, fi
     saved.unlink()
     status, _, err = predict(*argv, "--root_log", logs)
     assert status == 2 and f"{saved}: no such file" in err
+
+
+@pytest.mark.parametrize("place", ["logs", "."])
+def test_an_unfinished_run_is_told_with_its_records_apart_or_beside(place, run, tmp_path):
+    write_run(tmp_path / place / "run", epochs=2, finished=False)
+    (tmp_path / "logs" / "run").mkdir(parents=True, exist_ok=True)  # maybe of an evaluation
+    folder = write_images(tmp_path / "images", 1)
+    argv = (run, folder, "--output", tmp_path / "p.csv", "--root_log", tmp_path / "logs")
+    assert "not finished: 2 of 4 epochs are done" in predict(*argv)[2]
 
 
 def test_a_run_that_comes_with_the_code_is_found_by_its_name_after_an_evaluation(

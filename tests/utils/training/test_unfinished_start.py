@@ -43,8 +43,9 @@ def test_an_unfinished_run_is_told_with_its_epochs(stage, tmp_path, warnings_of)
     )
 
 
-def test_its_records_may_lie_apart_from_its_checkpoints(tmp_path, warnings_of):
-    write_run(tmp_path / "logs" / "run", epochs=1, finished=False)
+@pytest.mark.parametrize("place", ["logs", "models"])
+def test_its_records_lie_below_root_log_or_beside_its_checkpoints(place, tmp_path, warnings_of):
+    write_run(tmp_path / place / "run", epochs=1, finished=False)
     path = tmp_path / "models" / "run" / "ckpt.best.pth.tar"
     roots = ("--root_log", tmp_path / "logs", "--root_model", tmp_path / "models")
     (warning,) = warnings_of(path, *roots)
