@@ -1,6 +1,7 @@
 """Measurements in processes of their own, which may fail, hang or crash there."""
 
 import os
+import signal
 import threading
 import time
 import traceback
@@ -8,7 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
-from signal import SIGKILL
 
 from utils.errors import RunError, UserError
 
@@ -17,12 +17,15 @@ Measure = Callable[[Take], None]
 """A measurement. It hands over its record whenever the record has grown, so that what it has
 measured outlives it."""
 
+HAS_GROUPS = hasattr(os, "killpg")
+"""True if processes form groups; on Windows they do not."""
+
 
 def in_own_process(measure: Measure, seconds: float, take: Take) -> None:
     """Calls `measure(take)`, where `measure` runs in a new process and `take` in this one. An error
     of CUDA, such as a capture that fails, breaks the process in which it happens.
 
-    At the end the new process is killed, with all processes that it started.
+    At the end the new process is killed, with all processes that it started if there are groups.
 
     Args:
         measure: the measurement. Tensors in it would take room in /dev/shm, which may be small.
@@ -52,8 +55,9 @@ def in_own_process(measure: Measure, seconds: float, take: Take) -> None:
         process.join(5)
         raise RunError(f"its process ended with status {process.exitcode}") from None
     finally:
-        with suppress(ProcessLookupError):  # it has not yet made its group
-            os.killpg(process.pid, SIGKILL)
+        if HAS_GROUPS:
+            with suppress(ProcessLookupError):  # it has not yet made its group
+                os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join(5)
         receiver.close()
@@ -61,7 +65,8 @@ def in_own_process(measure: Measure, seconds: float, take: Take) -> None:
 
 def _run(measure: Measure, sender: Connection) -> None:
     """Runs a measurement; sends its records, then None or the error."""
-    os.setpgid(0, 0)
+    if HAS_GROUPS:
+        os.setpgid(0, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         measure(sender.send)
@@ -75,8 +80,10 @@ def _run(measure: Measure, sender: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process and all that it started when the process that started it has ended."""
+    """Ends this process, and its group, when the process that started it has ended."""
     parent = parent_process()
     assert parent is not None
     parent.join()
-    os.killpg(0, SIGKILL)
+    if HAS_GROUPS:
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)

@@ -39,6 +39,11 @@ def hanging(take):
     sleeper.wait()
 
 
+def sleeping(take):
+    take({"process": os.getpid()})
+    time.sleep(60)
+
+
 def is_running(process: int) -> bool:
     """Returns True if the process exists and is no zombie."""
     with suppress(FileNotFoundError):
@@ -85,14 +90,36 @@ def test_a_measurement_that_hangs_is_ended_in_time_with_what_it_started():
     wait_until_over(records[0]["sleeper"])
 
 
+def first_number_of_killed(code: str, **changes: str) -> int:
+    """Starts a program, kills it when it has printed a number, and returns this."""
+    command, environment = [sys.executable, "-c", code], os.environ | changes
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+    ) as program:
+        number = int(program.stdout.readline())
+        program.kill()
+    return number
+
+
 def test_a_measurement_ends_when_the_program_is_killed():
     code = (
         "from benchmarks.own_process import in_own_process\n"
         "from tests.benchmarks.test_own_process import hanging\n"
         "in_own_process(hanging, 60, lambda found: print(found['sleeper'], flush=True))\n"
     )
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as program:
-        sleeper = int(program.stdout.readline())
-        program.kill()
-    wait_until_over(sleeper)
+    wait_until_over(first_number_of_killed(code))
+
+
+def test_measurements_need_no_groups_of_processes(tmp_path):
+    """Windows has none, and no SIGKILL."""
+    (tmp_path / "sitecustomize.py").write_text("import os\ndel os.killpg, os.setpgid\n")
+    code = (
+        "import signal\n"
+        "kill = signal.__dict__.pop('SIGKILL')\n"
+        "from benchmarks.own_process import in_own_process\n"
+        "signal.SIGKILL = kill  # which multiprocessing needs here\n"
+        "from tests.benchmarks.test_own_process import measuring, sleeping\n"
+        "in_own_process(measuring, 60, dict)\n"
+        "in_own_process(sleeping, 60, lambda found: print(found['process'], flush=True))\n"
+    )
+    wait_until_over(first_number_of_killed(code, PYTHONPATH=str(tmp_path)))
