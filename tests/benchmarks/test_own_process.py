@@ -5,8 +5,8 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.own_process import in_own_process
@@ -46,8 +46,8 @@ def sleeping(take):
 
 def is_running(process: int) -> bool:
     """Returns True if the process exists and is no zombie."""
-    with suppress(FileNotFoundError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
     return False
 
 

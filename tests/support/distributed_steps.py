@@ -213,6 +213,6 @@ if __name__ == "__main__":
             dist.broadcast_object_list(told, src=0)
             wrong = {name: differing(part, told[0][name]) for name, part in found.items()}
             assert not any(wrong.values()), (world.rank, wrong)
-    # Threads of gloo that live until the interpreter ends can abort it.
+    # Threads of gloo that live until the interpreter ends can abort it. Only Linux names them.
     threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
     assert not any("gloo" in thread for thread in threads), threads
