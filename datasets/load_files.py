@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.files.decode import cache_beside, decode_once
-from datasets.files.images import LARGE_SIDE, DataFaults, check_range, fault_of, read_pixels
+from datasets.files.images import LARGE_SIDE, DataFaults, check_range, fault_of, pixels_or_fault
 from datasets.files.trees import FileList
 from datasets.loading.reader import ImageReader, check_shared_memory
 from datasets.splits import AnySplit, Split, StreamedSplit
@@ -49,7 +49,8 @@ def load_files(
             faults += faults_in(files, fault, f"checking {options.dataset} {name}")
     else:
         cache = None if beside is None else cache_beside(beside, side)
-        images = decode_once(splits, side, f"decoding {options.dataset}", cache, faults)
+        title = f"decoding {options.dataset}"
+        images = decode_once(splits, side, title, cache, faults, goes_on=options.check_images)
     if faults:
         raise DataFaults(f"--data_root {options.data_root}", faults)
     if not is_streamed:
@@ -101,7 +102,7 @@ def faults_in(files: FileList, fault: Callable[[str], str | None], title: str) -
 
 def _pixel_fault(path: str) -> str | None:
     """Returns what is wrong with a file, which is read to its end; None if nothing is."""
-    found = read_pixels(path, lambda image: image)
+    found = pixels_or_fault(path, lambda image: image)
     return found if isinstance(found, str) else None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.files.images import fit, read_pixels
+from datasets.files.images import fit, pixels_or_fault, read_pixels
 from datasets.files.trees import FileList
 from utils.errors import RunError
 from utils.files import atomic_write
@@ -28,7 +28,12 @@ def cache_beside(place: Path, side: int) -> Path:
 
 
 def _decode(
-    files: FileList, side: int, title: str, faults: list[str], prepare: Callable[..., Image.Image]
+    files: FileList,
+    side: int,
+    title: str,
+    faults: list[str],
+    prepare: Callable[..., Image.Image],
+    goes_on: bool,
 ) -> np.ndarray:
     """Returns the images of one split, as `decode_once` does."""
     try:
@@ -38,7 +43,8 @@ def _decode(
             f"{len(files)} images of {side}x{side} pixels need {3 * len(files) * side**2 / 1e9:.1f}"
             " GB of memory, which is not there: --stream True reads them from their files"
         ) from None
-    read = partial(read_pixels, prepare=partial(prepare, side=side))
+    read_one = pixels_or_fault if goes_on else read_pixels
+    read = partial(read_one, prepare=partial(prepare, side=side))
     with ThreadPoolExecutor(usable_cores()) as pool:
         decoded = pool.map(read, map(files.path, files.names))
         progress = tqdm(decoded, title, total=len(files), unit="image", disable=None)
@@ -57,6 +63,7 @@ def decode_once(
     cache: Path | None,
     faults: list[str],
     prepare: Callable[..., Image.Image] = fit,
+    goes_on: bool = False,
 ) -> dict[str, np.ndarray]:
     """Returns the images of each split, uint8 ``[N, side, side, 3]``. An unreadable image is black.
 
@@ -70,6 +77,7 @@ def decode_once(
         cache: path of the cache file; None for no cache.
         faults: a message is added for each unreadable file.
         prepare: makes an RGB image side × side pixels large, as ``prepare(image, side=side)``.
+        goes_on: True if a file that memory runs out for is a fault and no error.
 
     Raises:
         RunError: the images do not fit into memory.
@@ -79,7 +87,7 @@ def decode_once(
     images = _read_cache(cache, digest, shapes) if cache and digest else None
     if images is None:
         images = {
-            name: _decode(files, side, f"{title} {name}", faults, prepare)
+            name: _decode(files, side, f"{title} {name}", faults, prepare, goes_on)
             for name, files in splits.items()
         }
         if cache and digest and not faults:

@@ -174,6 +174,15 @@ def read_pixels(path: str, prepare: Callable[[Image.Image], Image.Image]) -> np.
         return fault_of(path, error)
 
 
+def pixels_or_fault(path: str, prepare: Callable[[Image.Image], Image.Image]) -> np.ndarray | str:
+    """Returns what `read_pixels` does, but a message also if memory ran out: one image may be huge,
+    or say so where it is damaged, and the next one needs none of its memory."""
+    try:
+        return read_pixels(path, prepare)
+    except RunError as error:
+        return str(error)
+
+
 def fault_of(path: str, error: Exception) -> str:
     """Returns a message on why a file could not be read.
 

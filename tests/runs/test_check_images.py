@@ -39,6 +39,17 @@ def test_every_damaged_image_has_a_line(stream, own, damaged):
     assert snapshot(own.parent) == before
 
 
+@pytest.mark.parametrize("stream", ["True", "False"])
+def test_an_image_beyond_memory_is_listed_beside_the_others(stream, own, damaged):
+    damaged[0].unlink()
+    huge = damaged[0].with_suffix(".ppm")
+    huge.write_bytes(b"P5 300000000 1 255\n")  # Pillow raises MemoryError
+    found = call([*FLAGS, "--stream", stream, "--check_images", "True"])
+    assert found.status == 2 and len(found.out.splitlines()) == DAMAGED
+    path = huge.relative_to(own.parent)
+    assert f"{path}: out of memory while it was read" in found.out.splitlines()
+
+
 def test_a_run_that_stops_says_how_to_see_all_faults(own, damaged):
     found = call(FLAGS)
     assert found.status == 2 and found.err.count("\n") == 1

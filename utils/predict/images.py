@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.files.images import fit, read_pixels
+from datasets.files.images import fit, pixels_or_fault
 from datasets.files.trees import is_cache, is_folder
 from utils.machine.cores import usable_cores
 from utils.options.data_paths import holds_outputs, is_hidden
@@ -75,7 +75,7 @@ def decoded(
         ahead: how many files are decoded before they are asked for; all cores decode.
         shorter_side: as for `fit`.
     """
-    read = partial(read_pixels, prepare=partial(fit, side=side, shorter_side=shorter_side))
+    read = partial(pixels_or_fault, prepare=partial(fit, side=side, shorter_side=shorter_side))
     waiting: deque[tuple[str, Future]] = deque()
     with ThreadPoolExecutor(usable_cores()) as pool:
         try:

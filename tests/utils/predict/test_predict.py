@@ -236,13 +236,15 @@ def test_unreadable_files_are_listed_counted_and_skipped(run, tmp_path):
     folder = write_images(tmp_path / "images", 3)
     (folder / "notes.txt").write_text("no image")
     (folder / "cut.png").write_bytes((folder / "0000.png").read_bytes()[:60])
+    (folder / "huge.ppm").write_bytes(b"P5 300000000 1 255\n")  # Pillow raises MemoryError
     status, out, err = predict(run, folder, "--output", tmp_path / "p.csv")
     *listed, warning = err.splitlines()
     assert status == 0 and ": 3 images" in out
     assert {line.split(": ")[0] for line in listed} == {
-        f"skipped {folder / name}" for name in ("notes.txt", "cut.png")
+        f"skipped {folder / name}" for name in ("notes.txt", "cut.png", "huge.ppm")
     }
-    assert warning.startswith("predict: warning: 2 of 5 files could not be read")
+    assert f"skipped {folder / 'huge.ppm'}: out of memory while it was read" in listed
+    assert warning.startswith("predict: warning: 3 of 6 files could not be read")
 
 
 def test_where_no_file_is_an_image_the_table_is_empty(run, tmp_path):
