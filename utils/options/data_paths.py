@@ -3,9 +3,9 @@ so a wrong path is reported at once."""
 
 import mimetypes
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from utils.errors import UserError
@@ -26,6 +26,7 @@ OUTPUTS = (
 )
 """Files of a run or of its records in a comparison, and of a comparison. Two of either tell its
 folder; one may be anybody's."""
+CACHE_NAME = re.compile(r"(.*\.)?decoded(-\d+)?\.npz")
 OF_SEEDS = "summary.json"
 """The only file beside the folders of several seeds."""
 
@@ -51,6 +52,12 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
+def is_cache(name: str) -> bool:
+    """Returns True for the decoded images that this project keeps beside a tree or a table
+    (`datasets.files.decode`)."""
+    return CACHE_NAME.fullmatch(name) is not None
+
+
 def check_data(options: Options) -> None:
     """Checks that the data set of the options is at `--data_root`.
 
@@ -64,7 +71,7 @@ def check_data(options: Options) -> None:
         _check_file(root, options.dataset)
     elif options.dataset in BENCHMARK_LISTS:
         _check_folder(root, "the folder that the lists' paths start from")
-    elif options.dataset in ("cifar10", "cifar100") and root != Path(default_of("data_root")):
+    elif options.dataset in ("cifar10", "cifar100"):
         _check_not_own(root, options.dataset)
 
 
@@ -206,25 +213,28 @@ def _check_folder(path: Path, wanted: str) -> None:
 
 
 def _check_not_own(path: Path, dataset: str) -> None:
-    """Refuses a user's own images where CIFAR would be looked for and downloaded to."""
+    """Refuses a user's own images where CIFAR would be looked for and downloaded to: a folder, not
+    the default one, of nothing but class folders, or splits of them."""
     if path.is_file():
         kind = path.suffix.lower().removeprefix(".")
         hint = f"; did you mean --dataset {kind}?" if kind in ("csv", "npz") else ""
         raise UserError(f"--data_root {path} is a file; --dataset {dataset} needs a folder{hint}")
-    if any("cifar" in name for name in names_in(path)):
-        return
-    folders = [path / name for name in _folders_in(path) if not holds_outputs(path / name)]
-    deeper = (folder / name for folder in folders for name in _folders_in(folder))
-    if any(map(_has_pictures, chain(folders, deeper))):
+    is_default = os.path.realpath(path) == os.path.realpath(default_of("data_root"))
+    names = [name for name in names_in(path) if not (is_hidden(name) or is_cache(name))]
+    if names and not is_default and all(_has_pictures(path / name) for name in names):
         raise UserError(
             f"--data_root {path}: no {dataset} there, but folders of images; did you mean "
-            f"--dataset folder? {dataset} is downloaded only to a folder without images"
+            f"--dataset folder? (to download {dataset} here, make a folder {path / dataset})"
         )
 
 
 def _has_pictures(folder: Path) -> bool:
-    """Returns True if a file right in the folder has the suffix of an image."""
-    kinds = (mimetypes.guess_type(name)[0] or "" for name in names_in(folder))
+    """Returns True if a file right in the folder has the suffix of an image; for the folder of a
+    split, also if a file in one of its folders has."""
+    places = [folder]
+    if split_called(folder.name) is not None:
+        places += [folder / name for name in _folders_in(folder)]
+    kinds = (mimetypes.guess_type(name)[0] or "" for place in places for name in names_in(place))
     return any(kind.startswith("image/") for kind in kinds)
 
 

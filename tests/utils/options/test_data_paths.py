@@ -72,25 +72,30 @@ def test_a_class_named_as_a_split_is_a_class(tmp_path):
 @pytest.mark.parametrize("folder", ["cat", "train/cat"])
 def test_own_images_without_their_data_set_are_no_place_for_cifar(folder, tmp_path, monkeypatch):
     """`--dataset folder` is easily forgotten, and then CIFAR would be downloaded among them."""
-    save(tmp_path / "data" / folder / "x.jpg", noise(8, 8, 3))
-    assert "no cifar10 there, but folders of images; did you mean --dataset folder?" in refused(
-        tmp_path / "data", "cifar10"
-    )
+    own = tmp_path / "own"
+    save(own / folder / "x.jpg", noise(8, 8, 3))
+    (own / "decoded-32.npz").touch()
+    message = refused(own, "cifar10")
+    assert "no cifar10 there, but folders of images; did you mean --dataset folder?" in message
+    assert message.endswith(f"make a folder {own / 'cifar10'})")
     for name in ("a.csv", "a.npz"):
         (tmp_path / name).touch()
         assert f"did you mean --dataset {name[2:]}?" in refused(tmp_path / name, "cifar100")
+    own.rename(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    for root in ("./data", "data"):  # where CIFAR belongs
+    for root in ("./data", "data", tmp_path / "data", f"../{tmp_path.name}/data"):  # its own place
         check_data(options("--dataset", "cifar10", "--data_root", root))
 
 
-@pytest.mark.parametrize("beside", ["cifar-10-batches-py", "cifar10", "cifar10_exp_0.01_0.npz"])
-def test_cifar_may_lie_among_images_and_be_downloaded_among_runs(beside, tmp_path):
-    save(tmp_path / "checkpoint" / "run" / "report.png", noise(8, 8, 3))
-    for name in ("args.json", "log.csv"):
-        (tmp_path / "checkpoint" / "run" / name).touch()
-    check_data(options("--dataset", "cifar10", "--data_root", tmp_path))
+@pytest.mark.parametrize(
+    "beside",
+    [
+        *("cifar-10-batches-py/data_batch_1", "cifar10", "cifar10_exp_0.01_0.npz"),
+        *("birds.tar.gz", "birds/robin/x.jpg", "src/main.py", "checkpoint/run/report.png"),
+    ],
+)
+def test_cifar_may_lie_and_be_downloaded_beside_more_than_folders_of_images(beside, tmp_path):
     save(tmp_path / "photos" / "x.jpg", noise(8, 8, 3))
     assert "--dataset folder" in refused(tmp_path, "cifar10")
-    (tmp_path / beside).mkdir()
+    (tmp_path / beside).mkdir(parents=True)
     check_data(options("--dataset", "cifar10", "--data_root", tmp_path))
