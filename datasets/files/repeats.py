@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datasets.files.trees import FileList
 from utils.text import shown
 
-BEGINNING = 4096  # first bytes of a file, which tell most images of one size from each other
+BLOCK = 4096  # bytes at the beginning and in the middle tell most images of one size apart
 
 
 def repeats(lists: Mapping[str, FileList]) -> list[str]:
@@ -50,10 +50,10 @@ def repeats(lists: Mapping[str, FileList]) -> list[str]:
 
 def _equal(paths: Sequence[str]) -> list[list[int]]:
     """Returns the positions of files with the same bytes, a list for each content that more than
-    one file has. Files are read only if their sizes are equal, and whole only if their first bytes
-    are equal too."""
+    one file has. Files are read only if their sizes are equal, and whole only if their bytes at the
+    beginning and in the middle are equal too."""
     groups = [list(range(len(paths)))]
-    for key in (os.path.getsize, _beginning, _content):
+    for key in (os.path.getsize, _blocks, _content):
         parts = defaultdict(list)
         for number, group in enumerate(groups):
             for i in group:
@@ -62,9 +62,11 @@ def _equal(paths: Sequence[str]) -> list[list[int]]:
     return groups
 
 
-def _beginning(path: str) -> bytes:
+def _blocks(path: str) -> bytes:
     with open(path, "rb", buffering=0) as file:
-        return hashlib.sha256(file.read(BEGINNING)).digest()
+        beginning = file.read(BLOCK)
+        file.seek(os.path.getsize(path) // 2)
+        return hashlib.sha256(beginning + file.read(BLOCK)).digest()
 
 
 def _content(path: str) -> bytes:

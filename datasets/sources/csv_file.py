@@ -57,7 +57,7 @@ def load_csv(options: Options, recorded: Mapping) -> BalancedData:
     names = {split: f"lines of the split {split}" for split in lists}
     found = with_test_split(FoundSplits(classes, lists, names), options, recorded, faults)
     loaded = load_files(found.lists, options, faults, beside=path)
-    return BalancedData(**loaded, class_names=classes, origin=found.origin())
+    return BalancedData(**loaded, class_names=classes, origin=found.origin(recorded))
 
 
 def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:

@@ -32,10 +32,11 @@ class FoundSplits:
     test_fraction: float | None = None
     rand_number: int | None = None
 
-    def origin(self, ignored: tuple[str, ...] = ()) -> Origin:
+    def origin(self, recorded: Mapping, ignored: tuple[str, ...] = ()) -> Origin:
         """Returns what a run prints and records about these splits.
 
         Args:
+            recorded: as for `roles_of`. The run that recorded it has told what is there repeatedly.
             ignored: files and folders that were ignored, in words.
         """
         if self.test_fraction is None:
@@ -46,7 +47,7 @@ class FoundSplits:
             test=test,
             heldout=self.names.get("heldout"),
             ignored=ignored,
-            remarks=tuple(repeats(self.lists)),
+            remarks=() if recorded else tuple(repeats(self.lists)),
             test_fraction=self.test_fraction,
             test_rand_number=self.rand_number,
         )

@@ -67,6 +67,31 @@ def test_copies_that_a_split_by_fraction_parts_are_told(tmp_path):
     assert "; 2 test images are also among the training images" in folder_data(tmp_path).account()
 
 
+def refuse(*_, **__):
+    raise AssertionError("a file is read again")
+
+
+def test_a_run_that_has_been_told_reads_no_file_again(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    shutil.copy(tmp_path / "train/bee/02.png", tmp_path / "test/bee/copy.png")
+    data = folder_data(tmp_path)
+    assert "1 test image is also among" in data.account()
+    monkeypatch.setattr("datasets.files.repeats.open", refuse, raising=False)
+    chosen = options("--dataset", "folder", "--data_root", tmp_path)
+    again = load_data(chosen, {"data": data.description()})
+    assert again.account() == data.account().partition("; ")[0]
+
+
+def test_pictures_with_a_border_are_not_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.files.repeats._content", refuse)
+    for i, path in enumerate(("train/a/0", "train/b/0", "test/a/0", "test/b/0")):
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[20] = i
+        (tmp_path / path).parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / f"{path}.bmp")
+    assert folder_data(tmp_path).account().endswith("none held out")
+
+
 def test_images_of_equal_size_and_equal_first_bytes_are_not_the_same(tmp_path):
     for i, path in enumerate(("train/a/0", "train/b/0", "test/a/0", "test/b/0")):
         pixels = np.zeros((64, 64, 3), np.uint8)
