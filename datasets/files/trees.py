@@ -169,6 +169,16 @@ def images_below(folder: Path, remarks: Remarks) -> list[str]:
     return sorted(_images(folder, "", above, remarks))
 
 
+def count_by_suffix(folder: Path) -> int:
+    """Returns how many files at any depth below the folder have the suffix of an image. No file is
+    opened, no link to a folder is followed, and hidden ones do not count."""
+    count = 0
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        count += sum(f.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(f) for f in files)
+    return count
+
+
 def _images(folder: Path, inside: str, above: tuple[str, ...], remarks: Remarks) -> Iterator[str]:
     """Yields the images below a folder. `inside` is its path from where the search began; `above`
     has the real paths of the folders that it is in, to find links that lead back up."""

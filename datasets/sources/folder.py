@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from datasets.files.trees import FileList, Remarks, class_folders, images_below, list_classes
+from datasets.files.trees import (
+    FileList,
+    Remarks,
+    class_folders,
+    count_by_suffix,
+    list_classes,
+)
 from datasets.load_files import load_files
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
@@ -46,7 +52,7 @@ def _beside_splits(root: Path, tree: Tree) -> list[str]:
     """Returns the folders beside the splits and the number of images in each, in words. Warns if
     images lie beside `train` alone: neither `test` nor `val` shows that it is a split, so it may be
     a class, and the others are classes too."""
-    counts = {shown(name): len(images_below(root / name, Remarks())) for name in tree.others}
+    counts = {shown(name): count_by_suffix(root / name) for name in tree.others}
     others = listed([name for name, count in counts.items() if count])
     if tree.splits.keys() == {"train"} and any(counts.values()):
         name = tree.splits["train"].name

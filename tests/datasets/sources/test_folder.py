@@ -215,11 +215,16 @@ def test_a_split_that_may_be_a_class_is_told(folders, says, tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
-def test_folders_beside_the_splits_are_mentioned_with_their_images(tmp_path):
+def test_folders_beside_the_splits_are_mentioned_with_their_images(tmp_path, monkeypatch):
+    def refuse(path):
+        raise AssertionError(f"{path} is opened")
+
+    monkeypatch.setattr("datasets.files.trees.is_image", refuse)
     root = write_folders(tmp_path, "train/a", "train/b")
     (root / "notes").mkdir()
     save(root / "notes" / ".trash" / "x.png", noise(32, 32, 3))
     (root / "notes" / "up").symlink_to("..")
+    (root / "notes" / "boxes.xml").touch()
     assert folder_data(root).account().endswith("; ignored: folder notes (0 images)")
     write_folders(root, "test/a", "test/b", "all/deep")
     save(root / "one" / "x.png", noise(32, 32, 3))
