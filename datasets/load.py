@@ -44,7 +44,7 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
     """
     try:
         return _load(options, data_of(recorded or {}))
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise RunError(

@@ -68,15 +68,15 @@ _SIGNS_OF_SHORTAGE = (
     "CUDNN_STATUS_ALLOC_FAILED",
     # cuDNN says so if none of its kernels gets the memory that it wants.
     "unable to find an engine to execute this computation",
-    # NumPy's error cannot be made of a text, so torch passes it on from a worker as its own.
-    "MemoryError in DataLoader worker",
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns True for an error of Python or torch which means that memory ran out, on the device
-    or on the host. Only some of torch's errors have a special type; the others are told by their
-    text."""
+    """Returns True for an error of Python, torch or the system which means that memory ran out, on
+    the device or on the host. Only some of torch's errors have a special type; the others are told
+    by their text."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(s in str(error) for s in _SIGNS_OF_SHORTAGE)

@@ -53,11 +53,16 @@ class DataFaults(UserError):
 
 
 def is_image(path: str) -> bool:
-    """Returns True if Pillow can open the file and decode images of its format."""
+    """Returns True if Pillow can open the file and decode images of its format.
+
+    Raises:
+        RunError: memory ran out, so the file may be an image.
+    """
     try:
         with Image.open(path) as image:
             return not (isinstance(image, ImageFile.StubImageFile) or image.format == "MPEG")
-    except Exception:  # Pillow's readers raise errors of many types for broken files
+    except Exception as error:  # Pillow's readers raise errors of many types for broken files
+        fault_of(path, error)  # raises if memory ran out
         return False
 
 

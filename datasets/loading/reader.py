@@ -100,8 +100,8 @@ class _Files(Dataset):
                 with opened(path) as image:
                     images[i] = augmented(to_rgb(image), task.side, task.augment, seed)
             except Exception as error:  # Pillow's readers raise errors of many types
-                if is_out_of_memory(error):
-                    raise
+                if is_out_of_memory(error):  # of a type that torch can pass on from a worker
+                    raise MemoryError from error
                 faults.append(fault_of(path, error))
         return images, faults
 

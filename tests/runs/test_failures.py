@@ -66,8 +66,9 @@ CPU_SHORTAGE = (
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("GET was unable to find an engine to execute this computation"),
         MemoryError(),
+        OSError(12, "Cannot allocate memory"),
     ],
-    ids=["CUDA", "CPU", "driver", "cuDNN", "Python"],
+    ids=["CUDA", "CPU", "driver", "cuDNN", "Python", "system"],
 )
 def test_memory_that_runs_out_is_one_line_that_says_what_helps(error, tree, tmp_path, monkeypatch):
     from utils.training.trainer import Trainer
@@ -81,9 +82,10 @@ def test_memory_that_runs_out_is_one_line_that_says_what_helps(error, tree, tmp_
 
 
 @pytest.mark.parametrize("place", ["numpy.load", "datasets.splits.Split.from_arrays"])
-def test_images_beyond_memory_are_no_bad_input(place, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [MemoryError("1.14 GiB"), OSError(12, "Cannot allocate memory")])
+def test_images_beyond_memory_are_no_bad_input(place, error, tmp_path, monkeypatch):
     def allocate(*_, **__):
-        raise MemoryError("Unable to allocate 1.14 GiB for an array")
+        raise error
 
     write_npz(tmp_path / "own.npz")
     monkeypatch.setattr(place, allocate)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 from utils.evaluation.classifiers import Classifier
 from utils.evaluation.tables import OF_CLASSIFIERS
 from utils.files import atomic_write, write_json
@@ -93,7 +93,9 @@ def load_classifier(path: Path, name: str, model: nn.Module) -> dict[str, Any]:
         raise UserError(
             f"{path}: no such file ({how}, below its --root_log if that is given)"
         ) from None
-    except Exception:  # torch.load raises errors of many types for other files
+    except Exception as error:  # torch.load raises errors of many types for other files
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{path}: not a file of fitted classifiers ({how})") from None
     if form != FORMAT:
         raise UserError(f"{path}: its format is {form}, not {FORMAT} ({how} again)")

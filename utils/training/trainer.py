@@ -72,7 +72,7 @@ class Trainer:
                 self._keep_untrained()
             yield from self._epochs(log)
             collectives.from_main(self.keeper.wait, self.world)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if is_out_of_memory(error):
                 raise self._shortage(error) from error
             if is_failure_to_compile(error):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.files.images import fit, read_pixels, to_rgb
+from datasets.files.images import fit, is_image, read_pixels, to_rgb
 from tests.support.pictures import noise
 from utils.errors import RunError
 
@@ -64,17 +64,21 @@ def test_damaged_exif_leaves_the_picture_as_it_is(tmp_path):
     np.testing.assert_array_equal(read, pixels)
 
 
-@pytest.mark.parametrize("step", ["to_rgb", "ImageOps.exif_transpose"])
-def test_a_picture_beyond_memory_is_neither_damaged_nor_left_on_its_side(
-    step, tmp_path, monkeypatch
+@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")])
+@pytest.mark.parametrize("step", ["to_rgb", "ImageOps.exif_transpose", "Image.open"])
+def test_a_picture_beyond_memory_is_neither_damaged_nor_left_on_its_side_nor_out(
+    step, error, tmp_path, monkeypatch
 ):
     def allocate(*_):
-        raise MemoryError
+        raise error
 
     Image.fromarray(noise(4, 6, 3)).save(tmp_path / "x.png")
     monkeypatch.setattr(f"datasets.files.images.{step}", allocate)
     with pytest.raises(RunError, match=r"x\.png: out of memory while it was read"):
         read_pixels(str(tmp_path / "x.png"), lambda image: image)
+    if step == "Image.open":
+        with pytest.raises(RunError, match=r"x\.png: out of memory while it was read"):
+            is_image(str(tmp_path / "x.png"))
 
 
 def test_transparent_pixels_are_white(tmp_path):

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from mmap import mmap
 from types import SimpleNamespace
 
 import numpy as np
@@ -245,7 +246,8 @@ def test_files_that_cannot_be_read_are_named(folder, tmp_path, workers):
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
-    "allocate", [lambda _: bytearray(2**62), lambda _: np.empty(2**62, np.uint8)]
+    "allocate",
+    [lambda _: bytearray(2**62), lambda _: np.empty(2**62, np.uint8), lambda _: mmap(-1, 2**62)],
 )
 def test_images_beyond_memory_are_not_called_unreadable(folder, workers, allocate, monkeypatch):
     monkeypatch.setattr("datasets.loading.reader.to_rgb", allocate)

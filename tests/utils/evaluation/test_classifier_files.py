@@ -97,6 +97,15 @@ def test_another_file_is_refused(content, bank, tmp_path):
         load_classifier(path, "crt", bank.head)
 
 
+def test_a_shortage_of_memory_is_no_fault_of_the_file(saved, bank, monkeypatch):
+    def allocate(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", allocate)
+    with pytest.raises(MemoryError):
+        load_classifier(saved, "crt", bank.head)
+
+
 def test_a_checkpoint_is_no_file_of_classifiers(bank, tmp_path):
     torch.save({"state_dict": bank.head.state_dict()}, tmp_path / "classifiers.pth")
     with pytest.raises(UserError, match="not a file of fitted classifiers"):
