@@ -1,5 +1,6 @@
 """Writes files so that they are never incomplete."""
 
+import errno
 import json
 import math
 import os
@@ -27,10 +28,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)
         with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:
+            # NumPy raises one with a text alone, which a file name would hide.
+            number, text = error.errno or errno.EIO, error.strerror or str(error)
+            raise OSError(number, text, str(path)) from error
         raise
 
 

@@ -34,6 +34,13 @@ def test_a_failure_inside_leaves_the_old_file_and_no_other(tmp_path, error, exis
     assert not existed or path.read_bytes() == b"old"
 
 
+def test_an_error_without_a_number_keeps_its_text_beside_the_name_of_the_file(tmp_path):
+    with pytest.raises(OSError) as raised, atomic_write(tmp_path / "file"):
+        raise OSError("12 requested and 0 written")  # as NumPy says it on a full disk
+    assert raised.value.strerror == "12 requested and 0 written"
+    assert raised.value.filename == str(tmp_path / "file")
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failure_of_the_disk_leaves_the_old_file_and_no_other(tmp_path, step, monkeypatch):
     path = tmp_path / "file"
