@@ -116,7 +116,8 @@ def ending(error: BaseException) -> tuple[int, str]:
         # No file system has a name that is too long, so somebody gave it. A run that has begun
         # reports a file that it may not write as a `RunError`.
         is_input = error.errno in (errno.ENAMETOOLONG, errno.EACCES)
-        return 2 if is_input else 1, f"{error.filename or 'a file'}: {error.strerror or error}"
+        message = f"{error.filename or 'a file'}: {error.strerror or error}"
+        return 2 if is_input else 1, printable(message)
     if is_out_of_memory(error):
         return 1, "out of memory"
     # torch raises this wherever the program is when a worker dies.

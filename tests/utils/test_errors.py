@@ -26,6 +26,7 @@ def raising(error):
         (RunError("the loss is not finite"), 1, "the loss is not finite"),
         (LostContact(2), 1, "process 2 has lost contact with another process of this run"),
         (OSError(28, "No space left on device", "a.csv"), 1, "a.csv: No space left on device"),
+        (OSError(5, "Input/output error", "a\x1b[31m"), 1, r"a\x1b[31m: Input/output error"),
         (OSError(28, "No space left on device"), 1, "a file: No space left on device"),
         (OSError("odd"), 1, "a file: odd"),
         (OSError(36, "File name too long", "x" * 300), 2, "x" * 300 + ": File name too long"),
