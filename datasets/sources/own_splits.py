@@ -36,7 +36,7 @@ class FoundSplits:
         """Returns what a run prints and records about these splits.
 
         Args:
-            recorded: as for `roles_of`. The run that recorded it has told what is there repeatedly.
+            recorded: as for `roles_of`. The run that recorded it told of repeated images.
             ignored: files and folders that were ignored, in words.
         """
         if self.test_fraction is None:
