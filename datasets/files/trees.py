@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,10 @@ import numpy as np
 
 from datasets.files.images import IMAGE_SUFFIXES, is_image
 from utils.errors import UserError
-from utils.options.data_paths import holds_outputs, is_cache, is_hidden, names_in
+from utils.options.data_paths import holds_outputs, is_hidden, names_in
 from utils.text import as_text, shown
+
+CACHE_NAME = re.compile(r"(.*\.)?decoded(-\d+)?\.npz")
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,12 @@ def _is_there(entry: os.DirEntry, remarks: Remarks) -> bool:
         return True
     remarks.faults.append(f"{shown(entry.path)}: a link to nothing")
     return False
+
+
+def is_cache(name: str) -> bool:
+    """Returns True for the decoded images that this project keeps beside a tree or a table
+    (`datasets.files.decode`)."""
+    return CACHE_NAME.fullmatch(name) is not None
 
 
 def list_pngs(folder: Path, classes: Sequence[str]) -> FileList:

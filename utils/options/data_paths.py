@@ -3,7 +3,6 @@ so a wrong path is reported at once."""
 
 import mimetypes
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ OUTPUTS = (
 )
 """Files of a run or of its records in a comparison, and of a comparison. Two of either tell its
 folder; one may be anybody's."""
-CACHE_NAME = re.compile(r"(.*\.)?decoded(-\d+)?\.npz")
 OF_SEEDS = "summary.json"
 """The only file beside the folders of several seeds."""
 
@@ -50,12 +48,6 @@ def split_called(name: str) -> str | None:
 def is_hidden(name: str) -> bool:
     """Returns True for files and folders that operating systems put beside a user's own."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
-
-
-def is_cache(name: str) -> bool:
-    """Returns True for the decoded images that this project keeps beside a tree or a table
-    (`datasets.files.decode`)."""
-    return CACHE_NAME.fullmatch(name) is not None
 
 
 def check_data(options: Options) -> None:
@@ -214,14 +206,17 @@ def _check_folder(path: Path, wanted: str) -> None:
 
 def _check_not_own(path: Path, dataset: str) -> None:
     """Refuses a user's own images where CIFAR would be looked for and downloaded to: a folder, not
-    the default one, of nothing but class folders, or splits of them."""
+    the default one, whose folders are all class folders, or splits of them, and where no name
+    has `cifar` in it."""
     if path.is_file():
         kind = path.suffix.lower().removeprefix(".")
         hint = f"; did you mean --dataset {kind}?" if kind in ("csv", "npz") else ""
         raise UserError(f"--data_root {path} is a file; --dataset {dataset} needs a folder{hint}")
     is_default = os.path.realpath(path) == os.path.realpath(default_of("data_root"))
-    names = [name for name in names_in(path) if not (is_hidden(name) or is_cache(name))]
-    if names and not is_default and all(_has_pictures(path / name) for name in names):
+    if is_default or any("cifar" in name for name in names_in(path)):
+        return
+    folders = _folders_in(path)
+    if folders and all(_has_pictures(path / name) for name in folders):
         raise UserError(
             f"--data_root {path}: no {dataset} there, but folders of images; did you mean "
             f"--dataset folder? (to download {dataset} here, make a folder {path / dataset})"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from datasets.files.images import fit, pixels_or_fault
-from datasets.files.trees import is_folder
+from datasets.files.trees import is_cache, is_folder
 from utils.machine.cores import usable_cores
-from utils.options.data_paths import holds_outputs, is_cache, is_hidden
+from utils.options.data_paths import holds_outputs, is_hidden
 
 
 def image_paths(places: Iterable[Path], without: Iterable[Path] = ()) -> Iterator[str]:

@@ -74,7 +74,7 @@ def test_own_images_without_their_data_set_are_no_place_for_cifar(folder, tmp_pa
     """`--dataset folder` is easily forgotten, and then CIFAR would be downloaded among them."""
     own = tmp_path / "own"
     save(own / folder / "x.jpg", noise(8, 8, 3))
-    (own / "decoded-32.npz").touch()
+    (own / "README.txt").touch()
     message = refused(own, "cifar10")
     assert "no cifar10 there, but folders of images; did you mean --dataset folder?" in message
     assert message.endswith(f"make a folder {own / 'cifar10'})")
@@ -91,7 +91,7 @@ def test_own_images_without_their_data_set_are_no_place_for_cifar(folder, tmp_pa
     "beside",
     [
         *("cifar-10-batches-py/data_batch_1", "cifar10", "cifar10_exp_0.01_0.npz"),
-        *("birds.tar.gz", "birds/robin/x.jpg", "src/main.py", "checkpoint/run/report.png"),
+        *("notes", "birds/robin/x.jpg", "src/main.py", "checkpoint/run/report.png"),
     ],
 )
 def test_cifar_may_lie_and_be_downloaded_beside_more_than_folders_of_images(beside, tmp_path):
