@@ -11,7 +11,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEVELOPMENT := pytest pytest-cov pytest-xdist hypothesis ruff "pyright[nodejs]" scipy onnx \
-	onnxscript onnxruntime safetensors
+	onnxscript onnxruntime safetensors pillow-heif
 
 .PHONY: demo table test slow coverage gpu-check docs lint clean
 

@@ -29,21 +29,16 @@ def module_of(path):
 
 
 def test_the_conda_environment_installs_the_requirements():
-    text = (ROOT / "requirements.yml").read_text()
-    lines = [line.strip() for line in text.splitlines()]
-    assert "\t" not in text
-    assert lines.index("- pip:") < lines.index("- -r requirements.txt")
-    try:
-        import yaml
-    except ImportError:
-        return
-    environment = yaml.safe_load(text)
-    assert isinstance(environment["name"], str)
-    dependencies = environment["dependencies"]
-    [section] = [entry for entry in dependencies if isinstance(entry, dict)]
-    assert section == {"pip": ["-r requirements.txt"]}
-    assert "pip" in dependencies
-    assert any(isinstance(d, str) and re.match(r"python *>=? *3\.1[1-9]", d) for d in dependencies)
+    assert (ROOT / "requirements.yml").read_text().splitlines() == [
+        "name: dro-lt",
+        "channels:",
+        "  - conda-forge",
+        "dependencies:",
+        "  - python>=3.11",
+        "  - pip",
+        "  - pip:",
+        "      - -r requirements.txt",
+    ]
 
 
 RELEASED_FLAGS = [

@@ -44,9 +44,9 @@ def test_the_page_has_the_intervals_of_top_1_and_top_5(pair, page, part):
     labels = pair[f"{part}labels"]
     top1 = [pair[f"{part}{name}"] == labels for name in ("dro_lt", "control")]
     top5 = [pair[f"{part}{name}_top5"] for name in ("dro_lt", "control")]
-    for correct in (top1, top5):
-        points, interval = written(*correct).split(" ", 1)
-        assert points in page and interval in page
+    for question, correct in (("top-1", top1), ("top-5", top5)):
+        [row] = [line for line in page.splitlines() if f" add {question}? |" in line]
+        assert written(*correct) in row
 
 
 def by_groups(labels: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> str:

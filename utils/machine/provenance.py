@@ -1,5 +1,6 @@
 """Which version of the code a run was made with."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -20,9 +21,12 @@ def commit() -> str | None:
 
 
 def _git(*arguments: str) -> str:
-    # Without the optional lock: a run reads the repository and leaves its index alone.
+    # Without the optional lock: a run reads the repository and leaves its index alone. Without the
+    # variables of git, which its hooks have: a GIT_DIR would win over the folder.
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("GIT_")}
     ran = subprocess.run(
         ["git", "--no-optional-locks", "-C", str(REPOSITORY), *arguments],
+        env=environment,
         check=True,
         capture_output=True,
         text=True,

@@ -3,7 +3,18 @@
 import os
 import subprocess
 
+import pytest
+
 from utils.machine import provenance
+
+
+@pytest.fixture(autouse=True)
+def without_git_of_others(monkeypatch):
+    """A hook has a GIT_DIR, which wins over -C, and a user may have hooks and templates."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
 
 
 def git(folder, *arguments):
@@ -29,6 +40,16 @@ def test_the_commit_is_named_and_changed_files_are_told(tmp_path, monkeypatch):
     assert provenance.commit() == name
     (tmp_path / "file").write_text("two")
     assert provenance.commit() == f"{name}+changes"
+
+
+def test_the_repository_of_a_hook_is_not_taken_for_the_programs(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "-m", "one", "--allow-empty")
+    name = git(tmp_path, "rev-parse", "HEAD")[:10]
+    git(tmp_path, "init", "-q", "other")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    assert provenance.commit() == name
 
 
 def test_the_index_is_left_alone(tmp_path, monkeypatch):
