@@ -12,6 +12,9 @@ CUDA_TESTS = (
     *("tests/utils/training/test_steps.py", "tests/utils/training/test_fake_cuda.py"),
     *("tests/datasets/loading/test_augmentation.py", "tests/datasets/loading/test_resident.py"),
     *("tests/datasets/loading/test_autoaugment.py", "tests/datasets/loading/test_operations.py"),
+    "tests/datasets/loading/test_streamed.py::"
+    "test_batches_are_normalised_float32_channels_last_on_the_device",
+    "tests/utils/training/test_backbone.py::test_a_group_has_its_own_part_of_the_rate",
     *("tests/losses", "tests/models", "tests/utils/evaluation/test_metrics.py"),
     *("tests/utils/training/test_mixup.py", "tests/utils/training/test_trajectory.py"),
     "tests/utils/training/test_seeds.py::test_seeds_side_by_side_on_a_gpu_are_their_single_runs",

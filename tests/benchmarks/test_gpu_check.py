@@ -1,5 +1,6 @@
 """`python -m benchmarks.gpu_check`, mostly on machines without a GPU."""
 
+import ast
 import json
 import pickle
 import time
@@ -206,6 +207,19 @@ def test_the_tests_on_cuda_are_there():
         assert not test or f"def {test}(" in (REPOSITORY / path).read_text()
 
 
+def test_every_test_that_asks_for_a_gpu_is_among_them():
+    asks, missing = {"cuda", "device", "deterministic"}, []
+    for path in (REPOSITORY / "tests").rglob("test_*.py"):
+        functions = (f for f in ast.parse(path.read_text()).body if isinstance(f, ast.FunctionDef))
+        taken = {f.name: {argument.arg for argument in f.args.args} for f in functions}
+        known = asks | {name for name, own in taken.items() if own & asks}  # the file's fixtures
+        for name in (n for n, own in taken.items() if n.startswith("test_") and own & known):
+            test = f"{path.relative_to(REPOSITORY).as_posix()}::{name}"
+            if not any(f"{test}/".startswith((f"{c}/", f"{c}::")) for c in CUDA_TESTS):
+                missing.append(test)
+    assert missing == []
+
+
 def test_the_comparison_with_the_plain_loop_warms_up_once(monkeypatch):
     class Asked:
         def __init__(self, name, rates):
@@ -252,9 +266,8 @@ def stand_in(monkeypatch):
     """Gives the record of a kind of step of `StandIn`, as it is when the measurement ends."""
 
     def measured():
-        records = []
-        with pytest.raises(RuntimeError):
-            settings = settings_of(["--gpu", "cpu"], quick=True)
+        settings, records = settings_of(["--gpu", "cpu"], quick=True), []
+        with pytest.raises(RuntimeError, match=r"no profiler|stage 2"):
             gpu_kinds.measure_kind(settings, None, lambda found: records.append(json.dumps(found)))
         return json.loads(records[-1])
 
