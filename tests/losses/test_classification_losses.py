@@ -299,7 +299,7 @@ def test_an_unknown_stage_2_loss_is_an_error(term):
 
 def test_margins_that_are_no_list_of_one_vector_for_each_layer_are_an_error():
     for epsilons in (torch.ones(5), [torch.ones(5)] * 2, []):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"argument 2 is (shorter|longer)"):
             stage_2_objective(parse_losses("robust_loss"), COUNTS, epsilons=epsilons)
 
 

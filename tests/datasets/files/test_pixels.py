@@ -32,9 +32,7 @@ def test_pictures_are_upright_by_their_exif_orientation(tmp_path, orientation, s
     tag = Image.Exif()
     tag[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(WAYS[orientation](upright)))
-    stored.save(
-        tmp_path / f"x.{suffix}", exif=tag, **({"lossless": True} if suffix == "webp" else {})
-    )
+    stored.save(tmp_path / f"x.{suffix}", exif=tag, **WITHOUT_LOSS.get(suffix, {}))
     pixels = read_pixels(str(tmp_path / f"x.{suffix}"), lambda image: image)
     np.testing.assert_array_equal(pixels, upright)
 

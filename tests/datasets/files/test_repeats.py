@@ -78,6 +78,8 @@ def test_a_run_that_has_been_told_reads_no_file_again(tmp_path, monkeypatch):
     assert "1 test image is also among" in data.account()
     monkeypatch.setattr("datasets.files.repeats.open", refuse, raising=False)
     chosen = options("--dataset", "folder", "--data_root", tmp_path)
+    with pytest.raises(AssertionError, match="read again"):
+        load_data(chosen)
     again = load_data(chosen, {"data": data.description()})
     assert again.account() == data.account().partition("; ")[0]
 
