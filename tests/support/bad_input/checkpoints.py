@@ -27,28 +27,28 @@ def a_pretrained_name_longer_than_a_file_name_may_be(scene):
     return stage_2(scene.tree, scene.root, "--pretrained", "x" * 300)
 
 
-@case("ckpt.best.pth.tar")
+@case("no checkpoint", "ckpt.best.pth.tar")
 def an_evaluation_without_a_stage_1_checkpoint(scene):
     return scene.stage_1("--evaluation", "True")
 
 
-@case("ckpt.best.pth.tar")
+@case("no checkpoint", "ckpt.best.pth.tar")
 def an_evaluation_without_a_stage_2_checkpoint(scene):
     return scene.stage_2("--evaluation", "True")
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "not a readable checkpoint")
 def an_empty_checkpoint(scene):
     return scene.stage_2_from(b"")
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "not a readable checkpoint")
 def a_truncated_checkpoint(scene):
     content = scene.checkpoint_bytes()
     return scene.stage_2_from(content[: len(content) // 2])
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "not a readable checkpoint")
 def a_checkpoint_without_its_last_byte(scene):
     return scene.stage_2_from(scene.checkpoint_bytes()[:-1])
 
@@ -60,17 +60,17 @@ def a_checkpoint_with_a_flipped_bit(scene):
     return scene.stage_2_from(bytes(content))
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "not a readable checkpoint")
 def a_text_file_as_a_checkpoint(scene):
     return scene.stage_2_from(b"epoch: 200, best_acc1: 99.9\n")
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "not a readable checkpoint")
 def a_web_page_as_a_checkpoint(scene):
     return scene.stage_2_from(b"<html><body>404 Not Found</body></html>")
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "not a readable checkpoint")
 def a_json_file_as_a_checkpoint(scene):
     return scene.stage_2_from(b'{"state_dict": {}}')
 
@@ -82,17 +82,17 @@ class Hostile:
         return os.mkdir, ("ran",)
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "not a readable checkpoint")
 def a_checkpoint_that_would_run_code(scene):
     return scene.stage_2_from(scene.checkpoint() | {"epoch": Hostile()})
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "not a readable checkpoint")
 def a_plain_pickle_that_would_run_code(scene):
     return scene.stage_2_from(pickle.dumps({"state_dict": {}, "epoch": Hostile()}))
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "not a readable checkpoint")
 def a_checkpoint_of_the_old_format_that_would_run_code(scene):
     path = scene.tmp / "old.pth.tar"
     torch.save({"state_dict": {}, "x": Hostile()}, path, _use_new_zipfile_serialization=False)
@@ -148,7 +148,7 @@ def a_checkpoint_with_a_weight_of_another_shape(scene):
     return scene.stage_2_from(content)
 
 
-@case("strange.pth.tar", "100 classes", "10")
+@case("strange.pth.tar", "100 classes", "the data have 10")
 def a_checkpoint_of_another_number_of_classes(scene):
     from models import build_model
 
@@ -170,7 +170,7 @@ def a_checkpoint_with_infinite_statistics(scene):
     return scene.stage_2_from(content)
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "no 'state_dict'")
 def a_checkpoint_with_a_sparse_weight(scene):
     content = scene.checkpoint()
     weight = content["state_dict"]["conv1.weight"]
@@ -178,7 +178,7 @@ def a_checkpoint_with_a_sparse_weight(scene):
     return scene.stage_2_from(content)
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "no 'state_dict'")
 def a_checkpoint_with_a_weight_without_content(scene):
     content = scene.checkpoint()
     weight = content["state_dict"]["conv1.weight"]
@@ -186,12 +186,12 @@ def a_checkpoint_with_a_weight_without_content(scene):
     return scene.stage_2_from(content)
 
 
-@case("strange.pth.tar")
+@case("strange.pth.tar", "must be a list of whole numbers")
 def a_checkpoint_whose_class_counts_are_a_number(scene):
     return scene.stage_2_from(scene.checkpoint() | {"class_counts": 5})
 
 
-@case("ckpt.best.pth.tar")
+@case("ckpt.best.pth.tar", "not a readable checkpoint")
 def an_evaluation_of_a_truncated_checkpoint(scene):
     scene.copy_pretrained()
     path = scene.run_folder / "ckpt.best.pth.tar"

@@ -1,18 +1,14 @@
 """Folders that already hold runs, do not fit the command, or cannot be written."""
 
 import json
-import os
 import shutil
 
-import pytest
 import torch
 
 from tests.support.bad_input.cases import case
 from tests.support.helpers import (
     STAGE_1_NAME,
 )
-
-IS_ROOT = os.geteuid() == 0
 
 
 @case("already holds a run", "--resume True", "--overwrite True", STAGE_1_NAME)
@@ -54,25 +50,25 @@ def a_resume_with_fewer_epochs_than_are_finished(scene):
     return scene.stage_1("--resume", "True", "--epochs", 1)
 
 
-@case("args.json")
+@case("holds checkpoints but no args.json")
 def a_resume_of_checkpoints_without_a_record_of_their_options(scene):
     (scene.unfinished() / "args.json").unlink()
     return scene.stage_1("--resume", "True")
 
 
-@case("args.json")
+@case("args.json", "unreadable")
 def a_resume_with_an_unreadable_record_of_options(scene):
     (scene.unfinished() / "args.json").write_bytes(b"\xff\xfe{")
     return scene.stage_1("--resume", "True")
 
 
-@case("args.json")
+@case("args.json", "not a record of options with a seed")
 def a_resume_with_a_record_of_options_that_is_a_list(scene):
     (scene.unfinished() / "args.json").write_text("[1]")
     return scene.stage_1("--resume", "True")
 
 
-@case("seed")
+@case("args.json", "not a record of options with a seed")
 def a_resume_with_a_record_without_the_seed(scene):
     path = scene.unfinished() / "args.json"
     recorded = json.loads(path.read_text())
@@ -93,7 +89,7 @@ def a_resume_with_a_log_of_something_else(scene):
     return scene.stage_1("--resume", "True")
 
 
-@case("ckpt.pth.tar")
+@case("ckpt.pth.tar", "not a readable checkpoint")
 def a_resume_from_a_truncated_checkpoint(scene):
     path = scene.unfinished() / "ckpt.pth.tar"
     path.write_bytes(path.read_bytes()[:-100])
@@ -134,7 +130,7 @@ def a_resume_from_a_checkpoint_whose_epoch_is_a_word(scene):
     return scene.stage_1("--resume", "True")
 
 
-@case("ckpt.pth.tar")
+@case("ckpt.pth.tar", "has the shape [7]")
 def a_resume_from_a_checkpoint_with_momentum_of_another_shape(scene):
     path = scene.unfinished() / "ckpt.pth.tar"
     content = torch.load(path, weights_only=True)
@@ -186,12 +182,3 @@ def an_evaluation_whose_outputs_have_no_place(scene):
     scene.copy_pretrained()
     (scene.tmp / "occupied").write_text("a file")
     return scene.stage_1("-e", "--root_log", scene.tmp / "occupied" / "log")
-
-
-@case("cannot write", "sealed")
-def a_root_that_is_not_writable(scene):
-    if IS_ROOT:
-        pytest.skip("root may write everywhere")
-    (scene.tmp / "sealed").mkdir(mode=0o555)
-    root = scene.tmp / "sealed" / "root"
-    return [*scene.stage_1(), "--root_log", root, "--root_model", root]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,18 @@ def test_the_folders_of_the_papers_commands_have_the_released_names():
         f"{stage_1_folder}/robust_nepochs=100_bs=128_temp=1.0_margin=1.0_type=learned"
         "_feat-ce_lt,robust_loss-resample,4-0.005_cls-ce-none-0.01"
     )
+
+
+def test_a_root_that_is_not_writable_is_refused_and_stays_empty(tree, tmp_path, monkeypatch):
+    sealed = tmp_path / "sealed"
+    sealed.mkdir()
+    # Root may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != sealed)
+    outcome = call(stage_1(tree, sealed / "root"))
+    assert outcome.status == 2 and len(outcome.errors) == 1
+    assert f"cannot write into {sealed / 'root'}" in outcome.errors[0]
+    assert f"{sealed} is not a writable folder" in outcome.errors[0]
+    assert not list(sealed.iterdir())
 
 
 def test_each_folder_holds_the_files_of_the_interface(finished):
