@@ -216,7 +216,9 @@ def test_the_peak_is_the_largest_value(monkeypatch):
     seen = iter([2 * 2**20, 5 * 2**20])
     monkeypatch.setattr("benchmarks.memory.INTERVAL", 0.001)
     monkeypatch.setattr("benchmarks.memory.memory_of_tree", lambda process: next(seen, 3 * 2**20))
+    end = time.monotonic() + 10
     with PeakMemory(1) as peak:
         while peak.mebibytes < 5:
+            assert time.monotonic() < end
             time.sleep(0.001)
     assert peak.mebibytes == 5 and not peak.is_alive()

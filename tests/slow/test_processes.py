@@ -22,7 +22,7 @@ from tests.support.helpers import (
     stage_2_folder,
     succeed,
 )
-from tests.support.torchrun import MAIN, children, start, torchrun
+from tests.support.torchrun import MAIN, children, started, torchrun
 from utils.machine.processes import ALONE
 
 
@@ -56,14 +56,14 @@ def test_both_stages_resume_and_evaluation_in_two_processes(tree, tmp_path):
     """Stage 1 is stopped by a signal to torchrun and continued in two processes; two processes
     begin stage 2."""
     flags = ("--epochs", 30, "--checkpoint_every", 1)
-    process = start(2, [*MAIN, *stage_1(tree, tmp_path, *flags)])
     log = tmp_path / STAGE_1_NAME / "log.csv"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and len(log.read_text().splitlines()) > 2):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    with started(2, [*MAIN, *stage_1(tree, tmp_path, *flags)]) as process:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and len(log.read_text().splitlines()) > 2):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert err.count("main.py: interrupted") == 1 and "main.py: error" not in err
     assert not (tmp_path / STAGE_1_NAME / "summary.json").exists()
@@ -110,16 +110,16 @@ def test_a_student_of_two_processes_learns_from_its_teacher(tree, finished, tmp_
 
 
 def test_a_killed_process_ends_the_others(tree, tmp_path):
-    process = start(2, [*MAIN, *stage_1(tree, tmp_path, "--epochs", 200)])
     log = tmp_path / STAGE_1_NAME / "log.csv"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and len(log.read_text().splitlines()) > 1):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
-    workers = children(process)
-    assert len(workers) == 2
-    os.kill(workers[1], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    with started(2, [*MAIN, *stage_1(tree, tmp_path, "--epochs", 200)]) as process:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and len(log.read_text().splitlines()) > 1):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        workers = children(process)
+        assert len(workers) == 2
+        os.kill(workers[1], signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
     assert process.returncode != 0 and err.count("Traceback") <= 1  # torchrun's own
     assert load(tmp_path / STAGE_1_NAME / "ckpt.pth.tar")["epoch"] >= 1
 
