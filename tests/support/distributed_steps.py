@@ -87,8 +87,8 @@ def frozen_model() -> nn.Module:
 
 
 def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.Tensor]:
-    """Returns the weights after 20 steps, and the statistics of these steps. The last batch of each
-    epoch is a partial one."""
+    """Returns the gradients of the first step, the weights after 20 steps, and the statistics of
+    these steps. The last batch of each epoch is a partial one."""
     model = frozen_model()
     generator = torch.Generator().manual_seed(1)
     order = ShuffledOrder(len(data.train), generator)
@@ -137,10 +137,16 @@ def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.
             centroids = class_centroids(network, loader.batches(40), CLASSES, machine)
         for images, targets in loader:
             reported.append(step(images, targets, centroids))
+            if len(reported) == 1:  # the momentum is the gradient, with weight decay
+                state = phase.optimizer.state
+                gradients = {p: state[p]["momentum_buffer"].flatten().clone() for p in parameters}
     found = {name: value.clone() for name, value in model.state_dict().items()}
     found["reported"] = torch.stack(reported)
     if margins is not None:
         found |= {"margins": margins.values().clone(), "centroids": centroids}
+        # Apart from the weights' one, which is larger and which processes share in another way.
+        found["gradient of the margins"] = torch.cat([gradients.pop(p) for p in margins.trained])
+    found["gradient"] = torch.cat([*gradients.values()])
     return found
 
 
@@ -159,7 +165,8 @@ def readings(data: LongTailedData, machine: Machine) -> dict:
 
 
 def assert_same_steps(one: dict, others: dict, kind: str) -> None:
-    """Asserts that several processes end with the weights, losses and centroids of one process."""
+    """Asserts that several processes begin with the gradients of one process, and end with its
+    weights, losses and centroids."""
     expected, found = one[kind], others[kind]
     begun = warm_weights()
     moved = max((expected[name] - begun[name]).abs().max().item() for name in begun)
@@ -172,6 +179,15 @@ def assert_same_steps(one: dict, others: dict, kind: str) -> None:
     if "margins" in expected:
         assert (expected["margins"] < 1 - 1e-4).any()
         assert_close(found["centroids"], expected["centroids"], rtol=0.01, atol=0.01)
+    assert_same_gradients(expected, found)
+
+
+def assert_same_gradients(expected: dict, found: dict) -> None:
+    """Asserts that the first step has the same gradients, within 1e-4 of the largest entry."""
+    for name in [name for name in expected if name.startswith("gradient")]:
+        largest = expected[name].abs().max().item()
+        assert largest > 0.01  # more than weight decay alone gives
+        assert_close(found[name], expected[name], rtol=0, atol=1e-4 * largest, msg=name)
 
 
 def assert_same_readings(one: dict, others: dict) -> None:
