@@ -4,7 +4,7 @@ import pytest
 
 from utils.options.flags import FEATURE_LOSSES
 from utils.options.parse import parse_options
-from utils.options.values import LossTerm, parse_losses
+from utils.options.values import LossTerm, Sampler, parse_losses, parse_sampler
 
 STAGE_2 = ["--pretrained", "X", "--cls_loss", "ce_bal"]
 
@@ -20,6 +20,27 @@ def test_an_absent_flag_has_no_terms():
     options = parse_options([])
     assert options.feature_losses == options.classifier_losses == ()
     assert options.robust_layers == options.chosen_readings == ()
+
+
+@pytest.mark.parametrize("text", [None, "none", "instance"])
+def test_no_sampler_is_plain_shuffling(text):
+    assert parse_sampler(text) == Sampler(None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", 4),
+        ("--cls_sampler none", 4),
+        ("--cls_sampler resample,2", 2),
+        ("--cls_sampler instance", None),
+    ],
+)
+def test_without_a_classifier_sampler_the_feature_phases_one_counts(flags, expected):
+    feature_flags = ["--feat_loss", "ce", "--feat_sampler", "resample,4"]
+    options = parse_options([*STAGE_2, *feature_flags, *flags.split()])
+    assert options.feature_sampler == Sampler(4)
+    assert options.classifier_sampler == Sampler(expected)
 
 
 @pytest.mark.parametrize(
