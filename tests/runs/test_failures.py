@@ -5,9 +5,11 @@ import torch
 
 from tests.support.faults import assert_failed, disk_full_for, disk_full_for_appending
 from tests.support.helpers import (
+    CLASS_COUNTS,
     HAS_TENSORBOARD,
     STAGE_1_NAME,
     call,
+    differences,
     differences_of_runs,
     fill_disk_of_events,
     fork,
@@ -146,7 +148,10 @@ def test_a_rate_beyond_float32_is_refused(tree, tmp_path):
 
 
 def test_a_batch_larger_than_any_set_is_the_whole_set(tree, tmp_path):
-    succeed(stage_1(tree, tmp_path, "--epochs", 1, "-b", 10**20))
+    for name, batch in (("a", 10**20), ("b", sum(CLASS_COUNTS))):
+        succeed(stage_1(tree, tmp_path / name, "--epochs", 1, "-b", batch))
+    ours, expected = (weights_of(stage_1_folder(tmp_path / name)) for name in "ab")
+    assert not differences(ours, expected)
 
 
 FULL = [
