@@ -221,18 +221,23 @@ def test_a_killed_table_goes_on_to_the_same_numbers(tree, made, tmp_path):
     argv += ["--stage1", "1", "--stage2", "1+1", "--protocols", "last"]
     argv += ["--root", killed / "checkpoint"]
     argv += ["--results", killed / "results", "--data_root", tree]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, *map(str, argv)],
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    for _ in range(1200):  # killed in the first stage 2
-        if list((killed / "checkpoint").glob("*/robust_*/ckpt.pth.tar")):
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
+    ) as process:
+        try:
+            for _ in range(1200):  # killed in the first stage 2
+                assert process.poll() is None
+                if list((killed / "checkpoint").glob("*/robust_*/ckpt.pth.tar")):
+                    break
+                time.sleep(0.1)
+            else:
+                pytest.fail("no stage 2 began")
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
     assert reproduce(killed, tree).status == 0
     assert table_of(killed) == table_of(made)
