@@ -1,6 +1,7 @@
 """CIFAR from torchvision's official files: reading, downloading, and the published sizes."""
 
 import hashlib
+import io
 import socket
 import tarfile
 import urllib.error
@@ -49,14 +50,21 @@ def test_official_files_give_images_and_labels_in_file_order(
     assert no_network == []
 
 
+def write_archive(path, monkeypatch):
+    """Writes a small archive of CIFAR-10, and makes torchvision expect its checksum. Returns the
+    contents of its files."""
+    source, unpacked = SOURCES["cifar10"], path.parent / "unpacked"
+    contents = write_official("cifar10", unpacked, monkeypatch)
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(unpacked / source.base_folder, source.base_folder)
+    monkeypatch.setattr(source, "tgz_md5", hashlib.md5(path.read_bytes()).hexdigest())
+    return contents
+
+
 def test_the_archive_alone_is_enough(tmp_path, monkeypatch, no_network):
-    contents = write_official("cifar10", tmp_path / "unpacked", monkeypatch)
-    source, root = SOURCES["cifar10"], tmp_path / "data"
+    root = tmp_path / "data"
     root.mkdir()
-    with tarfile.open(root / source.filename, "w:gz") as archive:
-        archive.add(tmp_path / "unpacked" / source.base_folder, source.base_folder)
-    md5 = hashlib.md5((root / source.filename).read_bytes()).hexdigest()
-    monkeypatch.setattr(source, "tgz_md5", md5)
+    contents = write_archive(root / SOURCES["cifar10"].filename, monkeypatch)
     # With a PNG tree beside it, too: the official file comes first.
     (root / "cifar10" / "train").mkdir(parents=True)
     balanced = load_cifar("cifar10", root)
@@ -64,6 +72,25 @@ def test_the_archive_alone_is_enough(tmp_path, monkeypatch, no_network):
     np.testing.assert_array_equal(balanced.test.images, images)
     np.testing.assert_array_equal(balanced.test.labels, labels)
     assert no_network == []
+
+
+def test_missing_files_are_downloaded_and_read(tmp_path, monkeypatch):
+    contents = write_archive(tmp_path / "served.tar.gz", monkeypatch)
+    source, asked = SOURCES["cifar10"], []
+
+    class Response(io.BytesIO):
+        url, length = None, 0
+
+    def urlopen(request):
+        asked.append(request.full_url)
+        return Response((tmp_path / "served.tar.gz").read_bytes())
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    balanced = load_cifar("cifar10", tmp_path / "data")
+    assert set(asked) == {source.url} and (tmp_path / "data" / source.filename).is_file()
+    images, labels = expected_of(contents, ["test_batch"])
+    np.testing.assert_array_equal(balanced.test.images, images)
+    np.testing.assert_array_equal(balanced.test.labels, labels)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
