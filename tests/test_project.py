@@ -90,6 +90,11 @@ OUR_FLAGS = [
     (("--image_size",), None),
     (("--normalisation",), "auto"),
     (("--stream",), "auto"),
+    (("--mixup",), 0.0),
+    (("--heldout_fraction",), 0.0),
+    (("--test_fraction",), 0.2),
+    (("--backbone",), None),
+    (("--teacher",), None),
 ]
 
 
@@ -129,7 +134,8 @@ CHOICES = {
     "margin_type": {"learned", "shared", "sample_count"},
     "select_on": {"test", "heldout", "last"},
     "augment": {"none", "crop_flip", "autoaugment"},
-    "precision": {"float32", "bf16"},
+    "precision": {"float32", "tf32", "bf16"},
+    "head": {"linear", "cosine"},
     "schedule": {"absolute", "scaled", "cosine"},
     "normalisation": {"auto", "cifar", "imagenet"},
 }
