@@ -83,7 +83,7 @@ def a_resume_with_an_unreadable_log(scene):
     return scene.stage_1("--resume", "True")
 
 
-@case("log.jsonl")
+@case("log.jsonl", "not a log of epochs")
 def a_resume_with_a_log_of_something_else(scene):
     (scene.unfinished() / "log.jsonl").write_text("[1, 2]\n")
     return scene.stage_1("--resume", "True")
