@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.helpers import NOTHING, read_csv, stage_2, stage_2_folder, succeed
 from utils.options.parse import parse_options
-from utils.training.stage2 import _warn_of_other_frequencies
+from utils.training.stage2 import _warn_of_other_frequencies, _warn_of_uniform_prior
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -24,12 +24,19 @@ PLAIN = ("--feat_loss", "bs", "--feat_sampler", "instance", "--cls_loss", "bs")
         ((*PLAIN, "--cls_sampler", "resample,4"), ["--cls_loss bs"]),
     ],
 )
-def test_a_sampler_that_shows_classes_alike_warns(flags, warned_of, tree, pretrained):
-    warnings = succeed(stage_2(tree, pretrained, *flags, *NOTHING)).warnings
-    assert [w for w in warnings if "balances the classes twice" not in w] == []
-    assert len(warnings) == len(warned_of)
-    for warning, flag in zip(warnings, warned_of, strict=True):
-        assert flag in warning
+def test_a_sampler_that_shows_classes_alike_warns(flags, warned_of, capsys):
+    phases = ("--epochs", "2", "--balanced_clf_nepochs", "1")
+    _warn_of_uniform_prior(parse_options([*flags, "--pretrained", "x", *phases]))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(warned_of)
+    for line, flag in zip(said, warned_of, strict=True):
+        assert flag in line and "balances the classes twice" in line
+
+
+def test_a_run_warns_of_such_a_sampler(tree, pretrained):
+    outcome = succeed(stage_2(tree, pretrained, *CLASS_AWARE, *NOTHING))
+    (warning,) = outcome.warnings
+    assert "balances the classes twice" in warning
 
 
 @pytest.mark.parametrize(
