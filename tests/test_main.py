@@ -97,15 +97,6 @@ def test_an_older_python_is_one_line(monkeypatch, capsys):
     assert "3.11" in err and "3.9" in err
 
 
-@pytest.mark.parametrize("empty", VARIABLES)
-def test_an_empty_variable_of_torchrun_counts_as_none(empty, monkeypatch):
-    for name, value in zip(VARIABLES, ("1", "2", "1", "here", "29500"), strict=True):
-        monkeypatch.setenv(name, value)
-    assert world_of_environment() == World(1, 2, 1)
-    monkeypatch.setenv(empty, "")
-    assert world_of_environment() == ALONE
-
-
 def test_a_variable_of_torchrun_that_is_no_number_is_one_line(monkeypatch):
     for name, value in zip(VARIABLES, ("one", "2", "1", "here", "29500"), strict=True):
         monkeypatch.setenv(name, value)

@@ -11,7 +11,7 @@ from tests.support import distributed_steps
 from tests.support.helpers import call, stage_1
 from utils.errors import UserError
 from utils.machine.device import Machine, choose_machine
-from utils.machine.processes import ALONE, World, world_of_environment
+from utils.machine.processes import ALONE, VARIABLES, World, world_of_environment
 from utils.training.split_step import running_statistics_kept
 
 
@@ -69,14 +69,16 @@ def test_several_processes_make_the_images_of_one(augment):
         assert all(torch.equal(part_targets, targets) for _, part_targets in parts)
 
 
-def test_only_all_of_torchruns_variables_make_a_world(monkeypatch):
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "1")):
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize("name", VARIABLES)
+def test_only_all_of_torchruns_variables_make_a_world(name, monkeypatch):
+    for each, text in zip(VARIABLES, ("2", "1", "1", "here", "29500"), strict=True):
+        monkeypatch.setenv(each, text)
+    assert world_of_environment() == ALONE  # of one process
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert world_of_environment() == World(2, 3, 1)
+    monkeypatch.setenv(name, "")
     assert world_of_environment() == ALONE
-    monkeypatch.setenv("MASTER_ADDR", "localhost")
-    monkeypatch.setenv("MASTER_PORT", "1")
-    assert world_of_environment() == World(1, 3, 1)
-    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.delenv(name)
     assert world_of_environment() == ALONE
 
 
