@@ -1,9 +1,11 @@
 """Small data sets like a user's own, as a tree and in an npz file."""
 
 import numpy as np
+import pytest
 
 from datasets import load_data
 from tests.support.pictures import noise, options, save
+from utils.errors import UserError
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -21,6 +23,13 @@ def write_folder(root, counts=(6, 3, 2), splits=("train", "test"), side=32):
 
 def folder_data(root, *flags):
     return load_data(options("--dataset", "folder", "--data_root", root, *flags))
+
+
+def refused(root, *flags):
+    """Returns the message with which a tree is refused."""
+    with pytest.raises(UserError) as raised:
+        folder_data(root, *flags)
+    return str(raised.value)
 
 
 def write_npz(path, counts=(6, 4, 3), side=28, colour=False, flat_labels=False, **changes):

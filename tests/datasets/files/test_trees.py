@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.own_images import folder_data, write_folder
+from tests.support.own_images import folder_data, refused, write_folder
 from tests.support.pictures import noise, pixels_of, save
-from utils.errors import UserError
-
-
-def refused(root, *flags):
-    with pytest.raises(UserError) as raised:
-        folder_data(root, *flags)
-    return str(raised.value)
 
 
 @pytest.mark.parametrize("stream", [False, True])

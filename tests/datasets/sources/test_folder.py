@@ -9,7 +9,7 @@ from PIL import Image
 
 import datasets.files.decode
 from datasets.files.images import fit, to_rgb
-from tests.support.own_images import CLASSES, folder_data, write_folder
+from tests.support.own_images import CLASSES, folder_data, refused, write_folder
 from tests.support.pictures import noise, options, pixels_of, save
 from utils.errors import UserError
 from utils.options.data_paths import holds_outputs
@@ -142,12 +142,6 @@ def test_exp_caps_every_class_by_what_it_has_and_holds_out_the_rest(tmp_path):
     write_folder(tmp_path, counts=(10, 9, 9), splits=("train", "test", "val"))
     own = folder_data(tmp_path, "--imb_type", "exp", "--imb_factor", 0.2)
     assert own.class_counts == [10, 4, 2] and len(own.heldout) == 6
-
-
-def refused(root, *flags):
-    with pytest.raises(UserError) as raised:
-        folder_data(root, *flags)
-    return str(raised.value)
 
 
 @pytest.mark.parametrize("stream", [False, True])
