@@ -1,6 +1,7 @@
 """Which checkpoints a run keeps."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,13 @@ from utils.options.flags import Options
 from utils.runs import checkpoint
 from utils.runs.host_copy import on_host
 from utils.runs.run_folder import RunFolder, best_by
-from utils.runs.writer import BackgroundWriter
 
 
 class Keeper:
     """Keeps the checkpoints of the last epoch and of the epochs that protocols choose.
 
-    A thread writes them while training goes on. `wait` and `close` return when they are written.
+    A thread writes them while training goes on. `wait` and `close` return when they are written. If
+    a file cannot be written, the next call raises the error, once.
 
     Args:
         folder: the run folder.
@@ -24,7 +25,8 @@ class Keeper:
     def __init__(self, folder: RunFolder, options: Options) -> None:
         self.folder, self.stage, self.select_on = folder, options.stage, options.select_on
         self.every = options.checkpoint_every
-        self.writer = BackgroundWriter()
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
+        self._writing: Future[None] | None = None
         self._unwritten: dict[Path, dict] = {}
 
     def keep(
@@ -56,7 +58,9 @@ class Keeper:
         for path, protocol in paths.items():
             self._unwritten[path] = content | {"selected_on": protocol}
         if is_due:
-            self.writer.write(self._unwritten | {self.folder.last_checkpoint: whole})
+            self.wait()
+            files = self._unwritten | {self.folder.last_checkpoint: whole}
+            self._writing = self._pool.submit(_write, files)
             self._unwritten = {}
 
     def wait(self) -> None:
@@ -65,11 +69,16 @@ class Keeper:
         Raises:
             OSError: a file could not be written; the files before it are whole.
         """
-        self.writer.wait()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def close(self) -> None:
         """Waits as `wait` does, then ends the thread that writes."""
-        self.writer.close()
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
 
     def _path(self, protocol: str) -> Path | None:
         """Returns the file of the protocol's best checkpoint, or None if the run keeps none.
@@ -101,3 +110,8 @@ class Keeper:
         self.wait()
         last = self.folder.last_checkpoint
         return f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
+
+
+def _write(files: Mapping[Path, dict[str, Any]]) -> None:
+    for path, content in files.items():
+        checkpoint.save(path, content)
