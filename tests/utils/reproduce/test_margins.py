@@ -7,7 +7,7 @@ import torch
 
 from losses import DROLoss
 from tests.support.table_records import frame_of, write_run
-from utils.reproduce.margins import MarginCourse, margin_course, margin_courses
+from utils.reproduce.margins import course, margin_course, margin_courses
 from utils.reproduce.plan import Length
 from utils.runs.records import read_run
 
@@ -16,24 +16,27 @@ FALL = {"margins": [0.8, 0.6, 0.6], "robust": [3.0, 1.0, 1.0]}
 
 
 def test_the_course_of_a_straight_fall():
-    course = MarginCourse(1.0, [0.5, 0.0, -0.5, -1.0], [4.0, 3.0, 2.5, 2.0], steepest=1.0)
-    assert course.slope == pytest.approx(-0.5)
-    assert course.crossing == 3 and course.loss_fall == 2.0
+    found = course([1.0, 0.5, 0.0, -0.5, -1.0], [4.0, 3.0, 2.5, 2.0], steepest=1.0)
+    assert (found["start"], found["last"]) == (1.0, -1.0)
+    assert found["slope"] == pytest.approx(-0.5)
+    assert found["crossing"] == 3 and found["loss_fall"] == 2.0
     # In the middle of the first epoch the margin is 0.75, of the last -0.75.
-    assert course.largest_share == pytest.approx(1.5 / 2.0)
+    assert found["share"] == pytest.approx(1.5 / 2.0)
 
 
 def test_the_margins_account_for_no_more_than_all_and_less_at_higher_temperature():
-    steep = MarginCourse(1.0, [0.0, -4.0], [2.0, 1.5], steepest=1.0)
-    assert steep.largest_share == 1.0
-    assert MarginCourse(1.0, [0.0, -4.0], [2.0, 1.5], 0.1).largest_share == pytest.approx(0.5)
-    assert MarginCourse(1.0, [0.0, -4.0], [1.0, 1.5], 1.0).largest_share is None
-    assert MarginCourse(1.0, [0.0, -4.0], [2.0, 1.5], None).largest_share is None
-    assert MarginCourse(1.0, [0.9, 0.8], [2.0, 1.0], 1.0).crossing is None
+    def share(losses, steepest):
+        return course([1.0, 0.0, -4.0], losses, steepest)["share"]
+
+    assert share([2.0, 1.5], 1.0) == 1.0
+    assert share([2.0, 1.5], 0.1) == pytest.approx(0.5)
+    assert math.isnan(share([1.0, 1.5], 1.0)) and math.isnan(share([2.0, 1.5], None))
+    assert course([1.0, 0.9, 0.8], [2.0, 1.0], 1.0)["crossing"] == "never"
+    assert course([-1.0, 0.9, -0.8], [2.0, 1.0], 1.0)["crossing"] == 2
 
 
 def test_the_loss_falls_by_at_most_the_margins_fall_over_the_temperature():
-    """What `largest_share` rests on, shown on the loss itself."""
+    """What the `share` rests on, shown on the loss itself."""
     generator = torch.Generator().manual_seed(0)
     features, targets = torch.randn(32, 4, generator=generator), torch.arange(32) % 5
     centroids = torch.randn(5, 4, generator=generator)
@@ -47,8 +50,7 @@ def test_the_loss_falls_by_at_most_the_margins_fall_over_the_temperature():
 
 def test_only_learned_margins_of_the_robust_loss_have_a_course(tmp_path):
     learned = write_run(tmp_path, "dro_lt", [1.0, 1.0, 5.0], length=CUT, **FALL)
-    course = margin_course(read_run(learned))
-    assert (course.start, course.means, course.losses) == (1.0, [0.8, 0.6], [3.0, 1.0])
+    assert margin_course(read_run(learned)) == course([1.0, 0.8, 0.6], [3.0, 1.0], 1.0)
     shared = write_run(tmp_path, "dro_lt_shared", [1.0, 1.0, 5.0], length=CUT, **FALL)
     control = write_run(tmp_path, "control", [1.0, 1.0, 5.0], length=CUT)
     assert margin_course(read_run(shared)) is None and margin_course(read_run(control)) is None
