@@ -1,6 +1,7 @@
 """The files that a prediction writes: which of them it may write, and how."""
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,8 @@ from typing import IO
 from utils.errors import UserError
 from utils.files import atomic_write
 
-TABLE = b"file,class,confidence"
-"""What a table of predictions begins with."""
+HEADER = re.compile(rb"file,class,confidence(,class_\d,probability_\d)*\r?\n")
+"""The first line of a table of predictions. One with further columns has work of the user in it."""
 PAGE, TITLE = b"<!DOCTYPE html>", b"<title>Predictions by "
 """What a page of predictions begins with, and what is soon behind it."""
 
@@ -100,4 +101,4 @@ def _may_be_replaced(place: Path) -> bool:
     with open(place, "rb") as file:
         beginning = file.read(512).lstrip()
     is_page = beginning.startswith(PAGE) and TITLE in beginning
-    return not beginning or beginning.startswith(TABLE) or is_page
+    return not beginning or bool(HEADER.match(beginning)) or is_page

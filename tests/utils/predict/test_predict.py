@@ -388,6 +388,7 @@ def test_the_runs_folder_may_have_a_name_that_is_not_utf8(run, tmp_path):
         (["RUN", "images", "--output", "photo.csv"], "neither a table nor a page"),
         (["RUN", "images", "--html", "notes"], "give a new name"),
         (["RUN", "images", "--output", "labels.csv"], "neither a table nor a page"),
+        (["RUN", "images", "--output", "corrected.csv"], "neither a table nor a page"),
         (["RUN", "images", "--html", "saved.html"], "neither a table nor a page"),
         (["RUN", "images", "--output", "loop"], "loop: it is there"),
         (["RUN", "images", "--output", "x", "--html", "./x"], "write x and x: they are the same"),
@@ -403,6 +404,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(argv, says, run, tmp_path,
     Image.fromarray(noise(8, 8, 3)).save(tmp_path / "photo.csv", "png")
     (tmp_path / "notes").write_text("mine")
     (tmp_path / "labels.csv").write_text("path,label\n0000.png,ant\n")
+    (tmp_path / "corrected.csv").write_text(
+        "file,class,confidence,class_1,probability_1,right\n0000.png,ant,0.9,ant,0.9,bee\n"
+    )
     (tmp_path / "saved.html").write_text("<!DOCTYPE html>\n<title>Ants</title>\n")
     for name, to in {"loop": "loop", "to_x": "x", "to_photo": "images/0000.png"}.items():
         linked(tmp_path / name, to)
