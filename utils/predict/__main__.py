@@ -82,11 +82,13 @@ def predict(arguments: argparse.Namespace) -> None:
     """Writes the CSV file and, if it is asked for, the page.
 
     Raises:
-        UserError: there is no such network, image or folder, the network cannot be used, or a file
-            cannot be written.
+        UserError: there is no such network, image or folder, the network cannot be used, no file
+            can be read as an image, or a file cannot be written.
     """
     targets = [path for path in (arguments.output, arguments.html) if path is not None]
-    _check_images(arguments.images)
+    for path in arguments.images:
+        if not path.exists():
+            raise UserError(f"{path}: no such image or folder")
     check_targets(targets)
     # Torch is imported only after the arguments have been checked.
     from utils.evaluation.classifiers import has_confidence
@@ -108,18 +110,17 @@ def predict(arguments: argparse.Namespace) -> None:
     )
     results = predictor(image_paths(arguments.images, without=targets))
     number = min(LIKELIEST, len(trained.class_names))
-    kept, skipped = write_table(arguments.output, results, number, arguments.images)
+    kept, count, skipped = write_table(arguments.output, results, number, arguments.images)
     if skipped:
-        total = kept.count + skipped
         print(
-            f"predict: warning: {skipped} of {total} files could not be read as images and were "
-            "skipped",
+            f"predict: warning: {skipped} of {count + skipped} files could not be read as images "
+            "and were skipped",
             file=sys.stderr,
         )
     by = "" if arguments.classifier == "linear" else f", classifier {arguments.classifier}"
     # The remarks would be rows of a table that goes to standard output.
     remarks = sys.stderr if any(map(is_standard_output, targets)) else sys.stdout
-    print(f"{arguments.output}: {kept.count} images, by {trained.path}{by}", file=remarks)
+    print(f"{arguments.output}: {count} images, by {trained.path}{by}", file=remarks)
     if not has_confidence(arguments.classifier):
         print(
             f"{arguments.classifier}: its scores are cosines or distances; their softmax puts "
@@ -128,19 +129,8 @@ def predict(arguments: argparse.Namespace) -> None:
         )
     if arguments.html is not None:
         title = f"Predictions by {shown(trained.path.parent.name)}{by}"
-        write_page(arguments.html, kept, skipped, title)
+        write_page(arguments.html, kept, count, skipped, title)
         print(f"{arguments.html}: the least certain of them", file=remarks)
-
-
-def _check_images(paths: Sequence[Path]) -> None:
-    """Checks that images and folders are there.
-
-    Raises:
-        UserError: an image or folder is missing.
-    """
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path}: no such image or folder")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

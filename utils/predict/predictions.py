@@ -68,22 +68,18 @@ class Predictor:
         if files:
             yield from self._predict(files, images)
 
+    @torch.no_grad()
     def _predict(self, files: list[str], images: list[np.ndarray]) -> list[Prediction]:
-        probabilities, classes = self.likeliest(torch.from_numpy(np.stack(images)))
+        """Returns the min(5, K) likeliest classes of uint8 images, each ``[S, S, 3]``."""
+        # These images already have the memory layout of the convolutions, channels-last.
+        batch = torch.from_numpy(np.stack(images)).to(self.device)
+        features, logits = self.network(batch.permute(0, 3, 1, 2).float().div_(255))
+        scores = logits if self.scores is None else self.scores(features)
+        probabilities = torch.softmax(scores.double(), dim=1)
+        found = torch.topk(probabilities, min(LIKELIEST, probabilities.shape[1]), dim=1)
         return [
             Prediction(file, [self.names[label] for label in labels], row)
             for file, labels, row in zip(
-                files, classes.tolist(), probabilities.tolist(), strict=True
+                files, found.indices.tolist(), found.values.tolist(), strict=True
             )
         ]
-
-    @torch.no_grad()
-    def likeliest(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the probabilities and labels ``[B, min(5, K)]`` of the likeliest classes of uint8
-        images ``[B, S, S, 3]``."""
-        # These images already have the memory layout of the convolutions, channels-last.
-        pixels = images.to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        features, logits = self.network(pixels)
-        scores = logits if self.scores is None else self.scores(features)
-        probabilities = torch.softmax(scores.double(), dim=1)
-        return torch.topk(probabilities, min(LIKELIEST, probabilities.shape[1]), dim=1)

@@ -3,6 +3,7 @@
 import csv
 import io
 import sys
+from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +11,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.predict.page import LeastCertain
+from utils.predict.page import SHOWN
 from utils.predict.predictions import Prediction
 from utils.predict.targets import written
 
 
 def write_table(
     path: Path, results: Iterable[Prediction | str], number: int, places: Sequence[Path]
-) -> tuple[LeastCertain, int]:
+) -> tuple[list[Prediction], int, int]:
     """Writes the predictions, and lists the skipped files on standard error.
 
     Args:
@@ -27,26 +28,37 @@ def write_table(
         places: files and folders of the images, for the message if there are none.
 
     Returns:
-        The least certain predictions, and the number of skipped files.
+        The `SHOWN` least certain predictions, the least certain first; the number of all; and the
+        number of skipped files.
 
     Raises:
-        UserError: there are no images; nothing has been written to the disk.
+        UserError: there are no images; nothing has been written, and an earlier table stays.
     """
-    kept, skipped = LeastCertain(), 0
+    kept: list[Prediction] = []
+    count = skipped = 0
+    first_reason = ""
     with _csv_rows(path) as rows:
         rows.writerow(_header(number))
         for result in tqdm(results, "images", unit="image", disable=None):
             if isinstance(result, str):
                 skipped += 1
+                first_reason = first_reason or result
                 tqdm.write(f"skipped {result}", sys.stderr)
                 continue
-            kept.add(result)
+            count += 1
+            # Of equally certain ones the earlier comes first and stays.
+            insort(kept, result, key=lambda prediction: prediction.confidences[0])
+            del kept[SHOWN:]
             pairs = zip(result.classes, result.confidences, strict=True)
             likeliest = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
             rows.writerow([result.file, *likeliest[:2], *likeliest])
-        if kept.count + skipped == 0:
-            raise UserError(f"no files in {', '.join(map(str, places))}")
-    return kept, skipped
+        if count == 0:
+            raise UserError(
+                f"no file could be read as an image ({skipped} skipped); the first: {first_reason}"
+                if skipped
+                else f"no files in {', '.join(map(str, places))}"
+            )
+    return kept, count, skipped
 
 
 def _header(number: int) -> list[str]:

@@ -11,8 +11,9 @@ from PIL import Image
 from tests.support.browser import CHROMIUM, browse
 from tests.support.page_fixtures import Reader
 from tests.support.pictures import noise, save
-from utils.predict.page import LeastCertain, thumbnail, write_page
+from utils.predict.page import thumbnail, write_page
 from utils.predict.predictions import Prediction
+from utils.predict.table import write_table
 
 SCRIPT = "<script>document.title='run'</script>"
 
@@ -22,14 +23,13 @@ def prediction(file, confidence, classes=("ant", "bee")):
     return Prediction(str(file), list(classes), [confidence, rest])
 
 
-def test_the_least_certain_are_kept_in_order():
-    kept = LeastCertain(number=3)
-    for i, confidence in enumerate((0.9, 0.3, 0.7, 0.5, 0.3, 0.8)):
-        kept.add(prediction(i, confidence))
-    assert kept.count == 6
-    assert [(p.file, p.confidences[0]) for p in kept.predictions()] == [
-        *(("1", 0.3), ("4", 0.3), ("3", 0.5))
-    ]
+@pytest.mark.parametrize(("shown", "files"), [(3, "143"), (1, "1")])
+def test_the_least_certain_are_kept_in_order(shown, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.predict.table.SHOWN", shown)
+    confidences = (0.9, 0.3, 0.7, 0.5, 0.3, 0.8)
+    results = [*(prediction(i, share) for i, share in enumerate(confidences)), "x: no image"]
+    kept, count, skipped = write_table(tmp_path / "p.csv", results, 2, [tmp_path])
+    assert ("".join(p.file for p in kept), count, skipped) == (files, 6, 1)
 
 
 def pixels_of(uri):
@@ -51,14 +51,14 @@ def test_pictures_fit_their_place(size, shown, tmp_path):
 @pytest.fixture
 def page(tmp_path):
     """A page of three pictures, one of them gone, with names that are markup."""
-    kept = LeastCertain()
-    for i, confidence in enumerate((0.95, 0.41, 0.6)):
+    kept = []
+    for i, confidence in ((1, 0.41), (2, 0.6), (0, 0.95)):
         file = tmp_path / f"{i} & <b>.png"
         save(file, np.full((40, 40, 3), (200, 30, 40), np.uint8))
-        kept.add(prediction(file, confidence, (SCRIPT, "bee")))
+        kept.append(prediction(file, confidence, (SCRIPT, "bee")))
     (tmp_path / "2 & <b>.png").unlink()
     path = tmp_path / "page.html"
-    write_page(path, kept, skipped=1, title=f"Predictions by {SCRIPT}")
+    write_page(path, kept, count=3, skipped=1, title=f"Predictions by {SCRIPT}")
     return path
 
 
@@ -88,10 +88,8 @@ def test_a_path_may_break_behind_its_folders_and_is_still_text(page):
 
 
 def test_a_long_list_says_how_many_are_shown(tmp_path):
-    kept = LeastCertain(number=2)
-    for i in range(5):
-        kept.add(prediction(i, 0.5))
-    write_page(tmp_path / "page.html", kept, skipped=0, title="Predictions")
+    kept = [prediction(i, 0.5) for i in range(2)]
+    write_page(tmp_path / "page.html", kept, count=5, skipped=0, title="Predictions")
     text = Reader((tmp_path / "page.html").read_text()).text
     assert "5 images; the 2 least certain are shown, the least certain first." in text
 

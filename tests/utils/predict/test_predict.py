@@ -247,11 +247,26 @@ def test_unreadable_files_are_listed_counted_and_skipped(run, tmp_path):
     assert warning.startswith("predict: warning: 3 of 6 files could not be read")
 
 
-def test_where_no_file_is_an_image_the_table_is_empty(run, tmp_path):
+def test_where_no_file_is_an_image_nothing_is_written(run, tmp_path, capfd):
+    """One line says so, with the first reason; the earlier table stays."""
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "notes.txt").write_text("no image")
-    assert predict(run, tmp_path / "images", "--output", tmp_path / "p.csv")[0] == 0
-    assert len((tmp_path / "p.csv").read_text().splitlines()) == 1
+    for name in ("a.heic", "b.heic"):
+        (tmp_path / "images" / name).write_text("no image")
+    (tmp_path / "p.csv").write_text("file,class,confidence\nearlier")
+    before = snapshot(tmp_path)
+    output = linked(tmp_path / "output", "/dev/stdout")
+    for flags in (
+        ("--output", tmp_path / "p.csv", "--html", tmp_path / "p.html"),
+        ("--output", output),
+    ):
+        assert main([*map(str, (run, tmp_path / "images", *flags))]) == 2
+        out, err = capfd.readouterr()
+        *listed, error = err.splitlines()
+        assert out == "" and len(listed) == 2
+        says = "no file could be read as an image (2 skipped); the first: "
+        assert error == f"predict: error: {says}{listed[0].removeprefix('skipped ')}"
+    output.unlink()
+    assert snapshot(tmp_path) == before
 
 
 def test_each_file_is_found_once_at_any_depth(tmp_path):
