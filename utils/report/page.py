@@ -5,7 +5,6 @@ import base64
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -113,21 +112,11 @@ def _page(groups: Sequence[SettingsGroup], sections: Sequence[Section], pictures
     )
 
 
-@dataclass(frozen=True)
-class _Body:
-    """A part of the table: a heading about a group's runs, and a row for each epoch that is
-    shown."""
-
-    group: SettingsGroup
-    head: str
-    rows: list[dict]
-    is_unfinished: bool = False
-
-
-def _table(groups: Sequence[SettingsGroup]) -> list[_Body]:
-    """Returns the parts of the table. The finished runs of a group share a part, with the selected
-    and the last epoch. Each unfinished run has its own part, because a mean over runs of different
-    lengths would mean nothing."""
+def _table(groups: Sequence[SettingsGroup]) -> list[dict]:
+    """Returns the parts of the table, each with a heading about a group's runs and a row for each
+    epoch that is shown. The finished runs of a group share a part, with the selected and the last
+    epoch. Each unfinished run has its own part, because a mean over runs of different lengths would
+    mean nothing."""
     bodies = []
     for group in groups:
         if group.finished:
@@ -136,20 +125,17 @@ def _table(groups: Sequence[SettingsGroup]) -> list[_Body]:
     return bodies
 
 
-def _of_finished(group: SettingsGroup) -> _Body:
+def _of_finished(group: SettingsGroup) -> dict:
     runs = group.finished
     seeds = ", ".join(str(run.seed) for run in runs)
     count = f"1 run, seed {seeds}" if len(runs) == 1 else f"{len(runs)} runs, seeds {seeds}"
     seconds = _statistic([run.seconds for run in runs], 1)
+    selected_on = (runs[0].summary or {}).get("selected_on", "?")
     rows = [
         _row(which, runs, f"{title} ({_epochs(runs, which)})", seconds)
-        for which, title in (("selected", _selected_on(runs)), ("last", "last epoch"))
+        for which, title in (("selected", f"selected on {selected_on}"), ("last", "last epoch"))
     ]
-    return _Body(group, count, rows)
-
-
-def _selected_on(runs: Sequence[RecordedRun]) -> str:
-    return f"selected on {(runs[0].summary or {}).get('selected_on', '?')}"
+    return {"group": group, "head": count, "rows": rows, "is_unfinished": False}
 
 
 def _epochs(runs: Sequence[RecordedRun], which: str) -> str:
@@ -157,12 +143,12 @@ def _epochs(runs: Sequence[RecordedRun], which: str) -> str:
     return epochs[0] if len(set(epochs)) == 1 else ", ".join(epochs)
 
 
-def _of_unfinished(group: SettingsGroup, run: RecordedRun) -> _Body:
+def _of_unfinished(group: SettingsGroup, run: RecordedRun) -> dict:
     planned = run.arguments.get("epochs", "?")
     done = run.epochs[-1]["epoch"] if run.epochs else 0
     head = f"1 run, seed {run.seed}, after epoch {done} of {planned}"
     rows = [_row("last", [run], f"last epoch so far ({done})", _statistic([run.seconds], 1))]
-    return _Body(group, head, rows, is_unfinished=True)
+    return {"group": group, "head": head, "rows": rows, "is_unfinished": True}
 
 
 def _row(which: str, runs: Sequence[RecordedRun], title: str, seconds: str) -> dict:
