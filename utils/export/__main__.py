@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError, run_program
+from utils.errors import UserError, optional_module, run_program
 from utils.files import made_folder
 from utils.options import values
 from utils.options.parse import Parser
@@ -71,11 +71,12 @@ def export(arguments: argparse.Namespace) -> list[Path]:
         return export_checkpoints(folder, arguments.output or PRETRAINED, arguments.last)
     if arguments.last:
         raise UserError(f"--last works with --format checkpoint, not with {arguments.format}")
-    from utils.export.programs import WRITERS, check_packages
+    from utils.export.programs import PACKAGES, WRITERS
     from utils.predict.network import load_network
     from utils.runs.records import warn_of_unfinished
 
-    check_packages(arguments.format)
+    for package in PACKAGES[arguments.format]:
+        optional_module(package, package, f"--format {arguments.format}")
     trained = load_network(arguments.run)
     folder = arguments.output or trained.path.parent
     check_writable(folder)

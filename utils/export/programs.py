@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from utils.errors import optional_module
 from utils.files import atomic_write
 from utils.predict.network import TrainedNetwork
 
@@ -27,16 +26,6 @@ EXAMPLES = 2
 
 PACKAGES = {"onnx": ("onnx", "onnxscript"), "pt2": (), "safetensors": ("safetensors",)}
 """The packages beyond the requirements that each format needs."""
-
-
-def check_packages(format: str) -> None:
-    """Checks that the packages of a format are installed.
-
-    Raises:
-        UserError: a package is not installed.
-    """
-    for package in PACKAGES[format]:
-        optional_module(package, package, f"--format {format}")
 
 
 def description(trained: TrainedNetwork) -> dict:
