@@ -77,6 +77,7 @@ class _Job:
         action: what to do, from `resuming.prepare`.
         digested: the flags that the digest in its name stands for, as text.
         written: when the last checkpoint in the folder was written; None if there is none.
+        recorded: the options that the run recorded when it began; None if it begins or is replaced.
     """
 
     options: Options
@@ -84,6 +85,7 @@ class _Job:
     action: str
     digested: str
     written: int | None
+    recorded: dict | None = None
 
     @classmethod
     def of(cls, options: Options) -> "_Job":
@@ -96,25 +98,19 @@ class _Job:
         has_weights = action == "finished" or (options.resume and written is not None)
         if options.backbone is not None and not has_weights:
             check_backbone(expanded(options.backbone))
-        seed = recorded_options(folder)["seed"] if action == "continue" else options.seed
+        recorded = recorded_options(folder) if action in ("continue", "finished") else None
+        seed = options.seed if recorded is None else recorded["seed"]
         options = replace(options, seed=secrets.randbits(32) if seed is None else seed)
-        return cls(options, folder, action, digested, written)
+        return cls(options, folder, action, digested, written, recorded)
 
     @property
     def is_open(self) -> bool:
         return self.action != "finished"
 
     @property
-    def has_begun(self) -> bool:
-        """True if the folder has the records of this run, which is not replaced."""
-        return self.action in ("continue", "finished")
-
-    @property
     def has_data_elsewhere(self) -> bool:
         """True if the run began with another `--data_root`, where other images may be."""
-        if not self.has_begun:
-            return False
-        before = recorded_options(self.folder).get("data_root")
+        before = (self.recorded or {}).get("data_root")
         given = self.options.data_root
         return before is not None and os.path.realpath(before) != os.path.realpath(given)
 
@@ -124,18 +120,17 @@ class _Job:
         Raises:
             UserError: it did not.
         """
-        if not self.has_begun:
+        if self.recorded is None:
             return
-        recorded = recorded_options(self.folder)
         names = {"test": "test", "heldout": "held-out"}
-        changed = [names[split] for split in data.changed_splits(recorded) or []]
-        if not data.has_fingerprint(recorded.get("fingerprint")):
+        changed = [names[split] for split in data.changed_splits(self.recorded) or []]
+        if not data.has_fingerprint(self.recorded.get("fingerprint")):
             changed.insert(0, "training")
         if changed:
             raise UserError(
                 f"--resume True: the run in {self.folder.records} has other "
                 f"{' and '.join(changed)} images: --data_root {self.options.data_root} (recorded: "
-                f"{recorded.get('data_root')})"
+                f"{self.recorded.get('data_root')})"
             )
 
     def record(self, machine: Machine, data: LongTailedData) -> None:
@@ -166,9 +161,9 @@ def _plan(stages: Sequence[Options]) -> tuple[list[list[_Job]], dict | None]:
             check_holds_no_run(run_folder(stage))
     jobs = [[_Job.of(options) for options in stage.by_seed()] for stage in stages]
     remembered = None
-    begun = [job.folder for job in jobs[0] if job.has_begun]
+    begun = [job.recorded for job in jobs[0] if job.recorded]
     if begun:
-        remembered = recorded_options(begun[0])
+        remembered = begun[0]
     elif stages[0].stage == 2:
         remembered = checkpoint.load(checkpoint_of_flag(jobs[0][0].options, "pretrained"))
     return jobs, remembered and {"data": remembered.get("data")}
