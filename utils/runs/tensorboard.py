@@ -50,12 +50,12 @@ class EventFile:
             return
         from tensorboardX.event_file_writer import EventsWriter
 
-        events: Any = import_module("tensorboardX.proto.event_pb2")
-
+        self._summary: Any = import_module("tensorboardX.summary")
+        self._events: Any = import_module("tensorboardX.proto.event_pb2")
         self.writer = EventsWriter(str(folder / "events"), suffix)
         if purge_step is not None:
-            start = events.SessionLog(status=events.SessionLog.START)
-            self.writer.write_event(events.Event(step=purge_step, session_log=start))
+            start = self._events.SessionLog(status=self._events.SessionLog.START)
+            self.writer.write_event(self._events.Event(step=purge_step, session_log=start))
 
     def close(self) -> None:
         if self.writer is not None:
@@ -65,13 +65,9 @@ class EventFile:
         """Writes the event that the function `kind` of `tensorboardX.summary` returns."""
         if self.writer is None:
             return
-        from tensorboardX import summary
-
-        events: Any = import_module("tensorboardX.proto.event_pb2")
-
-        made = getattr(summary, kind)(*arguments, **settings)
+        made = getattr(self._summary, kind)(*arguments, **settings)
         for content in made if isinstance(made, tuple) else (made,):
-            event = events.Event(wall_time=time.time(), step=step, summary=content)
+            event = self._events.Event(wall_time=time.time(), step=step, summary=content)
             self.writer.write_event(event)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
