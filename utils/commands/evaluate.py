@@ -36,14 +36,11 @@ from utils.machine.processes import World
 from utils.options.flags import Options
 from utils.runs import checkpoint
 from utils.runs.folders import find_evaluated
+from utils.runs.records import warn_of_unfinished
 from utils.runs.run_folder import RunFolder, check_writable
 from utils.runs.tensorboard import EventFile
 from utils.training.setup import machine_of
-from utils.training.starting_point import (
-    check_not_trained_on,
-    warn_of_other_data,
-    warn_of_unfinished,
-)
+from utils.training.starting_point import check_not_trained_on, records_of, warn_of_other_data
 
 HELD_OUT_IMAGES = (
     "held-out images: a val split beside test, or a run that was trained with "
@@ -88,7 +85,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     collectives.from_main(lambda: _check_held_out(options, chosen, path, data), world)
 
     def build() -> nn.Module:
-        warn_of_unfinished(path, options)
+        warn_of_unfinished(path, records_of(path, options))
         warn_of_other_data(chosen, path, data)
         model = checkpoint.build_from(chosen, path, options.arch, data.num_classes)
         return model.to(machine.device).to(memory_format=torch.channels_last)

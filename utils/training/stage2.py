@@ -21,15 +21,12 @@ from utils.errors import UserError, warn
 from utils.options.flags import Options
 from utils.options.values import LossTerm, Sampler
 from utils.runs import checkpoint
+from utils.runs.records import warn_of_unfinished
 from utils.training.phase import Phase
 from utils.training.prior import recorded_weight, weight_in_losses
 from utils.training.rates import cosine_rate
 from utils.training.setup import Run, Stage
-from utils.training.starting_point import (
-    warn_of_other_chain,
-    warn_of_other_data,
-    warn_of_unfinished,
-)
+from utils.training.starting_point import records_of, warn_of_other_chain, warn_of_other_data
 
 
 def stage_2(run: Run, start: dict, path: Path) -> Stage:
@@ -194,7 +191,7 @@ def _check_visits(k: int, class_counts: list[int]) -> None:
 def _warn_of_likely_mistakes(run: Run, start: dict, path: Path) -> None:
     """Warns if the checkpoint does not suit the run, or a loss does not suit its sampler."""
     warn_of_other_chain(start, path, run.options.select_on)
-    warn_of_unfinished(path, run.options)
+    warn_of_unfinished(path, records_of(path, run.options))
     warn_of_other_data(start, path, run.data)
     _warn_of_uniform_prior(run.options)
     _warn_of_other_frequencies(run.options, start, path)

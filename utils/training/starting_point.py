@@ -10,7 +10,6 @@ from datasets.recorded import data_of
 from utils.errors import UserError, warn
 from utils.files import read_json
 from utils.options.flags import OF_HELD_OUT, Options
-from utils.runs import records
 
 
 def check_not_trained_on(options: Options, start: dict, path: Path, data: LongTailedData) -> None:
@@ -53,7 +52,7 @@ def check_not_trained_on(options: Options, start: dict, path: Path, data: LongTa
         )
 
 
-def _records_of(path: Path, options: Options) -> list[Path]:
+def records_of(path: Path, options: Options) -> list[Path]:
     """Returns the folders in which the records of a checkpoint's run may be: below `--root_log`,
     and beside the checkpoint, since an evaluation may have a `--root_log` of its own."""
     folders = [path.parent]
@@ -64,7 +63,7 @@ def _records_of(path: Path, options: Options) -> list[Path]:
 
 def _arguments_of(path: Path, options: Options) -> dict[str, Any]:
     """Returns the `args.json` of a checkpoint's run; an empty dict if it is not found."""
-    folders = _records_of(path, options)
+    folders = records_of(path, options)
     return next((found for f in folders if (found := read_json(f / "args.json"))), {})
 
 
@@ -112,8 +111,3 @@ def warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:
             f"{path} was selected on {chosen_on}, so the chain is not --select_on {select_on} from "
             "its start"
         )
-
-
-def warn_of_unfinished(path: Path, options: Options) -> None:
-    """Warns if a checkpoint is from a run that is not finished."""
-    records.warn_of_unfinished(path, _records_of(path, options))
