@@ -119,7 +119,8 @@ def ending(error: BaseException) -> tuple[int, str]:
         message = f"{error.filename or 'a file'}: {error.strerror or error}"
         return 2 if is_input else 1, printable(message)
     if is_out_of_memory(error):
-        return 1, "out of memory"
+        on_gpu = " on the GPU; --gpu cpu takes the processor" if "CUDA" in str(error) else ""
+        return 1, f"out of memory{on_gpu}"
     # torch raises this wherever the program is when a worker dies.
     if str(error).startswith("DataLoader worker"):
         return 1, f"the workers that read images failed: {str(error).strip()}"

@@ -32,7 +32,11 @@ def raising(error):
         (OSError(36, "File name too long", "x" * 300), 2, "x" * 300 + ": File name too long"),
         (PermissionError(13, "Permission denied", "a/b"), 2, "a/b: Permission denied"),
         (MemoryError(), 1, "out of memory"),
-        (RuntimeError("CUDA error: out of memory"), 1, "out of memory"),
+        (
+            RuntimeError("CUDA error: out of memory"),
+            1,
+            "out of memory on the GPU; --gpu cpu takes the processor",
+        ),
         (
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
             1,
