@@ -234,14 +234,13 @@ def _ranking(lines: Frame, length: Length) -> Frame:
         protocol=("protocol", "first"),
     )
     reference = "control" if "control" in table.index else table.index[0]
-    table["interval"] = [_heldout(group).interval for _, group in rows]
+    table["interval"] = [
+        difference_to_constant(group["final_heldout"].tolist(), 0, _heldout_images(group)).interval
+        for _, group in rows
+    ]
     table["difference"] = [_to_reference(group, rows.get_group(reference)) for _, group in rows]
     table = table.reset_index().assign(length=length, reference=reference)
     return table.sort_values("heldout", ascending=False, kind="stable")
-
-
-def _heldout(lines: Frame) -> Difference:
-    return difference_to_constant(lines["final_heldout"].tolist(), 0, _heldout_images(lines))
 
 
 def _heldout_images(lines: Frame) -> float:

@@ -98,7 +98,9 @@ def _data_set(frame: Frame, commands: Mapping[Cell, str], folder: Path) -> dict[
         "comparisons": _dicts(compared),
         "answers": _answers(compared),
         "published": _dicts(published),
-        "reached": _at_full_length(published),
+        "reached": [
+            c for c in _dicts(published) if c["protocol"] == "test" and c["is_full_length"]
+        ],
         "margins": _dicts(margin_courses(frame)),
         "rankings": [
             {"lines": _dicts(ranked), "command": commands.get(ranked.iloc[0]["cell"])}
@@ -122,12 +124,6 @@ def _answers(compared: Frame) -> list[dict[str, Any]]:
             if key not in found or len(line["seeds"]) > len(found[key]["seeds"]):
                 found[key] = line
     return list(found.values())
-
-
-def _at_full_length(published: Frame) -> list[dict[str, Any]]:
-    """Returns the comparisons with published numbers by the protocol `test`, of runs of full
-    length."""
-    return [c for c in _dicts(published) if c["protocol"] == "test" and c["is_full_length"]]
 
 
 def _with_gaps(runs: Frame) -> Frame:

@@ -242,12 +242,8 @@ def plan(
     cells: list[Cell] = []
     for data, rows in data_sets:
         for row, seed in product(rows, seeds):
-            recipe = RECIPES[row]
-            cell = Cell(data, row, length.of(recipe), precision, seed)
-            if recipe.start is None:
-                cells += cell.chain
-                continue
-            cell = replace(cell, start_seed=seed if start_seed is None else start_seed)
-            for protocol in protocols:
-                cells += replace(cell, protocol=protocol).chain
+            recipe, start = RECIPES[row], seed if start_seed is None else start_seed
+            ends = [(None, "test")] if recipe.start is None else [(start, p) for p in protocols]
+            for end in ends:
+                cells += Cell(data, row, length.of(recipe), precision, seed, *end).chain
     return list(dict.fromkeys(cells))

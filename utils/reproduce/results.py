@@ -201,8 +201,9 @@ def tabulate(frame: Frame) -> Frame:
         gap_heldout_last=frame["by_heldout"] - frame["final_epoch_top1"],
     )
     first = {name: (name, "first") for name in ("title", "published", "is_full_length")}
-    means = {name: (name, _mean) for name in [*OF_RUN, *ACCURACIES[1:]]}
     gaps = [name for name in frame if name.startswith("gap_")]
+    averaged = [*OF_RUN, *ACCURACIES[1:], *gaps]
+    means = {name: (name, lambda values: values.mean(skipna=False)) for name in averaged}
     spreads = {f"{name}_std": (name, "std") for name in gaps}
     cells = frame.groupby(CELL, sort=False).agg(
         top1_mean=("top1", "mean"),
@@ -212,7 +213,6 @@ def tabulate(frame: Frame) -> Frame:
         epochs=("epoch", list),
         **first,
         **means,
-        **{name: (name, _mean) for name in gaps},
         **spreads,
     )
     cells = cells.reset_index()
@@ -221,10 +221,6 @@ def tabulate(frame: Frame) -> Frame:
     cells["published"] = cells["published"].where(of_chains)
     cells["difference"] = cells["top1_mean"] - cells["published"]
     return cells
-
-
-def _mean(values: Frame) -> float:
-    return values.mean(skipna=False)
 
 
 def as_json(table: Frame) -> list[dict[str, Any]]:
