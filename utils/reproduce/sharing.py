@@ -30,7 +30,8 @@ def check_passed_on(extra: Sequence[str], dataset: str | None) -> None:
     parse_options([*([] if dataset is None else DataSet(dataset).flags), *extra])
     allowed = [*with_role(Role.PLACE, Role.FREE), *([] if dataset is None else _of_own_data())]
     known = {name for option in allowed for name in names_of(option)}
-    given = [word.split("=")[0] for word in extra if word.startswith("-")]
+    # Behind a short flag, which has one letter, its value may follow at once.
+    given = [w.split("=")[0] if w.startswith("--") else w[:2] for w in extra if w.startswith("-")]
     refused = [word for word in given if word not in known]
     if refused:
         raise UserError(

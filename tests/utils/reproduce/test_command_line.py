@@ -40,6 +40,7 @@ def test_a_dry_run_prints_commands_and_makes_nothing(tree, tmp_path):
         (["--dataset", "folder", "--data_root", "nowhere"], "nowhere"),
         (["--file", "dro_lt=nowhere"], "nowhere: no such folder"),
         (["--nonsense"], "--nonsense"),
+        (["-b64"], "-b: set by the rows"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_run(argv, says, tmp_path, monkeypatch, capsys):
@@ -48,6 +49,12 @@ def test_bad_input_is_one_line_and_nothing_is_run(argv, says, tmp_path, monkeypa
     message = capsys.readouterr().err
     assert says in message and message.count("\n") == 1
     assert message.startswith("reproduce: error: ") and not list(tmp_path.iterdir())
+
+
+def test_a_short_flag_for_all_runs_may_have_its_value_behind_it(tree, tmp_path):
+    outcome = reproduce(tmp_path, tree, "--dry-run", "-j4")
+    commands = [line for line in outcome.out.splitlines() if line.startswith("python main.py")]
+    assert outcome.status == 0 and commands and all(" -j4 " in line for line in commands)
 
 
 @pytest.mark.parametrize("page", ["RESULTS.md", "page.html"])
