@@ -203,15 +203,20 @@ def _parser() -> argparse.ArgumentParser:
         help="where the table and the records of runs go (default: results; with --dataset: "
         "comparison)",
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--file",
         metavar="ROW=FOLDER",
-        help="train nothing; add the finished run in FOLDER to the table, as a run of ROW",
+        help="train nothing; add the finished run in FOLDER to the table, as a run of ROW, and "
+        "write the table as --table-only does",
     )
-    parser.add_argument(
-        "--table-only", action="store_true", help="train nothing; write the table again"
+    instead.add_argument(
+        "--table-only",
+        action="store_true",
+        help="train nothing; write the table again. That of own data then lacks the command that "
+        "trains the first row",
     )
-    parser.add_argument("--dry-run", action="store_true", help="train nothing; print the commands")
+    instead.add_argument("--dry-run", action="store_true", help="train nothing; print the commands")
     return parser
 
 

@@ -23,6 +23,15 @@ def test_a_dry_run_prints_commands_and_makes_nothing(tree, tmp_path):
     assert all(parse_stages(command.split()[2:]) for command in commands)
 
 
+@pytest.mark.parametrize("flags", [["--table-only"], ["--file", "ce=run"]])
+def test_a_dry_run_that_would_write_is_refused(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RESULTS.md").write_text("mine")
+    assert main([*flags, "--dry-run", "--results", "."]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+    assert (tmp_path / "RESULTS.md").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
