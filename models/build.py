@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import cast
 
 from torch import nn
 
-from models.heads import NormedLinear
 from models.resnet_cifar import (
     resnet8,
     resnet20,
@@ -58,7 +56,4 @@ def build_model(arch: str, num_classes: int, head_scale: float | None = None) ->
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"the network must be one of {', '.join(ARCHITECTURES)}, not {arch!r}")
-    model = ARCHITECTURES[arch](num_classes, normed_head=head_scale is not None)
-    if head_scale is not None:
-        cast(NormedLinear, model.linear).scale = head_scale
-    return model
+    return ARCHITECTURES[arch](num_classes, head_scale=head_scale)

@@ -1,6 +1,8 @@
 """ResNets for 32×32 images (He et al., "Deep Residual Learning for Image Recognition",
 CVPR 2016, section 4.2), with the parameter-free "option A" shortcuts of that section."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ class ResNetCifar(Network):
     Args:
         blocks_per_group: n; 5 gives ResNet-32.
         num_classes: number of logits K.
-        normed_head: classify by cosine (`NormedLinear`, what LDAM trains) instead of `nn.Linear`.
+        head_scale: None for a linear head, else the scale of a cosine head (`NormedLinear`).
 
     `model(images)` takes float images ``[B, 3, H, W]`` and returns ``(features, logits)`` of shapes
     ``[B, 64]`` and ``[B, K]``. Both are float32; under autocast only the convolutional part runs in
@@ -53,15 +55,20 @@ class ResNetCifar(Network):
 
     num_features = 64
 
-    def __init__(self, blocks_per_group: int, num_classes: int, normed_head: bool = False) -> None:
+    def __init__(
+        self, blocks_per_group: int, num_classes: int = 10, head_scale: float | None = None
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = self._group(16, 16, blocks_per_group, stride=1)
         self.layer2 = self._group(16, 32, blocks_per_group, stride=2)
         self.layer3 = self._group(32, 64, blocks_per_group, stride=2)
-        head = NormedLinear if normed_head else nn.Linear
-        self.linear = head(self.num_features, num_classes)
+        self.linear = (
+            nn.Linear(self.num_features, num_classes)
+            if head_scale is None
+            else NormedLinear(self.num_features, num_classes, head_scale)
+        )
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight)
@@ -79,36 +86,11 @@ class ResNetCifar(Network):
         return x.mean(dim=(2, 3), dtype=torch.float32)
 
 
-def resnet8(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """Returns ResNet-8 for CIFAR, the smallest of the family: for trying things out."""
-    return ResNetCifar(1, num_classes, normed_head)
-
-
-def resnet20(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """Returns ResNet-20 for CIFAR."""
-    return ResNetCifar(3, num_classes, normed_head)
-
-
-def resnet32(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """Returns ResNet-32 for CIFAR, the paper's backbone: 464,154 parameters at 10 classes."""
-    return ResNetCifar(5, num_classes, normed_head)
-
-
-def resnet44(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """Returns ResNet-44 for CIFAR."""
-    return ResNetCifar(7, num_classes, normed_head)
-
-
-def resnet56(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """Returns ResNet-56 for CIFAR."""
-    return ResNetCifar(9, num_classes, normed_head)
-
-
-def resnet110(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """Returns ResNet-110 for CIFAR."""
-    return ResNetCifar(18, num_classes, normed_head)
-
-
-def resnet1202(num_classes: int = 10, normed_head: bool = False) -> ResNetCifar:
-    """Returns ResNet-1202 for CIFAR."""
-    return ResNetCifar(200, num_classes, normed_head)
+# ResNet-(6n+2), called as resnet32(num_classes=10, head_scale=None).
+resnet8 = partial(ResNetCifar, 1)  # the smallest of the family: for trying things out
+resnet20 = partial(ResNetCifar, 3)
+resnet32 = partial(ResNetCifar, 5)  # the paper's backbone: 464,154 parameters at 10 classes
+resnet44 = partial(ResNetCifar, 7)
+resnet56 = partial(ResNetCifar, 9)
+resnet110 = partial(ResNetCifar, 18)
+resnet1202 = partial(ResNetCifar, 200)

@@ -1,6 +1,8 @@
 """ResNets for large images, torchvision's (He et al., CVPR 2016; ResNeXt: Xie et al., "Aggregated
 Residual Transformations for Deep Neural Networks", CVPR 2017), with features beside the logits."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
@@ -17,7 +19,7 @@ class ResNetImageNet(Network, resnet.ResNet):
         block: torchvision's `BasicBlock` or `Bottleneck`.
         blocks: number of blocks of the four groups.
         num_classes: number of logits K.
-        normed_head: classify by cosine (`NormedLinear`, what LDAM trains) instead of `nn.Linear`.
+        head_scale: None for a linear head, else the scale of a cosine head (`NormedLinear`).
         groups, width_per_group: of the 3×3 convolutions of a ResNeXt.
 
     `model(images)` takes float images ``[B, 3, H, W]`` and returns ``(features, logits)`` of shapes
@@ -29,16 +31,19 @@ class ResNetImageNet(Network, resnet.ResNet):
         self,
         block: type[resnet.BasicBlock | resnet.Bottleneck],
         blocks: list[int],
-        num_classes: int,
-        normed_head: bool = False,
+        num_classes: int = 1000,
+        head_scale: float | None = None,
         groups: int = 1,
         width_per_group: int = 64,
     ) -> None:
         super().__init__(block, blocks, 1, groups=groups, width_per_group=width_per_group)
         self.num_features = self.fc.in_features
         del self.fc
-        head = NormedLinear if normed_head else nn.Linear
-        self.linear = head(self.num_features, num_classes)
+        self.linear = (
+            nn.Linear(self.num_features, num_classes)
+            if head_scale is None
+            else NormedLinear(self.num_features, num_classes, head_scale)
+        )
 
     def features(self, images: Tensor) -> Tensor:
         """Returns features ``[B, D]`` (float32) of normalised images ``[B, 3, H, W]``."""
@@ -47,29 +52,10 @@ class ResNetImageNet(Network, resnet.ResNet):
         return x.mean(dim=(2, 3), dtype=torch.float32)
 
 
-def resnet10(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
-    """Returns ResNet-10, one basic block in each group: the small network of ImageNet-LT's
-    papers."""
-    return ResNetImageNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes, normed_head)
-
-
-def resnet18(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
-    """Returns ResNet-18."""
-    return ResNetImageNet(resnet.BasicBlock, [2, 2, 2, 2], num_classes, normed_head)
-
-
-def resnet34(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
-    """Returns ResNet-34."""
-    return ResNetImageNet(resnet.BasicBlock, [3, 4, 6, 3], num_classes, normed_head)
-
-
-def resnet50(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
-    """Returns ResNet-50."""
-    return ResNetImageNet(resnet.Bottleneck, [3, 4, 6, 3], num_classes, normed_head)
-
-
-def resnext50(num_classes: int = 1000, normed_head: bool = False) -> ResNetImageNet:
-    """Returns ResNeXt-50 (32×4d)."""
-    return ResNetImageNet(
-        resnet.Bottleneck, [3, 4, 6, 3], num_classes, normed_head, groups=32, width_per_group=4
-    )
+# Called as resnet50(num_classes=1000, head_scale=None). ResNet-10, with one block in each group, is
+# the small network of ImageNet-LT's papers.
+resnet10 = partial(ResNetImageNet, resnet.BasicBlock, [1, 1, 1, 1])
+resnet18 = partial(ResNetImageNet, resnet.BasicBlock, [2, 2, 2, 2])
+resnet34 = partial(ResNetImageNet, resnet.BasicBlock, [3, 4, 6, 3])
+resnet50 = partial(ResNetImageNet, resnet.Bottleneck, [3, 4, 6, 3])
+resnext50 = partial(resnet50, groups=32, width_per_group=4)  # 32×4d

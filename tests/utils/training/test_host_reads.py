@@ -19,12 +19,14 @@ from utils.training.trainer import Trainer
 class SmallNetwork(Network):
     """Two layers: what a step of a ResNet reads is tested elsewhere."""
 
-    def __init__(self, num_classes: int, normed_head: bool = False) -> None:
+    def __init__(self, num_classes: int, head_scale: float | None = None) -> None:
         super().__init__()
         self.layer2 = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8))
         self.layer3 = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
         self.num_features = 8
-        self.linear = (NormedLinear if normed_head else nn.Linear)(8, num_classes)
+        self.linear = nn.Linear(8, num_classes)
+        if head_scale is not None:
+            self.linear = NormedLinear(8, num_classes, head_scale)
 
     def features(self, images):
         return self.layer3(self.layer2(images).relu()).mean(dim=(2, 3), dtype=torch.float32)
