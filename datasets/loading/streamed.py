@@ -8,6 +8,7 @@ from torch import Tensor
 
 from datasets.loading.loader import Loader
 from datasets.loading.reader import TASK_IMAGES
+from datasets.loading.transfer import to_device
 from datasets.splits import StreamedSplit
 
 
@@ -33,14 +34,13 @@ class StreamedLoader(Loader):
             seeds.random_(2**32, generator=self.generator)
         device = self.normalise.device
         sizes = self.sizes(len(order), batch_size)
-        batches = order.split(sizes)
-        shares = [batch[self.world.share(len(batch))] for batch in batches]
+        targets = to_device(self.split.labels[order], device).split(sizes)
+        shares = [batch[self.world.share(len(batch))] for batch in order.split(sizes)]
         own_seeds = torch.cat([s[self.world.share(len(s))] for s in seeds.split(sizes)])
         parts = [part for share in shares for part in share.split(TASK_IMAGES)]
         part_seeds = own_seeds.split([len(part) for part in parts])
         images = self.split.read(parts, self.augment, part_seeds)
-        for positions, share in zip(batches, shares, strict=True):
+        for batch_targets, share in zip(targets, shares, strict=True):
             count = -(-len(share) // TASK_IMAGES)
             pixels = [part.to(device, non_blocking=True) for part in islice(images, count)]
-            targets = self.split.labels[positions].to(device, non_blocking=True)
-            yield torch.cat(pixels), targets
+            yield torch.cat(pixels), batch_targets
