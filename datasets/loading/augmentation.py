@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets.loading.operations import check_images, chunk_length
+from datasets.loading.operations import chunk_length
 from datasets.loading.transfer import to_device
 
 Draws = tuple[Tensor, ...]
@@ -122,16 +122,6 @@ class Augmentation:
 
     draw: Callable[[int, int, int, torch.Generator], Draws]
     apply: Callable[[Tensor, Tensor, Draws], Tensor]
-
-    def __call__(self, images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns the images at these indices, augmented, uint8 [N, 3, H, W].
-
-        Raises:
-            ValueError: the images are not uint8 [M, 3, H, W].
-        """
-        check_images(images)
-        height, width = images.shape[2:]
-        return self.apply(images, indices, self.draw(len(indices), height, width, generator))
 
 
 def _draw_autoaugment(n: int, height: int, width: int, generator: torch.Generator) -> Draws:

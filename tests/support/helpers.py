@@ -322,3 +322,12 @@ def noise(n: int, side: int = 32, seed: int = 0):
     import torch
 
     return torch.randint(256, (n, 3, side, side), generator=seeded(seed), dtype=torch.uint8)
+
+
+def augmented(name: str, images, indices, generator):
+    """Returns the images at these indices, augmented as in a run with `--augment name`."""
+    from datasets.loading.augmentation import AUGMENTATIONS
+
+    augmentation = AUGMENTATIONS[name]
+    draws = augmentation.draw(len(indices), *images.shape[2:], generator)
+    return augmentation.apply(images, indices, draws)

@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from datasets.loading import augmentation, autoaugment, operations
 from datasets.loading.augmentation import AUGMENTATIONS
 from tests.support.fake_cuda import CUDA
-from tests.support.helpers import seeded
+from tests.support.helpers import augmented, seeded
 
 
 @pytest.fixture
@@ -48,8 +48,7 @@ def fake_images(fake_mode, monkeypatch):
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_augmentation_stays_on_the_device(fake_images, fake_mode, name):
     indices, generator = torch.randint(50, (3000,), generator=seeded()), seeded(1)
-    draws = AUGMENTATIONS[name].draw(3000, 32, 32, generator)
-    result = AUGMENTATIONS[name].apply(fake_images, indices, draws)
+    result = augmented(name, fake_images, indices, generator)
     assert result.device == CUDA and result.shape == (3000, 3, 32, 32)
     assert result.dtype == torch.uint8
 
@@ -58,4 +57,4 @@ def test_a_draw_left_on_the_cpu_is_seen(fake_images, monkeypatch):
     monkeypatch.setattr(augmentation, "to_device", lambda tensor, device: tensor)
     indices = torch.randint(50, (300,), generator=seeded())
     with pytest.raises(RuntimeError, match="device"):
-        AUGMENTATIONS["crop_flip"](fake_images, indices, seeded(1))
+        augmented("crop_flip", fake_images, indices, seeded(1))
