@@ -33,7 +33,6 @@ class DrawnAhead:
     ) -> None:
         self.draw, self.order, self.generator = draw, order, generator
         self.thread = ThreadPoolExecutor(1, "draws")
-        self.before = generator.get_state()
         self.after: Future[tuple[Draws, dict, Tensor]] | None = None
 
     def begin(self) -> None:

@@ -48,7 +48,7 @@ class Loader(ABC):
         order: the epoch's images in order (`datasets.samplers`); each image once in the order of
             the split if None.
         augment: `none`, `crop_flip` or `autoaugment`.
-        generator: CPU generator of the augmentation.
+        generator: CPU generator of the augmentation; the order must draw from it or not at all.
         world: the processes that share each batch.
         smallest_batch: if fewer images are left for the last batch, they join the batch before.
         views: V; a batch has each image V times, each time with a new augmentation, as

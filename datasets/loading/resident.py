@@ -77,9 +77,7 @@ class ResidentLoader(Loader):
         if self._ahead is None:
             self._ahead = DrawnAhead(self._draw, self.order, self.generator)
         epoch = self._ahead.take()
-        # The thread copies one generator, so an order that draws from another cannot be drawn
-        # ahead.
-        if is_ahead and getattr(self.order, "generator", self.generator) is self.generator:
+        if is_ahead:
             self._ahead.begin()
         return epoch
 

@@ -190,11 +190,13 @@ def test_the_generators_state_restores_the_epoch_after_it(augment):
 def test_augmented_batches_do_not_depend_on_the_device(cuda):
     split = Split(noise(24), torch.arange(24) % 5)
     on_device = Split(split.images.to(cuda), split.labels.to(cuda))
-    epochs = [
-        epoch_of(loader_of(s, 7, ShuffledOrder(24, seeded(1)), "autoaugment", seeded(2)))
-        for s in (split, on_device)
-    ]
-    (images, targets), (others, other_targets) = epochs
+
+    def epoch(split):
+        generator = seeded(1)
+        order = ShuffledOrder(24, generator)
+        return epoch_of(loader_of(split, 7, order, "autoaugment", generator))
+
+    (images, targets), (others, other_targets) = epoch(split), epoch(on_device)
     assert_close(others.cpu(), images, rtol=0, atol=1e-4)
     assert torch.equal(targets, other_targets.cpu())
 
