@@ -11,13 +11,13 @@ from datasets.sources.cifar import NUM_CLASSES, is_here
 from datasets.sources.packed import packed_name
 from datasets.splits import AnySplit
 from utils.errors import UserError
-from utils.options.data_paths import data_root
+from utils.options.data_paths import expanded
 from utils.options.flags import Options
 
 
 def has_images(options: Options) -> bool:
     """Returns True if `--data_root` holds the data set, so that nothing must be downloaded."""
-    root = data_root(options)
+    root = expanded(options.data_root)
     return is_here(options.dataset, root) or (root / packed_name(options)).is_file()
 
 

@@ -19,7 +19,7 @@ from datasets.sources.npz import load_npz
 from datasets.sources.packed import load_packed, other_packs, packed_name
 from datasets.splits import AnySplit, BalancedData, LongTailedData
 from utils.errors import RunError, UserError, is_out_of_memory, warn
-from utils.options.data_paths import check_data, data_root, expanded
+from utils.options.data_paths import check_data, expanded
 from utils.options.flags import BENCHMARK_LISTS, NATURAL_DATASETS, OWN_DATASETS, Options
 
 HELDOUT_IMAGES_PER_CLASS = 20
@@ -54,7 +54,7 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
 
 def _load(options: Options, remembered: Mapping) -> LongTailedData:
     """Does what `load_data` says; `remembered` is the entry `data` of what was recorded."""
-    options = replace(options, data_root=str(data_root(options)))
+    options = replace(options, data_root=str(expanded(options.data_root)))
     if options.list_root is not None:
         options = replace(options, list_root=str(expanded(options.list_root)))
     check_data(options)

@@ -56,7 +56,7 @@ def check_data(options: Options) -> None:
     Raises:
         UserError: it is not there; the message says what is there instead.
     """
-    root = data_root(options)
+    root = expanded(options.data_root)
     if options.dataset == "folder":
         read_tree(root, run_roots(options))
     elif options.dataset in ("npz", "csv"):
@@ -65,11 +65,6 @@ def check_data(options: Options) -> None:
         _check_folder(root, "the folder that the lists' paths start from")
     elif options.dataset in ("cifar10", "cifar100"):
         _check_not_own(root, options.dataset)
-
-
-def data_root(options: Options) -> Path:
-    """Returns `--data_root` with `~` replaced."""
-    return expanded(options.data_root)
 
 
 def run_roots(options: Options) -> tuple[str, ...]:

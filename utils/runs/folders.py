@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.options.data_paths import data_root
+from utils.options.data_paths import expanded
 from utils.options.flags import FIELDS, OWN_DATASETS, PRECISIONS, Options, flag_of, with_role
 from utils.options.roles import Role
 from utils.options.run_names import (
@@ -216,7 +216,7 @@ def check_data_unchanged(options: Options) -> None:
     Raises:
         UserError: there is an unfinished run with these options, of data at the same path.
     """
-    if options.dataset not in OWN_DATASETS or not data_root(options).exists():
+    if options.dataset not in OWN_DATASETS or not expanded(options.data_root).exists():
         return
     for run in _named_alike(options):
         if run.summary.exists() or not _is_run_of(options, run):
