@@ -6,7 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.long_tail import counts_by_size, left_out_indices, long_tail_indices
+from datasets.long_tail import (
+    counts_by_size,
+    left_out_indices,
+    long_tail_counts,
+    long_tail_indices,
+)
 from datasets.normalisation import CIFAR, CONSTANTS, IMAGENET, Normalisation, of_images
 from datasets.origin import LEFT_OUT
 from datasets.recorded import check_classes, data_of, normalisation_of, with_recorded
@@ -126,10 +131,11 @@ def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData
     labels = balanced.train.labels.numpy()
     available, aside = _set_aside(options, balanced)
     sizes = np.bincount(labels[available], minlength=len(balanced.class_names))
-    # Benchmarks have classes of (nearly) one size; they shrink in the order of the labels.
-    is_uneven = options.dataset in NATURAL_DATASETS
-    ordered_by = sizes if is_uneven else np.full_like(sizes, sizes.max())
-    counts = counts_by_size(ordered_by, options.imb_type, options.imb_factor)
+    how = options.imb_type, options.imb_factor
+    if options.dataset in NATURAL_DATASETS:
+        counts = counts_by_size(sizes, *how)
+    else:  # benchmarks have classes of (nearly) one size; they shrink in the order of the labels
+        counts = long_tail_counts(len(sizes), int(sizes.max()), *how)
     if min(counts) < 1:
         name = balanced.class_names[int(np.argmin(counts))]
         raise UserError(
