@@ -91,11 +91,6 @@ def class_centroids(
     return (collectives.add_up(sums, world) / counts.unsqueeze(1)).float()
 
 
-def as_arrays(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Returns the values, vectors of one length, as arrays: the host waits for the device once."""
-    return dict(zip(values, torch.stack(list(values.values())).cpu().numpy(), strict=True))
-
-
 def equal_size(count: int, largest: int) -> int:
     """Returns the size of equal parts of `count` images: as few parts as possible, each with at
     most `largest` images. The last part may be smaller, by less than the number of parts.
@@ -233,8 +228,9 @@ class Evaluator:
         The host waits for the device once. All processes get the numbers of process 0."""
 
         def read() -> dict[str, dict]:
-            found = {name: measure(*pair) for name, pair in self._features.items()}
-            return {name: record(values) for name, values in as_arrays(found).items()}
+            found = torch.stack([measure(*pair) for pair in self._features.values()])
+            rows = zip(self._features, found.cpu().numpy(), strict=True)
+            return {name: record(row) for name, row in rows}
 
         return collectives.from_main(read, self.machine.world)
 
