@@ -141,16 +141,18 @@ class Run:
             parameters: parameters, or groups of them, which may have their own weight decay.
             lr: the rate.
         """
-        settings: dict[str, Any] = {
-            "momentum": self.options.momentum,
-            "weight_decay": self.options.weight_decay,
-        }
         device = self.machine.device
-        if device.type != "cuda":
-            return Sgd(parameters, lr, **settings)
-        optimizer = Sgd(parameters, lr, fused=True, **settings)
-        for group in optimizer.param_groups:
-            group["lr"] = torch.tensor(lr, device=device)
+        is_cuda = device.type == "cuda"
+        optimizer = Sgd(
+            parameters,
+            lr,
+            momentum=self.options.momentum,
+            weight_decay=self.options.weight_decay,
+            fused=is_cuda or None,
+        )
+        if is_cuda:
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(lr, device=device)
         return optimizer
 
 
