@@ -80,6 +80,7 @@ class Trainer:
                 raise RunError(f"--step compile: {reason}; use --step auto") from error
             raise
         finally:
+            self.training.release()  # the next seed may need the memory
             try:
                 self.keeper.close()
             finally:

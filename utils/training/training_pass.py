@@ -101,6 +101,10 @@ class TrainingPass:
         speed = len(phase.loader.order) / stopwatch.stop()
         return Trained(total, losses, round(100 * correct, 4), round(speed, 1))
 
+    def release(self) -> None:
+        """Lets go of the step, because captured graphs keep the memory of their activations."""
+        self._step = self._objective = None
+
     def _finish(self, statistics: Tensor, names: list[str], phase: Phase, epoch: int) -> Tensor:
         """Gives all processes the weights of the main process, and returns the statistics of the
         epoch's steps on the host. This is the epoch's only wait for the device.
@@ -139,7 +143,7 @@ class TrainingPass:
 
     def _step_of(self, phase: Phase, objective: Objective) -> Step:
         if self._step is None or objective is not self._objective:
-            self._step = None  # captured graphs keep the memory of their activations
+            self.release()  # before the next step is made
             network = self.stage.model if phase.features_are_frozen else self.stage.network
             self._step = make_step(network, phase, objective, self.machine)
             self._objective = objective

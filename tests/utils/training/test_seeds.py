@@ -1,8 +1,10 @@
 """Several seeds in one command, and both stages in one command."""
 
 import contextlib
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ from utils.options.parse import parse_options, parse_stages
 from utils.options.run_names import run_name
 from utils.runs.folders import run_folder
 from utils.runs.records import place_of, read_run
+from utils.training import training_pass
 from utils.training.seeds import side_by_side, summarise_seeds
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -69,6 +72,22 @@ def test_each_of_several_seeds_is_its_own_single_run(tree, finished, tmp_path):
         assert top1["mean"] == pytest.approx(sum(top1s) / 2, abs=1e-4)
         assert top1["std"] == pytest.approx(abs(top1s[0] - top1s[1]) / 2**0.5, abs=1e-4)
         assert combined["seconds"] == pytest.approx(sum(s["seconds"] for s in summaries))
+
+
+def test_no_step_of_a_finished_seed_is_left_when_the_next_begins(tree, tmp_path, monkeypatch):
+    """A captured step keeps the memory of its activations, which the next seed needs."""
+    make_step, steps, left = training_pass.make_step, weakref.WeakSet(), []
+
+    def make(*arguments):
+        gc.collect()
+        left.append(len(steps))
+        step = make_step(*arguments)
+        steps.add(step)
+        return step
+
+    monkeypatch.setattr(training_pass, "make_step", make)
+    succeed([*without_seed(stage_1(tree, tmp_path, "--epochs", 1)), "--seeds", "1,2"])
+    assert left == [0, 0]
 
 
 def test_a_stage_2_of_one_seeds_stage_1_goes_into_its_folder(tree, tmp_path):
