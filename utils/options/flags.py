@@ -580,9 +580,9 @@ class Options:
     seeds: str | None = flag(
         TRAINING,
         role=Role.COMMAND,
-        help="train a run for each seed, side by side on a GPU, one after another on a CPU. Each "
-        "has a sub-folder seedN of the run folder. The run folder's summary.json has the mean and "
-        "the standard deviation",
+        help="train a run for each seed, side by side on a GPU if the images are held in memory, "
+        "else one after another. Each has a sub-folder seedN of the run folder. The run folder's "
+        "summary.json has the mean and the standard deviation",
         type=values.seeds,
         metavar="N[,N]",
     )
