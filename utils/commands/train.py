@@ -55,7 +55,7 @@ def train(stages: Sequence[Options]) -> None:
             data = collectives.main_first(lambda: load_data(stages[0], remembered), world)
             print(data.account())
             for job in every:
-                job.check_images(data)
+                job.check_same_images(data)
                 if job.is_open and job.options.stage == 2:
                     check_stage_2(job.options, data)
         # Around both stages, so that a signal in the summary of the first ends the second.
@@ -114,7 +114,7 @@ class _Job:
         given = self.options.data_root
         return before is not None and os.path.realpath(before) != os.path.realpath(given)
 
-    def check_images(self, data: LongTailedData) -> None:
+    def check_same_images(self, data: LongTailedData) -> None:
         """Checks that a run which is resumed or finished began with the same images.
 
         Raises:

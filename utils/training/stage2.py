@@ -1,6 +1,6 @@
 """Stage 2, DRO-LT (Samuel and Chechik, ICCV 2021, section 4). The feature phase trains the features
 and the margins with the robust loss, while the classifier is frozen. The classifier phase trains
-the classifier on the best features, which are frozen."""
+the classifier on the features that `--select_on` chooses, which are frozen."""
 
 from collections.abc import Callable
 from functools import partial
@@ -81,8 +81,9 @@ def _feature_phase(
 
 
 def _classifier_phase(run: Run, model: nn.Module, features_loader: Loader) -> Phase:
-    """Returns the phase that trains only the classifier, with `--cls_loss`, on the best features.
-    Its images are in the order of the feature phase, unless it has a sampler of its own."""
+    """Returns the phase that trains only the classifier, with `--cls_loss`, on the features that
+    `--select_on` chooses, which are frozen. Its images are in the order of the feature phase,
+    unless it has a sampler of its own."""
     options = run.options
     loader = features_loader  # as in the released code, its order goes on
     if options.classifier_sampler != options.feature_sampler:
