@@ -98,7 +98,8 @@ class EagerStep:
         optimizer = self.phase.optimizer
         momenta = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        return [*self.model.state_dict().values(), *trained, *momenta]
+        of_losses = self.objective.buffers()
+        return [*self.model.state_dict().values(), *of_losses, *trained, *momenta]
 
 
 def classifier_weights(model: nn.Module) -> Tensor:

@@ -1,7 +1,7 @@
 """What a run consists of; both stages share it."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from datasets import LongTailedData
 from datasets.loading.loader import Loader, Normalise
 from datasets.loading.make import make_loader
 from datasets.samplers import Order
-from losses import ContrastiveBranch, Margins
+from losses import Margins
 from models.layers import LayerFeatures
 from utils.errors import UserError
 from utils.machine.device import Machine, choose_machine
@@ -165,14 +165,26 @@ class Stage:
         phases: the phases, in their order.
         margins: the margins of the robust loss, or None.
         layers: the network with features of several layers for the robust loss, or None.
-        contrast: a contrastive loss with a projection that trains too, or None.
+        beside: other modules that losses train, on the device, by their names in the checkpoint
+            with which a run is resumed.
     """
 
     model: nn.Module
     phases: list[Phase]
     margins: Margins | None = None
     layers: LayerFeatures | None = None
-    contrast: ContrastiveBranch | None = None
+    beside: dict[str, nn.Module] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        margins = [] if self.margins is None else [self.margins]
+        modules = (self.model, *margins, *self.beside.values())
+        kept = {id(p) for module in modules for p in module.parameters()}
+        for phase in self.phases:
+            trained = {id(p) for group in phase.optimizer.param_groups for p in group["params"]}
+            for epoch in phase.epochs[-1:]:  # it has all losses, since a loss that joins stays
+                of_losses = {id(p) for p in phase.objective(epoch).parameters() if p.requires_grad}
+                assert of_losses <= trained, "no optimiser has the parameters of a loss"
+                assert of_losses <= kept, "put the module of a loss into Stage.beside"
 
     @property
     def network(self) -> nn.Module:

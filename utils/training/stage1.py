@@ -68,7 +68,8 @@ def stage_1(run: Run) -> Stage:
         teacher=None if teacher is None else teacher.network,
         views=views,
     )
-    return Stage(model, [phase], margins, contrast=contrast)
+    beside: dict[str, nn.Module] = {} if contrast is None else {"contrast": contrast}
+    return Stage(model, [phase], margins, beside=beside)
 
 
 def _order(run: Run) -> Order:

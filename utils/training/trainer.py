@@ -203,7 +203,7 @@ class Trainer:
             "generator": self.generator.get_state(),
             "best": self.selection.state_dict(),
             "seconds": self.seconds,
-            **self._contrast_state(),
+            **{name: module.state_dict() for name, module in self.stage.beside.items()},
         }
 
     def _portable(self) -> dict[str, Any]:
@@ -231,10 +231,6 @@ class Trainer:
         if self.stage.margins is not None:
             self.stage.margins.load(state["epsilons"])
 
-    def _contrast_state(self) -> dict[str, Any]:
-        contrast = self.stage.contrast
-        return {} if contrast is None else {"contrast": contrast.state_dict()}
-
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Restores what `state_dict` returned; `path` is its file, for messages.
 
@@ -246,8 +242,8 @@ class Trainer:
         if type(state["epoch"]) is not int or not 0 <= state["epoch"] <= self.last_epoch:
             raise ValueError(f"epoch {state['epoch']!r} is not one of 0 to {self.last_epoch}")
         self._load_margins(state)
-        if self.stage.contrast is not None:
-            self.stage.contrast.load_state_dict(state["contrast"])
+        for name, module in self.stage.beside.items():
+            module.load_state_dict(state[name])
         for phase in self.phases:
             phase.load_optimizer(state["optimizers"][phase.name])
             phase.loader.order.load_state_dict(state["orders"][phase.name])

@@ -115,7 +115,8 @@ class TrainingPass:
         world = self.machine.world
         # Each process has batch-norm statistics of its own images; the main process's count.
         margins = [] if self.stage.margins is None else self.stage.margins.parameters()
-        state = [*self.stage.model.state_dict().values(), *margins]
+        trained = (self.stage.model, *self.stage.beside.values())
+        state = [t for module in trained for t in module.state_dict().values()] + [*margins]
         collectives.copy_from_main(state, world)
         # The last update is in no loss of this epoch.
         weights = [tensor.detach() for tensor in state if tensor.is_floating_point()]

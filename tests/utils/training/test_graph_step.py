@@ -47,8 +47,9 @@ def trained(case, monkeypatch, kind, machine=CPU):
             centroids = centroids.to(machine.device)
             steps = training.run(phase, epoch, centroids, Progress("", 2, 10))
             found.append(dataclasses.replace(result_of(steps), images_per_second=0.0))
-    trained_beside = [part for part in (stage.margins, stage.contrast) if part is not None]
-    return found, [t for m in (stage.model, *trained_beside) for t in m.state_dict().values()]
+    margins = [] if stage.margins is None else [stage.margins]
+    trained = (stage.model, *margins, *stage.beside.values())
+    return found, [t for m in trained for t in m.state_dict().values()]
 
 
 def assert_equal(one, other):

@@ -56,8 +56,8 @@ def test_each_phase_trains_its_own_parameters_once(case):
     of_head = set(map(id, head))
     features = [p for p in stage.model.parameters() if id(p) not in of_head]
     beside = [] if stage.margins is None else stage.margins.trained
-    if stage.contrast is not None:
-        beside = [*beside, *stage.contrast.parameters()]
+    for module in stage.beside.values():
+        beside = [*beside, *module.parameters()]
     expected = {
         "pretraining": [*features, *head, *beside],
         "features": [*features, *beside],

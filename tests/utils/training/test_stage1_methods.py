@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
+from losses import Objective
 from tests.support.faults import interrupted_at_check
 from tests.support.helpers import (
     STAGE_1_NAME,
@@ -17,6 +20,9 @@ from tests.support.helpers import (
     stage_1,
     succeed,
 )
+from tests.support.stages import make_stage, small_data
+from utils.commands import train
+from utils.machine.device import Machine
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -67,6 +73,66 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(flags, tree, finished, tmp_
         assert all(float(row["train_distillation"]) > 0 for row in rows)
         header = load(whole / "ckpt.best.pth.tar")
         assert header["loss_type"] == "BS" and header["prior_weight"] == 1.0
+
+
+class OwnLoss(nn.Module):
+    """A loss with a parameter and with a buffer that each step changes."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+        self.register_buffer("mean", torch.zeros(num_classes))
+
+    def forward(self, logits, targets):
+        self.mean.lerp_(logits.detach().mean(dim=0), 0.1)
+        return nn.functional.cross_entropy(logits + self.bias - self.mean, targets)
+
+
+def with_own_loss(stage, is_in_optimizer=True, is_beside=True):
+    loss, phase = OwnLoss(10), stage.phases[0]
+    objective = Objective({"own": loss})
+    if is_in_optimizer:
+        phase.optimizer.add_param_group({"params": list(loss.parameters())})
+    phase = replace(phase, objective=lambda epoch: objective)
+    return replace(stage, phases=[phase], beside={"own": loss} if is_beside else {})
+
+
+def test_a_loss_with_parameters_goes_on_to_the_same_bits(tree, tmp_path, monkeypatch):
+    make = train.stage_1
+    monkeypatch.setattr(train, "stage_1", lambda run: with_own_loss(make(run)))
+    succeed(stage_1(tree, tmp_path / "whole", "--resume", "True"))
+    with interrupted_at_check(12):  # in the second epoch
+        assert call(stage_1(tree, tmp_path / "parts", "--resume", "True")).status == 143
+    succeed(stage_1(tree, tmp_path / "parts", "--resume", "True"))
+    whole, parts = (only_folder(tmp_path / name) for name in ("whole", "parts"))
+    assert not differences_of_runs(whole, parts)
+    kept = load(whole / "ckpt.pth.tar")["own"]
+    assert kept.keys() == {"bias", "mean"} and all(map(torch.any, kept.values()))
+
+
+def test_parameters_of_a_loss_that_are_not_finite_are_never_kept(tree, tmp_path, monkeypatch):
+    make = train.stage_1
+
+    def diverging(run):
+        stage = with_own_loss(make(run))
+        bias = stage.beside["own"].bias.data
+        phase = replace(stage.phases[0], after_update=lambda: bias.fill_(torch.inf))
+        return replace(stage, phases=[phase])
+
+    monkeypatch.setattr(train, "stage_1", diverging)
+    outcome = call(stage_1(tree, tmp_path, "-b", 1000))  # one step an epoch
+    assert outcome.status == 1 and "a weight is not finite after epoch 1" in outcome.err
+    assert not [*tmp_path.rglob("ckpt*.pth.tar")]
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "says"),
+    [("is_in_optimizer", "no optimiser has the parameters"), ("is_beside", "into Stage.beside")],
+)
+def test_a_loss_whose_parameters_would_not_train_or_be_kept_is_refused(forgotten, says):
+    _, stage = make_stage("", Machine(torch.device("cpu"), "float32"), small_data())
+    with pytest.raises(AssertionError, match=says):
+        with_own_loss(stage, **{forgotten: False})
 
 
 def test_a_robust_loss_that_joins_late_leaves_the_epochs_before_it_to_the_same_bits(tree, tmp_path):

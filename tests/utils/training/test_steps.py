@@ -189,7 +189,7 @@ def test_the_state_of_a_step_is_all_that_it_changes():
     step, model, margins = stage_2_step("float32", momentum=0.9)
     trained(step, 1)
     known = {t.data_ptr() for t in step.state()}
-    for tensor in [*model.parameters(), *model.buffers(), margins]:
+    for tensor in [*model.parameters(), *model.buffers(), margins, *step.objective.buffers()]:
         assert tensor.data_ptr() in known
     for state in step.phase.optimizer.state.values():
         assert state["momentum_buffer"].data_ptr() in known
