@@ -21,6 +21,7 @@ from utils.options.flags import (
 from utils.options.recipes import FULL_STAGE_1, RECIPES
 from utils.options.roles import Role
 from utils.options.run_names import run_name
+from utils.options.values import PRIOR_LOSSES
 
 DESCRIPTION = """DRO-LT: distributional robustness loss for long-tail learning.
 
@@ -103,7 +104,7 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
         )
     of_stage_2 = with_role(Role.FEATURES, Role.CLASSIFIER, Role.ROBUST_LOSS)
     of_stage_1 = {name: value for name, value in first.items() if name not in of_stage_2}
-    if first["loss_type"] != "BS":
+    if first["loss_type"] not in PRIOR_LOSSES:
         del of_stage_1["prior_weight"]  # given for a loss of stage 2
     of_stage_1["epochs"] = options.pretrain_epochs
     stage_1 = _checked(Options(**of_stage_1))
@@ -235,8 +236,8 @@ def _check_data(options: Options) -> None:
 def _check_prior(options: Options) -> None:
     """Refuses `--prior_weight` without balanced softmax, the only loss that it changes."""
     losses = (*options.feature_losses, *options.classifier_losses)
-    trains_bs = options.stage == 1 and options.loss_type == "BS"
-    uses_prior = any(term.kind == "bs" for term in losses) or trains_bs
+    in_stage_1 = options.stage == 1 and options.loss_type in PRIOR_LOSSES
+    uses_prior = in_stage_1 or any(term.adds_prior for term in losses)
     if options.prior_weight != 1 and not uses_prior:
         raise UserError(
             f"--prior_weight {options.prior_weight} needs balanced softmax: --loss_type BS in "
@@ -305,8 +306,8 @@ def _check_stage_2(options: Options) -> None:
             f"--robust_distance {options.robust_distance} needs a robust loss in --feat_loss, "
             f"which is {options.feat_loss!r}"
         )
-    kinds = {term.is_robust for term in options.feature_losses}
-    if options.robust_weight is not None and kinds != {True, False}:
+    has_both = has_robust_loss and any(term.reads_logits for term in options.feature_losses)
+    if options.robust_weight is not None and not has_both:
         raise UserError(
             "--robust_weight weighs cross-entropy (or bs) against the robust loss; --feat_loss "
             f"must name both, not {options.feat_loss!r}"

@@ -16,6 +16,12 @@ class Sampler:
     samples_per_class: int | None = None
 
 
+LOSSES_OF_FEATURES = ("robust_loss",)
+"""The losses of stage 2 that read features; the others read logits."""
+PRIOR_LOSSES = ("BS", "bs")
+"""The losses, of stage 1 and of stage 2, that add the log of class frequencies to the logits."""
+
+
 class LossTerm(NamedTuple):
     """One loss of stage 2. `kind` is `ce`, `bs` or `robust_loss`; `weighting`, the kind of class
     weights, is empty, `lt` or `bal`."""
@@ -27,6 +33,16 @@ class LossTerm(NamedTuple):
     def is_robust(self) -> bool:
         """True for the robust loss."""
         return self.kind == "robust_loss"
+
+    @property
+    def reads_logits(self) -> bool:
+        """False for a loss of features."""
+        return self.kind not in LOSSES_OF_FEATURES
+
+    @property
+    def adds_prior(self) -> bool:
+        """True for balanced softmax."""
+        return self.kind in PRIOR_LOSSES
 
 
 LARGEST = 3.4e38

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils.options.flags import OF_LOGITS, Options
-from utils.options.values import LossTerm, Sampler
+from utils.options.values import PRIOR_LOSSES, LossTerm, Sampler
 
 
 def recorded_weight(record: Mapping[str, Any]) -> float | None:
@@ -35,19 +35,19 @@ def _weight_of(options: Options) -> float:
             options.feature_losses, options.feature_sampler, options.prior_weight
         )
     exponent = 1 if options.train_rule == "None" else 0  # of the effective numbers, nearly
-    return options.prior_weight * (options.loss_type == "BS") + 1 - exponent
+    return options.prior_weight * (options.loss_type in PRIOR_LOSSES) + 1 - exponent
 
 
 def weight_in_losses(losses: Sequence[LossTerm], sampler: Sampler, prior_weight: float) -> float:
     """Returns τ + 1 − e of the logits that a phase of stage 2 trains, or reads if they are frozen.
 
     Args:
-        losses: the losses of the phase; the first that is not robust says how classes weigh.
+        losses: the losses of the phase; the first that reads logits says how classes weigh.
         sampler: its sampler.
         prior_weight: τ of balanced softmax.
     """
-    term = next((term for term in losses if not term.is_robust), LossTerm("ce"))
+    term = next((term for term in losses if term.reads_logits), LossTerm("ce"))
     exponent = {"": 0, "lt": 1, "bal": -1}[term.weighting]
     exponent += sampler.samples_per_class is None
-    is_balanced_softmax = any(term.kind == "bs" for term in losses)
-    return prior_weight * is_balanced_softmax + 1 - exponent
+    adds_prior = any(term.adds_prior for term in losses)
+    return prior_weight * adds_prior + 1 - exponent

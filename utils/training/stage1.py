@@ -22,6 +22,7 @@ from models import COSINE_SCALE, build_model
 from models.network import backbone_parameters, head_parameters
 from utils.errors import UserError, warn
 from utils.options.flags import Options
+from utils.options.values import PRIOR_LOSSES
 from utils.training.mixup import Mixup
 from utils.training.phase import Phase
 from utils.training.rates import cosine_rate, stepped_rate
@@ -186,8 +187,8 @@ def _distillation(
     options: Options, class_counts: list[int], teacher: Teacher
 ) -> tuple[DistillationLoss, float]:
     """Returns the distillation loss and its weight."""
-    is_balanced = options.loss_type == "BS"
-    offsets = prior_offsets(class_counts, options.prior_weight) if is_balanced else None
+    adds_prior = options.loss_type in PRIOR_LOSSES
+    offsets = prior_offsets(class_counts, options.prior_weight) if adds_prior else None
     temperature, power = options.teacher_temperature, options.teacher_power
     loss = DistillationLoss(temperature, power, offsets, teacher.offsets)
     return loss, options.teacher_weight
@@ -195,10 +196,10 @@ def _distillation(
 
 def _warn_of_likely_mistakes(options: Options) -> None:
     """Warns if two flags balance the classes, or if the run ends before its rate has fallen."""
-    if options.loss_type == "BS" and options.train_rule != "None":
+    if options.loss_type in PRIOR_LOSSES and options.train_rule != "None":
         warn(
-            f"--train_rule {options.train_rule} balances the classes a second time: --loss_type BS "
-            "already does, and its prior is that of shuffled images"
+            f"--train_rule {options.train_rule} balances the classes a second time: --loss_type "
+            f"{options.loss_type} already does, and its prior is that of shuffled images"
         )
     if options.schedule == "absolute" and options.epochs <= RATE_STEPS[-1][0]:
         warn(

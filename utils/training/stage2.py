@@ -19,7 +19,7 @@ from models.layers import LayerFeatures
 from models.network import backbone_parameters, head_parameters
 from utils.errors import UserError, warn
 from utils.options.flags import Options
-from utils.options.values import LossTerm, Sampler
+from utils.options.values import PRIOR_LOSSES, Sampler
 from utils.runs import checkpoint
 from utils.runs.records import warn_of_unfinished
 from utils.training.phase import Phase
@@ -145,8 +145,8 @@ def _with_layers(model: nn.Module, options: Options) -> LayerFeatures | None:
     except ValueError as error:
         raise UserError(f"--feat_layers {options.feat_layers}: {error}") from None
     last = [name for name, _ in model.named_children() if name.startswith("layer")][-1]
-    has_cross_entropy = any(not term.is_robust for term in options.feature_losses)
-    if last not in layers and not has_cross_entropy:
+    reads_logits = any(term.reads_logits for term in options.feature_losses)
+    if last not in layers and not reads_logits:
         raise UserError(
             f"--feat_layers {options.feat_layers}: with --feat_loss {options.feat_loss} no loss "
             f"would train the layers behind it; add {last} to the layers, or ce to the losses"
@@ -204,11 +204,12 @@ def _warn_of_uniform_prior(options: Options) -> None:
         ("feat", options.feature_losses, options.feature_sampler),
         ("cls", options.classifier_losses, options.classifier_sampler),
     ):
-        if LossTerm("bs") in losses and sampler.samples_per_class is not None:
+        kind = next((t.kind for t in losses if t.adds_prior and not t.weighting), None)
+        if kind is not None and sampler.samples_per_class is not None:
             warn(
-                f"--{flag}_loss bs with a class-aware sampler balances the classes twice; use "
-                f"bs_lt, which weights the classes by their size, or --{flag}_sampler instance, "
-                "which draws every image once"
+                f"--{flag}_loss {kind} with a class-aware sampler balances the classes twice; use "
+                f"{kind}_lt, which weights the classes by their size, or --{flag}_sampler "
+                "instance, which draws every image once"
             )
 
 
@@ -216,11 +217,12 @@ def _warn_of_other_frequencies(options: Options, start: dict, path: Path) -> Non
     """Warns if the feature phase reads the classifier, which is frozen there, as one of other class
     frequencies than those of its training: by cross-entropy after balanced softmax, or the other
     way round. Checkpoints that do not record their loss are not judged."""
-    losses = [term for term in options.feature_losses if not term.is_robust]
+    losses = [term for term in options.feature_losses if term.reads_logits]
     if not losses or options.feature_epochs == 0 or "loss_type" not in start:
         return
     read = weight_in_losses(losses, options.feature_sampler, options.prior_weight)
-    is_other_loss = (start["loss_type"] == "BS") != any(term.kind == "bs" for term in losses)
+    had_prior = start["loss_type"] in PRIOR_LOSSES
+    is_other_loss = had_prior != any(term.adds_prior for term in losses)
     if is_other_loss and recorded_weight(start) not in (None, read):
         warn(
             f"{path}: its classifier was trained with --loss_type {start['loss_type']}, and "

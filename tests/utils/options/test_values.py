@@ -65,3 +65,5 @@ def test_a_term_is_spelt_as_its_flag(name):
     assert "_".join(filter(None, term)) == name
     assert term.is_robust == name.startswith("robust_loss")
     assert term.weighting in ("", "lt", "bal")
+    assert term.reads_logits != term.is_robust
+    assert term.adds_prior == name.startswith("bs")
