@@ -74,9 +74,13 @@ def stage_1(run: Run) -> Stage:
 
 
 def _order(run: Run) -> Order:
-    if run.options.train_rule == "Resample":
-        return EffectiveNumberOrder(run.data.train.labels, run.generator)
-    return ShuffledOrder(len(run.data.train), run.generator)
+    train, rule = run.data.train, run.options.train_rule
+    match rule:
+        case "Resample":
+            return EffectiveNumberOrder(train.labels, run.generator)
+        case "None" | "Reweight" | "DRW":
+            return ShuffledOrder(len(train), run.generator)
+    raise ValueError(f"--train_rule {rule} has no order of images")
 
 
 def _contrast(run: Run, model: nn.Module) -> ContrastiveBranch | None:

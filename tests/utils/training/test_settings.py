@@ -16,6 +16,7 @@ from tests.support.stages import CASES, CLASSES, STAGE_2, make_stage, small_data
 from utils.errors import UserError
 from utils.machine.device import Machine
 from utils.machine.processes import World
+from utils.training.stage1 import stage_1
 from utils.training.teacher import Teacher
 
 MACHINE = Machine(torch.device("cpu"), "float32")
@@ -189,6 +190,12 @@ def test_what_needs_whole_batches_is_refused_with_several_processes(flags):
 )
 def test_resample_draws_by_the_effective_number_of_images(rule, order):
     assert type(stage_of(f"--train_rule {rule}").phases[0].loader.order) is order
+
+
+def test_a_rule_without_an_order_of_its_own_is_no_shuffling():
+    run, _ = make_stage("", MACHINE, small_data())
+    with pytest.raises(ValueError, match="--train_rule Mine has no order of images"):
+        stage_1(replace(run, options=replace(run.options, train_rule="Mine")))
 
 
 def test_mixup_draws_by_the_runs_own_seed():
