@@ -77,7 +77,7 @@ class Length:
 FULL_LENGTH = Length(FULL_STAGE_1, *FULL_STAGE_2)
 
 RECORD = re.compile(
-    r"(?P<name>[a-z0-9_]+?)_(?:r(?P<ratio>\d+)|own)_(?P<subset>[0-9a-z]+)/(?P<row>\w+)/"
+    r"(?P<name>[\w-]+?)_(?:r(?P<ratio>\d+)|own)_(?P<subset>[0-9a-z]+)/(?P<row>[\w-]+)/"
     r"(?P<epochs>[\d+]+)_(?P<precision>[a-z0-9+]+)_s(?P<seed>\d+)"
     r"(?:_from(?P<start>\d+))?(?:_by_(?P<protocol>[a-z]+))?"
 )

@@ -20,7 +20,7 @@ ROWS = {data: list(RECIPES) if data == GRID[0] else list(EVERYWHERE) for data in
 OF_OWN_DATA = ("ce", "bs", "ldam_drw", "classifier_only", "control", "dro_lt", "dro_lt_normalised")
 """The default rows on own data."""
 
-NAME = re.compile(r"(?P<dataset>\w+)(?:/(?P<ratio>[1-9][0-9]{0,5})(?:/(?P<row>\w+))?)?")
+NAME = re.compile(r"(?P<dataset>\w+)(?:/(?P<ratio>[1-9][0-9]{0,5})(?:/(?P<row>[\w-]+))?)?")
 
 
 def select_rows(text: str | None) -> dict[DataSet, list[str]]:

@@ -36,11 +36,19 @@ def test_different_cells_have_different_places():
 
 def test_other_data_and_mixed_precisions_have_places_too():
     own = Cell(DataSet("folder", 0, "beef0123"), "ce", Length(30), "float32", 0)
+    capitals = Cell(DataSet("My-Set", 0, "beef0123"), "ce", Length(30), "float32", 0)
     mixed = cell_of("dro_lt", FULL_LENGTH, precision="bf16+float32")
-    for cell in (own, mixed):
+    for cell in (own, capitals, mixed):
         assert Cell.of_record(cell.record) == cell
     assert mixed.start is not None and mixed.start.precision == "bf16"
     assert "float32" in mixed.command(Path("X"))
+
+
+def test_a_row_may_have_a_hyphen_in_its_name(monkeypatch):
+    monkeypatch.setitem(RECIPES, "bs-mine", RECIPES["bs"])
+    cell = cell_of("bs-mine", Length(30))
+    assert Cell.of_record(cell.record) == cell
+    assert list(select_rows("cifar100/100/bs-mine").values()) == [["bs-mine"]]
 
 
 @pytest.mark.parametrize(
