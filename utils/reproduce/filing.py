@@ -74,9 +74,9 @@ def file_run(folder: Path, row: str, records: Path) -> Cell:
         records: the folder of all records.
 
     Raises:
-        UserError: there is no such row or no finished run, the records of its stage 1 are not
-            found, or its options or those of its stage 1 are not those of the row (the message
-            names them).
+        UserError: there is no such row or no finished run, the run is not on an exponential subset,
+            the records of its stage 1 are not found, or its options or those of its stage 1 are not
+            those of the row (the message names them).
     """
     if row not in RECIPES:
         raise UserError(f"--file: {row!r} is not a row; rows: {', '.join(RECIPES)}")
@@ -91,6 +91,12 @@ def file_run(folder: Path, row: str, records: Path) -> Cell:
 
 def _cell_of(run: RecordedRun, row: str, records: Path) -> Cell:
     recipe, own = RECIPES[row], Options.from_record(run.arguments)
+    if own.imb_type != "exp":
+        raise UserError(
+            f"--file: {run.folder} has --imb_type {own.imb_type}; only runs on exponential subsets "
+            f"can be added; python -m utils.reproduce --dataset {own.dataset} compares rows on own "
+            "data, and trains them itself"
+        )
     if (run.stage == 2) != bool(recipe.start):
         raise UserError(f"--file: {run.folder} is a stage {run.stage}; {row} is the other stage")
     subset = (run.arguments.get("fingerprint") or "unknown")[:8]

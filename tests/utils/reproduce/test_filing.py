@@ -87,6 +87,18 @@ def test_flags_are_named_as_the_command_line_spells_them(tmp_path):
         file_run(folder, "dro_lt", tmp_path / "filed")
 
 
+@pytest.mark.parametrize("imb_type", ["natural", "step"])
+def test_a_run_on_other_data_than_an_exponential_subset_is_refused_by_that_reason(
+    imb_type, tmp_path
+):
+    folder = chain(tmp_path).parent
+    with_arguments(folder, imb_type=imb_type)
+    said = rf"has --imb_type {imb_type}; only runs on exponential subsets can be added"
+    with pytest.raises(UserError, match=said):
+        file_run(folder, "ce", tmp_path / "filed")
+    assert not (tmp_path / "filed").exists()
+
+
 def test_a_stage_2_may_start_only_from_the_rows_checkpoint(tmp_path):
     folder = chain(tmp_path)
     for start in (
