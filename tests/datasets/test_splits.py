@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from datasets import load_data, long_tail_counts, make_long_tailed
+from datasets.load import SOURCES
 from datasets.splits import BalancedData, LongTailedData, Split
 from tests.support.pictures import options
 from utils.errors import UserError
+from utils.options.flags import DATASETS
 
 
 def numbered(num_classes=10, per_class=60, seed=0):
@@ -27,6 +29,10 @@ def numbered(num_classes=10, per_class=60, seed=0):
 def numbers_of(split):
     values = split.images[:, :, 0, 0].long()
     return values[:, 0] + 251 * values[:, 1]
+
+
+def test_every_data_set_of_the_flag_has_a_source():
+    assert SOURCES.keys() == set(DATASETS)
 
 
 def test_images_that_the_subset_leaves_out_are_held_out_at_most_20_per_class():

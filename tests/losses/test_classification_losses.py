@@ -23,6 +23,7 @@ from losses import (
     stage_2_objective,
 )
 from losses.dro import DISTANCES
+from utils.options.flags import FEATURE_LOSSES, FIELDS
 from utils.options.values import parse_losses
 
 COUNTS = [500, 120, 60, 20, 5]
@@ -318,3 +319,13 @@ def test_the_robust_weight_mixes_cross_entropy_and_robust_loss(robust_weight, de
     objective = stage_2_objective(losses, COUNTS, robust_weight=robust_weight).to(device)
     loss, (robust, cross_entropy) = objective(*outputs)
     assert_close(loss, (1 - robust_weight) * cross_entropy + robust_weight * robust)
+
+
+@pytest.mark.parametrize("name", FIELDS["loss_type"].metadata["settings"]["choices"])
+def test_every_loss_that_stage_1_accepts_can_be_made(name):
+    assert stage_1_objective(name, COUNTS).names == [name]
+
+
+@pytest.mark.parametrize("name", FEATURE_LOSSES)
+def test_every_loss_that_stage_2_accepts_can_be_made(name):
+    assert stage_2_objective(parse_losses(name), COUNTS).names == [name]
