@@ -29,7 +29,8 @@ class ClassAwareSampler:
 
     Classes are visited in a shuffled cycle. A visit takes the next `num_samples_cls` images of the
     class's own shuffled cycle. An epoch has n_max · K draws, and the cycles go on from one epoch to
-    the next.
+    the next. The draws are from Python's `random`: `random.seed` repeats them, and
+    `torch.manual_seed` does not. A sampler that is made again does not go on where it was.
 
     Source: Shen et al., "Relay Backpropagation for Effective Learning of Deep Convolutional Neural
     Networks", ECCV 2016, section 3.2.

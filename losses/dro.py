@@ -186,6 +186,9 @@ class DROLoss(nn.Module):
         """Returns the loss, a scalar, of features ``[B, D]`` with targets ``[B]`` against centroids
         ``[K, D]``.
 
+        All centroids must be finite, otherwise the loss is NaN: `class_means` has NaN for a class
+        without samples. They get a gradient unless they are detached.
+
         It is computed in the type of the features, at least float32. Nothing in it waits for the
         device, and its shapes depend only on B, D and K.
         """
