@@ -42,14 +42,19 @@ class DataFaults(UserError):
     """Something is wrong with image files, with how they lie, or with the table that lists them.
 
     Attributes:
+        place: where, such as `--data_root photos`.
         faults: a message for each. The message of the error itself has the first three.
     """
 
     def __init__(self, place: str, faults: Sequence[str]) -> None:
+        super().__init__(place, faults)  # another process makes the error again from these
+        self.place, self.faults = place, faults
+
+    def __str__(self) -> str:
+        faults = self.faults
         number = f"{len(faults)} faults: " if len(faults) > 1 else ""
         hint = "; --check_images True lists them all" if len(faults) > SHOWN_FAULTS else ""
-        super().__init__(f"{place}: {number}{listed(faults, SHOWN_FAULTS, '; ')}{hint}")
-        self.faults = faults
+        return f"{self.place}: {number}{listed(faults, SHOWN_FAULTS, '; ')}{hint}"
 
 
 def is_image(path: str) -> bool:

@@ -1,6 +1,7 @@
 """PNG trees: what is read in which order, the decoded cache, and what is refused."""
 
 import os
+import pickle
 import struct
 import time
 import zlib
@@ -13,7 +14,7 @@ from PIL import Image
 
 import datasets.files.decode
 import datasets.sources.cifar
-from datasets.files.images import exactly, read_pixels
+from datasets.files.images import DataFaults, exactly, read_pixels
 from datasets.sources.cifar import load_cifar
 from tests.support.image_data import CLASSES, assert_same, splits_of
 from tests.support.pictures import noise, pixels_of, save
@@ -154,6 +155,16 @@ def test_a_cache_that_cannot_be_finished_leaves_nothing(tree, monkeypatch):
     balanced = load_cifar("cifar10", tree)
     assert torch.bincount(balanced.train.labels).tolist() == [3] * 10
     assert sorted(os.listdir(tree / "cifar10")) == ["test", "train"]
+
+
+def test_faults_can_be_sent_to_another_process():
+    faults = DataFaults("--data_root photos", [f"{name}.jpg: cut off" for name in "abcd"])
+    sent = pickle.loads(pickle.dumps(faults))
+    assert str(sent) == str(faults) and sent.faults == faults.faults
+    assert str(sent) == (
+        "--data_root photos: 4 faults: a.jpg: cut off; b.jpg: cut off; c.jpg: cut off and 1 more; "
+        "--check_images True lists them all"
+    )
 
 
 class Trap:
