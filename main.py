@@ -30,7 +30,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from utils.errors import (
     ENDINGS,
     Interrupted,
-    UserError,
     ending,
     ignore_backend_of_notebooks,
     replace_unencodable,
@@ -102,8 +101,7 @@ def _end(error: BaseException, world: World) -> int:
     """Prints the error and returns the exit status. If all processes have the error, only the main
     process prints it."""
     status, message = ending(error)
-    is_shared = isinstance(error, UserError) or getattr(error, "is_shared", False)
-    if message and (world.is_main or not is_shared):
+    if message and (world.is_main or not getattr(error, "is_shared", False)):
         print(f"main.py: error: {message}", file=sys.stderr)
     return status
 

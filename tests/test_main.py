@@ -107,6 +107,20 @@ def test_a_variable_of_torchrun_that_is_no_number_is_one_line(monkeypatch):
     assert outcome.status == 2 and outcome.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_an_error_of_all_processes_is_reported_by_process_0_and_any_other_by_its_own(
+    is_shared, monkeypatch
+):
+    monkeypatch.setattr(main, "world_of_environment", lambda: World(rank=1, size=4))
+    error = UserError("unreadable images: a.jpg")
+    if not is_shared:
+        error.is_shared = False
+    failing(monkeypatch, error)
+    outcome = call([])
+    assert outcome.status == 2
+    assert outcome.errors == ([] if is_shared else [f"main.py: error: {error}"])
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 def test_sighup_stops_a_run_where_it_can_go_on_unless_it_is_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup leaves it ignored

@@ -16,11 +16,18 @@ SIGINT, SIGPIPE = 2, 13
 
 
 class UserError(Exception):
-    """Bad input: flags, files, data or a checkpoint. One line, exit status 2."""
+    """Bad input: flags, files, data or a checkpoint. One line, exit status 2.
+
+    If `is_shared` is True, all processes of the run have the error, and only process 0 reports it.
+    """
+
+    is_shared = True
 
 
 class RunError(Exception):
     """A failure of the run itself, such as a non-finite loss or a full disk. Exit status 1."""
+
+    is_shared = False
 
 
 class LostContact(RunError):

@@ -206,7 +206,9 @@ class ImageReader:
         try:
             for images, faults in self._loaders[0]:
                 if faults:
-                    raise UserError(f"unreadable images: {listed(faults, SHOWN_FAULTS, '; ')}")
+                    error = UserError(f"unreadable images: {listed(faults, SHOWN_FAULTS, '; ')}")
+                    error.is_shared = False  # other processes read other files
+                    raise error
                 yield images
         except (RuntimeError, MemoryError) as error:
             signals.check()

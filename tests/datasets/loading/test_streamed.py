@@ -241,6 +241,7 @@ def test_files_that_cannot_be_read_are_named(folder, tmp_path, workers):
     message = str(raised.value)
     assert message.startswith("unreadable images: ") and message.endswith("and 2 more")
     assert all(f"{tmp_path}/{i}.jpg: " in message for i in range(3))
+    assert not raised.value.is_shared  # so that each of several processes reports its own
 
 
 @pytest.mark.parametrize("workers", [0, 1])
