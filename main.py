@@ -32,7 +32,7 @@ from utils.errors import (
     Interrupted,
     ending,
     ignore_backend_of_notebooks,
-    replace_unencodable,
+    set_up_streams,
 )
 from utils.machine.processes import ALONE, World, world_of_environment
 from utils.options.data_paths import check_data
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     world = ALONE
     try:
-        replace_unencodable()
+        set_up_streams()
         ignore_backend_of_notebooks()
         world = world_of_environment()
         with _only_main_prints(world):

@@ -71,6 +71,19 @@ def test_a_stream_shows_what_it_can_of_a_text(monkeypatch):
     assert stream.buffer.getvalue() == b"50.00 ? 1.00\n"
 
 
+def test_a_line_is_in_the_file_of_the_output_at_once(monkeypatch):
+    stream, seen = io.TextIOWrapper(io.BytesIO()), []
+
+    def run(argv):
+        print("epoch 1")
+        seen.append(stream.buffer.getvalue())
+
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(main, "_run", run)
+    assert main.main([]) == 0
+    assert seen == [b"epoch 1\n"]
+
+
 @pytest.mark.parametrize(
     "begin",
     [

@@ -142,7 +142,7 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
         program: returns the exit status, or None for 0. If it raises one of `ENDINGS`, one line
             goes to standard error, and the status is that of `ending`.
     """
-    replace_unencodable()
+    set_up_streams()
     ignore_backend_of_notebooks()
     try:
         status = program()
@@ -159,15 +159,16 @@ def warn(message: str, program: str = "main.py") -> None:
     print(f"{program}: warning: {message}", file=sys.stderr)
 
 
-def replace_unencodable() -> None:
-    """Makes output streams replace characters that they cannot show. A stream that was closed
-    before the program began, as by ``>&-``, leads nowhere."""
+def set_up_streams() -> None:
+    """Makes output streams replace characters that they cannot show, and write each line at once,
+    also to a file. A stream that was closed before the program began, as by ``>&-``, leads
+    nowhere."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="replace", line_buffering=True)
 
 
 def ignore_backend_of_notebooks() -> None:

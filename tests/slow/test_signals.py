@@ -35,12 +35,11 @@ def calm(tree, tmp_path_factory) -> Path:
     return root / STAGE_1_NAME
 
 
-def start(argv: list[object], **variables: str) -> subprocess.Popen:
-    """Starts the command in a process with these environment variables."""
+def start(argv: list[object]) -> subprocess.Popen:
+    """Starts the command in a process."""
     return subprocess.Popen(
         [sys.executable, *MAIN, *map(str, argv)],
         cwd=REPOSITORY,
-        env={**os.environ, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,7 +102,7 @@ def test_a_reader_that_goes_away_ends_a_real_process_with_141_and_resume_goes_on
 ):
     argv = stage_1(tree, tmp_path, "--epochs", EPOCHS, "--resume", "True")
     folder = tmp_path / STAGE_1_NAME
-    with start(argv, PYTHONUNBUFFERED="1") as process:
+    with start(argv) as process:
         wait_for(lambda: f" 2/{EPOCHS} " in process.stdout.readline())
         process.stdout.close()
         err = process.stderr.read()
