@@ -8,6 +8,7 @@ them, and all processes take the same steps.
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar, cast
 
 import torch
@@ -18,6 +19,9 @@ from utils.errors import LostContact, RunError, UserError
 from utils.machine.processes import World, world_of_environment
 
 Result = TypeVar("Result")
+PATIENCE = timedelta(days=1)
+"""How long processes wait for each other. Process 0 may decode a data set for hours before the
+others begin. If a process ends, its connections close and the others notice at once."""
 
 
 @contextmanager
@@ -35,7 +39,8 @@ def joined() -> Iterator[World]:
     # first optimizer step; such an import would keep the group, whose threads would then live until
     # the interpreter ends, and could abort it.
     importlib.import_module("torch.distributed.nn.functional")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backends, timeout=PATIENCE)
     try:
         yield world
     except RuntimeError as error:

@@ -1,7 +1,10 @@
 """Several processes over gloo, and micro-batches: the same steps, centroids, metrics and files."""
 
+from datetime import timedelta
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch.testing import assert_close
 
 from datasets.loading.augmentation import AUGMENTATIONS
@@ -10,6 +13,7 @@ from datasets.loading.resident import ResidentLoader
 from tests.support import distributed_steps
 from tests.support.helpers import call, stage_1
 from utils.errors import UserError
+from utils.machine import collectives
 from utils.machine.device import Machine, choose_machine
 from utils.machine.processes import ALONE, VARIABLES, World, world_of_environment
 from utils.training.split_step import running_statistics_kept
@@ -80,6 +84,16 @@ def test_only_all_of_torchruns_variables_make_a_world(name, monkeypatch):
     assert world_of_environment() == ALONE
     monkeypatch.delenv(name)
     assert world_of_environment() == ALONE
+
+
+def test_processes_wait_for_one_that_decodes_for_hours(monkeypatch):
+    told = {}
+    monkeypatch.setattr(collectives, "world_of_environment", lambda: World(1, 4))
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **named: told.update(named))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with collectives.joined() as world:
+        assert world.size == 4
+    assert told["timeout"] >= timedelta(hours=12)
 
 
 def test_a_graph_is_refused_where_the_step_is_split(monkeypatch):
