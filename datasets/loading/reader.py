@@ -21,6 +21,7 @@ from datasets.splits import Task
 from utils.errors import RunError, UserError, is_out_of_memory
 from utils.machine import signals
 from utils.machine.cores import usable_cores
+from utils.machine.processes import world_of_environment
 from utils.text import listed
 
 # Images that a worker reads at a time: few, so that all workers share in a batch, and that the
@@ -131,18 +132,24 @@ class _Queue:
         return iter(self.tasks)
 
 
+def _at_most_one_per_core(workers: int) -> int:
+    """Returns the number of workers of this process, whose machine may have other processes of the
+    run, each with as many."""
+    return min(workers, max(1, usable_cores() // world_of_environment().local_size))
+
+
 def check_shared_memory(workers: int, side: int) -> None:
     """Checks that the images that workers read ahead fit into the memory that processes share. If
     they did not, the kernel would end a worker in the middle of the run.
 
     Args:
-        workers: number of worker processes.
+        workers: number of worker processes, as for `ImageReader`.
         side: width and height of the images in pixels.
 
     Raises:
         RunError: they do not fit.
     """
-    workers = min(workers, usable_cores())
+    workers = _at_most_one_per_core(workers) * world_of_environment().local_size
     needed = workers * AHEAD * TASK_IMAGES * 3 * side**2
     try:
         there = os.statvfs(SHARED_MEMORY)
@@ -164,12 +171,13 @@ class ImageReader:
     at once: the run has not yet opened the files and locks that they would inherit.
 
     Args:
-        workers: number of processes, but at most one per core; 0 reads in this process.
+        workers: number of processes, but at most one per core, which the processes of a run on
+            one machine (torchrun) divide among them; 0 reads in this process.
         is_pinned: True to give the images in pinned memory, from which a GPU copies them by itself.
     """
 
     def __init__(self, workers: int, is_pinned: bool = False) -> None:
-        self.workers = min(workers, usable_cores())
+        self.workers = _at_most_one_per_core(workers)
         import_module("torchvision.transforms")  # once, and not by each worker
         self._queue = _Queue()
         loader = DataLoader(

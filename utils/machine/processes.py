@@ -16,6 +16,7 @@ class World:
         rank: the number of this process, from 0. Only rank 0 writes files.
         size: the number of processes.
         local_rank: the number of this process on its machine, from 0.
+        local_size: the number of processes on its machine.
 
     Example:
         >>> [World(rank, size=3).share(8) for rank in range(3)]
@@ -27,6 +28,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -60,9 +62,11 @@ def world_of_environment() -> World:
     """
     if not all(os.environ.get(name) for name in VARIABLES):
         return ALONE
-    told = ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES[:3])
+    # Launchers other than torchrun may not set the last one.
+    told = {name: os.environ.get(name) or "1" for name in (*VARIABLES[:3], "LOCAL_WORLD_SIZE")}
     try:
-        rank, size, local_rank = (int(os.environ[name]) for name in VARIABLES[:3])
+        rank, size, local_rank, local_size = map(int, told.values())
     except ValueError:
-        raise UserError(f"{told}: torchrun sets these variables to whole numbers") from None
-    return World(rank, size, local_rank) if size > 1 else ALONE
+        listed = ", ".join(f"{name}={text}" for name, text in told.items())
+        raise UserError(f"{listed}: torchrun sets these variables to whole numbers") from None
+    return World(rank, size, local_rank, local_size) if size > 1 else ALONE

@@ -642,8 +642,8 @@ class Options:
         "-j",
         "--workers",
         role=Role.FREE,
-        help="processes that read streamed data, at most one per core; 0: this process reads them. "
-        "Data held in memory needs none",
+        help="processes that read streamed data, at most one per core over all processes of a run; "
+        "0: this process reads them. Data held in memory needs none",
         default=20,
         type=values.count,
         metavar="N",

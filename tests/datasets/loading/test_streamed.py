@@ -25,6 +25,7 @@ from datasets.splits import Split, StreamedSplit
 from tests.support.helpers import call
 from tests.support.streamed_sets import write_imagenet_lt, write_jpeg
 from utils.errors import Interrupted, RunError, UserError
+from utils.machine.processes import VARIABLES
 from utils.machine.signals import DEFERRED
 from utils.options.parse import parse_options
 
@@ -310,6 +311,19 @@ def test_workers_end_at_once_with_their_reader(folder, in_a_cycle):
 def test_no_more_workers_start_than_there_are_cores(monkeypatch):
     monkeypatch.setattr("datasets.loading.reader.usable_cores", lambda: 2)
     assert [ImageReader(workers).workers for workers in (1, 1000)] == [1, 2]
+
+
+def test_the_processes_of_a_run_on_one_machine_share_its_cores_and_its_memory(monkeypatch):
+    variables = dict(zip(VARIABLES, ("1", "8", "1", "here", "29500"), strict=True))
+    for name, text in (variables | {"LOCAL_WORLD_SIZE": "4"}).items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=2048, f_frsize=4096))
+    for cores, workers in ((2, 1), (8, 2)):
+        monkeypatch.setattr("datasets.loading.reader.usable_cores", lambda cores=cores: cores)
+        assert [ImageReader(flag).workers for flag in (0, 20)] == [0, workers]
+    # 4 processes with 2 workers each, 2 tasks each, 64 images of 3 x 64 x 64 bytes.
+    with pytest.raises(RunError, match=r"8\.0 MiB free, and 8 workers .* need 12\.0 MiB"):
+        check_shared_memory(20, 64)
 
 
 @pytest.mark.parametrize(

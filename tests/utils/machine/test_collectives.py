@@ -79,7 +79,10 @@ def test_only_all_of_torchruns_variables_make_a_world(name, monkeypatch):
         monkeypatch.setenv(each, text)
     assert world_of_environment() == ALONE  # of one process
     monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert world_of_environment() == World(2, 3, 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert world_of_environment() == World(2, 3, 1, 2)
     monkeypatch.setenv(name, "")
     assert world_of_environment() == ALONE
     monkeypatch.delenv(name)
