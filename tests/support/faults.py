@@ -30,20 +30,20 @@ def interrupted_at_check(number: int, signal_number: int = signal.SIGTERM):
 
 @contextlib.contextmanager
 def disk_full_for(name: str, nth: int = 1):
-    """Makes the disk full when a file of this name is synchronised to it the n-th time."""
-    original, count = os.fsync, 0
+    """Makes the disk full when the n-th file of this name is synchronised to it."""
+    original, seen = os.fsync, set()
 
     def fsync(descriptor: int) -> None:
-        nonlocal count
-        if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.startswith(f".{name}."):
-            count += 1
-            if count == nth:
+        file = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        if file.startswith(f".{name}."):
+            seen.add(file)
+            if len(seen) == nth:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(descriptor)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        yield lambda: count >= nth
+        yield lambda: len(seen) >= nth
 
 
 class FullDisk:

@@ -1,9 +1,11 @@
 """Checkpoints: they are written whole, and reading one runs no code from it."""
 
 import io
+import os
 import re
 import warnings
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +43,25 @@ def save(path: Path, checkpoint: dict) -> None:
     Raises:
         OSError: the file cannot be written; the previous one is still there.
     """
-    serialised = io.BytesIO()
-    # torch.save writes to memory first, because it would hide the error of a full disk.
-    torch.save(checkpoint, serialised)
-    with atomic_write(path) as file:
-        file.write(serialised.getbuffer())
+    save_all({path: checkpoint})
+
+
+def save_all(checkpoints: dict[Path, dict]) -> None:
+    """Writes checkpoints that belong together, as `save` does. The first file is replaced when all
+    are on the disk; the others follow in their order.
+
+    Raises:
+        OSError: a file cannot be written; the previous ones are all still there.
+    """
+    with ExitStack() as stack:
+        for path in reversed(checkpoints):  # the stack replaces the file opened last first
+            serialised = io.BytesIO()
+            # torch.save writes to memory first, because it would hide the error of a full disk.
+            torch.save(checkpoints[path], serialised)
+            file = stack.enter_context(atomic_write(path))
+            file.write(serialised.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def load(path: Path) -> dict:

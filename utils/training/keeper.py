@@ -1,6 +1,6 @@
 """Which checkpoints a run keeps."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Keeper:
             is_due: True if the files must be written now.
 
         Raises:
-            OSError: a file of an earlier epoch could not be written; the files before it are whole.
+            OSError: the files of an earlier epoch could not be written; those before it are whole.
         """
         is_due = is_due or portable["epoch"] % self.every == 0
         paths = {path: protocol for protocol in chosen_by if (path := self._path(protocol))}
@@ -60,14 +60,14 @@ class Keeper:
         if is_due:
             self.wait()
             files = self._unwritten | {self.folder.last_checkpoint: whole}
-            self._writing = self._pool.submit(_write, files)
+            self._writing = self._pool.submit(checkpoint.save_all, files)
             self._unwritten = {}
 
     def wait(self) -> None:
         """Waits until all files are on the disk.
 
         Raises:
-            OSError: a file could not be written; the files before it are whole.
+            OSError: the files could not be written; those of the epoch before are whole.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -110,8 +110,3 @@ class Keeper:
         self.wait()
         last = self.folder.last_checkpoint
         return f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
-
-
-def _write(files: Mapping[Path, dict[str, Any]]) -> None:
-    for path, content in files.items():
-        checkpoint.save(path, content)

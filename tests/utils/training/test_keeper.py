@@ -1,6 +1,7 @@
 """Which checkpoints are written after which epochs. A thread writes them, and none is lost."""
 
 import errno
+import os
 import threading
 
 import pytest
@@ -8,7 +9,6 @@ import torch
 
 from tests.support.helpers import load
 from utils.options.parse import parse_options
-from utils.runs import checkpoint
 from utils.runs.run_folder import RunFolder
 from utils.training.keeper import Keeper
 
@@ -34,15 +34,15 @@ def keep(keeper, epoch):
 
 
 def watch(monkeypatch, before=lambda: None):
-    """Calls `before` before each file is written, and returns the list of the epochs and names."""
-    save, written = checkpoint.save, []
+    """Calls `before` before each file is replaced, and returns the list of the epochs and names."""
+    replace, written = os.replace, []
 
-    def watched(path, content):
+    def watched(temporary, path):
         before()
-        written.append((content["epoch"], path.name))
-        save(path, content)
+        written.append((load(temporary)["epoch"], path.name))
+        replace(temporary, path)
 
-    monkeypatch.setattr(checkpoint, "save", watched)
+    monkeypatch.setattr(os, "replace", watched)
     return written
 
 
@@ -75,7 +75,7 @@ def test_keeping_does_not_wait_for_the_disk_and_waiting_does(keeper, tmp_path, m
     assert load(tmp_path / LAST)["epoch"] == 1
 
 
-def test_files_are_written_in_the_order_of_the_epochs(keeper, tmp_path, monkeypatch):
+def test_files_are_replaced_in_the_order_of_the_epochs(keeper, tmp_path, monkeypatch):
     written = watch(monkeypatch)
     for epoch in (1, 2, 3):
         keep(keeper, epoch)
@@ -92,8 +92,28 @@ def test_an_error_of_the_disk_is_raised_by_the_next_call_and_once(tmp_path, call
     with pytest.raises(OSError) as error:
         keep(keeper, 2) if call == "keep" else getattr(keeper, call)()
     assert error.value.errno == errno.ENOENT
-    assert load(tmp_path / BEST)["epoch"] == 1
     keeper.close()
+
+
+def test_a_disk_that_the_second_file_fills_leaves_both_files_of_the_epoch_before(
+    keeper, tmp_path, monkeypatch
+):
+    keep(keeper, 1)
+    keeper.wait()
+    fsync, calls = os.fsync, []
+
+    def fill(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fill)
+    keep(keeper, 2)
+    with pytest.raises(OSError, match="No space left"):
+        keeper.wait()
+    assert [load(tmp_path / name)["epoch"] for name in (BEST, LAST)] == [1, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [BEST, LAST]
 
 
 def test_closing_waits_for_the_last_file_and_leaves_no_thread(tmp_path):
