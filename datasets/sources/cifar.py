@@ -3,7 +3,7 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ from datasets.splits import BalancedData, Split
 from utils.errors import UserError, is_out_of_memory
 from utils.text import listed
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
 OFFICIAL = {
     "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
@@ -23,6 +28,7 @@ OFFICIAL = {
 }
 """Folder and archive, by torchvision's names for them."""
 CONNECT_SECONDS = 10
+LOCK = ".download.lock"
 SIDE = 32
 
 
@@ -64,29 +70,58 @@ def _connect_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Inside, no other process downloads into the folder or unpacks there, if it can be written and
+    its file system has locks."""
+    with ExitStack() as stack:
+        if fcntl is not None:
+            with suppress(OSError):
+                root.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(open(root / LOCK, "a"))
+                # Whoever comes later needs no lock, because the files are there.
+                stack.callback((root / LOCK).unlink, missing_ok=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def official_sets(name: str, root: Path) -> dict[str, Any]:
-    """Returns torchvision's data sets `train` and `test`. The files are downloaded if they are
-    missing, and checked by md5.
+    """Returns torchvision's data sets `train` and `test`. The files are downloaded or unpacked if
+    they are missing, by one process at a time, and checked by md5.
 
     Raises:
-        UserError: they are missing and cannot be downloaded, or they are damaged.
+        UserError: they are missing and cannot be downloaded or unpacked, or they are damaged.
     """
-    from torchvision.datasets import CIFAR10, CIFAR100  # two seconds, so only where needed
+    # Two seconds to import, so only where needed.
+    from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import check_integrity
+
+    def sets(download: bool) -> dict[str, Any]:
+        return {
+            split: source(str(root), train=split == "train", download=download)
+            for split in ("train", "test")
+        }
 
     source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     new_folders = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
-        with _connect_timeout(CONNECT_SECONDS):
-            return {
-                split: source(str(root), train=split == "train", download=True)
-                for split in ("train", "test")
-            }
+        try:
+            return sets(download=False)
+        except RuntimeError:  # a file is missing or damaged
+            with _alone(root), _connect_timeout(CONNECT_SECONDS):
+                return sets(download=True)
     except Exception as error:  # torchvision passes on urllib's and tarfile's errors too
         with suppress(OSError):
             for folder in new_folders:
                 folder.rmdir()
         if is_out_of_memory(error):
             raise
+        archive = root / source.filename
+        if check_integrity(archive, source.tgz_md5):
+            raise UserError(
+                f"--dataset {name}: {archive} cannot be unpacked in its folder ({error}); unpack "
+                "it elsewhere (tar -xf) and give that folder as --data_root"
+            ) from error
         raise UserError(
             f"--dataset {name}: not found under {root} and the download failed ({error}); put "
             f"{source.filename} (md5 {source.tgz_md5}) from {source.url} into {root}, or PNG "

@@ -1,18 +1,20 @@
 """CIFAR from torchvision's official files: reading, downloading, and the published sizes."""
 
+import fcntl
 import hashlib
 import io
 import socket
 import tarfile
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 from datasets import load_data, long_tail_counts
-from datasets.sources.cifar import load_cifar
+from datasets.sources.cifar import LOCK, load_cifar
 from main import main
 from tests.support.helpers import REPOSITORY
 from tests.support.image_data import CLASSES, SOURCES, expected_of, write_official
@@ -91,6 +93,33 @@ def test_missing_files_are_downloaded_and_read(tmp_path, monkeypatch):
     images, labels = expected_of(contents, ["test_batch"])
     np.testing.assert_array_equal(balanced.test.images, images)
     np.testing.assert_array_equal(balanced.test.labels, labels)
+
+
+def test_a_job_waits_while_another_downloads_and_takes_its_files(tmp_path, monkeypatch, no_network):
+    with ThreadPoolExecutor(1) as other:
+        with open(tmp_path / LOCK, "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            loading = other.submit(load_cifar, "cifar10", tmp_path)
+            with pytest.raises(TimeoutError):
+                loading.result(timeout=0.5)
+            contents = write_official("cifar10", tmp_path, monkeypatch)
+        images, _ = expected_of(contents, ["test_batch"])
+        np.testing.assert_array_equal(loading.result(timeout=30).test.images, images)
+    assert no_network == [] and not (tmp_path / LOCK).exists()
+
+
+def test_an_archive_that_cannot_be_unpacked_in_its_folder_is_not_called_missing(
+    tmp_path, monkeypatch, no_network
+):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    root = tmp_path / "data"
+    root.mkdir()
+    write_archive(root / SOURCES["cifar10"].filename, monkeypatch)
+    monkeypatch.setattr(tarfile.TarFile, "extractall", refuse)
+    with pytest.raises(UserError, match=r"cannot be unpacked .*Permission denied.*tar -xf"):
+        load_cifar("cifar10", root)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
