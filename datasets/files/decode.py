@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from datasets.files.images import fit, pixels_or_fault, read_pixels
 from datasets.files.trees import FileList
-from utils.errors import RunError
+from utils.errors import RunError, warn
 from utils.files import atomic_write
 from utils.machine.cores import usable_cores
 
@@ -119,7 +118,13 @@ def _read_cache(
 
 
 def _write_cache(path: Path, digest: str, images: dict[str, np.ndarray]) -> None:
-    """Saves the decoded images if the folder is writable; if it is not, nothing happens."""
-    with suppress(OSError), atomic_write(path) as file:
-        # By NumPy's type hints, ** could also be allow_pickle.
-        np.savez(file, listing=np.array(digest), **images)  # pyright: ignore[reportArgumentType]
+    """Saves the decoded images, or warns that they cannot be saved, as in a read-only folder."""
+    try:
+        with atomic_write(path) as file:
+            # By NumPy's type hints, ** could also be allow_pickle.
+            np.savez(file, listing=np.array(digest), **images)  # pyright: ignore[reportArgumentType]
+    except OSError as error:
+        warn(
+            f"{path} cannot be written ({error.strerror}), so every run decodes the images again; "
+            "a folder of links to them that can be written keeps them (docs/data.md, Cache)"
+        )

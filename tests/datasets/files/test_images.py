@@ -136,12 +136,14 @@ def test_the_cache_is_remade_when_a_file_changes(tree, how, monkeypatch):
     assert_same(load_cifar("cifar10", tree), after)
 
 
-def test_the_cache_is_skipped_where_the_folder_is_read_only(tree, monkeypatch):
+def test_a_read_only_folder_gets_no_cache_and_a_warning(tree, monkeypatch, capsys):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(datasets.files.decode, "atomic_write", refuse)
     balanced = load_cifar("cifar10", tree)
+    [warning] = capsys.readouterr().err.splitlines()
+    assert f"{cache_of(tree)} cannot be written (Permission denied)" in warning
     assert torch.bincount(balanced.train.labels).tolist() == [3] * 10
     assert sorted(os.listdir(tree / "cifar10")) == ["test", "train"]
 
