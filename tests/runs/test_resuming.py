@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from datasets import load_data
-from tests.support.faults import interrupted_at_check
+from tests.support.faults import disk_full_for, interrupted_at_check
 from tests.support.helpers import (
     STAGE_1_NAME,
     call,
@@ -28,6 +29,7 @@ from tests.support.helpers import (
     succeed,
     weights_of,
 )
+from utils.runs import checkpoint
 from utils.training.summary import summarise
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -182,6 +184,38 @@ def test_a_signal_in_the_summary_of_stage_1_ends_the_run_before_stage_2_trains(
     assert call(stage_1(tree, tmp_path, *both)).status == 143
     assert (stage_1_folder(tmp_path) / "summary.json").exists()
     assert read_csv(stage_2_folder(tmp_path)) == []
+
+
+@pytest.fixture
+def unsummarised(tree, tmp_path) -> Path:
+    """The folder of a stage 1 that has trained its only epoch and has no summary."""
+    with disk_full_for("summary.json"):
+        assert call(stage_1(tree, tmp_path, "--epochs", 1)).status == 1
+    return tmp_path / STAGE_1_NAME
+
+
+def resumed(tree, folder):
+    return succeed(stage_1(tree, folder.parent, "--epochs", 1, "--resume", "True"))
+
+
+def test_a_run_that_goes_on_on_another_processor_says_so(tree, unsummarised):
+    path = unsummarised / "args.json"
+    recorded = json.loads(path.read_text())
+    began_on = recorded["machine"]["processor"]
+    assert not resumed(tree, unsummarised).warnings
+    (unsummarised / "summary.json").unlink()
+    recorded["machine"]["processor"] = "abacus"
+    path.write_text(json.dumps(recorded))
+    [warning] = resumed(tree, unsummarised).warnings
+    assert f"began on abacus and goes on on {began_on}" in warning
+    assert json.loads(path.read_text()) == recorded
+
+
+def test_a_best_checkpoint_of_an_epoch_that_was_not_chosen_is_named(tree, unsummarised):
+    path = unsummarised / "ckpt.best.pth.tar"
+    checkpoint.save(path, load(path) | {"epoch": 2})
+    [warning] = resumed(tree, unsummarised).warnings
+    assert f"{path} is of epoch 2 and not of the chosen epoch 1" in warning
 
 
 def test_resuming_deletes_what_a_kill_left_of_a_checkpoint(tree, tmp_path):

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from datasets import LongTailedData, load_data
-from utils.errors import UserError, is_out_of_memory
+from utils.errors import UserError, is_out_of_memory, warn
 from utils.files import read_json, write_json
 from utils.machine import collectives, signals
 from utils.machine.device import Machine, seed_everything
@@ -135,7 +135,8 @@ class _Job:
 
     def record(self, machine: Machine, data: LongTailedData) -> None:
         """Writes the options of a new run. For a run that is resumed with another number of epochs,
-        removes the summary of the other length first and then writes the new number."""
+        removes the summary of the other length first and then writes the new number. If a run is
+        resumed on another processor, a warning says so."""
         if not self.folder.arguments.exists():
             of_run = {
                 "class_counts": data.class_counts,
@@ -148,6 +149,13 @@ class _Job:
             write_json(self.folder.arguments, self.options.as_dict() | of_run)
             return
         recorded = recorded_options(self.folder)
+        before = (recorded.get("machine") or {}).get("processor")
+        now = machine.description()["processor"]
+        if before not in (None, now):
+            warn(
+                f"{self.folder.records}: this run began on {before} and goes on on {now}; "
+                "args.json names only the first"
+            )
         if recorded["epochs"] != self.options.epochs:
             self.folder.summary.unlink(missing_ok=True)
             write_json(self.folder.arguments, recorded | {"epochs": self.options.epochs})
