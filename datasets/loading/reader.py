@@ -153,7 +153,7 @@ def check_shared_memory(workers: int, side: int) -> None:
     needed = workers * AHEAD * TASK_IMAGES * 3 * side**2
     try:
         there = os.statvfs(SHARED_MEMORY)
-    except OSError:  # systems without this folder share memory in another way
+    except (OSError, AttributeError):  # systems without this folder or call share memory otherwise
         return
     free = there.f_bavail * there.f_frsize
     if free < needed:

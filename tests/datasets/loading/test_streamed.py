@@ -362,3 +362,9 @@ def test_too_little_shared_memory_is_told_before_training(tmp_path, monkeypatch)
     outcome = call(argv)
     assert outcome.status == 1 and len(outcome.errors) == 1 and "need 73.5 MiB" in outcome.err
     assert not root.exists()
+
+
+def test_a_system_without_statvfs_has_enough_shared_memory(monkeypatch):
+    """Windows has none."""
+    monkeypatch.delattr(os, "statvfs")
+    check_shared_memory(20, 224)
