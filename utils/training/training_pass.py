@@ -102,8 +102,11 @@ class TrainingPass:
         return Trained(total, losses, round(100 * correct, 4), round(speed, 1))
 
     def release(self) -> None:
-        """Lets go of the step, because captured graphs keep the memory of their activations."""
+        """Lets go of the step and of all gradients. Captured graphs keep the memory of their
+        activations, and gradients that lie in this memory keep it too."""
         self._step = self._objective = None
+        for phase in self.stage.phases:
+            phase.optimizer.zero_grad(set_to_none=True)
 
     def _finish(self, statistics: Tensor, names: list[str], phase: Phase, epoch: int) -> Tensor:
         """Gives all processes the weights of the main process, and returns the statistics of the

@@ -75,14 +75,17 @@ def test_each_of_several_seeds_is_its_own_single_run(tree, finished, tmp_path):
 
 
 def test_no_step_of_a_finished_seed_is_left_when_the_next_begins(tree, tmp_path, monkeypatch):
-    """A captured step keeps the memory of its activations, which the next seed needs."""
+    """A captured step keeps the memory of its activations, which the next seed needs. The gradients
+    lie in this memory."""
     make_step, steps, left = training_pass.make_step, weakref.WeakSet(), []
+    trained = []
 
-    def make(*arguments):
+    def make(model, *others):
         gc.collect()
-        left.append(len(steps))
-        step = make_step(*arguments)
+        left.append(len(steps) + sum(p.grad is not None for p in trained))
+        step = make_step(model, *others)
         steps.add(step)
+        trained.extend(model.parameters())
         return step
 
     monkeypatch.setattr(training_pass, "make_step", make)
