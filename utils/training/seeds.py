@@ -1,7 +1,8 @@
 """Several seeds of one command: trained side by side, and summarised in one record."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -10,25 +11,29 @@ from utils.evaluation.statistics import combine
 from utils.files import write_json
 
 
-def side_by_side(runs: Sequence[Iterator[None]], device: torch.device) -> None:
+def side_by_side(runs: Sequence[Generator[None, None, None]], device: torch.device) -> None:
     """Takes one step of each run in turn, each run on its own CUDA stream.
 
     The steps of one run are too small to fill a GPU, so the other runs fill the gaps. Each run
-    takes the steps that it would take alone.
+    takes the steps that it would take alone. If one raises an error, all are closed before it is
+    raised again.
 
     Args:
-        runs: iterators that stop after each step, such as `Trainer.steps`.
+        runs: generators that stop after each step, such as `Trainer.steps`.
         device: the CUDA device of all runs.
     """
     streams = [torch.cuda.Stream(device) for _ in runs]
     for stream in streams:
         stream.wait_stream(torch.cuda.current_stream(device))
     active = list(zip(runs, streams, strict=True))
-    while active:
-        for run, stream in list(active):
-            with torch.cuda.stream(stream):
-                if next(run, "over") == "over":
-                    active.remove((run, stream))
+    with ExitStack() as stack:
+        for run in runs:
+            stack.callback(run.close)
+        while active:
+            for run, stream in list(active):
+                with torch.cuda.stream(stream):
+                    if next(run, "over") == "over":
+                        active.remove((run, stream))
     torch.cuda.synchronize(device)
 
 

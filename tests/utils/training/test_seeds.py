@@ -28,6 +28,7 @@ from tests.support.helpers import (
     without,
 )
 from utils.commands.train import _Job, _summarise_seeds
+from utils.errors import RunError
 from utils.options.parse import parse_options, parse_stages
 from utils.options.run_names import run_name
 from utils.runs.folders import run_folder
@@ -290,7 +291,9 @@ class FakeStream:
         pass
 
 
-def test_runs_take_turns_until_each_is_over(monkeypatch):
+@pytest.fixture
+def current_streams(monkeypatch):
+    """Gives the stream that is current, as a list of one; streams do nothing."""
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: FakeStream())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
@@ -303,11 +306,15 @@ def test_runs_take_turns_until_each_is_over(monkeypatch):
         current.pop()
 
     monkeypatch.setattr(torch.cuda, "stream", on)
+    return current
+
+
+def test_runs_take_turns_until_each_is_over(current_streams):
     taken = []
 
     def run(name, steps):
         for i in range(steps):
-            taken.append((name, i, current[-1]))
+            taken.append((name, i, current_streams[-1]))
             yield
 
     side_by_side([run("a", 3), run("b", 1), run("c", 2)], torch.device("cuda"))
@@ -319,6 +326,23 @@ def test_runs_take_turns_until_each_is_over(monkeypatch):
     streams = {name: {s for n, _, s in taken if n == name} for name in "abc"}
     assert all(len(of_run) == 1 for of_run in streams.values())
     assert len(set.union(*streams.values())) == 3
+
+
+def test_a_run_that_fails_closes_the_others(current_streams):
+    """Their checkpoints must be written before their folders are unlocked."""
+    closed = []
+
+    def run(name, steps):
+        try:
+            yield from range(steps)
+            raise RunError("no memory")
+        finally:
+            closed.append(name)
+
+    runs = [run("a", 5), run("b", 2), run("c", 5)]
+    with pytest.raises(RunError, match="no memory"):
+        side_by_side(runs, torch.device("cuda"))
+    assert sorted(closed) == ["a", "b", "c"]
 
 
 def test_seeds_side_by_side_on_a_gpu_are_their_single_runs(cuda, tree, tmp_path):
