@@ -116,9 +116,11 @@ def describe_machine(take: Take) -> None:
 
 
 def compare_with_plain(settings: Settings, take: Take) -> None:
-    """Measures images a second of the training of both stages, by phase and side."""
+    """Measures images a second of the training of both stages, of the plain loop and of this
+    project in the precision of the settings, by phase and side."""
     measurements, found = Measurements(), {}
-    with both_sides(settings) as sides:
+    with both_sides(settings) as (plain, *_, ours):
+        sides = [plain, ours]
         for phase in ("pretraining", "features"):
             measure_rates(measurements, sides, 1.0, [phase], rounds=1)
             quantity = f"{phase} images/s"

@@ -221,7 +221,7 @@ def test_every_test_that_asks_for_a_gpu_is_among_them():
     assert missing == []
 
 
-def test_the_comparison_with_the_plain_loop_warms_up_once(monkeypatch):
+def test_the_comparison_with_the_plain_loop_warms_up_once_and_asks_two_sides(monkeypatch):
     class Asked:
         def __init__(self, name, rates):
             self.name, self.rates = name, iter(rates)
@@ -230,7 +230,8 @@ def test_the_comparison_with_the_plain_loop_warms_up_once(monkeypatch):
             assert (method, part, persistent_workers) == ("rate", 1.0, True)
             return next(self.rates)
 
-    sides = [Asked("plain float32", [1, 10, 2, 20]), Asked("ours bf16", [3, 30, 4, 40])]
+    sides = [Asked("plain float32", [1, 10, 2, 20]), Asked("ours float32", [])]
+    sides.append(Asked("ours bf16", [3, 30, 4, 40]))
     monkeypatch.setattr(gpu_check, "both_sides", lambda settings: nullcontext(sides))
     records = []
     gpu_check.compare_with_plain(settings_of([]), lambda found: records.append(dict(found)))
