@@ -9,7 +9,7 @@ from utils.errors import optional_module
 from utils.machine.provenance import REPOSITORY
 
 CUDA_TESTS = (
-    *("tests/utils/training/test_steps.py", "tests/utils/training/test_fake_cuda.py"),
+    "tests/utils/training/test_steps.py",
     *("tests/datasets/loading/test_augmentation.py", "tests/datasets/loading/test_resident.py"),
     *("tests/datasets/loading/test_autoaugment.py", "tests/datasets/loading/test_operations.py"),
     "tests/datasets/loading/test_streamed.py::"
@@ -24,7 +24,8 @@ CUDA_TESTS = (
 
 
 def run_tests(tests: Sequence[str], take: Take) -> None:
-    """Runs tests in this process. It must be a new one: a test may crash or break it.
+    """Runs those of the tests that take a GPU, in this process. It must be a new one: a test may
+    crash or break it.
 
     The record counts the tests that passed, failed or were skipped, and errors outside of the test
     itself. It has the end of the message of each failure and error, and the running test or, when
@@ -48,6 +49,14 @@ class _Outcomes:
     def __init__(self, take: Take) -> None:
         self.take = take
         self.record: dict = {"failures": {}}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Leaves out the tests that take no GPU, and would find none (tests/conftest.py)."""
+        items[:] = [
+            item
+            for item in items
+            if "cuda" in item.fixturenames or "cuda" in item.name.partition("[")[2]
+        ]
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:

@@ -173,11 +173,14 @@ def test_a_kind_that_hangs_leaves_time_for_the_others(checked, monkeypatch):
     )
 
 
+WITH_CUDA = "import os, pytest\n@pytest.fixture(autouse=True)\ndef cuda(): pass\n"
+"""The beginning of a file all of whose tests take a GPU."""
+
+
 def test_every_test_is_counted_and_every_failure_has_its_message(tmp_path):
     """Each runs in the options of the project; those of a file that cannot be read do not run."""
     (tmp_path / "test_small.py").write_text(
-        "import os, pytest\n"
-        "def test_passes(): pass\n"
+        WITH_CUDA + "def test_passes(): pass\n"
         "def test_fails(): assert [3] == [4]\n"
         "def test_is_skipped(): pytest.skip('no GPU')\n"
         "def test_has_an_error(no_such_fixture): pass\n"
@@ -194,11 +197,31 @@ def test_every_test_is_counted_and_every_failure_has_its_message(tmp_path):
 
 def test_a_test_that_crashes_is_named_beside_those_before_it(tmp_path):
     path = tmp_path / "test_small.py"
-    path.write_text("import os\ndef test_a(): pass\ndef test_b(): os._exit(3)\n")
+    path.write_text(f"{WITH_CUDA}def test_a(): pass\ndef test_b(): os._exit(3)\n")
     records = []
     with pytest.raises(RunError, match="its process ended with status 3"):
         in_own_process(partial(run_tests, [str(path)]), 100, records.append)
     assert records[-1]["passed"] == 1 and records[-1]["running"].endswith("::test_b")
+
+
+def test_only_the_tests_that_take_a_gpu_run(tmp_path):
+    """Here they are the last three of five."""
+    (tmp_path / "test_small.py").write_text(
+        "import pytest\n"
+        "devices = pytest.mark.parametrize('where', ['cpu', 'on cuda'])\n"
+        "@pytest.fixture\n"
+        "def cuda(): pass\n"
+        "@pytest.fixture\n"
+        "def deterministic(cuda): pass\n"
+        "def test_on_cuda(): assert False\n"
+        "@devices\n"
+        "def test_both(where): assert where == 'on cuda'\n"
+        "def test_one(cuda): pass\n"
+        "def test_other(deterministic): pass\n"
+    )
+    records = []
+    in_own_process(partial(run_tests, [str(tmp_path)]), 100, records.append)
+    assert records[-1] == {"passed": 3, "failures": {}, "status": 0}
 
 
 def test_the_tests_on_cuda_are_there():
