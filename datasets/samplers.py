@@ -144,7 +144,10 @@ class EffectiveNumberOrder(Order):
 
     def __init__(self, labels: Tensor, generator: torch.Generator) -> None:
         super().__init__(len(labels))
-        self.weights = effective_number_weights(torch.bincount(labels).tolist())[labels]
+        of_class = effective_number_weights(torch.bincount(labels).tolist())
+        # multinomial adds the weights up in their own type. In float32, the classes of some 300,000
+        # images would be drawn several percent too often or too rarely.
+        self.weights = of_class.double()[labels]
         self.generator = generator
 
     def draw(self) -> Tensor:
