@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from losses import class_means
 from models import NormedLinear
+from utils.errors import warn
 from utils.evaluation.calibration import expected_calibration_error
 from utils.evaluation.metrics import accuracy_record, percent
 
@@ -178,7 +179,8 @@ def tau_norm_tuned(bank: FeatureBank) -> Classifier | None:
 def temperature_scaling(bank: FeatureBank) -> Classifier | None:
     """Returns the network's own classifier with its logits divided by a temperature T: the same
     predictions with other confidences. T minimises the mean cross-entropy of the held-out images.
-    None without held-out images.
+    If all of them are classified right, it has no minimum: T is far too small, and a warning says
+    so. None without held-out images.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
     """
@@ -189,11 +191,17 @@ def temperature_scaling(bank: FeatureBank) -> Classifier | None:
     features, labels = bank.heldout
     own = linear(bank)
     logits = own(features).double()
+    if bool((logits.argmax(dim=1) == labels).all()):
+        warn(
+            f"temperature_scaling: all {len(labels)} held-out images are classified right, so the "
+            "smallest temperature fits them best: nearly every confidence becomes 1, also that of "
+            "a wrong prediction; train with more held-out images"
+        )
 
     def loss(log_temperature: float) -> float:
         return F.cross_entropy(logits / math.exp(log_temperature), labels).item()
 
-    # The loss is convex in 1 / T, so it has one minimum.
+    # The loss is convex in 1 / T, so it has one minimum unless all images are classified right.
     found: Any = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded")
     temperature = math.exp(found.x)
     bias = None if own.bias is None else own.bias / temperature
@@ -204,6 +212,9 @@ def temperature_scaling(bank: FeatureBank) -> Classifier | None:
 def lws(bank: FeatureBank) -> Classifier:
     """Returns the classifier of learnable weight scaling, s_c · (w_c · f + b_c). The scales s are
     fitted with equal weight for each class (`fit_balanced`).
+
+    If scales exist with which all training images are classified right, the loss has no minimum.
+    Then the limit of iterations decides how large the scales get, and confidences are too high.
 
     Source: Kang et al., ICLR 2020, section 4.2.
     """

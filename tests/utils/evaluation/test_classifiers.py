@@ -231,6 +231,17 @@ def test_the_temperature_of_sharpened_logits_is_found():
     assert calibration_error(scaled(features), drawn) < 0.02
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_a_temperature_of_heldout_images_that_are_all_right_has_a_warning(bank, capsys, right):
+    features = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
+    labels = bank.head(features).argmax(dim=1)
+    labels[0] = labels[0] if right else (labels[0] + 1) % 4
+    scaled = FITTERS["temperature_scaling"](replace(bank, heldout=(features, labels)))
+    told = "warning: temperature_scaling: all 12 held-out images are classified right"
+    assert (told in capsys.readouterr().err) == right
+    assert (scaled.tuned["temperature"] < 0.1) == right
+
+
 def test_without_heldout_images_nothing_is_tuned(bank):
     assert set(fit(READINGS, replace(bank, heldout=None))) == set(READINGS) - set(TUNED)
 
