@@ -33,8 +33,12 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 def binomial_error(accuracy: float, images: float) -> float:
     """Returns the standard error, in points, of an accuracy in percent on `images` images:
-    100 · √(p (1 − p) / N)."""
-    share = accuracy / 100
+    100 · √(p (1 − p) / N).
+
+    p is the share with two right and two wrong images added, because a share of 0 or 1 would have
+    no error (Agresti and Coull, The American Statistician 1998).
+    """
+    share = (accuracy / 100 * images + 2) / (images + 4)
     return 100 * math.sqrt(share * (1 - share) / images)
 
 
@@ -186,11 +190,13 @@ def unpaired_difference(
 
     Args:
         ours, theirs: accuracies in percent, with the same seeds in the same order.
-        images: N, or `images_of_balanced`; None if it is unknown.
+        images: N, or `images_of_balanced`; None if it is unknown. One image gives no error.
     """
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     tops = statistics.fmean(ours), statistics.fmean(theirs)
-    image_error = math.hypot(*(binomial_error(top, images) for top in tops)) if images else None
+    image_error = None
+    if images is not None and images > 1:
+        image_error = math.hypot(*(binomial_error(top, images) for top in tops))
     return Difference(
         statistics.fmean(differences),
         len(differences),
@@ -208,10 +214,10 @@ def difference_to_constant(ours: Sequence[float], value: float, images: float | 
     Args:
         ours: accuracies in percent, one for each seed.
         value: the number, in percent.
-        images: N, or `images_of_balanced`; None if it is unknown.
+        images: N, or `images_of_balanced`; None if it is unknown. One image gives no error.
     """
     top = statistics.fmean(ours)
-    image_error = binomial_error(top, images) if images else None
+    image_error = None if images is None or images <= 1 else binomial_error(top, images)
     return Difference(
         top - value, len(ours), standard_error(ours), image_error, images, is_paired=False
     )

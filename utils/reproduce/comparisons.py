@@ -234,13 +234,18 @@ def _ranking(lines: Frame, length: Length) -> Frame:
         protocol=("protocol", "first"),
     )
     reference = "control" if "control" in table.index else table.index[0]
-    table["interval"] = [
-        difference_to_constant(group["final_heldout"].tolist(), 0, _heldout_images(group)).interval
-        for _, group in rows
-    ]
+    table["interval"] = [_heldout_interval(group) for _, group in rows]
     table["difference"] = [_to_reference(group, rows.get_group(reference)) for _, group in rows]
     table = table.reset_index().assign(length=length, reference=reference)
     return table.sort_values("heldout", ascending=False, kind="stable")
+
+
+def _heldout_interval(lines: Frame) -> tuple[float, float] | None:
+    """Returns the 95 % interval of the accuracy on held-out images, cut at 0 and 100; None if there
+    is no error."""
+    tops = lines["final_heldout"].tolist()
+    found = difference_to_constant(tops, 0, _heldout_images(lines)).interval
+    return None if found is None else (max(found[0], 0), min(found[1], 100))
 
 
 def _heldout_images(lines: Frame) -> float:

@@ -53,7 +53,11 @@ def test_a_key_that_a_summary_made_earlier_lacks_is_left_out():
 
 def test_the_binomial_error():
     assert binomial_error(50, 10_000) == pytest.approx(0.5)
-    assert binomial_error(0, 100) == 0
+    # Two right and two wrong images are added to the share: (0 + 2) / (96 + 4) and (20 + 2) / 24.
+    assert binomial_error(0, 96) == pytest.approx(100 * math.sqrt(0.02 * 0.98 / 96))
+    assert binomial_error(100, 20) == pytest.approx(100 * math.sqrt(22 / 24 * 2 / 24 / 20))
+    # At the numbers of images of CIFAR, that changes no second decimal.
+    assert binomial_error(38, 10_000) == pytest.approx(math.sqrt(0.38 * 0.62), abs=1e-4)
 
 
 def test_a_balanced_accuracy_has_the_error_of_fewer_images():
@@ -183,11 +187,20 @@ def test_nothing_known_gives_no_interval():
     assert (found.points, found.error, found.interval, found.covers) == (10.0, None, None, "")
 
 
+def test_one_image_gives_no_interval():
+    for found in (
+        paired_difference(np.array([1]), np.array([0])),
+        unpaired_difference([100.0], [0.0], images=1),
+        difference_to_constant([100.0], 0, images=1.0),
+    ):
+        assert (found.points, found.interval, found.covers) == (100.0, None, "")
+
+
 def test_independent_images_have_a_larger_error_than_the_same_ones():
     ours, theirs = predictions(seeds=1)
     paired = paired_difference(ours, theirs)
     unpaired = unpaired_difference([100 * ours.mean()], [100 * theirs.mean()], images=500)
-    p, q = ours.mean(), theirs.mean()
+    p, q = ((right.sum() + 2) / 504 for right in (ours, theirs))
     expected = 100 * math.sqrt((p * (1 - p) + q * (1 - q)) / 500)
     assert unpaired.image_error == pytest.approx(expected)
     assert unpaired.points == pytest.approx(paired.points)

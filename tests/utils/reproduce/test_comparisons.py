@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.table_records import frame_of, predictions, without_ncm, write_run
+from utils.evaluation.statistics import binomial_error
 from utils.options.recipes import RECIPES
 from utils.reproduce.comparisons import against_published, comparisons, rankings
 from utils.reproduce.plan import DataSet, Length
@@ -133,7 +134,7 @@ def test_predictions_on_other_test_images_are_not_paired(tmp_path):
     assert (labels == predictions(50)).mean() == 0.5
     [line] = lines(tmp_path)
     assert not line["difference"].is_paired
-    expected = 100 * math.sqrt((0.5 * 0.5 + 0.4 * 0.6) / 100)
+    expected = math.hypot(binomial_error(50, 100), binomial_error(40, 100))
     assert line["difference"].image_error == pytest.approx(expected)
 
 
@@ -153,7 +154,7 @@ def test_the_published_number_is_held_against_the_error_of_ours(tmp_path):
     [line] = published(tmp_path, protocol="test")
     assert (line["top1"], line["published"], line["is_full_length"]) == (38.0, 38.3, True)
     assert line["difference"].points == pytest.approx(-0.3)
-    assert line["difference"].image_error == pytest.approx(100 * math.sqrt(0.38 * 0.62 / 100))
+    assert line["difference"].image_error == pytest.approx(binomial_error(38, 100))
 
 
 def test_a_run_cut_short_is_compared_with_the_published_only_where_none_is_whole(tmp_path):
@@ -207,7 +208,8 @@ def test_held_out_images_put_rows_in_their_order_by_the_last_epoch(tmp_path):
             assert line["difference"].points == heldout - 40
     # Of 200 images each.
     first = ranking.iloc[0]["difference"]
-    assert first.error == pytest.approx(100 * math.sqrt((0.42 * 0.58 + 0.40 * 0.60) / 200))
+    expected = math.hypot(binomial_error(42, 200), binomial_error(40, 200))
+    assert first.error == pytest.approx(expected)
 
 
 def test_test_accuracies_put_nothing_in_order(tmp_path):
@@ -308,10 +310,28 @@ def test_the_interval_of_a_row_knows_that_held_out_images_of_small_classes_count
         write_run(tmp_path, row, [60.0] * 3, length=CUT, **of_run)
     [ranking] = rankings(frame_of(tmp_path))
     low, high = ranking.iloc[0]["interval"]
-    error = 100 * math.sqrt((0.24 / 90 + 0.24 / 10) / 2**2)
+    share = (0.6 * 36 + 2) / (36 + 4)  # they count as 36 images
+    error = 100 * math.sqrt(share * (1 - share) * (1 / 90 + 1 / 10) / 2**2)
     # The quantile is that of Student's t with 36 - 1 degrees of freedom.
     assert (low + high) / 2 == pytest.approx(60)
     assert (high - low) / 2 == pytest.approx(2.0301 * error, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("images", "top1", "interval"),
+    [(20, 100.0, (87.06, 100)), (20, 95.0, (79.52, 100)), (20, 0.0, (0, 12.94)), (1, 100.0, None)],
+)
+def test_the_interval_of_few_images_is_within_0_and_100_and_has_a_width(
+    images, top1, interval, tmp_path
+):
+    labels = np.zeros(images, int)
+    others = {"heldout_labels": labels, "heldout_last_preds": labels}
+    of_run = {"preds": predictions(50), "others": others, "heldout": [top1] * 3}
+    own = {"data": DataSet("folder", 0, "beef0123"), "protocol": "last"}
+    write_run(tmp_path, "control", [top1] * 3, **own, **of_run)
+    [ranking] = rankings(frame_of(tmp_path))
+    found = ranking.iloc[0]["interval"]
+    assert found == (interval and pytest.approx(interval, abs=0.01))
 
 
 def test_held_out_predictions_of_other_images_are_not_paired(tmp_path):
