@@ -5,7 +5,7 @@ The paper's table:
 
     python -m utils.reproduce --rows cifar100/100 --seeds 0,1,2 --gpu 0 --precision bf16
 
-A ranking of methods for your own images, by their accuracy on held-out images:
+A ranking of methods for your own images, by their balanced accuracy on held-out images:
 
     python -m utils.reproduce --dataset folder --data_root DIR
 

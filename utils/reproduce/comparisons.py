@@ -182,15 +182,15 @@ def against_published(frame: Frame) -> Frame:
 
 
 def rankings(frame: Frame) -> list[Frame]:
-    """Returns rankings: tables of rows with the same number of epochs, the best on held-out images
-    first.
+    """Returns rankings: tables of rows with the same number of epochs, that of the best balanced
+    accuracy on held-out images first.
 
     There is one for each data set, precision and length. It takes the protocol that has the most
     rows. On the paper's data sets, a ranking has at least three rows.
 
     A ranking compares last epochs, so held-out images select nothing but the order of the rows.
-    Test accuracies are shown and select nothing. `difference` is to `control`, or to the first row
-    in RECIPES if `control` is missing.
+    Test accuracies, shares of the images, are shown and select nothing. `difference` is to
+    `control`, or to the first row in RECIPES if `control` is missing.
     """
     chains = frame[(frame["of_seeds"] == CHAINS) & frame["final_heldout"].notna()]
     found = []

@@ -248,9 +248,9 @@ def test_two_rows_are_ranked_and_one_has_its_command_alone(tmp_path, no_figures)
     page = write_results(
         own_runs(tmp_path / "two", control=50.0, dro_lt=60.0), commands
     ).read_text()
-    assert "held-out [95 %]" in page and "the second command" in page
+    assert "held-out, balanced [95 %]" in page and "the second command" in page
     page = write_results(own_runs(tmp_path / "one", control=50.0), commands).read_text()
-    assert "held-out [95 %]" not in page and "the first command" in page
+    assert "held-out, balanced [95 %]" not in page and "the first command" in page
 
 
 def test_the_page_of_other_data_is_html_that_shows_the_same(tmp_path, no_figures):
