@@ -1,5 +1,6 @@
 """From lists of image files to splits, which are decoded into memory or streamed."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +28,7 @@ def load_files(
     """Returns the images of each split, decoded or streamed.
 
     Of images that are streamed, only the headers are read here, unless `--check_images` asks for
-    more.
+    more. If something is known to be wrong or a file is missing, no image is decoded either.
 
     Args:
         splits: the files of each split, by name.
@@ -43,11 +44,12 @@ def load_files(
     """
     side = _side_of(options)
     is_streamed = streams(options, sum(map(len, splits.values())))
-    if is_streamed:
+    # Decoding may take an hour, and with a fault nothing of it would be kept.
+    if is_streamed or (not options.check_images and (faults or _lack_files(splits))):
         fault = _pixel_fault if options.check_images else _header_fault
         for name, files in splits.items():
             faults += faults_in(files, fault, f"checking {options.dataset} {name}")
-    else:
+    if not is_streamed and (options.check_images or not faults):
         cache = None if beside is None else cache_beside(beside, side)
         title = f"decoding {options.dataset}"
         images = decode_once(splits, side, title, cache, faults, goes_on=options.check_images)
@@ -84,6 +86,11 @@ def streams(options: Options, num_images: int) -> bool:
     side = _side_of(options)
     decoded = num_images * 3 * side**2
     return side >= LARGE_SIDE or decoded > MEMORY_SHARE * psutil.virtual_memory().total
+
+
+def _lack_files(splits: dict[str, FileList]) -> bool:
+    """Returns True if a file is missing."""
+    return not all(os.path.isfile(f.path(name)) for f in splits.values() for name in f.names)
 
 
 def faults_in(files: FileList, fault: Callable[[str], str | None], title: str) -> list[str]:

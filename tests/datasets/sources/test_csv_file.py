@@ -5,6 +5,7 @@ import unicodedata
 import pytest
 import torch
 
+import datasets.load_files
 from datasets import load_data
 from tests.support.pictures import noise, options, save
 from utils.errors import UserError
@@ -86,6 +87,26 @@ def test_an_accent_in_a_path_may_be_one_character_or_two(of_file, in_table, tmp_
 def test_cells_behind_the_last_column_may_be_empty(tmp_path):
     table = write_table(tmp_path, header="path,label,,", row="{path},{label},, ,")
     assert csv_data(table).class_counts == [8, 4]
+
+
+def test_nothing_is_decoded_if_a_listed_file_is_missing(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(datasets.load_files, "decode_once", refuse)
+    table = write_table(tmp_path)
+    (tmp_path / "images" / "0_1.png").unlink()
+    (tmp_path / "images" / "1_1.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"2 faults: .*0_1\.png: no such file.*1_1\.png: not an"):
+        csv_data(table)
+
+
+def test_nothing_is_decoded_if_a_class_has_no_training_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.load_files, "decode_once", None)
+    table = write_table(tmp_path, header="path,label,split", row=ROW)
+    table.write_text(table.read_text().replace("élm,train", "élm,val"))
+    with pytest.raises(UserError, match="label 'élm' has no training images"):
+        csv_data(table)
 
 
 def test_a_quoted_label_may_have_commas_and_quotation_marks(tmp_path):
