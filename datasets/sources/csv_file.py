@@ -83,10 +83,13 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
         raise UserError(f"--data_root {shown(path)}: no such file") from None
     except OSError as error:
         raise UserError(f"--data_root {shown(path)}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
         raise UserError(
-            f"--data_root {shown(path)}: not a table of text in UTF-8 ({error})"
+            f"--data_root {shown(path)}: not a table of text in UTF-8; save it as one (in Excel: "
+            "CSV UTF-8)"
         ) from None
+    except csv.Error as error:
+        raise UserError(f"--data_root {shown(path)}: not a table (line 1: {error})") from None
 
 
 def _header(reader: csv.DictReader) -> list[str]:

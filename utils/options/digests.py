@@ -71,6 +71,8 @@ def _listed_sizes(table: Path) -> Iterator[bytes]:
         try:
             for row in read_table(file):
                 name = listed_name(table.parent, (row.get("path") or "").strip())
+                if not name:  # an empty row, or one that loading the data reports
+                    continue
                 try:
                     size = os.stat(table.parent / name).st_size
                 except (OSError, ValueError):

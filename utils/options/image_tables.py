@@ -34,7 +34,7 @@ def read_table(file: TextIO) -> csv.DictReader:
 
 
 def table_rows(reader: csv.DictReader, faults: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yields the line and the cells of each row that is not empty.
+    """Yields the line and the cells of each row that has a text.
 
     A row must be one line. Lines behind a quotation mark that is left open would become one cell,
     so that their images would be lost.
@@ -58,7 +58,7 @@ def table_rows(reader: csv.DictReader, faults: list[str]) -> Iterator[tuple[int,
         if fault is not None:
             lines = f"line {last}" if first == last else f"lines {first} to {last}"
             faults.append(f"{lines}: {fault}; is a quotation mark left open?")
-        elif cells:
+        elif any(cell.strip() for cell in cells):
             yield first, cells
 
 

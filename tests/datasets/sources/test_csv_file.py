@@ -9,6 +9,7 @@ import datasets.load_files
 from datasets import load_data
 from tests.support.pictures import noise, options, save
 from utils.errors import UserError
+from utils.options.digests import content_digest, forget_digests
 
 
 def write_table(root, counts=(10, 5), header="path,label", mark=b"", row="{path},{label}"):
@@ -89,6 +90,20 @@ def test_cells_behind_the_last_column_may_be_empty(tmp_path):
     assert csv_data(table).class_counts == [8, 4]
 
 
+def test_rows_of_nothing_but_delimiters_and_spaces_are_passed_over(tmp_path):
+    table = write_table(tmp_path)
+    before = csv_data(table).fingerprint, content_digest(str(table), is_table=True)
+    table.write_text(f"{table.read_text()}\n,\n  \n , \n")
+    assert csv_data(table).fingerprint == before[0]
+    # The size of the table's folder, which changes, is no part of the data.
+    forget_digests()
+    digest = content_digest(str(table), is_table=True)
+    for i in range(100):
+        (tmp_path / f"{i:0200}").touch()
+    forget_digests()
+    assert content_digest(str(table), is_table=True) == digest
+
+
 def test_nothing_is_decoded_if_a_listed_file_is_missing(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("decoded")
@@ -156,7 +171,8 @@ def test_whole_numbers_are_sorted_as_numbers(tmp_path):
         ("path,label\na.png,x\nb.png,x", "x is the only class there; a data set has two classes"),
         ("path,label,split\na.png,x,train\nb.png,y,test", "label 'y' has no training images"),
         ("path,label\nmissing.png,x\na.png,x\nb.png,y", "missing.png: no such file"),
-        ("path,label\na.png,x\nb.png,\xff".encode("latin-1"), "not a table of text in UTF-8"),
+        ("path,label\na.png,x\nb.png,\xff".encode("latin-1"), "save it as one (in Excel: CSV UTF"),
+        ('"path" ,label\na.png,x', "not a table (line 1: ',' expected after '\"')"),
         (b"path,label\na\x00.png,x", "no path"),
     ],
 )
