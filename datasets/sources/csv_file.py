@@ -16,7 +16,7 @@ from utils.errors import UserError
 from utils.options.data_paths import split_called
 from utils.options.flags import Options
 from utils.options.image_tables import listed_name, read_table, table_rows
-from utils.text import shown
+from utils.text import listed, shown
 
 COLUMNS = ("path", "label", "split")
 
@@ -35,7 +35,8 @@ def load_csv(options: Options, recorded: Mapping) -> BalancedData:
     """
     path = Path(options.data_root)
     faults: list[str] = []
-    rows = list(_rows(path, faults))
+    ignored: list[str] = []
+    rows = list(_rows(path, faults, ignored))
     trained = {label for _, label, split in rows if split == "train"}
     if not faults and not trained:
         faults.append("no line of the split train" if rows else "no images are listed")
@@ -57,11 +58,13 @@ def load_csv(options: Options, recorded: Mapping) -> BalancedData:
     names = {split: f"lines of the split {split}" for split in lists}
     found = with_test_split(FoundSplits(classes, lists, names), options, recorded, faults)
     loaded = load_files(found.lists, options, faults, beside=path)
-    return BalancedData(**loaded, class_names=classes, origin=found.origin(recorded))
+    others = (f"other columns ({listed(ignored)})",) if ignored else ()
+    return BalancedData(**loaded, class_names=classes, origin=found.origin(recorded, others))
 
 
-def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Yields path, label and split of each image; adds what is wrong with lines to `faults`."""
+def _rows(path: Path, faults: list[str], ignored: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Yields path, label and split of each image; adds what is wrong with lines to `faults`, and
+    the names of other columns to `ignored`."""
     first: dict[str, int] = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -70,6 +73,7 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, str, str]]:
             if (fault := _header_fault(header, delimiter)) is not None:
                 faults.append(fault)
                 return
+            ignored += [name for name in header if name and name not in COLUMNS]
             for line, cells in table_rows(reader, faults):
                 name, label, split, fault = _row(path.parent, header, cells, delimiter)
                 if fault is None:

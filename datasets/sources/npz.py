@@ -58,7 +58,9 @@ def load_npz(options: Options, recorded: Mapping) -> BalancedData:
         for split, role in roles.items()
     }
     named = {role: f"{split}_images" for split, role in roles.items()}
-    origin = Origin(named["test"], named.get("heldout"), are_whole=side == own_side)
+    others = [name for name in names if name not in arrays]
+    ignored = (f"other arrays ({listed(others)})",) if others else ()
+    origin = Origin(named["test"], named.get("heldout"), ignored, are_whole=side == own_side)
     return BalancedData(loaded["train"], loaded["test"], classes, loaded.get("heldout"), origin)
 
 

@@ -104,6 +104,12 @@ def test_rows_of_nothing_but_delimiters_and_spaces_are_passed_over(tmp_path):
     assert content_digest(str(table), is_table=True) == digest
 
 
+def test_other_columns_are_named(tmp_path):
+    assert "ignored" not in csv_data(write_table(tmp_path, header="path,label,,")).account()
+    table = write_table(tmp_path, header="id,path,label,Set,", row="1,{path},{label},{split}")
+    assert csv_data(table).account().endswith("; ignored: other columns (id, set)")
+
+
 def test_nothing_is_decoded_if_a_listed_file_is_missing(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("decoded")

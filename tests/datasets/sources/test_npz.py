@@ -39,6 +39,9 @@ def test_the_line_about_the_data_names_the_arrays(tmp_path):
     write_npz(tmp_path / "own.npz")
     line = npz_data(tmp_path / "own.npz").account()
     assert line.endswith("5 test (test_images), 5 held out (val_images)")
+    write_npz(tmp_path / "own.npz", class_names=noise(3), valid_images=noise(3))
+    told = npz_data(tmp_path / "own.npz").account()
+    assert told == f"{line}; ignored: other arrays (class_names, valid_images)"
 
 
 @pytest.mark.parametrize(
