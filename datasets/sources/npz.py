@@ -32,7 +32,8 @@ def load_npz(options: Options, recorded: Mapping) -> BalancedData:
 
     Raises:
         UserError: the file is missing or damaged, an array is missing or has another type or shape,
-            there is one class, a class has no training images, or `--test_fraction` is given.
+            the splits have images of several sizes and no size is given or recorded, there is one
+            class, a class has no training images, or `--test_fraction` is given.
     """
     path = Path(options.data_root)
     arrays, names = _read(path)
@@ -40,12 +41,16 @@ def load_npz(options: Options, recorded: Mapping) -> BalancedData:
     faults = [] if "train" in splits else ["no train_images"]
     if not {"test", "val"} & set(splits):
         faults.append("neither test_images nor val_images")
-    if faults:
-        faults.append(_held(names))
+    if faults or len(arrays) < 2 * len(splits):
+        faults.insert(0, _held(names))
     for split in splits:
         faults += _faults(split, arrays.get(f"{split}_images"), arrays.get(f"{split}_labels"))
     if not faults:
         faults = _label_faults({split: _labels(arrays, split) for split in splits})
+    if not faults and options.image_side is None:
+        sides = [arrays[f"{split}_images"].shape[1] for split in splits]
+        if len(set(sides)) > 1:
+            faults = [f"{', '.join(splits)} have images of the sides {sides}: give --image_size"]
     if faults:
         raise UserError(f"--data_root {path}: {listed(faults, SHOWN_FAULTS, '; ')}")
     classes = [str(label) for label in range(int(_labels(arrays, "train").max()) + 1)]
@@ -71,11 +76,31 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     wanted = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {n: arrays[n] for n in wanted if n in arrays.files}, sorted(arrays.files)
+            return {n: _array(arrays, n) for n in wanted if n in arrays.files}, sorted(arrays.files)
     except Exception as error:  # whatever the bytes made of the reader
         if is_out_of_memory(error):
             raise
         raise UserError(f"--data_root {path}: not a readable npz file ({error})") from error
+
+
+def _array(arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """Returns one array of an npz file.
+
+    Raises:
+        ValueError: it has Python objects in it, or is no array.
+    """
+    try:
+        found = arrays[name]
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        # NumPy's message is about pickles, which could run any code.
+        raise ValueError(
+            f"{name} are Python objects: save images as uint8 of one size, labels as whole numbers"
+        ) from None
+    if not isinstance(found, np.ndarray):  # NumPy gives the bytes of other files
+        raise ValueError(f"{name} is not an array")
+    return found
 
 
 def _other_kind(path: Path) -> str | None:
@@ -122,8 +147,9 @@ def _faults(split: str, images: np.ndarray | None, labels: np.ndarray | None) ->
     is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
     is_square = is_image and images.shape[1] == images.shape[2] in range(*SIDES)
     if images.dtype != np.uint8 or not is_square:
+        scaled = " (multiply values from 0 to 1 by 255 first)" if images.dtype.kind == "f" else ""
         return [
-            f"{split}_images are {images.dtype} {list(images.shape)}, not uint8 [N, S, S], "
+            f"{split}_images are {images.dtype} {list(images.shape)}, not uint8{scaled} [N, S, S], "
             f"[N, S, S, 1] or [N, S, S, 3] with a side S from {SIDES[0]} to {SIDES[1] - 1}"
         ]
     if labels.dtype.kind not in "iu" or labels.shape not in ((len(images),), (len(images), 1)):
@@ -143,7 +169,10 @@ def _label_faults(labels: dict[str, np.ndarray]) -> list[str]:
         expected = range(max(trained) + 1) if split == "train" else np.unique(found).tolist()
         lacking = list(islice((k for k in expected if k not in trained), SHOWN_CLASSES))
         if lacking:
-            faults.append(f"no training images of the classes {lacking} of {split}_labels")
+            faults.append(
+                f"no training images of the classes {lacking} of {split}_labels (labels count from "
+                "0, without gaps)"
+            )
     return faults
 
 

@@ -1,13 +1,15 @@
 """A user's own images in an npz file: what is read, and what is refused."""
 
 import random
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import load_data
 from tests.support.own_images import npz_data, write_npz
-from tests.support.pictures import noise, pixels_of
+from tests.support.pictures import noise, options, pixels_of
 from utils.errors import UserError
 
 
@@ -44,6 +46,18 @@ def test_the_line_about_the_data_names_the_arrays(tmp_path):
     assert told == f"{line}; ignored: other arrays (class_names, valid_images)"
 
 
+def test_images_of_several_sizes_need_a_size_that_is_given_or_recorded(tmp_path):
+    path = tmp_path / "own.npz"
+    write_npz(path, test_images=noise(5, 64, 64))
+    with pytest.raises(UserError, match=r"val, test have images of the sides \[28, 28, 64\]: give"):
+        npz_data(path)
+    sized = npz_data(path, "--image_size", 28)
+    recorded = load_data(
+        options("--dataset", "npz", "--data_root", path), {"data": {"image_size": 28}}
+    )
+    assert sized.fingerprint == recorded.fingerprint
+
+
 @pytest.mark.parametrize(
     ("changes", "own"), [({}, "test_images"), ({"test_images": None, "test_labels": None}, "val_")]
 )
@@ -63,10 +77,13 @@ def test_val_is_the_test_set_of_an_npz_file_without_one(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"train_labels": None}, ["no train_labels"]),
+        (
+            {"train_labels": None, "test_labels": None, "train_label": noise(13)},
+            ["holds test_images, train_images, train_label,", "no train_labels; no test_labels"],
+        ),
         ({"train_images": None, "train_labels": None}, ["no train_images"]),
         ({"test_images": None, "val_labels": None}, ["no test_images", "no val_labels"]),
-        ({"train_images": np.zeros((13, 28, 28), np.float32)}, ["float32 [13, 28, 28]"]),
+        ({"train_images": np.zeros((13, 28, 28), np.float32)}, ["float32 [13, 28, 28]", "by 255"]),
         ({"train_images": noise(13, 28, 20)}, ["[13, 28, 20]"]),
         ({"train_images": noise(13, 4, 4)}, ["[13, 4, 4]", "from 8 to 1024"]),
         ({"train_images": np.uint8(3)}, ["train_images are uint8 []"]),
@@ -76,7 +93,8 @@ def test_val_is_the_test_set_of_an_npz_file_without_one(tmp_path):
         ({"train_labels": np.zeros((13, 14), np.uint8)}, ["[13, 14]", "each of 13 images"]),
         ({"train_labels": np.zeros(12, np.int64)}, ["[12]"]),
         ({"train_labels": np.arange(13) - 1}, ["train_labels go down to -1"]),
-        ({"train_labels": 2 * np.arange(13)}, ["[1, 3, 5, 7, 9] of train_labels"]),
+        ({"train_labels": 2 * np.arange(13)}, ["[1, 3, 5, 7, 9] of train_labels (labels count"]),
+        ({"train_labels": np.array(["ant"] * 13, object)}, ["train_labels are Python objects: "]),
         (
             {"test_labels": np.array([0, 1, 2, 7, 0]), "val_labels": np.array([0, 9, 2, 1, 0])},
             ["[7] of test_labels", "[9] of val_labels"],
@@ -130,6 +148,13 @@ def test_the_error_says_what_a_file_is_that_is_not_an_archive(tmp_path, content,
         npz_data(tmp_path / "own.npz")
     assert f"{tmp_path}/own.npz: {says}" in str(raised.value)
     assert "allow_pickle" not in str(raised.value)
+
+
+def test_an_array_that_is_none_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "own.npz", "w") as archive:
+        archive.writestr("train_images.npy", b"raw")
+    with pytest.raises(UserError, match="train_images is not an array"):
+        npz_data(tmp_path / "own.npz")
 
 
 def test_a_file_with_one_array_is_not_taken_for_an_archive(tmp_path):
