@@ -70,7 +70,9 @@ def _read_list(path: Path, images: Path, faults: list[str]) -> FileList:
             names.append(name)
             labels.append(int(label))
         else:
-            faults.append(f"{path}, line {number}: {line[:60]!r} is not a path and a label")
+            faults.append(
+                f"{path}, line {number}: {line[-60:]!r} is not a path, a space and a label"
+            )
     if not names:
         faults.append(f"{path}: no images")
     return FileList(images, names, labels)

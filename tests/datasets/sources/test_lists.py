@@ -87,8 +87,9 @@ def change(path, text, addition):
     ("file", "text", "addition", "says"),
     [
         ("train", (" 0\n", " zero\n"), "", "ImageNet_LT_train.txt, line 1: "),
-        ("train", ("", ""), "only_a_path.JPEG\n", "'only_a_path.JPEG' is not a path and a label"),
+        ("train", ("", ""), "only_a_path.JPEG\n", "'only_a_path.JPEG' is not a path, a space"),
         ("train", ("", ""), "x.JPEG -1\n", "'x.JPEG -1' is not"),
+        ("train", ("", ""), f"{'long/' * 20}x.JPEG,1\n", "long/x.JPEG,1' is not a path, a space"),
         ("train", ("", ""), "nowhere/x.JPEG 1\n", "nowhere/x.JPEG: no such file"),
         ("train", (" 1\n", " 2\n"), "", "class 1 has no training images"),
         ("test", (" 1\n", " 7\n"), "", "ImageNet_LT_test.txt: class 7 has no training images"),
