@@ -15,6 +15,8 @@ from utils.predict.page import SHOWN
 from utils.predict.predictions import Prediction
 from utils.predict.targets import written
 
+TABLES = (".csv", ".tsv", ".npz", ".npy")
+
 
 def write_table(
     path: Path, results: Iterable[Prediction | str], number: int, places: Sequence[Path]
@@ -53,10 +55,12 @@ def write_table(
             likeliest = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
             rows.writerow([result.file, *likeliest[:2], *likeliest])
         if count == 0:
+            if not skipped:
+                raise UserError(f"no files in {', '.join(map(str, places))}")
+            is_table = any(place.suffix.lower() in TABLES for place in places)
             raise UserError(
                 f"no file could be read as an image ({skipped} skipped); the first: {first_reason}"
-                if skipped
-                else f"no files in {', '.join(map(str, places))}"
+                + ("; tables and arrays are not read: give image files or folders" * is_table)
             )
     return kept, count, skipped
 

@@ -269,6 +269,13 @@ def test_where_no_file_is_an_image_nothing_is_written(run, tmp_path, capfd):
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["table.csv", "own.NPZ"])
+def test_tables_and_arrays_are_said_not_to_be_read(name, run, tmp_path):
+    (tmp_path / name).write_text("path,label")
+    status, _, err = predict(run, tmp_path / name, "--output", tmp_path / "p.csv")
+    assert status == 2 and f"{name}: not an image that Pillow can read; tables and arrays" in err
+
+
 def test_each_file_is_found_once_at_any_depth(tmp_path):
     folder = tmp_path / "images"
     for name in (
