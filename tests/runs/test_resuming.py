@@ -54,15 +54,16 @@ def test_a_finished_stage_1_goes_on_with_more_epochs(tree, tmp_path):
     grown, whole = tmp_path / "grown", tmp_path / "whole"
     flags = ("--schedule", "absolute", "--epochs")
     assert "resumes" not in succeed(stage_1(tree, grown, *flags, 1)).out
-    evaluated = [stage_1_folder(grown) / name for name in ("outputs_test.npz", "readings.json")]
-    for path in evaluated:
+    names = ("model.onnx", "outputs_test.npz", "readings.json")
+    outdated = [stage_1_folder(grown) / name for name in names]
+    for path in outdated:
         path.touch()
     outcome = succeed(stage_1(tree, grown, *flags, 3, "--resume", "True"))
     assert "2/3" in outcome.out and "1/3" not in outcome.out
     said = "resumes after epoch 1 of 3, from "
     assert f"{said}{stage_1_folder(grown) / 'ckpt.pth.tar'}" in outcome.out.splitlines()
-    removed = "removed the files of an earlier evaluation: outputs_test.npz, readings.json"
-    assert removed in outcome.out.splitlines() and not any(path.exists() for path in evaluated)
+    removed = f"removed the files of an earlier evaluation or export: {', '.join(names)}"
+    assert removed in outcome.out.splitlines() and not any(path.exists() for path in outdated)
     succeed(stage_1(tree, whole, *flags, 3))
     folder = stage_1_folder(grown)
     assert not differences(weights_of(folder), weights_of(stage_1_folder(whole)))

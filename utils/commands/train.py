@@ -267,7 +267,7 @@ def _open_folders(
     stack: ExitStack, jobs: Sequence[_Job], machine: Machine, data: LongTailedData
 ) -> None:
     """Locks the runs' folders until the stack closes, deletes the files of runs that are replaced
-    and of earlier evaluations, and writes the options of new runs.
+    and of earlier evaluations and exports, and writes the options of new runs.
 
     Raises:
         UserError: another process has locked a folder, or has begun or continued a run there since
@@ -286,13 +286,13 @@ def _open_folders(
             # A process that was killed while it wrote a checkpoint leaves a part of it.
             if job.action == "replace" or path.match(".ckpt*.tmp"):
                 path.unlink()
-        # An evaluation is of the epochs that there were, or of a shipped checkpoint.
-        outdated = job.folder.evaluation_files()
+        # They are of the epochs that there were, or of a shipped checkpoint.
+        outdated = job.folder.outdated_files()
         for path in outdated:
             path.unlink()
         if outdated:
             names = ", ".join(path.name for path in outdated)
-            print(f"removed the files of an earlier evaluation: {names}")
+            print(f"removed the files of an earlier evaluation or export: {names}")
         job.record(machine, data)
         print(
             f"{len(data.train)} training images of {data.num_classes} classes, {machine.device}, "

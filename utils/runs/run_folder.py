@@ -31,7 +31,8 @@ RECORD_FILES = (
     *EVALUATION_FILES,
     *("events.out.tfevents.*", ".*.tmp"),
 )
-MODEL_FILES = ("ckpt*.pth.tar", ".ckpt*.tmp", "model.onnx", "model.pt2", "model.safetensors")
+EXPORTS = ("model.onnx", "model.pt2", "model.safetensors")
+MODEL_FILES = ("ckpt*.pth.tar", ".ckpt*.tmp", *EXPORTS)
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,11 @@ class RunFolder:
         found = (path for folder, pattern in patterns for path in folder.glob(pattern))
         return sorted({path for path in found if path.is_file()})
 
-    def evaluation_files(self) -> list[Path]:
-        """Returns the files that an evaluation has left here."""
-        return sorted(path for name in EVALUATION_FILES for path in self.records.glob(name))
+    def outdated_files(self) -> list[Path]:
+        """Returns the files that an evaluation or an export has left here. They are outdated when
+        the run goes on."""
+        patterns = (*EVALUATION_FILES, *EXPORTS)
+        return [path for path in self.own_files() if any(map(path.match, patterns))]
 
     def holds_a_run(self) -> bool:
         """Returns True if a run has begun here. Files of an evaluation alone do not count, because
