@@ -52,8 +52,9 @@ def evaluate(options: Options) -> None:
     """Evaluates the best checkpoint of a run on images without augmentation.
 
     It prints the accuracies and writes `outputs_train.npz`, `outputs_test.npz` and `geometry.json`.
-    With `--readings` it also writes `readings.json`, `readings.csv` and `classifiers.pth`. With
-    several seeds it does this for each and then prints mean and standard deviation.
+    With `--readings` it also writes `readings.json`, `readings.csv` and `classifiers.pth`; without,
+    it deletes earlier `readings.*`. With several seeds it does this for each and then prints mean
+    and standard deviation.
 
     Raises:
         UserError: there is no such checkpoint, or it is one of another network or other classes; it
@@ -112,6 +113,8 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
         if records:
             epoch = _epoch_of(chosen)
             _save_readings(folder, classifiers, records, model, epoch, data.class_names)
+        else:
+            _delete_readings(folder)
         _save_outputs(folder, data, "train", model, *train)
         _save_outputs(folder, data, "test", model, *evaluator.features_of("test"))
     print(f"features, labels and predictions: {folder.records}/outputs_{{train,test}}.npz")
@@ -191,6 +194,17 @@ def _save_readings(
             for name, value in record.items():
                 if isinstance(value, (int, float)):
                     events.add_scalar(f"reading_{reading}/{name}", value, epoch)
+
+
+def _delete_readings(folder: RunFolder) -> None:
+    """Deletes the accuracies that an earlier evaluation has left, because its images or its epoch
+    may have been others. `classifiers.pth` says itself which network it is of, and stays."""
+    outdated = sorted(folder.records.glob("readings.*"))
+    for path in outdated:
+        path.unlink()
+    if outdated:
+        names = ", ".join(path.name for path in outdated)
+        print(f"removed the accuracies of an earlier evaluation: {names}")
 
 
 @torch.no_grad()

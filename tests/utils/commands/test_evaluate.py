@@ -200,6 +200,16 @@ def test_evaluation_saves_the_classifiers_that_it_fits(tree, both):
     assert {folder / "classifiers.pth", folder / "model.onnx"} <= set(found)
 
 
+def test_an_evaluation_without_readings_removes_those_of_an_earlier_one(tree, both):
+    """They may be of other images; the classifiers are of the network."""
+    folder, argv = both / STAGE_1_NAME, stage_1(tree, both, "-e")
+    succeed([*argv, "--readings", "linear"])
+    said = "removed the accuracies of an earlier evaluation: readings.csv, readings.json"
+    assert said in succeed(argv).out.splitlines()
+    assert not list(folder.glob("readings.*")) and (folder / "classifiers.pth").exists()
+    assert "removed" not in succeed(argv).out
+
+
 def test_classifiers_are_fitted_on_training_images_and_tuned_on_held_out_ones(
     tree, both, monkeypatch
 ):
