@@ -28,12 +28,24 @@ PACKAGES = {"onnx": ("onnx", "onnxscript"), "pt2": (), "safetensors": ("safetens
 """The packages beyond the requirements that each format needs."""
 
 
-def description(trained: TrainedNetwork) -> dict:
-    """Returns what a file says about the network beside its weights, as values for JSON."""
+NORMALISES = "the program subtracts mean and divides by std itself"
+DOES_NOT_NORMALISE = "first subtract mean and divide by std"
+
+
+def description(trained: TrainedNetwork, normalisation: str) -> dict:
+    """Returns what a file says about the network beside its weights, as values for JSON.
+
+    Args:
+        trained: the network.
+        normalisation: who normalises the images; most other model files leave it to the caller.
+    """
     return {
+        "checkpoint": "/".join(trained.path.absolute().parts[-3:]),
+        "epoch": trained.epoch,
         "arch": trained.arch,
         "dataset": trained.dataset,
         "class_names": trained.class_names,
+        "input": f"float32 [B, 3, S, S] in [0, 1], red, green, blue; {normalisation}",
         "image_size": trained.image_size,
         "shorter_side": trained.shorter_side,
         **trained.normalisation.as_dict(),
@@ -56,7 +68,7 @@ def write_onnx(trained: TrainedNetwork, path: Path) -> None:
         )
     assert program is not None
     model = program.model_proto
-    for key, value in description(trained).items():
+    for key, value in description(trained, NORMALISES).items():
         model.metadata_props.add(key=key, value=json.dumps(value))
     with atomic_write(path) as file:
         file.write(model.SerializeToString())
@@ -71,7 +83,7 @@ def write_pt2(trained: TrainedNetwork, path: Path) -> None:
             (_example(trained),),
             dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
         )
-        extra = {"description.json": json.dumps(description(trained))}
+        extra = {"description.json": json.dumps(description(trained, NORMALISES))}
         # A write that fails inside torch would abort the process.
         serialised = BytesIO()
         torch.export.save(program, serialised, extra_files=extra)
@@ -83,7 +95,8 @@ def write_safetensors(trained: TrainedNetwork, path: Path) -> None:
     """Writes the weights. The entries of `description` are its metadata, each as JSON."""
     safetensors = importlib.import_module("safetensors.torch")
     weights = {name: w.contiguous() for name, w in trained.network.state_dict().items()}
-    metadata = {key: json.dumps(value) for key, value in description(trained).items()}
+    described = description(trained, DOES_NOT_NORMALISE)
+    metadata = {key: json.dumps(value) for key, value in described.items()}
     with atomic_write(path) as file:
         file.write(safetensors.save(weights, metadata))
 

@@ -56,6 +56,7 @@ class TrainedNetwork:
 
     Args:
         path: its checkpoint.
+        epoch: the epoch of the checkpoint; None if it does not say.
         arch: its name in `models.ARCHITECTURES`.
         dataset: the name of the data set; None if the checkpoint has none.
         network: the network on the CPU, in eval mode.
@@ -66,6 +67,7 @@ class TrainedNetwork:
     """
 
     path: Path
+    epoch: int | None
     arch: str
     dataset: str | None
     network: nn.Module
@@ -104,10 +106,11 @@ def load_network(name: Path) -> TrainedNetwork:
     network = checkpoint.build_from(content, path, arch, num_classes).eval()
     recorded = data_of(content)
     arguments = read_json(path.parent / "args.json")  # empty without that file
-    dataset = content.get("dataset")
+    dataset, epoch = content.get("dataset"), content.get("epoch")
     side = _image_size(recorded, arguments, path, arch)
     return TrainedNetwork(
         path=path,
+        epoch=epoch if isinstance(epoch, int) else None,
         arch=arch,
         dataset=dataset if isinstance(dataset, str) else None,
         network=network,

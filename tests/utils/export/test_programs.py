@@ -19,15 +19,24 @@ from utils.predict.network import load_network
 from utils.runs.backbone import load_backbone
 
 SIDE = 16
-DESCRIPTION = {
-    "arch": "resnet8",
-    "dataset": "folder",
-    "class_names": NAMES,
-    "image_size": SIDE,
-    "shorter_side": SIDE,
-    "mean": MEAN,
-    "std": STD,
-}
+BY_ITSELF = "the program subtracts mean and divides by std itself"
+
+
+def described(trained, normalisation):
+    """Gives what the file of the network says about it."""
+    images = "float32 [B, 3, S, S] in [0, 1], red, green, blue"
+    return {
+        "checkpoint": f"{trained.path.parents[1].name}/run/ckpt.best.pth.tar",
+        "epoch": 3,
+        "arch": "resnet8",
+        "dataset": "folder",
+        "class_names": NAMES,
+        "input": f"{images}; {normalisation}",
+        "image_size": SIDE,
+        "shorter_side": SIDE,
+        "mean": MEAN,
+        "std": STD,
+    }
 
 
 def exported(format, tmp_path, capsys, **settings):
@@ -56,7 +65,7 @@ def test_a_pt2_program_computes_the_networks_outputs(head_scale, tmp_path, capsy
     trained, path = exported("pt2", tmp_path, capsys, head_scale=head_scale)
     extra = {"description.json": ""}
     program = torch.export.load(path, extra_files=extra)
-    assert json.loads(extra["description.json"]) == DESCRIPTION
+    assert json.loads(extra["description.json"]) == described(trained, BY_ITSELF)
     with torch.no_grad():
         assert_equal_outputs(program.module(), trained)
 
@@ -69,7 +78,8 @@ def test_an_onnx_model_computes_the_networks_outputs(tmp_path, capsys):
     assert (images.name, images.shape) == ("images", ["batch", 3, SIDE, SIDE])
     assert [output.name for output in session.get_outputs()] == ["features", "logits"]
     found = session.get_modelmeta().custom_metadata_map
-    assert {key: json.loads(found[key]) for key in DESCRIPTION} == DESCRIPTION
+    expected = described(trained, BY_ITSELF)
+    assert {key: json.loads(found[key]) for key in expected} == expected
     assert_equal_outputs(lambda x: session.run(None, {"images": x.numpy()}), trained)
     names = json.loads(found["class_names"])
     _, logits = session.run(None, {"images": np.zeros((1, 3, SIDE, SIDE), np.float32)})
@@ -80,7 +90,8 @@ def test_safetensors_hold_the_weights_and_are_a_backbone(tmp_path, capsys):
     trained, path = exported("safetensors", tmp_path, capsys)
     safetensors = importlib.import_module("safetensors")
     with safetensors.safe_open(path, "pt") as file:
-        assert {key: json.loads(text) for key, text in file.metadata().items()} == DESCRIPTION
+        found = {key: json.loads(text) for key, text in file.metadata().items()}
+        assert found == described(trained, "first subtract mean and divide by std")
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     expected = trained.network.state_dict()
     assert found.keys() == expected.keys()
