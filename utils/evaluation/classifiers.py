@@ -88,6 +88,25 @@ def apply_classifier(saved: Mapping[str, Any], features: Tensor) -> Tensor:
     return Classifier(saved["kind"], **tensors)(features)
 
 
+class SavedClassifier(nn.Module):
+    """`apply_classifier` as the head of a network: from features ``[N, D]`` to scores ``[N, K]``.
+
+    Args:
+        saved: as for `apply_classifier`.
+    """
+
+    def __init__(self, saved: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.kind = saved["kind"]
+        for name, value in saved.items():
+            if name != "kind":
+                self.register_buffer(name, value)
+
+    def forward(self, features: Tensor) -> Tensor:
+        tensors: dict[str, Any] = dict(self.named_buffers())
+        return Classifier(self.kind, **tensors)(features)
+
+
 def has_confidence(name: str) -> bool:
     """Returns True if a softmax of the named classifier's scores is a confidence. It is not for a
     nearest class mean, whose scores are cosines or distances."""

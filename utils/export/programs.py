@@ -42,6 +42,7 @@ def description(trained: TrainedNetwork, normalisation: str) -> dict:
     return {
         "checkpoint": "/".join(trained.path.absolute().parts[-3:]),
         "epoch": trained.epoch,
+        "classifier": trained.classifier,
         "arch": trained.arch,
         "dataset": trained.dataset,
         "class_names": trained.class_names,

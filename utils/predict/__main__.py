@@ -94,7 +94,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from utils.evaluation.classifiers import has_confidence
     from utils.machine.device import choose_machine
     from utils.predict.images import image_paths
-    from utils.predict.network import find_classifier, load_network, records_below
+    from utils.predict.network import load_network, records_below, with_classifier
     from utils.predict.page import write_page
     from utils.predict.predictions import LIKELIEST, Predictor
     from utils.predict.table import write_table
@@ -105,9 +105,8 @@ def predict(arguments: argparse.Namespace) -> None:
     folders = [*records_below(arguments.root_log, folder), folder]
     warn_of_unfinished(trained.path, folders, "predict")
     machine = choose_machine(arguments.gpu, "float32")
-    predictor = Predictor(
-        trained, machine, find_classifier(trained, arguments.classifier, arguments.root_log)
-    )
+    trained = with_classifier(trained, arguments.classifier, arguments.root_log)
+    predictor = Predictor(trained, machine)
     results = predictor(image_paths(arguments.images, without=targets))
     number = min(LIKELIEST, len(trained.class_names))
     kept, count, skipped = write_table(arguments.output, results, number, arguments.images)

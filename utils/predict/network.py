@@ -1,9 +1,9 @@
 """A trained network with everything that new images need: their size, their normalisation and the
 names of the classes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from datasets.recorded import data_of
 from models import ARCHITECTURES
 from utils.errors import UserError
 from utils.evaluation.classifier_files import CLASSIFIERS_FILE, load_classifier
-from utils.evaluation.classifiers import apply_classifier
+from utils.evaluation.classifiers import SavedClassifier
 from utils.files import read_json
 from utils.options.flags import BENCHMARK_LISTS, usual_side
 from utils.runs import checkpoint
@@ -64,6 +64,7 @@ class TrainedNetwork:
         image_size: width and height of its images in pixels.
         shorter_side: the shorter side that new images are resized to before they are cropped.
         class_names: names of the classes ``[K]``.
+        classifier: the name of its classifier; `linear` is the one that was trained with it.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class TrainedNetwork:
     image_size: int
     shorter_side: int
     class_names: list[str]
+    classifier: str = "linear"
 
     def with_normalisation(self) -> NormalisedNetwork:
         """Returns the network for images in [0, 1]."""
@@ -121,22 +123,22 @@ def load_network(name: Path) -> TrainedNetwork:
     )
 
 
-def find_classifier(
+def with_classifier(
     trained: TrainedNetwork, name: str, root_log: Path | None = None
-) -> Callable[[Tensor], Tensor] | None:
-    """Returns the function from features ``[B, D]`` to scores ``[B, K]`` of a classifier that an
-    evaluation of the run with `--readings` has saved; None for `linear`, the network's own.
+) -> TrainedNetwork:
+    """Returns the network with a classifier that an evaluation of the run with `--readings` has
+    saved, in place of its own. Its logits are then the scores of that classifier.
 
     Args:
-        trained: the network.
-        name: of the classifier.
+        trained: the network as `load_network` returns it.
+        name: of the classifier; `linear` for the network's own.
         root_log: as for `records_below`.
 
     Raises:
         UserError: there is no such classifier, or it was fitted on other weights.
     """
     if name == "linear":
-        return None
+        return trained
     folder = trained.path.parent
     folders = records_below(root_log, folder) or [folder]
     # The evaluation of a checkpoint that comes with the code is below `checkpoint`.
@@ -144,7 +146,9 @@ def find_classifier(
         folders.append(RUNS / folder.relative_to(PRETRAINED))
     places = [place / CLASSIFIERS_FILE for place in folders]
     path = next((place for place in places if place.exists()), places[-1])
-    return partial(apply_classifier, load_classifier(path, name, trained.network))
+    network = copy.deepcopy(trained.network)
+    network.linear = SavedClassifier(load_classifier(path, name, trained.network))
+    return replace(trained, network=network, classifier=name)
 
 
 def records_below(root_log: Path | None, folder: Path) -> list[Path]:

@@ -1,11 +1,10 @@
 """From image files to classes and confidences."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from models.folding import fold_batch_norm
 from utils.evaluation.evaluator import PIXELS_A_PASS
@@ -27,22 +26,15 @@ class Prediction:
 
 
 class Predictor:
-    """Classifies images with a trained network. Confidences are the softmax of the scores. As in
+    """Classifies images with a trained network. Confidences are the softmax of the logits. As in
     evaluation, batch-norm is folded into the convolutions.
 
     Args:
         trained: the network.
         machine: the device.
-        scores: another classifier than the network's own, from features ``[B, D]`` to scores
-            ``[B, K]``; None for the network's own.
     """
 
-    def __init__(
-        self,
-        trained: TrainedNetwork,
-        machine: Machine,
-        scores: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
+    def __init__(self, trained: TrainedNetwork, machine: Machine) -> None:
         self.names = trained.class_names
         self.side, self.shorter_side = trained.image_size, trained.shorter_side
         self.device = machine.device
@@ -50,7 +42,6 @@ class Predictor:
         self.batch_size = max(1, min(largest, PIXELS_A_PASS["cpu"] // self.side**2))
         network = NormalisedNetwork(fold_batch_norm(trained.network), trained.normalisation)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
-        self.scores = scores
 
     def __call__(self, paths: Iterable[str]) -> Iterator[Prediction | str]:
         """Yields one result for each file. Predictions come batch by batch; for an unreadable file
@@ -73,9 +64,8 @@ class Predictor:
         """Returns the min(5, K) likeliest classes of uint8 images, each ``[S, S, 3]``."""
         # These images already have the memory layout of the convolutions, channels-last.
         batch = torch.from_numpy(np.stack(images)).to(self.device)
-        features, logits = self.network(batch.permute(0, 3, 1, 2).float().div_(255))
-        scores = logits if self.scores is None else self.scores(features)
-        probabilities = torch.softmax(scores.double(), dim=1)
+        _, logits = self.network(batch.permute(0, 3, 1, 2).float().div_(255))
+        probabilities = torch.softmax(logits.double(), dim=1)
         found = torch.topk(probabilities, min(LIKELIEST, probabilities.shape[1]), dim=1)
         return [
             Prediction(file, [self.names[label] for label in labels], row)

@@ -18,6 +18,7 @@ from utils.evaluation.classifiers import (
     WEIGHT_DECAY,
     Classifier,
     FeatureBank,
+    SavedClassifier,
     accuracies,
     apply_classifier,
     calibration_error,
@@ -260,6 +261,7 @@ def test_every_classifier_reads_every_head(name, make_head, test_set):
     assert not scores.requires_grad
     assert (scores.argmax(dim=1) == targets).double().mean() > 0.8
     assert torch.equal(apply_classifier(classifier.saved(), features), scores)
+    assert torch.equal(SavedClassifier(classifier.saved())(features), scores)
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])

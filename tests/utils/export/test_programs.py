@@ -13,6 +13,8 @@ from models import build_model
 from tests.support.helpers import snapshot
 from tests.support.rounding import assert_as_accurate
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
+from utils.evaluation.classifier_files import save_classifiers
+from utils.evaluation.classifiers import Classifier
 from utils.export.__main__ import main
 from utils.export.programs import PACKAGES
 from utils.predict.network import load_network
@@ -28,6 +30,7 @@ def described(trained, normalisation):
     return {
         "checkpoint": f"{trained.path.parents[1].name}/run/ckpt.best.pth.tar",
         "epoch": 3,
+        "classifier": "linear",
         "arch": "resnet8",
         "dataset": "folder",
         "class_names": NAMES,
@@ -86,6 +89,41 @@ def test_an_onnx_model_computes_the_networks_outputs(tmp_path, capsys):
     assert len(names) == logits.shape[1]
 
 
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_program_has_a_classifier_that_an_evaluation_fitted(kind, format, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for package in (*PACKAGES[format], *(["onnxruntime"] if format == "onnx" else [])):
+        pytest.importorskip(package)
+    write_checkpoint(tmp_path / "run", side=SIDE)
+    trained = load_network(tmp_path / "run")
+    bias = torch.rand(len(NAMES)) if kind == "linear" else None
+    classifier = Classifier(kind, torch.rand(len(NAMES), 64), bias, shift=torch.rand(64))
+    (tmp_path / "logs" / "run").mkdir(parents=True)
+    path = tmp_path / "logs" / "run" / "classifiers.pth"
+    save_classifiers(path, {"crt": classifier}, trained.network, 3, NAMES)
+    argv = ["run", "--format", format, "--classifier", "crt"]
+    assert main(argv) == 2
+    assert main([*argv, "--root_log", "logs"]) == 0
+
+    images = torch.rand(3, 3, SIDE, SIDE)
+    with torch.no_grad():
+        expected, _ = trained.with_normalisation()(images)
+        if format == "onnx":
+            onnxruntime = importlib.import_module("onnxruntime")
+            session = onnxruntime.InferenceSession("run/model.onnx")
+            found = session.get_modelmeta().custom_metadata_map
+            features, logits = map(torch.tensor, session.run(None, {"images": images.numpy()}))
+        else:
+            extra = {"description.json": ""}
+            program = torch.export.load("run/model.pt2", extra_files=extra).module()
+            found = {k: json.dumps(v) for k, v in json.loads(extra["description.json"]).items()}
+            features, logits = program(images)
+    assert json.loads(found["classifier"]) == "crt"
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, classifier(expected), rtol=1e-4, atol=1e-4)
+
+
 def test_safetensors_hold_the_weights_and_are_a_backbone(tmp_path, capsys):
     trained, path = exported("safetensors", tmp_path, capsys)
     safetensors = importlib.import_module("safetensors")
@@ -123,6 +161,11 @@ def test_a_missing_package_is_one_line(format, package, tmp_path, capsys, monkey
     [
         (["nothing", "--format", "pt2"], "no such run or checkpoint"),
         (["run", "--format", "pt2", "--last"], "--last works with --format checkpoint"),
+        (["run", "--classifier", "crt"], "--classifier works with --format onnx, pt2, not with"),
+        (["run", "--format", "safetensors", "--classifier", "crt"], "not with safetensors"),
+        (["run", "--root_log", "logs"], "--root_log works with --format onnx, pt2, safetensors"),
+        (["run", "--format", "pt2", "--classifier", "crt"], "run/classifiers.pth: no such file"),
+        (["run", "--format", "pt2", "--classifier", "ncm_euclidean"], "invalid choice"),
         (["run", "--format", "gguf"], "invalid choice: 'gguf'"),
         (["run"], "no args.json"),
     ],
