@@ -11,6 +11,7 @@ import torch
 
 from models import build_model
 from tests.support.helpers import snapshot
+from tests.support.made_up_runs import write_run
 from tests.support.rounding import assert_as_accurate
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
 from utils.evaluation.classifier_files import save_classifiers
@@ -122,6 +123,14 @@ def test_a_program_has_a_classifier_that_an_evaluation_fitted(kind, format, tmp_
     assert json.loads(found["classifier"]) == "crt"
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits, classifier(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_an_unfinished_run_with_its_records_apart_is_told(tmp_path, capsys):
+    write_checkpoint(tmp_path / "run", side=SIDE)
+    write_run(tmp_path / "logs" / "run", epochs=2, finished=False)
+    argv = [str(tmp_path / "run"), "--format", "pt2", "--root_log", str(tmp_path / "logs")]
+    assert main(argv) == 0
+    assert "not finished: 2 of 4 epochs are done" in capsys.readouterr().err
 
 
 def test_safetensors_hold_the_weights_and_are_a_backbone(tmp_path, capsys):
