@@ -5,14 +5,16 @@ far it is, and its result.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_program
 from utils.options import values
-from utils.options.flags import Options, flag_of
+from utils.options.flags import Options, flag_of, with_role
 from utils.options.parse import Parser
+from utils.options.roles import Role
 from utils.runs.records import RecordedRun, read_run
 
 
@@ -58,7 +60,7 @@ def describe(folder: Path) -> Iterator[str]:
     try:
         run = read_run(folder)
         options = Options.from_record(run.arguments)
-        flags = [n for n in options.decisive() if not options.is_at_default(n)]
+        flags = flags_of(options)
         result = result_of(run)
     except UserError as error:
         yield f"unreadable: {error}"
@@ -66,12 +68,22 @@ def describe(folder: Path) -> Iterator[str]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a value is
         yield f"unreadable: not the records of a run ({type(error).__name__}: {error})"
         return
-    given = " ".join(f"{flag_of(name)} {getattr(options, name)}" for name in flags)
-    yield f"stage {run.stage}, flags: {given or 'the defaults'}"
+    yield f"stage {run.stage}, flags: {flags or 'the defaults'}"
     done = run.epochs[-1]["epoch"] if run.epochs else 0
     yield f"{done} of {options.epochs} epochs{'' if run.is_finished else ', not finished'}"
     if result:
         yield result
+
+
+def flags_of(options: Options) -> str:
+    """Returns the flags that decide the result, or say where the data are, and differ from the
+    defaults, as on a command line."""
+    names = (*options.decisive(), *with_role(Role.PLACE))
+    return " ".join(
+        f"{flag_of(name)} {shlex.quote(str(getattr(options, name)))}"
+        for name in names
+        if not options.is_at_default(name)
+    )
 
 
 def result_of(run: RecordedRun) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.made_up_runs import write_run
 from utils.runs.__main__ import main
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -27,6 +28,13 @@ def test_it_shows_name_flags_progress_and_result_of_every_run(capsys):
     assert f"NCM {summary['ncm']['top1']:.2f} %" in lines[3]
     assert "selected on test" in lines[3]
     assert "--feat_loss ce,robust_loss" in lines[5] and "--balanced_clf_nepochs 1" in lines[5]
+
+
+def test_the_place_of_the_data_is_named_as_a_shell_reads_it(tmp_path, capsys):
+    write_run(tmp_path / "run", dataset="folder", data_root="my photos")
+    assert main([str(tmp_path)]) == 0
+    flags = capsys.readouterr().out.splitlines()[1]
+    assert flags.endswith("--data_root 'my photos'") and "--list_root" not in flags
 
 
 def test_an_unfinished_run_and_an_unreadable_one_are_listed_too(tmp_path, capsys):
