@@ -1,9 +1,10 @@
 """Lists the runs below a folder: for each its name, the flags that differ from the defaults, how
 far it is, and its result.
 
-    python -m utils.runs [ROOT]
+    python -m utils.runs [ROOT] [--csv]
 """
 
+import csv
 import os
 import shlex
 import sys
@@ -15,12 +16,19 @@ from utils.options import values
 from utils.options.flags import Options, flag_of, with_role
 from utils.options.parse import Parser
 from utils.options.roles import Role
-from utils.runs.records import RecordedRun, read_run
+from utils.runs.records import RecordedRun, accuracies_of, read_run
+from utils.runs.run_folder import RunFolder
+
+COLUMNS = (
+    *("folder", "stage", "seed", "flags", "epochs", "planned", "is_finished", "selected_on"),
+    *("epoch", "top1", "top5", "balanced", "macro_f1", "many", "medium", "few", "ncm", "heldout"),
+    *("last_top1", "last_balanced", "seconds", "bytes"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the runs below a folder: for each its name, the flags that differ from the defaults,
-    how far it is, and its result.
+    how far it is, and its result; with `--csv` as a table.
 
     Returns:
         The exit status: 0, or 2 if there is no such folder.
@@ -34,45 +42,96 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="ROOT",
         help="the --root_log of the runs, or a folder below it (default: checkpoint)",
     )
-    return run_program("runs", lambda: list_runs(parser.parse_args(argv).root))
+    parser.add_argument(
+        "--csv",
+        action="store_true",
+        help="print a table with one row for each run; what cannot be read goes to standard error",
+    )
+
+    def program() -> None:
+        arguments = parser.parse_args(argv)
+        list_runs(arguments.root, arguments.csv)
+
+    return run_program("runs", program)
 
 
-def list_runs(root: Path) -> None:
+def list_runs(root: Path, as_csv: bool) -> None:
     """Prints the runs below a folder.
+
+    Args:
+        root: the folder.
+        as_csv: print a CSV table with the `COLUMNS`, not text.
 
     Raises:
         UserError: there is no such folder.
     """
     if not root.is_dir():
         raise UserError(f"no folder {root}; give the --root_log of the runs")
+    problems = sys.stderr if as_csv else sys.stdout
+    table = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+    if as_csv:
+        table.writeheader()
     unreadable: list[OSError] = []
     walk = os.walk(root, onerror=unreadable.append)
     folders = sorted(Path(folder) for folder, _, files in walk if "args.json" in files)
     for folder in folders:
-        print("\n    ".join([str(folder), *describe(folder)]))
+        try:
+            run = read_run(folder)
+            if as_csv:
+                table.writerow(row_of(run))
+            else:
+                print("\n    ".join([str(folder), *describe(run)]))
+        except UserError as error:
+            print(f"{folder}\n    unreadable: {error}", file=problems)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a value is
+            reason = f"not the records of a run ({type(error).__name__}: {error})"
+            print(f"{folder}\n    unreadable: {reason}", file=problems)
     for error in unreadable:
-        print(f"{error.filename}\n    cannot be read: {error.strerror}")
-    print(f"{len(folders)} {'run' if len(folders) == 1 else 'runs'} below {root}")
+        print(f"{error.filename}\n    cannot be read: {error.strerror}", file=problems)
+    if not as_csv:
+        print(f"{len(folders)} {'run' if len(folders) == 1 else 'runs'} below {root}")
 
 
-def describe(folder: Path) -> Iterator[str]:
+def describe(run: RecordedRun) -> Iterator[str]:
     """Yields lines about a run: its stage and flags, how far it is, and its result."""
-    try:
-        run = read_run(folder)
-        options = Options.from_record(run.arguments)
-        flags = flags_of(options)
-        result = result_of(run)
-    except UserError as error:
-        yield f"unreadable: {error}"
-        return
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a value is
-        yield f"unreadable: not the records of a run ({type(error).__name__}: {error})"
-        return
-    yield f"stage {run.stage}, flags: {flags or 'the defaults'}"
+    options = Options.from_record(run.arguments)
+    yield f"stage {run.stage}, flags: {flags_of(options) or 'the defaults'}"
     done = run.epochs[-1]["epoch"] if run.epochs else 0
     yield f"{done} of {options.epochs} epochs{'' if run.is_finished else ', not finished'}"
-    if result:
+    if result := result_of(run):
         yield result
+
+
+def row_of(run: RecordedRun) -> dict:
+    """Returns the run's cells of the table, by `COLUMNS`, without those that it has no value for.
+    `heldout` is the balanced accuracy on the held-out images; `bytes` are those of the run's own
+    files in this folder, without the runs of stage 2 inside."""
+    options = Options.from_record(run.arguments)
+    row = {
+        "folder": run.folder,
+        "stage": run.stage,
+        "seed": run.seed,
+        "flags": flags_of(options),
+        "epochs": run.epochs[-1]["epoch"] if run.epochs else 0,
+        "planned": options.epochs,
+        "is_finished": run.is_finished,
+        "seconds": run.seconds,
+        # The temporary files of a run that is at work come and go.
+        "bytes": sum(
+            path.stat().st_size
+            for path in RunFolder(run.folder, run.folder).own_files()
+            if path.suffix != ".tmp"
+        ),
+    }
+    if run.summary:
+        row["selected_on"] = run.summary["selected_on"]
+    if shown := run.shown:
+        linear = shown["test"]["linear"]
+        row |= {"epoch": shown["epoch"], "top5": linear["top5"], "macro_f1": linear["macro_f1"]}
+        row |= accuracies_of(shown)
+    if last := run.results("last"):
+        row |= {f"last_{name}": accuracies_of(last)[name] for name in ("top1", "balanced")}
+    return row
 
 
 def flags_of(options: Options) -> str:

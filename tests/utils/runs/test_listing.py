@@ -1,5 +1,7 @@
 """The list of runs."""
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.made_up_runs import write_run
-from utils.runs.__main__ import main
+from utils.runs.__main__ import COLUMNS, main
 
 EARLIER = Path(__file__).parent / "earlier"
 
@@ -35,6 +37,44 @@ def test_the_place_of_the_data_is_named_as_a_shell_reads_it(tmp_path, capsys):
     assert main([str(tmp_path)]) == 0
     flags = capsys.readouterr().out.splitlines()[1]
     assert flags.endswith("--data_root 'my photos'") and "--list_root" not in flags
+
+
+def table(root, capsys):
+    assert main([str(root), "--csv"]) == 0
+    captured = capsys.readouterr()
+    return list(csv.DictReader(io.StringIO(captured.out))), captured.err
+
+
+def test_the_table_has_a_row_of_numbers_for_each_run(tmp_path, capsys):
+    parent = write_run(tmp_path / "a", heldout=True)
+    write_run(parent / "robust", 1, stage=2, epochs=2, finished=False)
+    (parent / ".ckpt.pth.tar.tmp").write_bytes(b"half of a file")
+    rows, err = table(tmp_path, capsys)
+    assert err == "" and list(rows[0]) == list(COLUMNS)
+    size = sum((parent / f"{n}").stat().st_size for n in ("args.json", "log.jsonl", "summary.json"))
+    first = {
+        "folder": str(parent),
+        **{"stage": "1", "seed": "0", "epochs": "4", "planned": "4", "is_finished": "True"},
+        **{"selected_on": "test", "epoch": "3", "top1": "40.0", "top5": "60.0"},
+        **{"balanced": "41.0", "macro_f1": "38.0", "many": "50.0", "medium": "40.5", "few": "30.0"},
+        **{"ncm": "45.0", "heldout": "41.0", "last_top1": "39.0", "last_balanced": "40.0"},
+        **{"seconds": "10.0", "bytes": str(size)},
+    }
+    assert "--imb_factor 0.05" in rows[0].pop("flags")
+    assert rows[0] == first
+    second = {"folder": str(parent / "robust"), "stage": "2", "is_finished": "False"}
+    second |= {"epochs": "2", "planned": "4", "selected_on": "", "heldout": "", "epoch": "2"}
+    assert second.items() <= rows[1].items() and len(rows) == 2
+
+
+def test_the_table_names_unreadable_runs_on_standard_error(tmp_path, capsys):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", epochs=0, finished=False)
+    (write_run(tmp_path / "c") / "args.json").write_text("{")
+    (write_run(tmp_path / "d") / "args.json").write_text('{"feat_loss": 3, "pretrained": "a"}')
+    rows, err = table(tmp_path, capsys)
+    assert [Path(row["folder"]).name for row in rows] == ["a", "b"] and rows[1]["top1"] == ""
+    assert f"{tmp_path / 'c'}\n    unreadable" in err and f"{tmp_path / 'd'}\n    unreadable" in err
 
 
 def test_an_unfinished_run_and_an_unreadable_one_are_listed_too(tmp_path, capsys):
