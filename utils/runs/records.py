@@ -133,15 +133,23 @@ class RecordedRun:
         if self.parent:
             of_parent = self.parent.settings()
             settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in OF_SUBSET}
+        # The place of data or of a file decides nothing.
         if options.dataset in NATURAL_DATASETS:
-            settings["data_root"] = options.data_root
-        # The place of a file decides nothing.
+            settings["data_root"] = self._data_root(options)
         for name, digest in self.arguments.get(RECORD, {}).items():
             settings[name] = f"{Path(settings[name]).name} (sha256 {digest[:8]})"
         fingerprint = self.arguments.get("fingerprint")
         if fingerprint is not None:  # runs of earlier versions have none
             settings["fingerprint"] = fingerprint[:8]
         return {"stage": self.stage} | settings
+
+    def _data_root(self, options: Options) -> str:
+        """Returns the name of the data with a digest of the test images; the whole path if an early
+        version recorded no digest. `fingerprint` tells the training images apart."""
+        digests = (self.arguments.get("data") or {}).get("evaluation_fingerprints")
+        if not digests:
+            return options.data_root
+        return f"{Path(options.data_root).name} (test images {digests['test'][:8]})"
 
     def arrays(self, name: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
         """Returns the named arrays of one of the run's npz files.

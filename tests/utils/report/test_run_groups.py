@@ -66,6 +66,24 @@ def test_runs_on_other_images_are_another_row(tmp_path, compare_numbers):
     assert rows[4] == ["B: stage 1, fingerprint beefbeef — 1 run, seed 1"]
 
 
+def test_copies_of_the_same_images_are_one_row(tmp_path):
+    def run(name, root, digest):
+        data = {"evaluation_fingerprints": {"test": digest}} if digest else {}
+        flags = {"dataset": "folder", "fingerprint": "0123abcd" * 8, "data": data}
+        return read_run(write_run(tmp_path / name, data_root=root, **flags))
+
+    runs = [
+        run("a", "photos", "beef" * 16),
+        run("b", "/scratch/4711/photos", "beef" * 16),
+        run("c", "photos", "feed" * 16),
+        run("d", "photos", None),
+        run("e", "/scratch/4711/photos", None),
+    ]
+    groups = group_runs(runs)
+    assert [len(group.runs) for group in groups] == [2, 1, 1, 1]
+    assert groups[0].description == "stage 1, data root photos (test images beefbeef)"
+
+
 def test_the_age_of_a_record_and_its_filing_make_no_other_row(tmp_path):
     """Earlier versions recorded fewer flags and no class sizes; a filed record has its folder."""
     run = read_run(write_run(tmp_path / "run"))
