@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=values.path,
         metavar="RUN",
-        help="folder of a run's records, either stage",
+        help="folder of a run's records, either stage, or of several seeds",
     )
     parser.add_argument(
         "--output",

@@ -21,7 +21,7 @@ from utils.report.output_sections import confusion, feature_maps, reliability
 from utils.report.run_groups import SettingsGroup, group_runs
 from utils.report.sections import Figure, Section, accuracy_by_class, margins, training_curves
 from utils.runs.records import RecordedRun, accuracies_of, read_run
-from utils.runs.run_folder import check_writable
+from utils.runs.run_folder import check_writable, is_seed_folder
 from utils.templates import read_template
 
 TEMPLATE = Path(__file__).parent / "templates" / "page.html.jinja"
@@ -50,7 +50,8 @@ def write_page(folders: Sequence[Path], output: Path) -> Path:
     page's path.
 
     Args:
-        folders: folders of the runs' records; a folder that is given twice counts once.
+        folders: folders of the runs' records, or of several seeds; a run that is given twice counts
+            once.
         output: the page's path, ending in `.html`.
 
     Raises:
@@ -58,7 +59,8 @@ def write_page(folders: Sequence[Path], output: Path) -> Path:
     """
     pictures = output.with_name(f"{output.stem}_figures")
     _check_output(output, pictures)
-    runs = [read_run(folder) for folder in {os.path.realpath(f): f for f in folders}.values()]
+    of_runs = [folder for given in folders for folder in _of_seeds(given)]
+    runs = [read_run(folder) for folder in {os.path.realpath(f): f for f in of_runs}.values()]
     groups = group_runs(runs)
     sections = [
         training_curves(groups),
@@ -76,6 +78,15 @@ def write_page(folders: Sequence[Path], output: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}") from error
     return output
+
+
+def _of_seeds(folder: Path) -> list[Path]:
+    """Returns the folders of the runs in the folder of several seeds; else the folder itself."""
+    if (folder / "args.json").exists():
+        return [folder]
+    seeds = [path.parent for path in folder.glob("seed*/args.json")]
+    found = [path for path in seeds if is_seed_folder(path.name)]
+    return sorted(found, key=lambda path: (len(path.name), path.name)) or [folder]
 
 
 def _check_output(output: Path, pictures: Path) -> None:

@@ -117,6 +117,14 @@ def test_a_run_that_is_named_twice_counts_once(tmp_path, compare_numbers):
     assert compare_numbers(folder, tmp_path / "." / "run").rows[1] == ["A: stage 1 — 1 run, seed 0"]
 
 
+def test_the_folder_of_several_seeds_stands_for_its_runs(tmp_path, compare_numbers):
+    for seed in (10, 0, 2):
+        write_run(tmp_path / "run" / f"seed{seed}", seed)
+    write_run(tmp_path / "run" / "seedling", 7)
+    rows = compare_numbers(tmp_path / "run", tmp_path / "run" / "seed0").rows
+    assert rows[1] == ["A: stage 1 — 3 runs, seeds 0, 2, 10"]
+
+
 def test_an_unfinished_run_is_shown_from_its_last_epoch_and_not_averaged(tmp_path, compare_numbers):
     finished = write_run(tmp_path / "a", 0)
     unfinished = write_run(tmp_path / "b", 1, epochs=2, finished=False, base=20.0)
