@@ -46,9 +46,10 @@ def call(*argv):
 
 @pytest.fixture
 def compare(tmp_path, monkeypatch):
-    """Gives a function that writes the page of some runs and reads it. Its figures are coarse, so
-    that it is quick."""
+    """Gives a function that writes the page of some runs and reads it. Its figures are coarse and
+    no PDF files, so that it is quick."""
     monkeypatch.setattr(page, "FIGURE_DPI", 20)
+    monkeypatch.setattr(page, "FORMATS", {"png": {}})
 
     def write(*folders):
         output = tmp_path / "out" / "page.html"

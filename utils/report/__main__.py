@@ -30,7 +30,8 @@ def _parser() -> argparse.ArgumentParser:
         type=values.path,
         default=Path("comparison.html"),
         metavar="FILE.html",
-        help="the page (default: %(default)s); its figures also go to FILE_figures/*.png",
+        help="the page (default: %(default)s); its figures also go to FILE_figures/, as *.png and "
+        "*.pdf",
     )
     return parser
 

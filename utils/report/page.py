@@ -1,9 +1,10 @@
-"""Writes the comparison page: one self-contained HTML file, with its figures also as PNG files. Its
-layout is in `templates/page.html.jinja`."""
+"""Writes the comparison page: one self-contained HTML file, with its figures also as PNG and PDF
+files. Its layout is in `templates/page.html.jinja`."""
 
 import base64
 import io
 import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -40,14 +41,24 @@ COLUMNS = {
 }
 
 # Readable at the width of a telephone, where one point of these sizes is about one pixel.
-FIGURE_STYLE: dict[Any, Any] = {"font.size": 11.5, "axes.titlesize": 12, "legend.fontsize": 10.5}
+FIGURE_STYLE: dict[Any, Any] = {
+    **{"font.size": 11.5, "axes.titlesize": 12, "legend.fontsize": 10.5},
+    "pdf.fonttype": 42,  # TrueType; publishers refuse type 3
+}
 FIGURE_SIZE = (5.0, 4.2)
 FIGURE_DPI = 170
+FORMATS: dict[str, dict] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+"""The formats of the files of figures, and their metadata: equal figures are equal files."""
+FIGURE_FILE = re.compile(
+    r"(linear|ncm|test_loss|train_loss_\d+"
+    r"|[A-Z]+_(accuracy_by_size|margins_\w+|reliability|confusion|features_\w+))\.(png|pdf)"
+)
+"""Names of the files of figures of any page."""
 
 
 def write_page(folders: Sequence[Path], output: Path) -> Path:
     """Compares runs on one HTML page, with the figures also in `<output>_figures/`, and returns the
-    page's path.
+    page's path. Figures of an earlier page that this one does not have are removed from there.
 
     Args:
         folders: folders of the runs' records, or of several seeds; a run that is given twice counts
@@ -75,6 +86,11 @@ def write_page(folders: Sequence[Path], output: Path) -> Path:
         page = _page(groups, sections, pictures)
         with atomic_write(output) as file:
             file.write(page.encode("utf-8", "replace"))
+        # Those of an earlier page would look like figures of this one.
+        drawn = {figure.name for section in sections for figure in section.figures}
+        for path in pictures.iterdir():
+            if FIGURE_FILE.fullmatch(path.name) and path.stem not in drawn:
+                path.unlink()
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}") from error
     return output
@@ -183,12 +199,16 @@ def _statistic(values: Sequence[float | None], decimals: int) -> str:
 
 
 def _picture(figure: Figure, pictures: Path) -> str:
-    """Draws a figure, writes its PNG file, and returns it as a `data:` address."""
+    """Draws a figure, writes its files, and returns it as a `data:` address."""
+    contents = {}
     with matplotlib.rc_context(FIGURE_STYLE):
         canvas = matplotlib.figure.Figure(figsize=FIGURE_SIZE, layout="constrained")
         figure.draw(canvas.subplots())
-        buffer = io.BytesIO()
-        canvas.savefig(buffer, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
-    with atomic_write(pictures / f"{figure.name}.png") as file:
-        file.write(buffer.getvalue())
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        for suffix, metadata in FORMATS.items():
+            buffer = io.BytesIO()
+            canvas.savefig(buffer, format=suffix, dpi=FIGURE_DPI, metadata=metadata)
+            contents[suffix] = buffer.getvalue()
+    for suffix, content in contents.items():
+        with atomic_write(pictures / f"{figure.name}.{suffix}") as file:
+            file.write(content)
+    return "data:image/png;base64," + base64.b64encode(contents["png"]).decode("ascii")

@@ -45,6 +45,7 @@ def test_the_complete_page_has_every_figure_inside_and_as_a_file(complete):
         assert kind == "data:image/png;base64"
         content = base64.b64decode(data)
         assert content == (pictures / f"{name}.png").read_bytes()
+        assert (pictures / f"{name}.pdf").read_bytes().startswith(b"%PDF-")
         with Image.open(io.BytesIO(content)) as picture:
             assert picture.size == (int(image["width"]), int(image["height"]))
             pixels = np.asarray(picture.convert("RGB"))
@@ -66,6 +67,19 @@ def test_the_page_is_self_contained(complete):
     assert "Comparison of 5 long-tail runs" in re.search(r"<title>(.*)</title>", text)[1]
     assert len(shown.all("h1")) == 1 and len(shown.all("h2")) == 8
     assert len(shown.all("caption")) == 1
+
+
+def test_figures_of_an_earlier_page_are_removed_and_other_files_stay(tmp_path, compare):
+    compare(write_run(tmp_path / "a"), write_run(tmp_path / "b", lr=0.5))
+    pictures = tmp_path / "out" / "page_figures"
+    assert (pictures / "B_accuracy_by_size.png").exists()
+    for name in ("B_margins_over_time.pdf", "mine.pdf", "B_accuracy_by_size.tex"):
+        (pictures / name).write_text("")
+    shown = compare(tmp_path / "a")
+    drawn = {f"{figure['id']}.png" for figure in shown.all("figure")}
+    assert {path.name for path in pictures.iterdir()} == drawn | {
+        *("mine.pdf", "B_accuracy_by_size.tex")
+    }
 
 
 def test_what_is_missing_is_explained_with_what_to_run(tmp_path, compare):
