@@ -1,5 +1,6 @@
 """Draws a run's records on given axes, for `report.png` and for the comparison page."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Circle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -25,6 +27,8 @@ LINE_STYLES = ("-", "--", "-.", ":")
 POINT_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 MAX_TICKS = 12
+MAX_NAME = 16
+"""The largest number of characters of a class's name in a figure."""
 
 
 def losses(axes: Axes, records: Sequence[dict]) -> None:
@@ -125,13 +129,20 @@ def margins_by_size(axes: Axes, record: dict, counts: np.ndarray) -> None:
     axes.set(title=f"Margins against class size, epoch {record['epoch']}", ylabel="ε")
 
 
-def confusion(axes: Axes, labels: np.ndarray, preds: np.ndarray, counts: np.ndarray) -> None:
+def confusion(
+    axes: Axes,
+    labels: np.ndarray,
+    preds: np.ndarray,
+    counts: np.ndarray,
+    names: Sequence[str],
+) -> None:
     """Draws the confusion matrix, largest class first. Each row, a true class, adds up to 100 %.
 
     Args:
         axes: where to draw.
         labels, preds: true and predicted labels ``[N]``.
         counts: training images of each class ``[K]``.
+        names: names of the classes ``[K]``; shown if they are few.
     """
     # Scikit-learn takes most of a second to import, and training does not need it.
     from sklearn.metrics import confusion_matrix
@@ -142,8 +153,9 @@ def confusion(axes: Axes, labels: np.ndarray, preds: np.ndarray, counts: np.ndar
     scale = PowerNorm(0.5, vmin=0, vmax=100)
     image = axes.imshow(100 * shares, cmap="cividis", norm=scale, interpolation="nearest")
     if len(counts) <= MAX_TICKS:
-        axes.set_xticks(range(len(counts)), by_size)
-        axes.set_yticks(range(len(counts)), by_size)
+        shown = [class_name(names, label) for label in by_size]
+        axes.set_xticks(range(len(counts)), shown, rotation=90 if max(map(len, shown)) > 2 else 0)
+        axes.set_yticks(range(len(counts)), shown)
     axes.set(
         title="Confusion on the test set, classes by size",
         xlabel="predicted (largest class first)",
@@ -272,7 +284,8 @@ def feature_map(axes: Axes, clouds: Sequence[ClassCloud], title: str) -> None:
     _frame(axes, np.vstack(reached), max((cloud.margin or 0 for cloud in clouds), default=0))
     axes.set(title=title, xlabel="first component", ylabel="second component")
     axes.locator_params(nbins=6)
-    axes.figure.legend(loc="outside lower center", ncols=2, markerscale=1.6)
+    title = "class (training images)"
+    axes.figure.legend(loc="outside lower center", ncols=2, markerscale=1.6, title=title)
 
 
 def _frame(axes: Axes, points: np.ndarray, margin: float) -> None:
@@ -286,6 +299,31 @@ def _frame(axes: Axes, points: np.ndarray, margin: float) -> None:
     axes.set_ylim(low[1] - room, high[1] + room)
     # Otherwise matplotlib logs that it widens one of them, as it should.
     axes.set_autoscale_on(True)
+
+
+def plain(text: str) -> str:
+    """Returns the text on one line, with `$` escaped, which would begin a formula in matplotlib."""
+    return " ".join(text.split()).replace("$", r"\$")
+
+
+def class_name(names: Sequence[str], label: int) -> str:
+    """Returns the name of a class for a figure; its number if matplotlib cannot draw the name: its
+    font lacks a character, or the script runs from right to left. A long name lacks its middle,
+    because long names often begin alike; the number tells those apart that are still equal."""
+    name = _cut(names[label])
+    font = get_font(findfont(FontProperties()))
+    if not name or any(
+        not font.get_char_index(ord(char)) or unicodedata.bidirectional(char) in ("R", "AL")
+        for char in name
+    ):
+        return str(label)
+    is_unique = sum(_cut(other) == name for other in names) == 1
+    return plain(name if is_unique else f"{label} {name}")
+
+
+def _cut(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= MAX_NAME else f"{name[:6]}…{name[7 - MAX_NAME :]}"
 
 
 def epochs_of(records: Sequence[dict]) -> list[int]:

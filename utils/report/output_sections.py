@@ -9,11 +9,16 @@ import numpy as np
 from utils.evaluation.calibration import BINS, expected_calibration_error
 from utils.options.flags import Options
 from utils.report import figures
-from utils.report.run_groups import SettingsGroup, class_counts
+from utils.report.run_groups import SettingsGroup, class_counts, class_names
 from utils.report.sections import Figure, Section, name_of
 from utils.runs.records import MissingRecord, RecordedRun
+from utils.text import printable
 
 EVALUATE = "run its command (listed under Runs) with --evaluation True added"
+MOST_MISTAKEN = 10
+"""The number of pairs of classes that the text of a confusion matrix names."""
+FEWEST_TESTED = 5
+"""Classes with fewer test images are left out of that text: one image would be a large share."""
 MAP_CLASSES = 3
 """The number of largest classes, and of smallest classes, in a map."""
 MAP_POINTS = 100
@@ -66,7 +71,8 @@ def confusion(groups: Sequence[SettingsGroup]) -> Section:
         "Confusion between classes",
         "Each row is a true class: the colour says which share of its test images the selected "
         "checkpoint gives to each class (column). The largest class is first. Colours follow the "
-        "square root of the share, so that small shares can be seen.",
+        "square root of the share, so that small shares can be seen. Below a matrix: the classes "
+        f"whose test images are most often mistaken, of those with {FEWEST_TESTED} or more.",
     )
 
     def attempt(run: RecordedRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,16 +82,33 @@ def confusion(groups: Sequence[SettingsGroup]) -> Section:
 
     remedy = "continue it to its end with --resume True"
     for group, run, (labels, preds, counts) in section.first_runs(groups, attempt, remedy):
-        name = name_of(group, run)
+        name, names = name_of(group, run), class_names(run.arguments, len(counts))
         section.figures.append(
             Figure(
                 f"{group.letter}_confusion",
-                f"{name}.",
+                f"{name}. {_most_mistaken(labels, preds, names)}".rstrip(),
                 f"Confusion matrix of {len(counts)} classes, {name}.",
-                partial(figures.confusion, labels=labels, preds=preds, counts=counts),
+                partial(figures.confusion, labels=labels, preds=preds, counts=counts, names=names),
             )
         )
     return section
+
+
+def _most_mistaken(labels: np.ndarray, preds: np.ndarray, names: Sequence[str]) -> str:
+    """Returns as text the pairs of classes with the largest shares of mistaken test images; empty
+    if there are none."""
+    tested, is_wrong = np.bincount(labels), labels != preds
+    pairs, images = np.unique(
+        np.stack([labels[is_wrong], preds[is_wrong]]), axis=1, return_counts=True
+    )
+    shares = images / tested[pairs[0]]
+    found = [i for i in np.lexsort((-images, -shares)) if tested[pairs[0, i]] >= FEWEST_TESTED]
+    parts = []
+    for i in found[:MOST_MISTAKEN]:
+        true, pred = map(int, pairs[:, i])
+        share = f"{100 * shares[i]:.0f} % ({images[i]} of {tested[true]})"
+        parts.append(f"{printable(names[true])} for {printable(names[pred])}, {share}")
+    return f"Most often mistaken: {'; '.join(parts)}." if parts else ""
 
 
 def _predictions(run: RecordedRun) -> dict[str, np.ndarray]:
@@ -187,9 +210,10 @@ def _clouds(run: RecordedRun, like: RecordedRun | None = None) -> list[figures.C
     if train and train["feats"].shape[1] != test["feats"].shape[1]:
         raise MissingRecord("outputs_train.npz and outputs_test.npz are of different networks")
     record = run.margin_record if run.stage == 2 and _has_radii(run) else None
+    names = class_names(run.arguments, len(counts))
     clouds = [
         figures.ClassCloud(
-            f"class {label} ({counts[label]})",
+            f"{figures.class_name(names, label)} ({counts[label]})",
             test["feats"][test["labels"] == label][:MAP_POINTS],
             _centroid(train, label),
             float(record["margins"][label]) if record else None,

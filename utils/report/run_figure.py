@@ -6,8 +6,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils.files import atomic_write
+from utils.files import atomic_write, read_json
 from utils.report import figures
+from utils.report.run_groups import class_names
 from utils.runs.records import read_epochs
 
 
@@ -40,7 +41,8 @@ def write_report(folder: Path, class_counts: list[int], selected: dict) -> Path:
         ]
     with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
         labels, preds = arrays["labels"], arrays["preds"]
-    panels.append(lambda axes: figures.confusion(axes, labels, preds, counts))
+    names = class_names(read_json(folder / "args.json"), len(counts))
+    panels.append(lambda axes: figures.confusion(axes, labels, preds, counts, names))
     rows = -(-len(panels) // 3)
     with matplotlib.rc_context({"legend.fontsize": "small"}):
         figure = Figure(figsize=(15, 4.4 * rows), layout="constrained")

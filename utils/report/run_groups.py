@@ -1,7 +1,7 @@
 """Groups of runs that differ only in their seed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,3 +94,18 @@ def class_counts(run: RecordedRun) -> np.ndarray:
         if "class_counts" in record:
             return np.array(record["class_counts"], dtype=int)
     raise MissingRecord("the class sizes are known when the run is finished")
+
+
+def class_names(arguments: Mapping, number: int) -> list[str]:
+    """Returns the names of the classes that an `args.json` records, ``[K]``; their numbers if an
+    early version recorded none.
+
+    Args:
+        arguments: the content of `args.json`.
+        number: number of classes K.
+    """
+    data = arguments.get("data")
+    names = data.get("class_names") if isinstance(data, Mapping) else None
+    if not isinstance(names, list) or len(names) != number:
+        names = range(number)
+    return [str(name) for name in names]

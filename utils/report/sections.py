@@ -125,7 +125,7 @@ def training_curves(groups: Sequence[SettingsGroup]) -> Section:
     )
     for i, name in enumerate(names):
         caption = f"The part {name} of the training loss, over the epochs that have it."
-        title = f"Training loss: {_plain(name)}"
+        title = f"Training loss: {figures.plain(name)}"
         add(
             f"train_loss_{i + 1}",
             title,
@@ -156,12 +156,7 @@ def _label(group: SettingsGroup, count: int) -> str:
     if count > MAX_LABELLED:
         return group.letter
     text = f"{group.letter}: {group.description}"
-    return _plain(text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…")
-
-
-def _plain(text: str) -> str:
-    """Returns the text on one line, with `$` escaped, which would begin a formula in matplotlib."""
-    return " ".join(text.split()).replace("$", r"\$")
+    return figures.plain(text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…")
 
 
 def accuracy_by_class(groups: Sequence[SettingsGroup]) -> Section:

@@ -96,6 +96,29 @@ def test_what_is_missing_is_explained_with_what_to_run(tmp_path, compare):
     assert "B_features_after_stage_2" in {figure["id"] for figure in shown.all("figure")}
 
 
+def test_classes_have_their_names(tmp_path, compare):
+    names = [*"abcdef", "<b>$x"]
+    folder = write_run(tmp_path / "run", data={"class_names": names})
+    write_outputs(folder)
+    shown = compare(folder)
+    # Every fourth image of a class, 3 of 12, is taken for the first class.
+    text = "; ".join(f"{name} for a, 25 % (3 of 12)" for name in names[1:])
+    assert f"A (stage 1, seed 0). Most often mistaken: {text}." in shown.text
+    clouds = output_sections._clouds(read_run(folder))
+    assert [cloud.name for cloud in clouds] == [
+        *("a (150)", "b (110)", "c (60)", "e (19)", "f (8)", r"<b>\$x (4)"),
+    ]
+
+
+def test_the_most_mistaken_classes_have_test_images_enough():
+    labels = np.repeat([0, 1, 2], [4, 5, 10])
+    names = ["few", "five", "ten"]
+    preds = np.where(np.arange(19) % 2, 0, labels)
+    text = output_sections._most_mistaken(labels, preds, names)
+    assert text == "Most often mistaken: ten for few, 50 % (5 of 10); five for few, 40 % (2 of 5)."
+    assert output_sections._most_mistaken(labels, labels, names) == ""
+
+
 def test_evaluation_without_confidences_or_with_damaged_files_is_explained(tmp_path, compare):
     folder = write_run(tmp_path / "run")
     write_outputs(folder, with_confs=False)

@@ -1,5 +1,7 @@
 """The figures of one run: report.png."""
 
+import json
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -95,6 +97,24 @@ def test_the_confusion_matrix_is_ordered_by_class_size(tmp_path, drawn, unrender
     shares = drawn[CONFUSION].images[0].get_array()
     assert shares[5, 5] == 100  # class 0, the smallest here, is always right
     assert (shares[:5, 5] > 0).all()
+
+
+def test_few_classes_are_named(tmp_path, drawn, unrendered):
+    selected = finished_run(tmp_path, counts=COUNTS[::-1])
+    names = ["cat $1", "\u732b", "\u0642\u0637", "ant"]  # the second is Chinese, the third Arabic
+    names += ["housing_front_left_scratch", "housing_front_right_scratch"]
+    (tmp_path / "args.json").write_text(json.dumps({"data": {"class_names": names}}))
+    write_report(tmp_path, COUNTS[::-1], selected)
+    axes = drawn[CONFUSION]
+    ticks = [
+        [tick.get_text() for tick in labels]
+        for labels in (axes.get_xticklabels(), axes.get_yticklabels())
+    ]
+    assert ticks[0] == ticks[1]
+    # The largest class is first. What the font cannot show, or shows in a wrong order, is a number.
+    assert ticks[0] == [
+        *("5 housin…t_scratch", "4 housin…t_scratch", "ant", "2", "1", r"cat \$1"),
+    ]
 
 
 def test_the_report_of_a_run_without_margins_has_no_margins(tmp_path, drawn):
