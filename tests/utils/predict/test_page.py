@@ -81,10 +81,18 @@ def test_names_are_escaped_and_the_page_is_self_contained(page):
     assert "url(" not in page.read_text()
 
 
-def test_a_path_may_break_behind_its_folders_and_is_still_text(page):
+def test_a_path_may_break_behind_its_folders_and_is_still_text_in_its_order(page):
     text = page.read_text()
     assert text.startswith("<!DOCTYPE html>")
-    assert f"{page.parent.name}/<wbr>1 &amp; &lt;b&gt;.png</p>" in text
+    assert f"<bdi>{page.parent.name}</bdi>/<wbr><bdi>1 &amp; &lt;b&gt;.png</bdi></p>" in text
+
+
+def test_a_long_class_name_is_shown_whole(tmp_path):
+    kept = [prediction(0, 0.5, ("front_left", "bee"))]
+    write_page(tmp_path / "page.html", kept, count=1, skipped=0, title="Predictions")
+    text = (tmp_path / "page.html").read_text()
+    assert '<span class="name"><span>front</span>_<wbr><span>left</span></span>' in text
+    assert "ellipsis" not in text
 
 
 def test_a_long_list_says_how_many_are_shown(tmp_path):
