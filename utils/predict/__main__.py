@@ -120,15 +120,16 @@ def predict(arguments: argparse.Namespace) -> None:
     # The remarks would be rows of a table that goes to standard output.
     remarks = sys.stderr if any(map(is_standard_output, targets)) else sys.stdout
     print(f"{arguments.output}: {count} images, by {trained.path}{by}", file=remarks)
+    note = ""
     if not has_confidence(arguments.classifier):
-        print(
+        note = (
             f"{arguments.classifier}: its scores are cosines or distances; their softmax puts "
-            "images in an order but is not a probability",
-            file=remarks,
+            "images in an order but is not a probability"
         )
+        print(note, file=remarks)
     if arguments.html is not None:
         title = f"Predictions by {shown(trained.path.parent.name)}{by}"
-        write_page(arguments.html, kept, count, skipped, title)
+        write_page(arguments.html, kept, count, skipped, title, note)
         print(f"{arguments.html}: the least certain of them", file=remarks)
 
 

@@ -19,7 +19,12 @@ LARGEST_ENLARGEMENT = 4
 
 
 def write_page(
-    path: Path, kept: Sequence[Prediction], count: int, skipped: int, title: str
+    path: Path,
+    kept: Sequence[Prediction],
+    count: int,
+    skipped: int,
+    title: str,
+    note: str = "",
 ) -> None:
     """Writes the page as one self-contained file without scripts.
 
@@ -29,6 +34,7 @@ def write_page(
         count: the number of all predictions.
         skipped: the number of files that could not be read.
         title: the heading, with the network and the classifier.
+        note: why the confidences are none; then no prediction is marked as doubtful.
 
     Raises:
         OSError: the page cannot be written.
@@ -45,7 +51,8 @@ def write_page(
         }
         for shown in kept
     ]
-    text = read_template(TEMPLATE).render(title=title, cards=cards, count=count, skipped=skipped)
+    counts = {"count": count, "skipped": skipped}
+    text = read_template(TEMPLATE).render(title=title, note=note, cards=cards, **counts)
     with written(path) as file:
         file.write(text.encode())
 

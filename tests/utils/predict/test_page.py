@@ -87,6 +87,16 @@ def test_a_path_may_break_behind_its_folders_and_is_still_text_in_its_order(page
     assert f"<bdi>{page.parent.name}</bdi>/<wbr><bdi>1 &amp; &lt;b&gt;.png</bdi></p>" in text
 
 
+@pytest.mark.parametrize("note", ["", "ncm_cosine: no <probability>"])
+def test_what_is_no_confidence_is_said_and_marks_nothing_as_doubtful(note, tmp_path):
+    path = tmp_path / "page.html"
+    write_page(path, [prediction(0, 0.1)], count=1, skipped=0, title="Predictions", note=note)
+    shown = Reader(path.read_text())
+    bars = [span for span in shown.all("span") if "bar" in span.get("class", "")]
+    assert ("doubtful" in bars[0]["class"]) == (not note)
+    assert (f"{note}. The numbers below are that softmax." in shown.text) == bool(note)
+
+
 def test_a_long_class_name_is_shown_whole(tmp_path):
     kept = [prediction(0, 0.5, ("front_left", "bee"))]
     write_page(tmp_path / "page.html", kept, count=1, skipped=0, title="Predictions")

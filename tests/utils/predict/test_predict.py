@@ -128,9 +128,12 @@ def test_a_classifier_that_an_evaluation_fitted_predicts(name, run, tmp_path):
     save_classifiers(run / "classifiers.pth", classifiers, trained.network, 3, NAMES)
     folder = write_images(tmp_path / "images", 9)
     output = tmp_path / "p.csv"
-    status, out, err = predict(run, folder, "--output", output, "--classifier", name)
+    page = tmp_path / "p.html"
+    argv = ("--output", output, "--classifier", name, "--html", page)
+    status, out, err = predict(run, folder, *argv)
     assert (status, err) == (0, "") and f"classifier {name}" in out
-    assert ("not a probability" in out) == (name == "ncm_euclidean")
+    for text in (out, page.read_text()):
+        assert ("not a probability" in text) == (name == "ncm_euclidean")
     images = torch.tensor(np.stack([noise(8, 8, 3, seed=i) for i in range(9)]) / 255)
     with torch.no_grad():
         network = trained.with_normalisation()
