@@ -1,8 +1,8 @@
 """Several classifiers on the same features.
 
-The paper combines its loss "with various classifier balancing techniques". Each classifier here is
-one of them. It is fitted only on the features of the training images. A value that must be tuned is
-tuned on held-out images, never on the test set.
+The paper says that its loss "can be combined with various classifier balancing techniques". Each
+classifier here is one of them. It is fitted only on the features of the training images. A value
+that must be tuned is tuned on held-out images, never on the test set.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Published top-1 accuracies of ResNet-32 in percent. All were selected on the test set.
+"""Published top-1 accuracies of ResNet-32 in percent. Nearly all were selected on the test set.
 
 CE and DRO-LT are from the paper's leaderboard entries and the tables of later papers, LDAM-DRW (Cao
 et al., NeurIPS 2019) from the tables of later papers.
@@ -19,7 +19,7 @@ PUBLISHED = {
 REMARKS = {("cifar100", 50, "dro_lt"): "it has no second source and looks like an outlier"}
 """Remarks on published numbers."""
 
-# The paper says that its numbers come from the released code.
+# The published numbers are compared with both: the released code is taken to have made them.
 PUBLISHED |= {
     (dataset, ratio, "dro_lt_released"): value
     for (dataset, ratio, method), value in PUBLISHED.items()

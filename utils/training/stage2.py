@@ -171,22 +171,24 @@ def check_stage_2(options: Options, data: LongTailedData) -> None:
 
 
 def _check_visits(k: int, class_counts: list[int]) -> None:
-    """Checks that `resample,k` visits every class in every epoch; otherwise a class would have no
-    centroid.
+    """Checks that `resample,k` takes at most all images of the largest class at a visit, and visits
+    every class in every epoch; otherwise a class would have no centroid.
 
     Raises:
         UserError: it does not; the message names the largest k that does.
     """
     num_classes, largest = len(class_counts), max(class_counts)
-    if visits_every_class(num_classes, largest, k):
+    if k <= largest and visits_every_class(num_classes, largest, k):
         return
     smaller = range(min(k, largest), 0, -1)
     works = next(n for n in smaller if visits_every_class(num_classes, largest, n))
     also = f" (or {largest}, the size of the largest class)" if works < largest else ""
-    raise UserError(
-        f"resample,{k} does not visit every class in every epoch; the largest k that does is "
-        f"{works}{also}"
+    fault = (
+        f"takes more images at a visit than the largest class has, {largest}"
+        if k > largest
+        else f"does not visit every class in every epoch; the largest k that does is {works}{also}"
     )
+    raise UserError(f"resample,{k} {fault}")
 
 
 def _warn_of_likely_mistakes(run: Run, start: dict, path: Path) -> None:

@@ -56,6 +56,7 @@ FEW_VISITS = (
     [
         (("--feat_sampler", "resample,20"), f"resample,20 {FEW_VISITS}"),
         (("--cls_sampler", "resample,20"), f"resample,20 {FEW_VISITS}"),
+        (("--cls_sampler", "resample,25"), "resample,25 takes more images at a visit than the"),
         (("--feat_layers", "layer4"), "layer4 (it has layer1, layer2, layer3)"),
     ],
 )

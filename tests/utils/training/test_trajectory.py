@@ -52,7 +52,7 @@ def bank(golden, device):
 
 
 def make_phase(name, model, parameters, objective, lr):
-    """Returns a phase of stage 2 (`finetune`) without data; only its parameters train."""
+    """Returns a phase of stage 2 without data; only its parameters train."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in parameters:
