@@ -23,10 +23,10 @@ except ImportError:  # Windows has no such locks
 
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
 OFFICIAL = {
-    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
-    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz"),
+    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz", "batches.meta"),
+    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz", "meta"),
 }
-"""Folder and archive, by torchvision's names for them."""
+"""Folder, archive, and a file that is only in the folder, by torchvision's names for them."""
 CONNECT_SECONDS = 10
 LOCK = ".download.lock"
 SIDE = 32
@@ -35,8 +35,8 @@ SIDE = 32
 def load_cifar(name: str, root: Path) -> BalancedData:
     """Returns `cifar10` or `cifar100` below `root`, uint8 ``[N, 3, 32, 32]``.
 
-    It is read from the official archive if that is there, else from a PNG tree
-    ``root/name/{train,test}/<class>/*.png``. If neither is there, the archive is downloaded.
+    It is read from the official archive, or from its content, if that is there, else from a PNG
+    tree ``root/name/{train,test}/<class>/*.png``. If neither is there, the archive is downloaded.
 
     Raises:
         UserError: the files are missing and cannot be downloaded, or they are damaged.
@@ -56,8 +56,8 @@ def _has_tree(name: str, root: Path) -> bool:
 
 
 def _has_official(name: str, root: Path) -> bool:
-    unpacked, archive = (root / official for official in OFFICIAL[name])
-    return unpacked.is_dir() or archive.is_file()
+    unpacked, archive, content = (root / official for official in OFFICIAL[name])
+    return unpacked.is_dir() or archive.is_file() or content.is_file()
 
 
 @contextmanager
@@ -86,8 +86,9 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def official_sets(name: str, root: Path) -> dict[str, Any]:
-    """Returns torchvision's data sets `train` and `test`. The files are downloaded or unpacked if
-    they are missing, by one process at a time, and checked by md5.
+    """Returns torchvision's data sets `train` and `test`, whose unpacked files are in a folder of
+    `root` or in `root` itself. They are downloaded or unpacked if they are missing, by one process
+    at a time, and checked by md5.
 
     Raises:
         UserError: they are missing and cannot be downloaded or unpacked, or they are damaged.
@@ -96,27 +97,34 @@ def official_sets(name: str, root: Path) -> dict[str, Any]:
     from torchvision.datasets import CIFAR10, CIFAR100
     from torchvision.datasets.utils import check_integrity
 
-    def sets(download: bool) -> dict[str, Any]:
+    def sets(source: Any, download: bool = False) -> dict[str, Any]:
         return {
             split: source(str(root), train=split == "train", download=download)
             for split in ("train", "test")
         }
 
     source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    in_root_itself = type(source.__name__, (source,), {"base_folder": ""})
+    archive = root / source.filename
     new_folders = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
-        try:
-            return sets(download=False)
-        except RuntimeError:  # a file is missing or damaged
-            with _alone(root), _connect_timeout(CONNECT_SECONDS):
-                return sets(download=True)
+        for unpacked in (source, in_root_itself):
+            with suppress(RuntimeError):  # a file is missing or damaged
+                return sets(unpacked)
+        with _alone(root), _connect_timeout(CONNECT_SECONDS):
+            was_there = archive.exists()
+            try:
+                return sets(source, download=True)
+            except BaseException:  # an interrupt too
+                if not was_there and not check_integrity(archive, source.tgz_md5):
+                    archive.unlink(missing_ok=True)  # torchvision leaves what it has received
+                raise
     except Exception as error:  # torchvision passes on urllib's and tarfile's errors too
         with suppress(OSError):
             for folder in new_folders:
                 folder.rmdir()
         if is_out_of_memory(error):
             raise
-        archive = root / source.filename
         if check_integrity(archive, source.tgz_md5):
             raise UserError(
                 f"--dataset {name}: {archive} cannot be unpacked in its folder ({error}); unpack "

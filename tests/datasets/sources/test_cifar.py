@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from datasets import load_data, long_tail_counts
-from datasets.sources.cifar import LOCK, load_cifar
+from datasets.png_tree import file_names
+from datasets.sources.cifar import LOCK, is_here, load_cifar, official_sets
 from main import main
 from tests.support.helpers import REPOSITORY
-from tests.support.image_data import CLASSES, SOURCES, expected_of, write_official
+from tests.support.image_data import CLASSES, SOURCES, assert_same, expected_of, write_official
 from tests.support.pictures import options, save
 from utils.errors import RunError, UserError
 
@@ -93,6 +94,49 @@ def test_missing_files_are_downloaded_and_read(tmp_path, monkeypatch):
     images, labels = expected_of(contents, ["test_batch"])
     np.testing.assert_array_equal(balanced.test.images, images)
     np.testing.assert_array_equal(balanced.test.labels, labels)
+
+
+class Interrupted(io.BytesIO):
+    """A page of a proxy, after which the user stops the program."""
+
+    def read(self, size=-1):
+        if not (part := super().read(size)):
+            raise KeyboardInterrupt
+        return part
+
+
+@pytest.mark.parametrize(
+    ("page", "error"), [(io.BytesIO, UserError), (Interrupted, KeyboardInterrupt)]
+)
+def test_a_false_archive_is_not_left(page, error, tmp_path, monkeypatch):
+    """It would be taken for the data for ever, also beside PNG files."""
+
+    class Response(page):
+        url, length = None, 0
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda request: Response(b"<html>"))
+    with pytest.raises(error):
+        load_cifar("cifar10", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_that_was_there_is_not_deleted(tmp_path, no_network):
+    archive = tmp_path / SOURCES["cifar10"].filename
+    archive.write_bytes(b"half")
+    with pytest.raises(UserError, match="download failed"):
+        load_cifar("cifar10", tmp_path)
+    assert archive.read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_root_may_be_the_unpacked_folder_itself(name, tmp_path, monkeypatch, no_network):
+    contents = write_official(name, tmp_path, monkeypatch)
+    root = tmp_path / SOURCES[name].base_folder
+    assert is_here(name, root) and not is_here(name, tmp_path / "elsewhere")
+    assert_same(load_cifar(name, root), load_cifar(name, tmp_path))
+    names = list(file_names(official_sets(name, root)["test"]))
+    assert names == contents[SOURCES[name].test_list[0][0]]["filenames"]
+    assert no_network == []
 
 
 def test_a_job_waits_while_another_downloads_and_takes_its_files(tmp_path, monkeypatch, no_network):
