@@ -114,7 +114,8 @@ def choose_machine(
 
     Args:
         gpu: the value of `--gpu`. None is the first CUDA device, or the CPU if there is none. With
-            several processes, each has the CUDA device of its local rank.
+            several processes, each has the CUDA device of its local rank. A device for which torch
+            has no kernels is replaced by the CPU, with a warning.
         precision: `float32`, `tf32` or `bf16`.
         step: `eager`, `graph`, `compile` or `auto`. `auto` is `graph` if one process takes whole
             batches on CUDA, else `eager`; both compute the same numbers.
@@ -125,6 +126,13 @@ def choose_machine(
         UserError: there is no such device, or it does not have the precision or the step.
     """
     device = _choose_device(gpu, world)
+    if device.type == "cuda" and not _has_kernels(device):
+        warn(
+            f"{device} ({torch.cuda.get_device_name(device.index)}) is too old for this torch, "
+            "using the CPU; a torch for CUDA 12.6 (https://download.pytorch.org/whl/cu126) has "
+            "kernels from compute capability 5.0 on"
+        )
+        device = torch.device("cpu")
     is_split = micro_batches > 1 or world.size > 1
     _check(device, precision, step, is_split)
     _set_up(device, precision)
@@ -167,6 +175,14 @@ def _device_of_rank(world: World, gpu: int | None, available: int) -> torch.devi
         f"process {world.rank} has the local rank {world.local_rank} (from 0) on a machine with "
         f"{available} CUDA devices; torchrun's --nproc_per_node must not be larger than that"
     )
+
+
+def _has_kernels(device: torch.device) -> bool:
+    """Returns False if torch was compiled for newer CUDA devices only."""
+    names = [name for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
+    oldest = min((int(name[3:].rstrip("af")) for name in names), default=0)
+    major, minor = _capability(device)
+    return 10 * major + minor >= oldest
 
 
 def _check(device: torch.device, precision: str, step: str, is_split: bool) -> None:

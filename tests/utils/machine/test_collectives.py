@@ -102,6 +102,7 @@ def test_processes_wait_for_one_that_decodes_for_hours(monkeypatch):
 def test_a_graph_is_refused_where_the_step_is_split(monkeypatch):
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr("utils.machine.device._choose_device", lambda *arguments: gpu)
+    monkeypatch.setattr("utils.machine.device._has_kernels", lambda device: True)
     with pytest.raises(UserError, match=r"--accumulate 1"):
         choose_machine(None, "float32", "graph", micro_batches=2)
 

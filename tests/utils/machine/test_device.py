@@ -7,20 +7,22 @@ import torch
 from utils.errors import UserError
 from utils.machine.cores import usable_cores
 from utils.machine.device import Machine, choose_machine, seed_everything
-from utils.machine.processes import World
+from utils.machine.processes import ALONE, World
 
 CPU = Machine(torch.device("cpu"), "float32")
 
 
 @pytest.fixture
 def cuda_devices(monkeypatch):
-    """Gives `cuda_devices(names, capability)`, which makes torch report these devices."""
+    """Gives `cuda_devices(names, capability, architectures)`, which makes torch report these
+    devices, and that it was compiled for these architectures."""
 
-    def pretend(names, capability=(9, 0)):
+    def pretend(names, capability=(9, 0), architectures=("sm_75", "sm_90a", "compute_90")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(names))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: names[i])
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
         chosen = []
         monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
         monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
@@ -59,6 +61,20 @@ def test_gpu_n_is_cuda_n_and_the_first_by_default(gpu, names, index, cuda_device
     machine = choose_machine(gpu, "float32")
     assert machine.device == torch.device("cuda", index)
     assert chosen == [machine.device] and torch.backends.cudnn.benchmark
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("world", [ALONE, World(rank=0, size=2, local_rank=0)])
+def test_a_gpu_that_is_too_old_for_torch_warns_and_the_cpu_is_used(world, cuda_devices, capsys):
+    chosen = cuda_devices(["Old", "Old"], capability=(6, 1))
+    assert choose_machine(None, "float32", world=world).device == torch.device("cpu")
+    assert chosen == []
+    warning = capsys.readouterr().err
+    assert warning.startswith("main.py: warning: cuda:0 (Old) is too old for this torch")
+    assert warning.count("\n") == 1
+    for capability, architectures in (((7, 5), ("sm_75", "sm_120f")), ((9, 0), ("gfx90a",))):
+        cuda_devices(["A", "A"], capability, architectures)
+        assert choose_machine(None, "float32", world=world).device == torch.device("cuda", 0)
     assert capsys.readouterr().err == ""
 
 
