@@ -96,7 +96,7 @@ def _listing(root: Path, without: Sequence[str]) -> Iterator[bytes]:
             if entry.is_dir():
                 below.append(entry.path)
             elif entry.is_file() and not entry.name.lower().endswith(SIDECAR_SUFFIXES):
-                name = os.path.relpath(entry.path, root)
+                name = os.path.relpath(entry.path, root).replace(os.sep, "/")
                 yield f"{name}\0{entry.stat().st_size}\n".encode(errors="surrogateescape")
 
 

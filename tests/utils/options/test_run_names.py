@@ -1,5 +1,6 @@
 """Names of runs: the released ones, with a digest if those lack an option."""
 
+import os
 import re
 import shutil
 
@@ -169,6 +170,15 @@ def test_own_data_are_known_by_what_they_are_and_not_by_where(tmp_path, monkeypa
     assert name == own_name(copy) == own_name("first") == own_name(f"{first}/")
     assert name != own_name(other)
     assert name.startswith("folder_resnet32_CE_None_natural_0.01_0-")
+
+
+def test_own_data_have_the_same_name_on_windows(tmp_path, monkeypatch):
+    data, relpath = own_data(tmp_path, "data"), os.path.relpath
+    before = content_digest(str(data))
+    monkeypatch.setattr(os, "sep", "\\")
+    monkeypatch.setattr(os.path, "relpath", lambda *paths: relpath(*paths).replace("/", "\\"))
+    content_digest.cache_clear()
+    assert content_digest(str(data)) == before
 
 
 def test_what_runs_leave_among_own_data_does_not_change_them(tmp_path):
