@@ -1,11 +1,14 @@
 """The commit that a run records."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
 
 from utils.machine import provenance
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +30,7 @@ def test_the_repository_is_the_folder_of_the_program():
     assert (provenance.REPOSITORY / "main.py").is_file()
 
 
+@needs_git
 def test_the_commit_is_named_and_changed_files_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
     assert provenance.commit() is None
@@ -42,6 +46,7 @@ def test_the_commit_is_named_and_changed_files_are_told(tmp_path, monkeypatch):
     assert provenance.commit() == f"{name}+changes"
 
 
+@needs_git
 def test_the_repository_of_a_hook_is_not_taken_for_the_programs(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
     git(tmp_path, "init", "-q")
@@ -52,6 +57,7 @@ def test_the_repository_of_a_hook_is_not_taken_for_the_programs(tmp_path, monkey
     assert provenance.commit() == name
 
 
+@needs_git
 def test_the_index_is_left_alone(tmp_path, monkeypatch):
     """`git status` writes the index anew if a file has another time, and locks it for that."""
     monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
