@@ -271,10 +271,11 @@ def _open_folders(
 
     Raises:
         UserError: another process has locked a folder, or has begun or continued a run there since
-            the jobs were planned.
+            the jobs were planned; or a path is too long for the system.
     """
     for job in jobs:
         stack.enter_context(job.folder.locked())
+        job.folder.check_path_length()
         has_begun = job.action == "start" and job.folder.holds_a_run()
         if has_begun or job.folder.written() != job.written:
             raise UserError(

@@ -92,6 +92,22 @@ class RunFolder:
         except OSError:
             return None
 
+    def check_path_length(self) -> None:
+        """Checks that a run can write the longest of its names here: Windows limits whole paths.
+
+        Raises:
+            UserError: it cannot.
+        """
+        probe = self.models / f".{self.features_checkpoint.name}.{'0' * 8}.tmp"
+        try:
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"cannot write {probe}, a path of {len(str(probe.absolute()))} characters: "
+                f"{error.strerror}"
+            ) from error
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Makes the folders, and locks them until the run ends, if their file system has locks.
@@ -146,7 +162,8 @@ def recorded_options(folder: RunFolder) -> dict:
         recorded = json.loads(folder.arguments.read_text())
     except FileNotFoundError:
         raise UserError(
-            f"{folder.models} holds checkpoints but no args.json, so this run cannot be resumed"
+            f"no args.json in {folder.records}, but checkpoints in {folder.models}: give the "
+            "--root_log with which the run began; without its records it cannot be resumed"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder.arguments}: unreadable ({error})") from error
@@ -167,6 +184,8 @@ def check_writable(path: Path) -> None:
             f"cannot write into {path}: it has a name of {longest} bytes, and a name may have "
             f"{LONGEST_COMPONENT}"
         )
-    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    places = (path, *path.absolute().parents)
+    # The last one need not exist either: on Windows it is a drive.
+    nearest = next((place for place in places if place.exists()), places[-1])
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"cannot write into {path}: {nearest} is not a writable folder")

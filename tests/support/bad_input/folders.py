@@ -50,7 +50,7 @@ def a_resume_with_fewer_epochs_than_are_finished(scene):
     return scene.stage_1("--resume", "True", "--epochs", 1)
 
 
-@case("holds checkpoints but no args.json")
+@case("no args.json in", "but checkpoints in", "--root_log")
 def a_resume_of_checkpoints_without_a_record_of_their_options(scene):
     (scene.unfinished() / "args.json").unlink()
     return scene.stage_1("--resume", "True")

@@ -24,9 +24,11 @@ from tests.support.helpers import (
     without,
 )
 from tests.test_project import PAPERS_COMMANDS
+from utils.errors import UserError
 from utils.options.data_paths import holds_outputs
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
+from utils.runs.run_folder import check_writable
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 RESULTS = {
@@ -61,6 +63,28 @@ def test_a_root_that_is_not_writable_is_refused_and_stays_empty(tree, tmp_path, 
     assert f"cannot write into {sealed / 'root'}" in outcome.errors[0]
     assert f"{sealed} is not a writable folder" in outcome.errors[0]
     assert not list(sealed.iterdir())
+
+
+def test_a_drive_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(Path, "is_dir", lambda path: False)
+    with pytest.raises(UserError, match="cannot write into Q: / is not a writable folder"):
+        check_writable(Path("Q"))
+
+
+def test_a_path_that_would_be_too_long_later_is_refused_at_the_start(tree, tmp_path, monkeypatch):
+    touch = Path.touch
+
+    def limited(path):
+        if len(path.name) > len(".ckpt.best.pth.tar.00000000.tmp"):
+            raise FileNotFoundError(2, "No such file or directory")
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", limited)
+    outcome = call(stage_1(tree, tmp_path))
+    assert outcome.status == 2 and len(outcome.errors) == 1
+    assert "a path of" in outcome.errors[0] and "No such file" in outcome.errors[0]
+    assert [path.name for path in (tmp_path / STAGE_1_NAME).iterdir()] == [".lock"]
 
 
 def test_each_folder_holds_the_files_of_the_interface(finished):
