@@ -129,8 +129,7 @@ def choose_machine(
     if device.type == "cuda" and not _has_kernels(device):
         warn(
             f"{device} ({torch.cuda.get_device_name(device.index)}) is too old for this torch, "
-            "using the CPU; a torch for CUDA 12.6 (https://download.pytorch.org/whl/cu126) has "
-            "kernels from compute capability 5.0 on"
+            "using the CPU; a torch for CUDA 12.6 has kernels from compute capability 5.0 on"
         )
         device = torch.device("cpu")
     is_split = micro_batches > 1 or world.size > 1
