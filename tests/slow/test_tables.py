@@ -140,6 +140,15 @@ def test_a_recorded_stage_1_without_checkpoints_is_trained_again(made, tree, tmp
     assert "classifier_only" in {entry["method"] for entry in table_of(tmp_path)}
 
 
+def test_a_recorded_stage_1_that_is_not_finished_is_finished_first(made, tree, tmp_path):
+    copy_of(made, tmp_path, "results/runs", "checkpoint")
+    [summary] = (tmp_path / "checkpoint").glob("*/summary.json")
+    summary.unlink()
+    outcome = reproduce(tmp_path, tree, rows="cifar10/2/classifier_only")
+    assert outcome.status == 0 and outcome.out.count("$ python main.py") == 2
+    assert summary.is_file()
+
+
 def test_a_failed_run_is_told_and_the_others_go_on(tree, made, tmp_path):
     with disk_full_for("summary.json", nth=3):  # the first is the run's, the second the record's
         outcome = reproduce(tmp_path, tree)

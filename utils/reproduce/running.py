@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from utils.errors import Interrupted, UserError
+from utils.files import read_json
 from utils.options.parse import parse_options
 from utils.options.recipes import FULL_STAGE_1
 from utils.reproduce.filing import file_records
@@ -83,14 +84,20 @@ class Runner:
         return [*argv, "--root_log", root, "--root_model", root, "--resume", "True"]
 
     def _checkpoints(self, cell: Cell) -> Path:
-        """Returns the folder with the checkpoints of a stage 1: the folder of its own run, or one
-        in `pretrained/`. If there are none yet, it is the former."""
+        """Returns the folder with the checkpoints of a finished stage 1 or teacher: the folder of
+        its own run, or one in `pretrained/`. If there are none yet, it is the former."""
         own = run_folder(parse_options(self.command(cell))).models
         places = [own]
         if self.is_recorded(cell):
-            recorded = read_run(self.records / cell.record).arguments.get("folder")
-            places += [base / recorded for base in (self.root, PRETRAINED) if recorded]
-        return next((place for place in places if (place / LAST_CHECKPOINT).is_file()), own)
+            record = read_run(self.records / cell.record).arguments
+            if recorded := record.get("folder"):
+                # Another run of the user's may have the same name.
+                there = read_json(self.root / recorded / "args.json")
+                same = ("seed", "precision", "epochs", "fingerprint")
+                if all(there.get(name) == record.get(name) for name in same):
+                    places.append(self.root / recorded)
+                places.append(PRETRAINED / recorded)
+        return next((place for place in places if _has_finished(place)), own)
 
     def _make(self, cell: Cell, name: str) -> int:
         before = cell.before
@@ -98,8 +105,8 @@ class Runner:
             what = "stage 1" if cell.start else "teacher"
             print(f"{name}: its {what}, {before}, has failed", file=sys.stderr)
             return 1
-        # A stage 1 can have records here but no checkpoints.
-        if before is not None and not (self._checkpoints(before) / LAST_CHECKPOINT).is_file():
+        # A stage 1 can have records here but no checkpoints, or those of half a run.
+        if before is not None and not _has_finished(self._checkpoints(before)):
             status = self._make(before, f"{name}: first {before}")
             if status:
                 self._failed.add(before)
@@ -127,6 +134,14 @@ class Runner:
         if not cells or not set(stages) <= means.keys():
             return f"{len(cells)} left"
         return f"{len(cells)} left, about {duration(sum(means[s] for s in stages))}"
+
+
+def _has_finished(place: Path) -> bool:
+    """Returns True if a folder has the last checkpoint of a finished run. Those that come with the
+    code have no records."""
+    is_shipped = PRETRAINED in place.parents
+    is_finished = is_shipped or (place / "summary.json").is_file()
+    return is_finished and (place / LAST_CHECKPOINT).is_file()
 
 
 def users_commands(cell: Cell, extra: Sequence[str]) -> str:

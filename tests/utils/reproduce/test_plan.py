@@ -1,10 +1,11 @@
 """Cells: their commands, the places of their records, and the order in which they are run."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.support.table_records import CIFAR100, cell_of
+from tests.support.table_records import CIFAR100, cell_of, write_run
 from utils.errors import UserError
 from utils.options.parse import parse_options, parse_stages
 from utils.options.recipes import RECIPES
@@ -102,6 +103,34 @@ def test_cells_have_folders_of_their_own():
     runner = Runner(Path("root"), Path("none"), [])
     folders = {run_folder(parse_options(runner.command(cell))).records for cell in cells}
     assert len(folders) == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("there", "files", "chosen"),
+    [
+        ({}, ["summary.json"], "root"),
+        ({}, [], "pretrained"),
+        ({"seed": 5}, ["summary.json"], "pretrained"),
+        ({"precision": "bf16"}, ["summary.json"], "pretrained"),
+        ({"fingerprint": "beef"}, ["summary.json"], "pretrained"),
+    ],
+    ids=["the run", "half of it", "another seed", "another precision", "other images"],
+)
+def test_a_stage_2_starts_from_the_recorded_run_and_from_no_other_of_its_name(
+    there, files, chosen, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    record = write_run(tmp_path, "ce", [1.0, 2.0]) / "args.json"
+    arguments = json.loads(record.read_text()) | {"folder": "name"}
+    record.write_text(json.dumps(arguments))
+    for base in ("root", "pretrained"):
+        Path(base, "name").mkdir(parents=True)
+        Path(base, "name", "ckpt.pth.tar").touch()
+    Path("root", "name", "args.json").write_text(json.dumps(arguments | there))
+    for name in files:
+        Path("root", "name", name).touch()
+    command = Runner(Path("root"), Path("runs"), []).command(cell_of("control"))
+    assert parse_options(command).pretrained == str(Path(chosen, "name"))
 
 
 def test_the_users_command_trains_both_stages():
