@@ -27,8 +27,8 @@ class DataSet:
     Args:
         name: of `--dataset`.
         ratio: imbalance ratio of the paper's long-tailed subsets; 0 for own data.
-        subset: the beginning of a digest of the training images, and on own data also of the flags
-            that all rows share.
+        subset: the beginning of a digest of the training images; on own data also of the test and
+            the held-out images, and of the flags that all rows share.
     """
 
     name: str

@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.options.flags import FIELDS, Options, flag_of, names_of, with_role
+from utils.options.flags import FIELDS, flag_of, names_of, with_role
 from utils.options.parse import parse_options
 from utils.options.roles import Role
 from utils.reproduce.plan import DataSet
+from utils.runs.contents import contents_of
 
 HELDOUT_FRACTION = "0.1"
 """The part of the training images that is set aside if own data have no held-out images."""
@@ -78,12 +79,18 @@ def with_subset(data: DataSet, extra: list[str], records: Path) -> tuple[DataSet
         known = [path.name for path in records.glob(f"{data.folder}*") if path.is_dir()]
         subset = known[0].removeprefix(data.folder) if len(known) == 1 else "unknown"
         return replace(data, subset=subset), extra
-    subset = found.fingerprint[:8] if data.ratio else _digest(options, found.fingerprint)
-    return replace(data, subset=subset), extra
+    if data.ratio:
+        return replace(data, subset=found.fingerprint[:8]), extra
+    images = {"train": found.fingerprint, **found.evaluation_fingerprints}
+    return replace(data, subset=_digest([*data.flags, *extra], images)), extra
 
 
-def _digest(options: Options, fingerprint: str) -> str:
-    """Returns a digest of the images and of the options that all rows share."""
-    shared = {name: getattr(options, name) for name in _of_own_data()}
-    text = json.dumps(shared | {"fingerprint": fingerprint}, sort_keys=True, default=str)
+def _digest(flags: Sequence[str], images: Mapping[str, str]) -> str:
+    """Returns a digest of the images, given by the fingerprints of their splits, and of the options
+    that all rows share. A file that an option names counts by its content."""
+    options = parse_options(flags)
+    # Some recipes set --arch and --augment. A given flag overrides them, even with its default.
+    overridden = parse_options(["--recipe", "bs_resnet56", *flags])
+    shared = {name: [getattr(o, name) for o in (options, overridden)] for name in _of_own_data()}
+    text = json.dumps([shared | contents_of(options), images], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

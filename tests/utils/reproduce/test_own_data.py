@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.support.own_images import write_folder
+from tests.support.pictures import noise, save
 from utils.errors import UserError
+from utils.options.digests import forget_digests
 from utils.options.parse import parse_options, parse_stages
 from utils.reproduce.plan import Cell, DataSet, Length
 from utils.reproduce.running import few_steps, measured_seconds, users_commands
@@ -36,6 +38,46 @@ def test_held_out_images_are_set_aside_where_there_are_none(tmp_path):
     write_folder(tmp_path / "more", counts=(20, 20, 10), splits=("train", "val", "test"))
     flags = ["--data_root", str(tmp_path / "more")]
     assert with_subset(DataSet("folder"), flags, Path("none"))[1] == flags
+
+
+def subset_of(root, *flags) -> str:
+    data, _ = with_subset(DataSet("folder"), ["--data_root", str(root), *flags], Path("none"))
+    return data.subset
+
+
+def test_other_images_in_any_split_are_another_comparison(tmp_path):
+    write_folder(tmp_path, splits=("train", "val", "test"))
+    subsets = {subset_of(tmp_path)}
+    for number, split in enumerate(("train", "val", "test"), 2):
+        save(tmp_path / split / "ant" / "added.png", noise(32, 32, 3, seed=number))
+        subsets.add(subset_of(tmp_path))
+        assert len(subsets) == number, split
+
+
+@pytest.mark.parametrize(
+    ("flag", "default", "row"),
+    [("augment", "crop_flip", "bs"), ("arch", "resnet32", "bs_resnet56")],
+)
+def test_a_default_that_is_given_overrides_recipes_so_it_is_another_comparison(
+    flag, default, row, tmp_path
+):
+    given = [f"--{flag}", default]
+    assert getattr(parse_options([]), flag) == default
+    assert getattr(parse_options(["--recipe", row]), flag) != default
+    write_folder(tmp_path, splits=("train", "val", "test"))
+    assert subset_of(tmp_path) != subset_of(tmp_path, *given)
+    assert subset_of(tmp_path) == subset_of(tmp_path, "--batch-size", "128")  # no recipe sets it
+
+
+def test_a_backbone_counts_by_its_content(tmp_path):
+    write_folder(tmp_path, splits=("train", "val", "test"))
+    (tmp_path / "b.pth").write_bytes(b"one")
+    (tmp_path / "moved.pth").write_bytes(b"one")
+    first = subset_of(tmp_path, "--backbone", str(tmp_path / "b.pth"))
+    assert subset_of(tmp_path, "--backbone", str(tmp_path / "moved.pth")) == first
+    (tmp_path / "b.pth").write_bytes(b"two")
+    forget_digests()
+    assert subset_of(tmp_path, "--backbone", str(tmp_path / "b.pth")) != first
 
 
 @pytest.mark.parametrize(
