@@ -102,12 +102,21 @@ def _data_set(frame: Frame, commands: Mapping[Cell, str], folder: Path) -> dict[
             c for c in _dicts(published) if c["protocol"] == "test" and c["is_full_length"]
         ],
         "margins": _dicts(margin_courses(frame)),
-        "rankings": [
-            {"lines": _dicts(ranked), "command": commands.get(ranked.iloc[0]["cell"])}
-            for ranked in rankings(frame)
-        ],
+        "rankings": _rankings(frame, commands),
         "figure": forest(compared, data, folder / "figures"),
     }
+
+
+def _rankings(frame: Frame, commands: Mapping[Cell, str]) -> list[dict[str, Any]]:
+    """Returns the rankings, each with a run and the command of its first row. Those that have a
+    command, of the comparison that is made now, come first."""
+    runs = dict(zip(frame["cell"], frame["run"], strict=True))
+    found = [
+        {"lines": _dicts(ranked), "run": runs[first], "command": commands.get(first)}
+        for ranked in rankings(frame)
+        for first in [ranked.iloc[0]["cell"]]
+    ]
+    return sorted(found, key=lambda ranking: ranking["command"] is None)
 
 
 def _dicts(frame: Frame) -> list[dict[str, Any]]:

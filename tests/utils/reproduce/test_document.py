@@ -81,6 +81,15 @@ def test_a_line_of_the_table(made):
     assert short[5:9] == ["45.00", "not run", "not run", "47.3"]
 
 
+def test_a_protocol_with_other_seeds_than_the_line_tells_its_own(tmp_path, no_figures):
+    for seed, top1 in ((0, 44.0), (1, 46.0)):
+        write_run(tmp_path, "dro_lt", [1.0, 1.0, top1], length=CUT, seed=seed)
+    write_run(tmp_path, "dro_lt", [1.0, 1.0, 43.0], length=CUT, protocol="last")
+    page = write_results(tmp_path, {}).read_text()
+    [line] = rows_of(page, "\n## CIFAR-100-LT, r = 100")[1:]
+    assert line[4:8] == ["2", "45.00 ± 1.41", "43.00 (seeds: 1)", "not run"]
+
+
 def test_every_cell_is_among_the_details_and_marked_where_its_features_were_chosen(made):
     write_run(made, "dro_lt", [1.0, 1.0, 46.0], length=CUT, protocol="last")
     page = write_results(made, {}).read_text()
@@ -93,9 +102,11 @@ def test_every_cell_is_among_the_details_and_marked_where_its_features_were_chos
 def test_margins_and_comparisons_stand_in_tables(made):
     page = write_results(made, {}).read_text()
     [margins] = [r for r in rows_of(page, "### The learned margins") if r[0] == "`dro_lt`"]
-    assert margins[2:] == ["1.00", "-0.20", "-0.600", "2", "2.00", "30 %"]
+    assert margins[2] == "float32"
+    assert margins[3:] == ["1.00", "-0.20", "-0.600", "2", "2.00", "30 %"]
     [published] = [r for r in rows_of(page, "### Published numbers") if r[3] == "last"]
-    assert published[:3] == ["`ce`", "38.3", "36.50"] and published[5].startswith("-1.80")
+    assert published[:3] == ["`ce`", "38.3", "36.50"] and published[5] == "float32"
+    assert published[6].startswith("-1.80")
 
 
 def test_what_is_not_run_is_told_with_the_command_that_runs_it(made):
@@ -171,6 +182,11 @@ def test_subsets_are_told_where_there_is_more_than_one(made, no_figures):
     write_run(made, "ce", [20.0] * 200, length=FULL, seed=1, data=other)
     page = write_results(made, {}).read_text()
     assert "float32, subset beefbeef" in page and f"subset {CIFAR100.subset}" in page
+    for title, column in (("### Published numbers", 5), ("### The learned margins", 2)):
+        precisions = [line[column] for line in rows_of(page, title)[1:]]
+        assert f"float32, subset {CIFAR100.subset}" in precisions, title
+    [robust] = [r for r in rows_of(page, "### What each part adds") if r[0] == "the robust loss"]
+    assert robust[5] == f"float32, subset {CIFAR100.subset}"
 
 
 def test_several_seeds_of_stage_2_replace_the_one_that_they_include(made, no_figures):
@@ -185,12 +201,12 @@ def test_several_seeds_of_stage_2_replace_the_one_that_they_include(made, no_fig
 OWN = DataSet("folder", 0, "beef0123")
 
 
-def own_runs(root, seed=0, **heldout):
+def own_runs(root, seed=0, data=OWN, **heldout):
     """Runs by last on other data, of the same accuracy on the test set."""
     for row, accuracy in heldout.items():
         tops = [1.0] * (2 if row == "ce" else 3)
         lasts = [accuracy] * len(tops)
-        of_cell = {"data": OWN, "protocol": "last", "seed": seed}
+        of_cell = {"data": data, "protocol": "last", "seed": seed}
         write_run(root, row, tops, heldout=lasts, **of_cell)
     return root
 
@@ -210,6 +226,22 @@ def test_other_data_are_ranked_first_and_the_winner_has_its_command(tmp_path, no
     assert ranked[0][2:6] == ["50.00 [43.03, 56.97]", "", "1.00", "-4.00"]
     assert ranked[1][3].startswith("-10.00 [")
     assert "## Not run" not in page and "cut short" not in page.split("## Images in a folder")[1]
+
+
+@pytest.mark.parametrize("now", ["aaaa0123", "beef0123"])
+def test_of_two_comparisons_todays_comes_first_and_both_say_what_they_trained(
+    now, tmp_path, no_figures
+):
+    for subset in ("aaaa0123", "beef0123"):
+        own_runs(tmp_path, ce=30.0, control=50.0, data=DataSet("folder", 0, subset))
+    winner = cell_of("control", data=DataSet("folder", 0, now), protocol="last")
+    write_results(tmp_path, {winner: "python main.py the command"})
+    page = (tmp_path / "RESULTS.md").read_text()
+    headings = re.findall(r"^## Which method\? .* epochs, (.*)$", page, re.MULTILINE)
+    assert set(headings) == {"float32, subset aaaa0123", "float32, subset beef0123"}
+    assert headings[0] == f"float32, subset {now}"
+    said = "`control` trained `resnet32` in batches of 128, on 210 images of 2 classes in `./data`."
+    assert f"Subset {now}: {said}" in " ".join(page.split("## Which method?")[1].split())
 
 
 @pytest.mark.parametrize(
