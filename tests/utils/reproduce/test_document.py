@@ -225,6 +225,8 @@ def test_other_data_are_ranked_first_and_the_winner_has_its_command(tmp_path, no
     # Of 200 images: 50 +- 1.97 sqrt(50 * 50 / 200) percent.
     assert ranked[0][2:6] == ["50.00 [43.03, 56.97]", "", "1.00", "-4.00"]
     assert ranked[1][3].startswith("-10.00 [")
+    alone = "With one seed they are over the images alone, and do not say how runs vary;"
+    assert alone in " ".join(page.split("- **Intervals**")[1].split())
     assert "## Not run" not in page and "cut short" not in page.split("## Images in a folder")[1]
 
 
