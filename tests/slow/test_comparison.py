@@ -81,6 +81,15 @@ def test_the_winners_command_trains_what_won(made):
     assert stages[0].epochs == 1
 
 
+def test_the_command_of_a_row_that_an_earlier_call_has_trained_stays(made):
+    folder, _ = made
+    page = folder / "comparison" / "RESULTS.md"
+    before = page.read_bytes()
+    for row in ROWS.split(","):
+        assert reproduce(folder, "--rows", row).status == 0
+        assert page.read_bytes() == before
+
+
 def test_a_second_time_nothing_is_run_and_nothing_measured(made, monkeypatch):
     folder, _ = made
     monkeypatch.setattr("utils.reproduce.running.run_main", lambda argv: pytest.fail(str(argv)))

@@ -26,10 +26,12 @@ from utils.options.flags import DATASETS, PRECISIONS, default_of
 from utils.options.parse import Parser
 from utils.reproduce.filing import file_run
 from utils.reproduce.plan import FULL_LENGTH, PROTOCOLS, Cell, DataSet, Length, plan
+from utils.reproduce.results import read_records
 from utils.reproduce.rows import OF_OWN_DATA, select_recipes, select_rows
 from utils.reproduce.running import Runner, measured_seconds, users_commands
 from utils.reproduce.sharing import check_passed_on, with_subset
 from utils.runs.epoch_log import duration
+from utils.runs.run_folder import check_writable
 
 OWN_LENGTH = Length(30, 8, 2)
 """The default on own data. A laptop can train it on ten thousand small images."""
@@ -53,6 +55,7 @@ def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
     check_passed_on(extra, arguments.dataset)
     if not arguments.dry_run:
         _check_replaces_no_other(results)
+        check_writable(records)
     if arguments.file:
         row, _, folder = arguments.file.partition("=")
         print(f"filed: {records / file_run(Path(folder), row, records).record}")
@@ -72,13 +75,20 @@ def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
         print(f"{len(missing)} runs. To estimate their time, one epoch of each kind:", flush=True)
         seconds = measured_seconds(missing, extra)
         print(f"\nestimate: the {len(missing)} runs will take about {duration(seconds)}")
+    read_records(records)  # refuses damaged ones before it trains
     status = runner.run(cells)
     if status not in (0, 1):
         return status
     commands = {}
     if arguments.dataset:
-        commands = {cell: users_commands(cell, extra) for cell in cells}
-    _write(results, commands)
+        # The rows of earlier calls too; with this subset, they had the same flags.
+        commands = {
+            cell: users_commands(cell, extra)
+            for cell in read_records(records)
+            if cell.data == cells[0].data and cell.start_seed in (None, cell.seed)
+        }
+    if commands or not arguments.dataset:
+        _write(results, commands)
     for failure in runner.failures:
         print(f"reproduce: failed: {failure}", file=sys.stderr)
     return status

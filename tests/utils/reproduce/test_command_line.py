@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.helpers import write_tree
-from tests.support.tables import reproduce
+from tests.support.table_records import write_run
+from tests.support.tables import called, reproduce
 from utils.options.parse import parse_stages
 from utils.reproduce.__main__ import main
 
@@ -76,6 +77,33 @@ def test_a_page_of_someone_else_is_kept(page, flags, tmp_path, monkeypatch, caps
     assert page in message and "--results" in message and message.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == [page]
     assert (tmp_path / page).read_text() == "mine"
+
+
+@pytest.mark.parametrize("flags", [[], ["--dataset", "digits", "--rows", "ce"]])
+def test_results_that_cannot_be_written_are_refused_before_anything_is_run(
+    flags, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("utils.reproduce.running.run_main", lambda argv: pytest.fail(str(argv)))
+    (tmp_path / "file").touch()
+    assert main([*flags, "--results", str(tmp_path / "file" / "table")]) == 2
+    assert "is not a writable folder" in capsys.readouterr().err
+
+
+def test_damaged_records_are_refused_before_anything_is_run(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.reproduce.running.run_main", lambda argv: pytest.fail(str(argv)))
+    record = write_run(tmp_path / "results", "ce", [1.0, 2.0]) / "args.json"
+    record.unlink()
+    outcome = reproduce(tmp_path, tree)
+    assert outcome.status == 2 and "no args.json" in outcome.err
+
+
+def test_a_comparison_in_which_every_row_fails_has_no_page(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.reproduce.running.run_main", lambda argv: 1)
+    monkeypatch.setattr("utils.reproduce.__main__.measured_seconds", lambda cells, extra: 1.0)
+    places = ["--root", tmp_path / "checkpoint", "--results", tmp_path / "comparison"]
+    outcome = called(["--dataset", "digits", "--rows", "ce,bs", *places])
+    assert outcome.status == 1 and outcome.err.count("reproduce: failed: ") == 2
+    assert "table:" not in outcome.out and not list(tmp_path.rglob("RESULTS.md"))
 
 
 @pytest.mark.parametrize("status", [129, 130, 141, 143])
