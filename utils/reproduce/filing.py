@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, read_json
 from utils.options.flags import Options, flag_of
 from utils.options.parse import parse_options
 from utils.options.recipes import RECIPES
@@ -21,8 +21,8 @@ KEPT = (
 """`summary.json` is copied last, because its presence marks a finished run."""
 
 LARGEST_FILE = 2**20
-NEEDED = ("args.json", "summary.json")
-"""Without these the run would not be in the table, so they are copied in any size."""
+NEEDED = ("args.json", "log.jsonl", "summary.json")
+"""Without these, results would be missing from the table, so they are copied in any size."""
 
 
 def file_records(run: RecordedRun, target: Path) -> None:
@@ -75,8 +75,8 @@ def file_run(folder: Path, row: str, records: Path) -> Cell:
 
     Raises:
         UserError: there is no such row or no finished run, the run is not on an exponential subset,
-            the records of its stage 1 are not found, or its options or those of its stage 1 are not
-            those of the row (the message names them).
+            the records of its stage 1 are not found, its options or those of its stage 1 are not
+            those of the row (the message names them), or the records have another run in its place.
     """
     if row not in RECIPES:
         raise UserError(f"--file: {row!r} is not a row; rows: {', '.join(RECIPES)}")
@@ -85,7 +85,12 @@ def file_run(folder: Path, row: str, records: Path) -> Cell:
         raise UserError(f"--file: {folder} holds no finished run (no summary.json)")
     cell = _cell_of(run, row, records)
     check_options(run, cell)
-    file_records(run, records / cell.record)
+    target = records / cell.record
+    if (filed := read_json(target / "summary.json")) and filed != run.summary:
+        raise UserError(
+            f"--file: {target} has the records of another run; delete them to replace them"
+        )
+    file_records(run, target)
     return cell
 
 

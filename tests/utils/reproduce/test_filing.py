@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.support.table_records import cell_of, write_run
@@ -39,12 +40,30 @@ def test_a_stage_1_is_filed(tmp_path):
     assert file_run(folder, "ce", tmp_path / "filed") == expected
 
 
-def test_the_summary_of_thousands_of_classes_is_filed_too(tmp_path):
+@pytest.mark.parametrize("name", ["summary.json", "log.jsonl"])
+def test_the_summary_and_the_log_of_thousands_of_classes_are_filed_too(name, tmp_path):
     folder = chain(tmp_path)
-    with open(folder / "summary.json", "a") as file:
+    with open(folder / name, "a") as file:
         file.write(" " * 2**20)
     cell = file_run(folder, "dro_lt", tmp_path / "filed")
-    assert read_records(tmp_path / "filed").keys() == {cell}
+    [run] = read_records(tmp_path / "filed").values()
+    assert read_records(tmp_path / "filed").keys() == {cell} and len(run.epochs) == 3
+
+
+def test_a_record_of_another_run_is_not_replaced(tmp_path):
+    kept = chain(tmp_path / "one")
+    np.savez(kept / "predictions.npz", labels=[0], preds=[0])
+    cell = file_run(kept, "dro_lt", tmp_path / "filed")
+    (kept / "readings.json").write_text("{}")  # an evaluation of the same run
+    file_run(kept, "dro_lt", tmp_path / "filed")
+    before = {path: path.read_bytes() for path in (tmp_path / "filed" / cell.record).iterdir()}
+    assert len(before) == 5
+    other = chain(tmp_path / "two")
+    summary = json.loads((other / "summary.json").read_text()) | {"seconds": 11.0}
+    (other / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match="has the records of another run; delete them"):
+        file_run(other, "dro_lt", tmp_path / "filed")
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_distilled_run_is_filed_if_its_teacher_has_the_options_of_the_teachers_row(tmp_path):
