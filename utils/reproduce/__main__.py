@@ -70,12 +70,11 @@ def _reproduce(arguments: argparse.Namespace, extra: list[str]) -> int:
             print(f"# {cell}: {state}")
             print(f"python main.py {shlex.join(runner.command(cell))}")
         return 0
-    missing = [cell for cell in cells if not runner.is_recorded(cell)]
-    if arguments.dataset and missing:
+    read_records(records)  # refuses damaged ones before it trains
+    if arguments.dataset and (missing := runner.to_train(cells)):
         print(f"{len(missing)} runs. To estimate their time, one epoch of each kind:", flush=True)
         seconds = measured_seconds(missing, extra)
         print(f"\nestimate: the {len(missing)} runs will take about {duration(seconds)}")
-    read_records(records)  # refuses damaged ones before it trains
     status = runner.run(cells)
     if status not in (0, 1):
         return status
@@ -112,7 +111,7 @@ def _cells(
     protocols = asked or (["last"] if is_own else list(PROTOCOLS))
     data_sets = []
     for data, names in rows.items():
-        data, extra = with_subset(data, extra, records)
+        data, extra = with_subset(data, extra, records, names)
         data_sets.append((data, names))
     seeds, precision = arguments.seeds, arguments.precision
     return plan(data_sets, seeds, protocols, length, precision, arguments.from_seed), extra

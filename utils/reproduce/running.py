@@ -72,6 +72,21 @@ class Runner:
     def is_recorded(self, cell: Cell) -> bool:
         return (self.records / cell.record / "summary.json").is_file()
 
+    def to_train(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Returns the cells that have no records, each behind the recorded runs that it needs and
+        whose checkpoints are gone."""
+        found: dict[Cell, None] = {}
+
+        def add(cell: Cell) -> None:
+            if cell.before is not None and not _has_finished(self._checkpoints(cell.before)):
+                add(cell.before)
+            found[cell] = None
+
+        for cell in cells:
+            if not self.is_recorded(cell):
+                add(cell)
+        return list(found)
+
     def command(self, cell: Cell) -> list[str]:
         """Returns the arguments of main.py that train the cell here, with the folder where its
         stage 1 or its teacher is or will be."""
@@ -119,12 +134,12 @@ class Runner:
         began = time.monotonic()
         status = run_main(argv)
         if status == 0:
-            seconds = time.monotonic() - began
-            self._seconds[2 if cell.start else 1].append(seconds)
+            run = read_run(run_folder(parse_options(argv)).records)
+            # This call may have trained the rest of the run alone, or nothing.
+            self._seconds[2 if cell.start else 1].append(run.seconds)
             if not self.is_recorded(cell):
-                folder = run_folder(parse_options(argv)).records
-                file_records(read_run(folder), self.records / cell.record)
-            print(f"{name}: done in {duration(seconds)}", flush=True)
+                file_records(run, self.records / cell.record)
+            print(f"{name}: done in {duration(time.monotonic() - began)}", flush=True)
         return status
 
     def _time_left(self, cells: Sequence[Cell]) -> str:
@@ -229,9 +244,10 @@ def few_steps(epoch: RecordedRun, epochs: int) -> str | None:
 
 def _cost(cell: Cell, extra: Sequence[str]) -> float:
     """Returns the multiplications of a cell's networks for one image. A teacher has no backward
-    pass, so it costs about a third."""
+    pass, so it costs about a third. A contrastive loss takes three views of the image."""
+    options = parse_options(cell.command(Path("X"), extra))
     teacher = _cost(cell.teacher, extra) / 3 if cell.teacher else 0.0
-    return multiplications(parse_options(cell.command(Path("X"), extra)).arch) + teacher
+    return multiplications(options.arch) * (3 if options.contrastive else 1) + teacher
 
 
 @cache

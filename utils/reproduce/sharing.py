@@ -9,6 +9,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.options.flags import FIELDS, flag_of, names_of, with_role
 from utils.options.parse import parse_options
+from utils.options.recipes import RECIPES
 from utils.options.roles import Role
 from utils.reproduce.plan import DataSet
 from utils.runs.contents import contents_of
@@ -50,7 +51,9 @@ def _of_own_data() -> list[str]:
     ]
 
 
-def with_subset(data: DataSet, extra: list[str], records: Path) -> tuple[DataSet, list[str]]:
+def with_subset(
+    data: DataSet, extra: list[str], records: Path, rows: Sequence[str] = ()
+) -> tuple[DataSet, list[str]]:
     """Returns the data set with its `subset`, and the flags for all runs.
 
     If own data have no held-out images, the flags set some aside. If the images of the paper's data
@@ -60,9 +63,11 @@ def with_subset(data: DataSet, extra: list[str], records: Path) -> tuple[DataSet
         data: the data set, without its subset.
         extra: the flags for all runs.
         records: the folder of all records.
+        rows: the rows that will be trained on it.
 
     Raises:
-        UserError: the images of own data are missing or cannot be read.
+        UserError: the images of own data are missing or cannot be read, or they are streamed and a
+            row needs them in memory.
     """
     from datasets import load_data
 
@@ -81,6 +86,9 @@ def with_subset(data: DataSet, extra: list[str], records: Path) -> tuple[DataSet
         return replace(data, subset=subset), extra
     if data.ratio:
         return replace(data, subset=found.fingerprint[:8]), extra
+    contrastive = [row for row in rows if "--contrastive" in RECIPES[row].stage_1]
+    if found.is_streamed and contrastive:
+        raise UserError(f"{contrastive[0]} needs images held in memory: add --stream False")
     images = {"train": found.fingerprint, **found.evaluation_fingerprints}
     return replace(data, subset=_digest([*data.flags, *extra], images)), extra
 

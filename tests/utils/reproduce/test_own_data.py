@@ -10,11 +10,12 @@ import pytest
 
 from tests.support.own_images import write_folder
 from tests.support.pictures import noise, save
+from tests.support.table_records import write_run
 from utils.errors import UserError
 from utils.options.digests import forget_digests
 from utils.options.parse import parse_options, parse_stages
 from utils.reproduce.plan import Cell, DataSet, Length
-from utils.reproduce.running import few_steps, measured_seconds, users_commands
+from utils.reproduce.running import Runner, few_steps, measured_seconds, users_commands
 from utils.reproduce.sharing import check_passed_on, with_subset
 from utils.runs.folders import run_folder
 
@@ -122,6 +123,44 @@ def test_the_time_of_a_teachers_epochs_is_scaled_to_its_network(monkeypatch):
     # The student does its own steps and the teacher's forward passes.
     assert measured_seconds([student], []) == pytest.approx(30 + teacher / 3)
     assert stages == [1]
+    contrastive = Cell(digits, "bs_contrastive", Length(30), "float32", 0)
+    assert measured_seconds([contrastive], []) == 3 * 30  # three views of each image
+
+
+def test_a_row_that_needs_images_in_memory_is_refused_before_anything_is_trained(tmp_path):
+    write_folder(tmp_path, splits=("train", "val", "test"))
+    flags, rows = ["--data_root", str(tmp_path), "--stream", "True"], ["ce", "bs_contrastive"]
+    with_subset(DataSet("folder"), flags, Path("none"), ["ce", "bs"])
+    with pytest.raises(UserError, match=r"bs_contrastive needs .* in memory: add --stream False"):
+        with_subset(DataSet("folder"), flags, Path("none"), rows)
+    with_subset(DataSet("folder"), [*flags[:2], "--stream", "False"], Path("none"), rows)
+
+
+def test_a_recorded_run_without_checkpoints_counts_among_those_to_train(tmp_path):
+    digits, length = DataSet("digits", 0, "beef0123"), Length(2, 2, 1)
+    first, again = (Cell(digits, "ce", Length(2), "float32", seed) for seed in (0, 1))
+    for cell in (first, again):
+        write_run(tmp_path, "ce", [1.0, 2.0], data=digits, seed=cell.seed)
+    runner = Runner(tmp_path / "root", tmp_path / "runs", [])
+    stages_2 = [Cell(digits, "control", length, "float32", s, s, "last") for s in (0, 1)]
+    there = run_folder(parse_options(runner.command(first))).models
+    there.mkdir(parents=True)
+    for name in ("ckpt.pth.tar", "summary.json"):
+        (there / name).touch()
+    assert runner.to_train([first, again]) == []
+    assert runner.to_train([first, again, *stages_2]) == [stages_2[0], again, stages_2[1]]
+
+
+def test_the_time_that_is_left_is_judged_by_whole_runs(tmp_path, monkeypatch, capsys):
+    """The run is finished in its folder and only has to be filed."""
+    digits = DataSet("digits", 0, "beef0123")
+    runner = Runner(tmp_path / "root", tmp_path / "runs", [])
+    cells = [Cell(digits, "ce", Length(2), "float32", seed) for seed in (0, 1)]
+    folder = run_folder(parse_options(runner.command(cells[0]))).records
+    write_run(tmp_path, "ce", [1.0, 2.0], data=digits, folder=folder)
+    monkeypatch.setattr("utils.reproduce.running.run_main", lambda argv: 130 * ("1" in argv))
+    runner.run(cells)
+    assert "1 left, about 00:10" in capsys.readouterr().out
 
 
 def test_the_users_commands_of_a_distilled_row_train_the_teacher_first():
