@@ -100,7 +100,7 @@ class SavedClassifier(nn.Module):
         self.kind = saved["kind"]
         for name, value in saved.items():
             if name != "kind":
-                self.register_buffer(name, value)
+                self.register_buffer(name, value.float())
 
     def forward(self, features: Tensor) -> Tensor:
         tensors: dict[str, Any] = dict(self.named_buffers())

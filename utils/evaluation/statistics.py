@@ -35,11 +35,20 @@ def binomial_error(accuracy: float, images: float) -> float:
     """Returns the standard error, in points, of an accuracy in percent on `images` images:
     100 · √(p (1 − p) / N).
 
-    p is the share with two right and two wrong images added, because a share of 0 or 1 would have
-    no error (Agresti and Coull, The American Statistician 1998).
+    p is the share with two right and two wrong images added, as of Agresti and Coull (The American
+    Statistician 1998), because a share of 0 or 1 would have no error. Unlike theirs, the interval
+    is around the accuracy itself, and N is the number of images, so it is narrower for few images.
     """
     share = (accuracy / 100 * images + 2) / (images + 4)
     return 100 * math.sqrt(share * (1 - share) / images)
+
+
+def _image_error(tops: Sequence[float], images: float | None) -> float | None:
+    """Returns the error of a difference or sum of accuracies, each on its own `images` images; None
+    if their number is unknown or one."""
+    if images is None or images <= 1:
+        return None
+    return math.hypot(*(binomial_error(top, images) for top in tops))
 
 
 def images_of_balanced(labels: np.ndarray) -> float:
@@ -194,14 +203,11 @@ def unpaired_difference(
     """
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     tops = statistics.fmean(ours), statistics.fmean(theirs)
-    image_error = None
-    if images is not None and images > 1:
-        image_error = math.hypot(*(binomial_error(top, images) for top in tops))
     return Difference(
         statistics.fmean(differences),
         len(differences),
         standard_error(differences),
-        image_error,
+        _image_error(tops, images),
         images,
         is_paired=False,
     )
@@ -217,7 +223,7 @@ def difference_to_constant(ours: Sequence[float], value: float, images: float | 
         images: N, or `images_of_balanced`; None if it is unknown. One image gives no error.
     """
     top = statistics.fmean(ours)
-    image_error = None if images is None or images <= 1 else binomial_error(top, images)
+    image_error = _image_error([top], images)
     return Difference(
         top - value, len(ours), standard_error(ours), image_error, images, is_paired=False
     )

@@ -18,6 +18,7 @@ import torch
 
 from utils.files import atomic_write
 from utils.predict.network import TrainedNetwork
+from utils.runs.run_folder import is_seed_folder
 
 INPUT, OUTPUTS = "images", ["features", "logits"]
 EXAMPLES = 2
@@ -39,8 +40,10 @@ def description(trained: TrainedNetwork, normalisation: str) -> dict:
         trained: the network.
         normalisation: who normalises the images; most other model files leave it to the caller.
     """
+    parts = trained.path.absolute().parts
+    in_run = parts[-3:] if is_seed_folder(trained.path.parent.name) else parts[-2:]
     return {
-        "checkpoint": "/".join(trained.path.absolute().parts[-3:]),
+        "checkpoint": "/".join(in_run),
         "epoch": trained.epoch,
         "classifier": trained.classifier,
         "arch": trained.arch,

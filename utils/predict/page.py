@@ -13,7 +13,6 @@ from utils.predict.targets import written
 from utils.templates import read_template
 
 TEMPLATE = Path(__file__).with_name("page.html")
-SHOWN = 200
 THUMBNAIL = 160  # pixels of the longer side
 LARGEST_ENLARGEMENT = 4
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.predict.page import SHOWN
 from utils.predict.predictions import Prediction
 from utils.predict.targets import written
 
 TABLES = (".csv", ".tsv", ".npz", ".npy")
+SHOWN = 200
+"""The number of predictions that the page shows."""
 
 
 def write_table(
@@ -58,9 +59,10 @@ def write_table(
             if not skipped:
                 raise UserError(f"no files in {', '.join(map(str, places))}")
             is_table = any(place.suffix.lower() in TABLES for place in places)
+            hint = "; tables and arrays are not read: give image files or folders"
             raise UserError(
                 f"no file could be read as an image ({skipped} skipped); the first: {first_reason}"
-                + ("; tables and arrays are not read: give image files or folders" * is_table)
+                f"{hint if is_table else ''}"
             )
     return kept, count, skipped
 

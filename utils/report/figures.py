@@ -284,8 +284,9 @@ def feature_map(axes: Axes, clouds: Sequence[ClassCloud], title: str) -> None:
     _frame(axes, np.vstack(reached), max((cloud.margin or 0 for cloud in clouds), default=0))
     axes.set(title=title, xlabel="first component", ylabel="second component")
     axes.locator_params(nbins=6)
-    title = "class (training images)"
-    axes.figure.legend(loc="outside lower center", ncols=2, markerscale=1.6, title=title)
+    axes.figure.legend(
+        loc="outside lower center", ncols=2, markerscale=1.6, title="class (training images)"
+    )
 
 
 def _frame(axes: Axes, points: np.ndarray, margin: float) -> None:

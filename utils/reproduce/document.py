@@ -111,11 +111,10 @@ def _rankings(frame: Frame, commands: Mapping[Cell, str]) -> list[dict[str, Any]
     """Returns the rankings, each with a run and the command of its first row. Those that have a
     command, of the comparison that is made now, come first."""
     runs = dict(zip(frame["cell"], frame["run"], strict=True))
-    found = [
-        {"lines": _dicts(ranked), "run": runs[first], "command": commands.get(first)}
-        for ranked in rankings(frame)
-        for first in [ranked.iloc[0]["cell"]]
-    ]
+    found = []
+    for ranked in rankings(frame):
+        first = ranked.iloc[0]["cell"]
+        found.append({"lines": _dicts(ranked), "run": runs[first], "command": commands.get(first)})
     return sorted(found, key=lambda ranking: ranking["command"] is None)
 
 

@@ -99,8 +99,7 @@ def _cell_of(run: RecordedRun, row: str, records: Path) -> Cell:
     if own.imb_type != "exp":
         raise UserError(
             f"--file: {run.folder} has --imb_type {own.imb_type}; only runs on exponential subsets "
-            f"can be added; python -m utils.reproduce --dataset {own.dataset} compares rows on own "
-            "data, and trains them itself"
+            "can be added (--dataset trains rows on own data and compares them)"
         )
     if (run.stage == 2) != bool(recipe.start):
         raise UserError(f"--file: {run.folder} is a stage {run.stage}; {row} is the other stage")

@@ -97,7 +97,8 @@ def _digest(flags: Sequence[str], images: Mapping[str, str]) -> str:
     """Returns a digest of the images, given by the fingerprints of their splits, and of the options
     that all rows share. A file that an option names counts by its content."""
     options = parse_options(flags)
-    # Some recipes set --arch and --augment. A given flag overrides them, even with its default.
+    # This recipe sets all shared options that recipes set, --arch and --augment. A given flag
+    # overrides a recipe, even with its default.
     overridden = parse_options(["--recipe", "bs_resnet56", *flags])
     shared = {name: [getattr(o, name) for o in (options, overridden)] for name in _of_own_data()}
     text = json.dumps([shared | contents_of(options), images], sort_keys=True, default=str)

@@ -51,7 +51,8 @@ def save_all(checkpoints: dict[Path, dict]) -> None:
     are on the disk; the others follow in their order.
 
     Raises:
-        OSError: a file cannot be written; the previous ones are all still there.
+        OSError: a file cannot be written; the previous ones are all still there, or, if only a
+            replacement failed, those from that one on.
     """
     with ExitStack() as stack:
         for path in reversed(checkpoints):  # the stack replaces the file opened last first

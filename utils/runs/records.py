@@ -144,12 +144,13 @@ class RecordedRun:
         return {"stage": self.stage} | settings
 
     def _data_root(self, options: Options) -> str:
-        """Returns the name of the data with a digest of the test images; the whole path if an early
-        version recorded no digest. `fingerprint` tells the training images apart."""
+        """Returns the name of the data with digests of the test and the held-out images; the whole
+        path if an early version recorded none. `fingerprint` tells the training images apart."""
         digests = (self.arguments.get("data") or {}).get("evaluation_fingerprints")
         if not digests:
             return options.data_root
-        return f"{Path(options.data_root).name} (test images {digests['test'][:8]})"
+        marks = [f"{split} images {digests[split][:8]}" for split in sorted(digests, reverse=True)]
+        return f"{Path(options.data_root).name} ({', '.join(marks)})"
 
     def arrays(self, name: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
         """Returns the named arrays of one of the run's npz files.

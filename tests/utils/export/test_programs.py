@@ -29,7 +29,7 @@ def described(trained, normalisation):
     """Gives what the file of the network says about it."""
     images = "float32 [B, 3, S, S] in [0, 1], red, green, blue"
     return {
-        "checkpoint": f"{trained.path.parents[1].name}/run/ckpt.best.pth.tar",
+        "checkpoint": "run/ckpt.best.pth.tar",
         "epoch": 3,
         "classifier": "linear",
         "arch": "resnet8",

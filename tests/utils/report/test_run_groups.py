@@ -67,8 +67,8 @@ def test_runs_on_other_images_are_another_row(tmp_path, compare_numbers):
 
 
 def test_copies_of_the_same_images_are_one_row(tmp_path):
-    def run(name, root, digest):
-        data = {"evaluation_fingerprints": {"test": digest}} if digest else {}
+    def run(name, root, digest, **others):
+        data = {"evaluation_fingerprints": {"test": digest} | others} if digest else {}
         flags = {"dataset": "folder", "fingerprint": "0123abcd" * 8, "data": data}
         return read_run(write_run(tmp_path / name, data_root=root, **flags))
 
@@ -76,11 +76,12 @@ def test_copies_of_the_same_images_are_one_row(tmp_path):
         run("a", "photos", "beef" * 16),
         run("b", "/scratch/4711/photos", "beef" * 16),
         run("c", "photos", "feed" * 16),
+        run("other_heldout", "photos", "beef" * 16, heldout="cafe" * 16),
         run("d", "photos", None),
         run("e", "/scratch/4711/photos", None),
     ]
     groups = group_runs(runs)
-    assert [len(group.runs) for group in groups] == [2, 1, 1, 1]
+    assert [len(group.runs) for group in groups] == [2, 1, 1, 1, 1]
     assert groups[0].description == "stage 1, data root photos (test images beefbeef)"
 
 

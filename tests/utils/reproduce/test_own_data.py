@@ -14,9 +14,10 @@ from tests.support.table_records import write_run
 from utils.errors import UserError
 from utils.options.digests import forget_digests
 from utils.options.parse import parse_options, parse_stages
+from utils.options.recipes import RECIPES
 from utils.reproduce.plan import Cell, DataSet, Length
 from utils.reproduce.running import Runner, few_steps, measured_seconds, users_commands
-from utils.reproduce.sharing import check_passed_on, with_subset
+from utils.reproduce.sharing import _of_own_data, check_passed_on, with_subset
 from utils.runs.folders import run_folder
 
 
@@ -68,6 +69,17 @@ def test_a_default_that_is_given_overrides_recipes_so_it_is_another_comparison(
     write_folder(tmp_path, splits=("train", "val", "test"))
     assert subset_of(tmp_path) != subset_of(tmp_path, *given)
     assert subset_of(tmp_path) == subset_of(tmp_path, "--batch-size", "128")  # no recipe sets it
+
+
+def test_no_recipe_sets_a_shared_option_that_the_recipe_of_the_digest_leaves():
+    def changed(name):
+        plain = parse_options([])
+        stages = parse_stages(
+            ["--recipe", name, *(["--teacher", "x"] * bool(RECIPES[name].teacher))]
+        )
+        return {n for s in stages for n in _of_own_data() if getattr(s, n) != getattr(plain, n)}
+
+    assert set().union(*map(changed, RECIPES)) == changed("bs_resnet56") == {"arch", "augment"}
 
 
 def test_a_backbone_counts_by_its_content(tmp_path):
