@@ -32,3 +32,10 @@ class NormedLinear(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.scale * (F.normalize(features, dim=1) @ F.normalize(self.weight, dim=0))
+
+
+def make_head(num_features: int, num_classes: int, scale: float | None) -> nn.Linear | NormedLinear:
+    """Returns a linear head if the scale is None, else a cosine head of this scale."""
+    if scale is None:
+        return nn.Linear(num_features, num_classes)
+    return NormedLinear(num_features, num_classes, scale)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.heads import NormedLinear
+from models.heads import make_head
 from models.network import Network
 
 
@@ -64,11 +64,7 @@ class ResNetCifar(Network):
         self.layer1 = self._group(16, 16, blocks_per_group, stride=1)
         self.layer2 = self._group(16, 32, blocks_per_group, stride=2)
         self.layer3 = self._group(32, 64, blocks_per_group, stride=2)
-        self.linear = (
-            nn.Linear(self.num_features, num_classes)
-            if head_scale is None
-            else NormedLinear(self.num_features, num_classes, head_scale)
-        )
+        self.linear = make_head(self.num_features, num_classes, head_scale)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight)

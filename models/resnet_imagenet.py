@@ -4,10 +4,10 @@ Residual Transformations for Deep Neural Networks", CVPR 2017), with features be
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import resnet
 
-from models.heads import NormedLinear
+from models.heads import make_head
 from models.network import Network
 
 
@@ -39,11 +39,7 @@ class ResNetImageNet(Network, resnet.ResNet):
         super().__init__(block, blocks, 1, groups=groups, width_per_group=width_per_group)
         self.num_features = self.fc.in_features
         del self.fc
-        self.linear = (
-            nn.Linear(self.num_features, num_classes)
-            if head_scale is None
-            else NormedLinear(self.num_features, num_classes, head_scale)
-        )
+        self.linear = make_head(self.num_features, num_classes, head_scale)
 
     def features(self, images: Tensor) -> Tensor:
         """Returns features ``[B, D]`` (float32) of normalised images ``[B, 3, H, W]``."""

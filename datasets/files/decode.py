@@ -125,6 +125,6 @@ def _write_cache(path: Path, digest: str, images: dict[str, np.ndarray]) -> None
             np.savez(file, listing=np.array(digest), **images)  # pyright: ignore[reportArgumentType]
     except OSError as error:
         warn(
-            f"{path} cannot be written ({error.strerror}), so every run decodes the images again; "
-            "a folder of links to them that can be written keeps them (docs/data.md, Cache)"
+            f"{path} cannot be written ({error.strerror}), so every run decodes the images again "
+            "(docs/data.md, Cache)"
         )

@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
 2009), from the official archives (through torchvision) or from trees of PNG files."""
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -75,14 +76,30 @@ def _alone(root: Path) -> Iterator[None]:
     """Inside, no other process downloads into the folder or unpacks there, if it can be written and
     its file system has locks."""
     with ExitStack() as stack:
-        if fcntl is not None:
-            with suppress(OSError):
-                root.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context(open(root / LOCK, "a"))
-                # Whoever comes later needs no lock, because the files are there.
-                stack.callback((root / LOCK).unlink, missing_ok=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):
+            root.mkdir(parents=True, exist_ok=True)
+            _lock(root / LOCK, stack)
         yield
+
+
+def _lock(path: Path, stack: ExitStack) -> None:
+    """Waits for the lock of a file. The stack keeps it until it ends, and then removes the file.
+
+    Raises:
+        OSError: the folder cannot be written, or its file system has no locks.
+    """
+    while fcntl is not None:
+        file = stack.enter_context(path.open("a"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        # Who had the lock has removed the file; a later job may have made another.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                stack.callback(path.unlink, missing_ok=True)
+                return
 
 
 def official_sets(name: str, root: Path) -> dict[str, Any]:

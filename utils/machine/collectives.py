@@ -21,7 +21,8 @@ from utils.machine.processes import World, world_of_environment
 Result = TypeVar("Result")
 PATIENCE = timedelta(days=1)
 """How long processes wait for each other. Process 0 may decode a data set for hours before the
-others begin. If a process ends, its connections close and the others notice at once."""
+others begin. One that ends keeps them no longer: with gloo its connections close, and torchrun ends
+the others. One that hangs does."""
 
 
 @contextmanager

@@ -175,20 +175,20 @@ def _check_visits(k: int, class_counts: list[int]) -> None:
     every class in every epoch; otherwise a class would have no centroid.
 
     Raises:
-        UserError: it does not; the message names the largest k that does.
+        UserError: it does not; the message says which k do.
     """
     num_classes, largest = len(class_counts), max(class_counts)
-    if k <= largest and visits_every_class(num_classes, largest, k):
+    if k > largest:
+        raise UserError(
+            f"resample,{k} takes more images at a visit than the largest class has, {largest}"
+        )
+    if visits_every_class(num_classes, largest, k):
         return
-    smaller = range(min(k, largest), 0, -1)
-    works = next(n for n in smaller if visits_every_class(num_classes, largest, n))
-    also = f" (or {largest}, the size of the largest class)" if works < largest else ""
-    fault = (
-        f"takes more images at a visit than the largest class has, {largest}"
-        if k > largest
-        else f"does not visit every class in every epoch; the largest k that does is {works}{also}"
+    works = next(n for n in range(k, 0, -1) if visits_every_class(num_classes, largest, n))
+    raise UserError(
+        f"resample,{k} does not visit every class in every epoch; the largest k that does is "
+        f"{works} (or {largest}, the size of the largest class)"
     )
-    raise UserError(f"resample,{k} {fault}")
 
 
 def _warn_of_likely_mistakes(run: Run, start: dict, path: Path) -> None:

@@ -152,6 +152,32 @@ def test_a_job_waits_while_another_downloads_and_takes_its_files(tmp_path, monke
     assert no_network == [] and not (tmp_path / LOCK).exists()
 
 
+def test_a_job_that_stops_waiting_leaves_the_lock_of_the_other(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / LOCK).touch()
+    monkeypatch.setattr(fcntl, "flock", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_cifar("cifar10", tmp_path)
+    assert (tmp_path / LOCK).exists()
+
+
+def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path, monkeypatch, no_network):
+    taken, flock = [], fcntl.flock
+
+    def flock_behind_another(file, how):
+        flock(file, how)
+        taken.append(file)
+        if len(taken) == 1:  # the job that had the lock ends
+            (tmp_path / LOCK).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock_behind_another)
+    with pytest.raises(UserError, match="download failed"):
+        load_cifar("cifar10", tmp_path)
+    assert len(taken) == 2 and list(tmp_path.iterdir()) == []
+
+
 def test_an_archive_that_cannot_be_unpacked_in_its_folder_is_not_called_missing(
     tmp_path, monkeypatch, no_network
 ):

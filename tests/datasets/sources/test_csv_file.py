@@ -92,9 +92,9 @@ def test_cells_behind_the_last_column_may_be_empty(tmp_path):
 
 def test_rows_of_nothing_but_delimiters_and_spaces_are_passed_over(tmp_path):
     table = write_table(tmp_path)
-    before = csv_data(table).fingerprint, content_digest(str(table), is_table=True)
+    before = csv_data(table).fingerprint
     table.write_text(f"{table.read_text()}\n,\n  \n , \n")
-    assert csv_data(table).fingerprint == before[0]
+    assert csv_data(table).fingerprint == before
     # The size of the table's folder, which changes, is no part of the data.
     forget_digests()
     digest = content_digest(str(table), is_table=True)

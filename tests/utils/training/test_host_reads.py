@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from datasets.loading.ahead import DrawnAhead
-from models import ARCHITECTURES, Network, NormedLinear
+from models import ARCHITECTURES, Network
+from models.heads import make_head
 from tests.support.fake_cuda import CUDA
 from tests.support.host_reads import HostReads, NoClock
 from tests.support.stages import STAGE_2, make_stage, small_data
@@ -24,9 +25,7 @@ class SmallNetwork(Network):
         self.layer2 = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8))
         self.layer3 = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
         self.num_features = 8
-        self.linear = nn.Linear(8, num_classes)
-        if head_scale is not None:
-            self.linear = NormedLinear(8, num_classes, head_scale)
+        self.linear = make_head(8, num_classes, head_scale)
 
     def features(self, images):
         return self.layer3(self.layer2(images).relu()).mean(dim=(2, 3), dtype=torch.float32)
