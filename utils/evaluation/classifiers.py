@@ -100,11 +100,10 @@ class SavedClassifier(nn.Module):
         self.kind = saved["kind"]
         for name, value in saved.items():
             if name != "kind":
-                self.register_buffer(name, value.float())
+                self.register_buffer(name, value)
 
     def forward(self, features: Tensor) -> Tensor:
-        tensors: dict[str, Any] = dict(self.named_buffers())
-        return Classifier(self.kind, **tensors)(features)
+        return apply_classifier({"kind": self.kind, **dict(self.named_buffers())}, features)
 
 
 def has_confidence(name: str) -> bool:
