@@ -233,8 +233,15 @@ def test_the_robust_loss_has_an_example():
     assert "losses.dro" in WITH_EXAMPLES
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-by_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "pretrained/README.md",
+    *(ROOT / "results").glob("*/README.md"),
+]
+by_document = pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
 
 
 def code_blocks(text, *languages):
@@ -270,13 +277,13 @@ def test_the_readme_has_160_lines_at_most():
 def test_the_python_examples_run(path, tmp_path, monkeypatch):
     """One after the other, in one namespace, in an empty folder."""
     blocks = code_blocks(path.read_text(), "python")
-    if path.name == "README.md":
+    if path == ROOT / "README.md":
         assert any("DROLoss" in block for block in blocks), "none of them uses the robust loss"
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__document__"}
     with contextlib.redirect_stdout(io.StringIO()):
         for number, block in enumerate(blocks, 1):
-            exec(compile(block, f"{path.name}, python block {number}", "exec"), namespace)
+            exec(compile(block, f"{path}, python block {number}", "exec"), namespace)
 
 
 def test_the_readme_has_the_papers_commands():
@@ -323,11 +330,11 @@ def test_every_link_leads_somewhere(path):
             continue
         name, _, anchor = target.partition("#")
         there = (path.parent / name).resolve() if name else path
-        assert there.exists(), f"{path.name} links to {target}"
+        assert there.exists(), f"{path} links to {target}"
         if anchor:
             headings = re.findall(r"^#+ (.*)$", there.read_text(), flags=re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
-            assert anchor in anchors, f"{path.name} links to {target}"
+            assert anchor in anchors, f"{path} links to {target}"
 
 
 @by_document
@@ -336,4 +343,4 @@ def test_the_files_that_a_document_names_exist(path):
     text = path.read_text()
     for name in set(re.findall(r"`([\w/]+/[\w]+\.(?:py|txt|yml|json))`", text)):
         is_pattern = name.endswith("/NAME.py")
-        assert is_pattern or (ROOT / name).exists(), f"{path.name}: {name}"
+        assert is_pattern or (ROOT / name).exists(), f"{path}: {name}"

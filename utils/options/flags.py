@@ -431,7 +431,7 @@ class Options:
         ROBUST,
         role=Role.ROBUST_LOSS,
         help="distance between features and centroids. euclidean: the norm of their difference (as "
-        "published). squared: (norm + margin)^2. normalised: the norm after both are "
+        "published). squared: max(norm + margin, 0)^2. normalised: the norm after both are "
         "scaled to length 1",
         default="euclidean",
         choices=("euclidean", "squared", "normalised"),
