@@ -4,6 +4,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -180,11 +181,14 @@ class ImageReader:
         self.workers = _at_most_one_per_core(workers)
         import_module("torchvision.transforms")  # once, and not by each worker
         self._queue = _Queue()
+        # From Python 3.14 on, a worker on Linux would start anew otherwise, and import torch again.
+        is_forked = self.workers > 0 and sys.platform == "linux"
         loader = DataLoader(
             _Files(),
             batch_size=None,
             sampler=self._queue,
             num_workers=self.workers,
+            multiprocessing_context="fork" if is_forked else None,
             worker_init_fn=_leave_signals_to_the_parent,
             persistent_workers=self.workers > 0,
             prefetch_factor=AHEAD if self.workers > 0 else None,

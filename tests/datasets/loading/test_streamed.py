@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from mmap import mmap
 from types import SimpleNamespace
 
@@ -270,6 +271,11 @@ def killing_a_worker(folder):
         worker.join()
     list(batches)
     epoch_of(loader_of(split_of(folder, reader=reader)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_workers_have_what_this_process_imported(two_workers):
+    assert {worker._start_method for worker in workers_of(two_workers)} == {"fork"}
 
 
 def test_a_worker_that_dies_fails_the_run(folder):
