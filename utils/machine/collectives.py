@@ -40,7 +40,8 @@ def joined() -> Iterator[World]:
     # first optimizer step; such an import would keep the group, whose threads would then live until
     # the interpreter ends, and could abort it.
     importlib.import_module("torch.distributed.nn.functional")
-    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    backends = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
     dist.init_process_group(backends, timeout=PATIENCE)
     try:
         yield world

@@ -168,6 +168,11 @@ def _device_of_rank(world: World, gpu: int | None, available: int) -> torch.devi
         )
     if available == 0:
         return torch.device("cpu")
+    if not torch.distributed.is_nccl_available():
+        raise UserError(
+            f"{world.size} processes on GPUs need NCCL, which this torch lacks (Windows has none); "
+            "use one process, or --gpu cpu"
+        )
     if world.local_rank < available:
         return torch.device("cuda", world.local_rank)
     raise UserError(

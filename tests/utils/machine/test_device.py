@@ -23,6 +23,7 @@ def cuda_devices(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: names[i])
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
+        monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
         chosen = []
         monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
         monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
@@ -104,6 +105,16 @@ def test_each_of_several_processes_has_the_device_of_its_local_rank(cuda_devices
     assert "--gpu 3 is ignored: each of 8 processes" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"local rank 4 .* with 4 CUDA devices; .*nproc_per_node"):
         choose_machine(None, "float32", world=World(rank=4, size=8, local_rank=4))
+
+
+def test_several_processes_on_gpus_need_nccl(cuda_devices, monkeypatch):
+    cuda_devices(["A", "B"])
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    world = World(rank=1, size=2, local_rank=1)
+    with pytest.raises(UserError, match=r"2 processes on GPUs need NCCL, .* --gpu cpu"):
+        choose_machine(None, "float32", world=world)
+    assert choose_machine("cpu", "float32", world=world).device == torch.device("cpu")
+    assert choose_machine(None, "float32").device == torch.device("cuda", 0)
 
 
 def test_bf16_is_refused_where_the_processor_has_none(cuda_devices, monkeypatch):
