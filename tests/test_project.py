@@ -34,7 +34,7 @@ def test_the_conda_environment_installs_the_requirements():
         "channels:",
         "  - conda-forge",
         "dependencies:",
-        "  - python>=3.11",
+        "  - python>=3.11,<3.15",
         "  - pip",
         "  - pip:",
         "      - -r requirements.txt",
