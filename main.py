@@ -32,6 +32,7 @@ from utils.errors import (
     Interrupted,
     ending,
     ignore_backend_of_notebooks,
+    say,
     set_up_streams,
 )
 from utils.machine.processes import ALONE, World, world_of_environment
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except Interrupted as error:
         if world.is_main:
-            print("main.py: interrupted; --resume True continues", file=sys.stderr)
+            say("main.py: interrupted; --resume True continues")
         return error.exit_status
     except ENDINGS as error:
         return _end(error, world)
@@ -102,7 +103,7 @@ def _end(error: BaseException, world: World) -> int:
     process prints it."""
     status, message = ending(error)
     if message and (world.is_main or not getattr(error, "is_shared", False)):
-        print(f"main.py: error: {message}", file=sys.stderr)
+        say(f"main.py: error: {message}")
     return status
 
 

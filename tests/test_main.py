@@ -63,6 +63,19 @@ def test_a_reader_that_goes_away_during_a_run_is_not_the_folders_fault(tmp_path,
     assert outcome.status == 141 and outcome.err == ""
 
 
+@pytest.mark.parametrize(
+    ("error", "status"), [(Interrupted(signal.SIGTERM), 143), (UserError("no such folder"), 2)]
+)
+def test_a_terminal_that_is_gone_leaves_the_status(error, status, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    failing(monkeypatch, error)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert main.main([]) == status
+
+
 def test_a_stream_shows_what_it_can_of_a_text(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)

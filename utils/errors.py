@@ -150,8 +150,15 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
     except ENDINGS as error:
         status, message = ending(error)
         if message:
-            print(f"{name}: error: {message}", file=sys.stderr)
+            say(f"{name}: error: {message}")
     return status or 0
+
+
+def say(text: str) -> None:
+    """Prints to standard error why the program ends. If nobody reads it, the exit status says it
+    alone."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 def warn(message: str, program: str = "main.py") -> None:

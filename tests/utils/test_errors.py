@@ -98,6 +98,15 @@ def test_a_closed_stream_is_no_traceback(closed, monkeypatch, capsys):
     getattr(sys, closed).close()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_standard_error_that_takes_nothing_leaves_the_status():
+    code = "import sys\nfrom utils.errors import UserError, run_program\n"
+    code += "def program():\n    raise UserError('bad')\nsys.exit(run_program('tried', program))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stderr=full, cwd=REPOSITORY)
+    assert done.returncode == 2
+
+
 def test_a_reader_that_goes_away_ends_a_program_quietly():
     """The text that is still in Python's buffer causes no error either."""
     code = "import sys\nfrom utils.errors import run_program\n"
