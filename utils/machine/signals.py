@@ -51,9 +51,14 @@ def deferred(agree: Callable[[int], int] = _alone) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def received() -> int:
+    """Returns the number of the signal that came inside the last `deferred`, or 0."""
+    return _received[0] if _received else 0
+
+
 def check() -> None:
     """Raises `Interrupted` if a signal has come. With several processes, all raise it at the same
     step."""
-    number = _agree(_received[0] if _received else 0)
+    number = _agree(received())
     if number:
         raise Interrupted(number)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from utils.errors import Interrupted, UserError
+from utils.errors import Interrupted, UserError, say
 from utils.files import read_json
+from utils.machine import signals
 from utils.options.parse import parse_options
 from utils.options.recipes import FULL_STAGE_1
 from utils.reproduce.filing import file_records
@@ -60,7 +61,7 @@ class Runner:
             except KeyboardInterrupt:  # between two runs
                 status = 130
             if status in INTERRUPTED:
-                print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
+                say(f"{name}: interrupted; the same command goes on")
                 return status
             if status:
                 self._failed.add(cell)
@@ -171,12 +172,16 @@ def users_commands(cell: Cell, extra: Sequence[str]) -> str:
 
 
 def run_main(argv: list[str]) -> int:
-    """Runs `main.main` and returns its exit status. The run records `argv` as its command."""
+    """Runs `main.main` and returns its exit status; that of an interrupted run also if a signal
+    came while the run wrote its last files. The run records `argv` as its command."""
     from main import main
 
     before, sys.argv = sys.argv, ["main.py", *argv]
     try:
-        return main(argv)
+        status = main(argv)
+        if status == 0 and (number := signals.received()):
+            return 128 + number
+        return status
     except Exception:  # the other runs may still succeed
         traceback.print_exc()
         return 1

@@ -2,7 +2,9 @@
 paper's. `tests/slow/test_comparison.py` has whole comparisons."""
 
 import json
+import os
 import shlex
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from tests.support.own_images import write_folder
 from tests.support.pictures import noise, save
 from tests.support.table_records import write_run
 from utils.errors import UserError
+from utils.machine import signals
 from utils.options.digests import forget_digests
 from utils.options.parse import parse_options, parse_stages
 from utils.options.recipes import RECIPES
@@ -173,6 +176,22 @@ def test_the_time_that_is_left_is_judged_by_whole_runs(tmp_path, monkeypatch, ca
     monkeypatch.setattr("utils.reproduce.running.run_main", lambda argv: 130 * ("1" in argv))
     runner.run(cells)
     assert "1 left, about 00:10" in capsys.readouterr().out
+
+
+def test_a_signal_while_a_run_writes_its_last_files_ends_the_table(tmp_path, monkeypatch, capsys):
+    begun = []
+
+    def finish(argv):
+        begun.append(argv)
+        with signals.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr("main.main", finish)
+    runner = Runner(tmp_path / "root", tmp_path / "runs", [])
+    cells = [Cell(DataSet("digits"), "ce", Length(2), "float32", seed) for seed in (0, 1)]
+    assert runner.run(cells) == 143 and len(begun) == 1
+    assert "[1/2]" in (said := capsys.readouterr().err) and "the same command goes on" in said
 
 
 def test_the_users_commands_of_a_distilled_row_train_the_teacher_first():
