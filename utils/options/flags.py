@@ -690,7 +690,7 @@ class Options:
         role=Role.COMMAND,
         help="folder for records and outputs",
         default="checkpoint",
-        type=values.path_text,
+        type=values.expanded_path_text,
         metavar="DIR",
     )
     root_model: str = flag(
@@ -698,7 +698,7 @@ class Options:
         role=Role.COMMAND,
         help="folder for checkpoints",
         default="checkpoint",
-        type=values.path_text,
+        type=values.expanded_path_text,
         metavar="DIR",
     )
     print_freq: int = flag(

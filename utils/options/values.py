@@ -1,6 +1,7 @@
 """Converters from the text of a flag to its value. Each checks the bounds."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,9 +151,15 @@ def path_text(text: str) -> str:
     return text
 
 
+def expanded_path_text(text: str) -> str:
+    """Returns the text of a path with `~` replaced, which shells leave behind `--flag=`; else what
+    is written there would go into a folder of this name. It is checked as in `path_text`."""
+    return os.path.expanduser(path_text(text))
+
+
 def path(text: str) -> Path:
-    """Returns the path in the text."""
-    return Path(path_text(text))
+    """Returns the path in the text, with `~` replaced."""
+    return Path(expanded_path_text(text))
 
 
 def device(text: str) -> int | str:

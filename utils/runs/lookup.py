@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.options.data_paths import expanded
 from utils.options.flags import FIELDS, Options, flag_of, with_role
 from utils.options.roles import Role
 from utils.options.run_names import DIGITS, before_digest
@@ -113,7 +114,7 @@ def _checkpoints_of(folder: Path) -> list[Path]:
 
 
 def _places(options: Options, flag: str) -> list[Path]:
-    name = str(getattr(options, flag))
+    name = expanded(str(getattr(options, flag)))
     return [Path(name), Path(options.root_model, name), PRETRAINED / name]
 
 

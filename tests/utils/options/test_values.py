@@ -1,10 +1,12 @@
 """Values of flags that stand for several things."""
 
+from pathlib import Path
+
 import pytest
 
 from utils.options.flags import FEATURE_LOSSES
 from utils.options.parse import parse_options
-from utils.options.values import LossTerm, Sampler, parse_losses, parse_sampler
+from utils.options.values import LossTerm, Sampler, parse_losses, parse_sampler, path
 
 STAGE_2 = ["--pretrained", "X", "--cls_loss", "ce_bal"]
 
@@ -57,6 +59,13 @@ def test_without_a_classifier_sampler_the_feature_phases_one_counts(flags, expec
 def test_the_robust_loss_starts_at_an_epoch_or_after_a_share_of_the_epochs(start, epochs, first):
     flags = ["--robust_weight", "0.1", "--robust_from", start, "--epochs", str(epochs)]
     assert parse_options(flags).robust_start == first
+
+
+def test_a_home_folder_is_filled_in_where_runs_are_written(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    options = parse_options(["--root_log=~/logs", "--root_model=~"])
+    assert (options.root_log, options.root_model) == ("/home/somebody/logs", "/home/somebody")
+    assert path("~/p.csv") == Path("/home/somebody/p.csv")
 
 
 @pytest.mark.parametrize("name", FEATURE_LOSSES)

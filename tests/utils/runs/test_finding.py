@@ -73,6 +73,13 @@ def test_an_earlier_run_is_found_as_the_start_of_a_stage_2_and_evaluated(earlier
     assert path.parent == folder.records == earlier / NAME
 
 
+def test_a_stage_1_below_the_home_folder_is_found(earlier, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = options_of(FLAGS, STAGE_2, f"--pretrained=~/checkpoint/{NAME}")
+    found = checkpoint_of_flag(options, "pretrained")
+    assert found == tmp_path / earlier / NAME / "ckpt.best.pth.tar"
+
+
 @pytest.mark.parametrize("losses", ["ce_lt,robust_loss", "ce_lt"])
 @pytest.mark.parametrize("more", ["", "--seed 0", "--precision bf16"])
 def test_the_stages_2_that_come_with_the_code_are_found(losses, more, monkeypatch):
