@@ -292,6 +292,23 @@ def test_a_second_run_in_one_folder_is_refused_while_the_first_is_at_work(tree, 
         assert snapshot(tmp_path) == before
 
 
+def test_runs_with_records_of_their_own_do_not_share_checkpoints_at_work(tree, tmp_path):
+    models = tmp_path / "models" / STAGE_1_NAME
+    models.mkdir(parents=True)
+    with open(models / ".lock", "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        outcome = call(stage_1(tree, models.parent, "--root_log", tmp_path / "records"))
+    assert outcome.status == 2
+    (line,) = outcome.errors
+    assert f"another run is at work in {models}" in line
+    assert not (tmp_path / "records" / STAGE_1_NAME / "args.json").exists()
+
+
+def test_one_folder_under_two_names_is_locked_once(tree, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    succeed(stage_1(tree, tmp_path, "--root_log", tmp_path / "link", "--epochs", 1))
+
+
 @pytest.mark.parametrize("flags", [(), ("--resume", "True")])
 def test_a_run_that_began_and_ended_while_another_loaded_its_data_is_kept(
     flags, tree, finished, tmp_path, monkeypatch

@@ -108,7 +108,8 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     for split, record in geometry.items():
         print(geometry_line(split, record))
     classifiers, records = _fit_classifiers(options.chosen_readings, model, train, evaluator)
-    with folder.locked():
+    # The checkpoint is only read, perhaps from a folder in which nothing can be written.
+    with RunFolder(folder.records, folder.records).locked():
         write_json(folder.records / "geometry.json", geometry)
         if records:
             epoch = _epoch_of(chosen)

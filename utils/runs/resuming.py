@@ -30,8 +30,9 @@ def prepare(options: Options, folder: RunFolder) -> str:
     if options.overwrite:
         return "replace"
     if not options.resume:
+        holder = folder.models if folder.last_checkpoint.exists() else folder.records
         raise UserError(
-            f"{folder.records} already holds a run: --resume True continues it, "
+            f"{holder} already holds a run: --resume True continues it, "
             "--overwrite True replaces it"
         )
     recorded = recorded_options(folder)

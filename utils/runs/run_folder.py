@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,27 +110,17 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folders, and locks them until the run ends, if their file system has locks.
+        """Makes the folders, and locks both until the run ends, if their file system has locks.
 
         Raises:
-            UserError: the folders cannot be made, or another process has locked them.
+            UserError: the folders cannot be made, or another process has locked one of them.
             RunError: a file cannot be written inside the `with`.
         """
-        try:
-            self.models.mkdir(parents=True, exist_ok=True)
-            self.records.mkdir(parents=True, exist_ok=True)
-            lock = open(self.records / ".lock", "a")  # noqa: SIM115
-        except OSError as error:
-            raise UserError(f"cannot write into {self.records}: {error.strerror}") from error
-        with lock:
-            try:
-                # The kernel releases the lock when the process ends, in whatever way.
-                if fcntl is not None:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another run is at work in {self.records}") from None
-            except OSError:  # a file system without locks, such as some of clusters
-                pass
+        with ExitStack() as stack:
+            stack.enter_context(_locked(self.records))
+            # Runs with different `--root_log` can have the same folder of checkpoints.
+            if not self.models.exists() or not self.models.samefile(self.records):
+                stack.enter_context(_locked(self.models))
             try:
                 yield
             except BrokenPipeError:  # the reader of standard output has gone; the files are right
@@ -140,6 +130,26 @@ class RunFolder:
                     f"cannot write {error.filename or f'into {self.records}'}: "
                     f"{error.strerror or error}; what was written before is intact"
                 ) from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Makes a folder and locks it, as `RunFolder.locked` does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "a")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}") from error
+    with lock:
+        try:
+            # The kernel releases the lock when the process ends, in whatever way.
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is at work in {folder}") from None
+        except OSError:  # a file system without locks, such as some of clusters
+            pass
+        yield
 
 
 def seed_folder(seed: int) -> str:

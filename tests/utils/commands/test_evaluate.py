@@ -90,6 +90,15 @@ def test_evaluation_writes_outputs_that_give_the_accuracies_of_the_summary(stage
     )
 
 
+def test_an_evaluation_with_records_elsewhere_writes_nothing_beside_the_checkpoint(
+    tree, both, tmp_path
+):
+    (both / STAGE_1_NAME / ".lock").unlink()
+    before = snapshot(both)
+    succeed(stage_1(tree, both, "--evaluation", "True", "--root_log", tmp_path / "records"))
+    assert snapshot(both) == before
+
+
 def test_outputs_name_every_image_and_the_classes(tree, both):
     succeed(stage_1(tree, both, "-e"))
     for split, count in (("train", sum(CLASS_COUNTS)), ("test", 40)):

@@ -105,9 +105,13 @@ def test_records_and_checkpoints_go_below_their_own_roots(tree, tmp_path):
     succeed(stage_1(tree, models, "--root_log", records, "--epochs", 1))
     in_models = {path.name for path in (models / STAGE_1_NAME).iterdir()}
     in_records = {path.name for path in (records / STAGE_1_NAME).iterdir()}
-    assert in_models == {"ckpt.pth.tar", "ckpt.best.pth.tar", "ckpt.best_heldout.pth.tar"}
+    checkpoints = {"ckpt.pth.tar", "ckpt.best.pth.tar", "ckpt.best_heldout.pth.tar"}
+    assert in_models == checkpoints | {".lock"}
     assert {"args.json", "log.csv", "summary.json", "report.png"} <= in_records
-    assert not in_models & in_records
+    assert in_models & in_records == {".lock"}
+    outcome = call(stage_1(tree, models, "--root_log", tmp_path / "others", "--epochs", 1))
+    assert outcome.status == 2 and len(outcome.errors) == 1
+    assert f"{models / STAGE_1_NAME} already holds a run" in outcome.errors[0]
 
 
 @pytest.mark.parametrize("stage", [1, 2])
