@@ -29,6 +29,7 @@ from tests.support.helpers import (
     succeed,
     weights_of,
 )
+from utils.errors import Interrupted
 from utils.runs import checkpoint
 from utils.training.summary import summarise
 
@@ -156,7 +157,6 @@ def test_a_run_interrupted_again_and_again_goes_on_to_the_same_bits(
 def test_a_run_interrupted_between_its_phases_goes_on_to_the_same_bits(
     moment, tree, finished, pretrained
 ):
-    from utils.errors import Interrupted
     from utils.training.trainer import Trainer
 
     original = Trainer._load_best_features
@@ -217,6 +217,22 @@ def test_a_best_checkpoint_of_an_epoch_that_was_not_chosen_is_named(tree, unsumm
     checkpoint.save(path, load(path) | {"epoch": 2})
     [warning] = resumed(tree, unsummarised).warnings
     assert f"{path} is of epoch 2 and not of the chosen epoch 1" in warning
+
+
+def test_best_features_of_an_epoch_that_was_not_chosen_are_named(tree, pretrained, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.training.trainer.Trainer._load_best_features", interrupt)
+        assert call(stage_2(tree, pretrained)).status == 143
+    path = stage_2_folder(pretrained) / "ckpt.best.pth.tar"
+    chosen = load(path)["epoch"]
+    checkpoint.save(path, load(path) | {"epoch": 7})
+    [warning] = succeed(stage_2(tree, pretrained, "--resume", "True")).warnings
+    assert f"is of epoch 7 and not of the chosen epoch {chosen}" in warning
+    assert "ckpt.best_features.pth.tar" in warning and "the classifier phase starts" in warning
+
+
+def interrupt(*_: object) -> None:
+    raise Interrupted(signal.SIGTERM)
 
 
 def test_resuming_deletes_what_a_kill_left_of_a_checkpoint(tree, tmp_path):

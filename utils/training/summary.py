@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from models.network import Network
-from utils.errors import warn
 from utils.evaluation.tables import accuracy_table
 from utils.files import atomic_write, write_json
 from utils.machine import collectives
@@ -30,16 +29,10 @@ def summarise(trainer: Trainer) -> None:
 
 
 def _extract_selected(trainer: Trainer) -> None:
-    """Passes the test images through the selected checkpoint's network. A warning says if a kill
-    left there an epoch that was then trained again and not chosen."""
+    """Passes the test images through the selected checkpoint's network."""
     path = trainer.folder.best_checkpoint
     chosen = collectives.from_main(lambda: checkpoint.load(path), trainer.world)
-    epoch = trainer.selection.best[trainer.options.select_on].epoch
-    if chosen["epoch"] != epoch:
-        warn(
-            f"{path} is of epoch {chosen['epoch']} and not of the chosen epoch {epoch}: the run "
-            "was killed while it replaced its files; the predictions are of that file"
-        )
+    trainer.warn_if_not_chosen(chosen, path, "the predictions are of that file")
     checkpoint.load_weights(trainer.model, chosen["state_dict"], path)
     trainer.evaluator.extract(trainer.model)
 

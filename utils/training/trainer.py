@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.errors import RunError, is_failure_to_compile, is_out_of_memory
+from utils.errors import RunError, is_failure_to_compile, is_out_of_memory, warn
 from utils.evaluation.evaluator import Evaluator, class_centroids
 from utils.machine import collectives
 from utils.options.flags import OF_HELD_OUT, OF_LOGITS
@@ -134,10 +134,22 @@ class Trainer:
         epoch and no accuracy of the feature phase counts any more."""
         if self.options.select_on != "last":
             best, path = collectives.from_main(self.keeper.best_features, self.world)
+            self.warn_if_not_chosen(best, path, "the classifier phase starts from that file")
             checkpoint.load_weights(self.model, best["state_dict"], path)
             self._load_margins(best)
         self.selection.forget()
         self.evaluator.forget()
+
+    def warn_if_not_chosen(self, best: dict[str, Any], path: Path, use: str) -> None:
+        """Warns if the best checkpoint, read from `path`, is not of the epoch that is chosen now: a
+        kill can leave there an epoch that is then trained again. `use` says what the file is for.
+        """
+        epoch = self.selection.best[self.options.select_on].epoch
+        if best["epoch"] != epoch:
+            warn(
+                f"{path} is of epoch {best['epoch']} and not of the chosen epoch {epoch}: the run "
+                f"was killed while it replaced its files; {use}"
+            )
 
     def _centroids(self, phase: Phase, epoch: int) -> Tensor | None:
         """Returns the centroids of the classes ``[K, D]`` for the robust loss, None without it."""
