@@ -1,5 +1,7 @@
 """Decodes all images of a list of files into memory, and keeps the result in a cache file."""
 
+import glob
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +19,9 @@ from utils.machine.cores import usable_cores
 
 # Raise it whenever files are decoded in another way, so that earlier caches are not used.
 DECODING = 3
+
+LONGEST_PAUSE = 600
+"""Seconds without growth after which a part of a cache counts as that of a killed process."""
 
 
 def cache_beside(place: Path, side: int) -> Path:
@@ -118,8 +123,12 @@ def _read_cache(
 
 
 def _write_cache(path: Path, digest: str, images: dict[str, np.ndarray]) -> None:
-    """Saves the decoded images, or warns that they cannot be saved, as in a read-only folder."""
+    """Saves the decoded images, or warns that they cannot be saved, as in a read-only folder. It
+    deletes what killed processes have left of this cache, which can be gigabytes for each."""
     try:
+        for part in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if time.time() - part.stat().st_mtime > LONGEST_PAUSE:
+                part.unlink()
         with atomic_write(path) as file:
             # By NumPy's type hints, ** could also be allow_pickle.
             np.savez(file, listing=np.array(digest), **images)  # pyright: ignore[reportArgumentType]

@@ -235,10 +235,11 @@ def interrupt(*_: object) -> None:
     raise Interrupted(signal.SIGTERM)
 
 
-def test_resuming_deletes_what_a_kill_left_of_a_checkpoint(tree, tmp_path):
+@pytest.mark.parametrize("name", ["ckpt.pth.tar", "outputs_train.npz"])
+def test_resuming_deletes_what_a_kill_left_of_a_file(name, tree, tmp_path):
     with interrupted_at_check(12):
         call(stage_1(tree, tmp_path))
-    left = stage_1_folder(tmp_path) / ".ckpt.pth.tar.0123abcd.tmp"
+    left = stage_1_folder(tmp_path) / f".{name}.0123abcd.tmp"
     left.write_bytes(b"half")
     succeed(stage_1(tree, tmp_path, "--resume", "True"))
     assert not left.exists()

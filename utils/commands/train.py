@@ -284,8 +284,8 @@ def _open_folders(
             )
     for job in jobs:
         for path in job.folder.own_files():
-            # A process that was killed while it wrote a checkpoint leaves a part of it.
-            if job.action == "replace" or path.match(".ckpt*.tmp"):
+            # A process that was killed while it wrote a file leaves a part of it.
+            if job.action == "replace" or path.suffix == ".tmp":
                 path.unlink()
         # They are of the epochs that there were, or of a shipped checkpoint.
         outdated = job.folder.outdated_files()
