@@ -144,13 +144,14 @@ def make_long_tailed(options: Options, balanced: BalancedData) -> LongTailedData
         )
     chosen = available[long_tail_indices(labels[available], counts, options.rand_number)]
     heldout, in_words = _held_out(options, balanced, aside, counts)
+    is_drawn = heldout is not balanced.heldout
     return LongTailedData(
         name=options.dataset,
         train=balanced.train.subset(chosen),
         test=balanced.test,
         heldout=heldout,
         class_names=balanced.class_names,
-        origin=replace(balanced.origin, heldout=in_words),
+        origin=replace(balanced.origin, heldout=in_words, draws_heldout=is_drawn),
     )
 
 

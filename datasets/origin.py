@@ -19,6 +19,7 @@ class Origin:
         test_fraction: part of each class that became test images; None if the data have a test set
             of their own.
         test_rand_number: seed that chose these test images.
+        draws_heldout: True if the held-out images were drawn from the training images.
         are_whole: True if the training images keep their size, so that nothing is cut off.
     """
 
@@ -28,13 +29,14 @@ class Origin:
     remarks: tuple[str, ...] = ()
     test_fraction: float | None = None
     test_rand_number: int | None = None
+    draws_heldout: bool = False
     are_whole: bool = False
 
 
 NO_LABEL = {"nan", "na", "n/a", "<na>", "null"}
 """How pandas, R and databases write that a cell is empty, in lower case."""
 OWN_TEST_SET = Origin()
-LEFT_OUT = Origin(heldout="left out by the subset")
+LEFT_OUT = Origin(heldout="left out by the subset", draws_heldout=True)
 
 
 def account(

@@ -278,6 +278,24 @@ def test_a_warning_says_that_a_changed_tree_tests_on_training_images(tmp_path, c
     assert not trained and "another subset" in warning and TOO_HIGH not in warning
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_warning_says_that_a_changed_tree_holds_out_training_images(stream, tmp_path, capsys):
+    def warned(root, splits, *flags):
+        write_folder(root, counts=(30, 20, 10), splits=splits)
+        flags = (*flags, "--stream", stream, "-j", 0)
+        before = folder_data(root, *flags)
+        save(root / "train" / "ant" / "added.png", noise(32, 32, 3, seed=77))
+        data = folder_data(root, *flags)
+        warning = warning_of(before, data, capsys, data=before.description())
+        return set(before.train.files) & set(data.heldout.files), warning
+
+    says = "it may have been trained on this run's held-out images"
+    trained, warning = warned(tmp_path / "drawn", ("train", "test"), "--heldout_fraction", 0.3)
+    assert trained and warning.count("\n") == 1 and says in warning and TOO_HIGH not in warning
+    trained, warning = warned(tmp_path / "own", ("train", "test", "val"))
+    assert not trained and "another subset" in warning and says not in warning
+
+
 def test_a_warning_knows_from_the_record_that_the_test_images_are_the_same(tmp_path, capsys):
     root = write_folder(tmp_path / "own", counts=(30, 20, 10), splits=("train",)) / "train"
     before, data = folder_data(root), folder_data(root, "--heldout_fraction", 0.2)

@@ -69,8 +69,8 @@ def _arguments_of(path: Path, options: Options) -> dict[str, Any]:
 
 def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
     """Warns if a checkpoint was trained on another subset than this run's. The warning says if test
-    images of this run may be among those. If one of the two streamed its images and the other did
-    not, only their class counts are compared."""
+    or held-out images of this run may be among those. If one of the two streamed its images and the
+    other did not, only their class counts are compared."""
     counts = start.get("class_counts")
     if counts is not None and counts != data.class_counts:
         differing = "other class counts"
@@ -78,14 +78,19 @@ def warn_of_other_data(start: dict, path: Path, data: LongTailedData) -> None:
         differing = "other images, the same class counts"
     else:
         return
-    tested = ""
-    # The shuffle that splits test images off depends on the number and the order of all files.
-    if data.origin.test_fraction is not None and not _has_same_tests(start, data):
-        tested = (
-            "; if files were added, removed or re-ordered since, other images became test images, "
+    parts = [f"{path} was trained on another subset ({differing})"]
+    # The shuffles that choose these images depend on the number and the order of all files.
+    if data.origin.test_fraction is not None and not _has_same("test", start, data):
+        parts.append(
+            "if files were added, removed or re-ordered since, other images became test images, "
             "and it was trained on some of them: their accuracies are too high"
         )
-    warn(f"{path} was trained on another subset ({differing}){tested}")
+    if data.origin.draws_heldout and not _has_same("heldout", start, data):
+        parts.append(
+            "it may have been trained on this run's held-out images: choose and tune nothing on "
+            "them"
+        )
+    warn("; ".join(parts))
 
 
 def _is_comparable(start: dict, data: LongTailedData) -> bool:
@@ -93,10 +98,11 @@ def _is_comparable(start: dict, data: LongTailedData) -> bool:
     return data_of(start).get("streamed") in (None, data.is_streamed)
 
 
-def _has_same_tests(start: dict, data: LongTailedData) -> bool:
-    """Returns True if the checkpoint is known to have the test images of this run."""
+def _has_same(split: str, start: dict, data: LongTailedData) -> bool:
+    """Returns True if the checkpoint is known to have the images of this run in `test` or
+    `heldout`."""
     changed = data.changed_splits(start)
-    return changed is not None and "test" not in changed
+    return changed is not None and split not in changed
 
 
 def warn_of_other_chain(start: dict, path: Path, select_on: str) -> None:
