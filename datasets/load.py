@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.files.repeats import repeats
+from datasets.files.trees import FileList
 from datasets.long_tail import (
     counts_by_size,
     left_out_indices,
@@ -73,7 +75,22 @@ def _load(options: Options, remembered: Mapping) -> LongTailedData:
             f"--select_on heldout: --dataset {options.dataset} has no held-out images here; "
             "--heldout_fraction 0.1 sets some aside"
         )
+    # A run that goes on with recorded data was told of repeated images when it began.
+    if options.dataset in ("folder", "csv") and (options.evaluation or not remembered):
+        data = replace(data, origin=replace(data.origin, remarks=_repeats(options, data)))
     return replace(data, normalisation=_normalisation(options, data, remembered))
+
+
+def _repeats(options: Options, data: LongTailedData) -> tuple[str, ...]:
+    """Returns the remarks on images that a tree or a table has more than once."""
+    root = Path(options.data_root)
+    folder = root if options.dataset == "folder" else root.parent
+    lists = {}
+    for name, split in ({"train": data.train} | data.evaluation_splits).items():
+        # The subset has shuffled them; the examples are to be the first.
+        images = sorted(zip(split.files or [], split.labels.tolist(), strict=True))
+        lists[name] = FileList(folder, [file for file, _ in images], [k for _, k in images])
+    return tuple(repeats(lists))
 
 
 def _normalisation(options: Options, data: LongTailedData, remembered: Mapping) -> Normalisation:

@@ -13,7 +13,8 @@ BLOCK = 4096  # bytes at the beginning and in the middle tell most images of one
 
 def repeats(lists: Mapping[str, FileList]) -> list[str]:
     """Returns remarks on test and held-out images that are training images too, and on images in
-    several classes. Images are the same if their files have the same bytes.
+    several classes. Images are the same if their files have the same bytes. Files whose names
+    differ in the ending alone are taken for one photograph in several formats.
 
     Args:
         lists: the files of the splits `train`, `test` and, if there is one, `heldout`.
@@ -36,15 +37,22 @@ def repeats(lists: Mapping[str, FileList]) -> list[str]:
                 pairs[split].append((file, first))
         if elsewhere := [file for _, label, file in others if label != first_label]:
             pairs["classes"].append((first, elsewhere[0]))
+    of_stem = defaultdict(list)
+    for split, _, file in images:
+        of_stem[os.path.splitext(file)[0]].append((split, file))
+    for (first_split, first), *others in of_stem.values():
+        if first_split == "train":
+            pairs["formats"] += [(file, first) for split, file in others if split != "train"]
     return [
         f"{len(pairs[kind])} {noun}{'s are' if len(pairs[kind]) > 1 else ' is'} {where} (such as "
         f"{' and '.join(map(shown, pairs[kind][0]))})"
         for kind, noun, where in (
             ("test", "test image", "also among the training images"),
             ("heldout", "held-out image", "also among the training images"),
+            ("formats", "test or held-out image", "in another format among the training images"),
             ("classes", "image", "in several classes"),
         )
-        if kind in pairs
+        if pairs[kind]
     ]
 
 

@@ -59,7 +59,7 @@ def load_csv(options: Options, recorded: Mapping) -> BalancedData:
     found = with_test_split(FoundSplits(classes, lists, names), options, recorded, faults)
     loaded = load_files(found.lists, options, faults, beside=path)
     others = (f"other columns ({listed(ignored)})",) if ignored else ()
-    return BalancedData(**loaded, class_names=classes, origin=found.origin(recorded, others))
+    return BalancedData(**loaded, class_names=classes, origin=found.origin(others))
 
 
 def _rows(path: Path, faults: list[str], ignored: list[str]) -> Iterator[tuple[str, str, str]]:

@@ -45,7 +45,7 @@ def load_folder(options: Options, recorded: Mapping) -> BalancedData:
     found = with_test_split(splits, options, recorded, remarks.faults)
     loaded = load_files(found.lists, options, remarks.faults, beside=root)
     ignored = (*remarks.ignored(), *beside)
-    return BalancedData(**loaded, class_names=classes, origin=found.origin(recorded, ignored))
+    return BalancedData(**loaded, class_names=classes, origin=found.origin(ignored))
 
 
 def _beside_splits(root: Path, tree: Tree) -> list[str]:

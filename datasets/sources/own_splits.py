@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datasets.files.repeats import repeats
 from datasets.files.trees import FileList
 from datasets.long_tail import long_tail_indices
 from datasets.origin import Origin
@@ -32,13 +31,9 @@ class FoundSplits:
     test_fraction: float | None = None
     rand_number: int | None = None
 
-    def origin(self, recorded: Mapping, ignored: tuple[str, ...] = ()) -> Origin:
-        """Returns what a run prints and records about these splits.
-
-        Args:
-            recorded: as for `roles_of`. The run that recorded it told of repeated images.
-            ignored: files and folders that were ignored, in words.
-        """
+    def origin(self, ignored: tuple[str, ...] = ()) -> Origin:
+        """Returns what a run prints and records about these splits; `ignored` says in words which
+        files and folders were ignored."""
         if self.test_fraction is None:
             test = self.names["test"]
         else:
@@ -47,7 +42,6 @@ class FoundSplits:
             test=test,
             heldout=self.names.get("heldout"),
             ignored=ignored,
-            remarks=() if recorded else tuple(repeats(self.lists)),
             test_fraction=self.test_fraction,
             test_rand_number=self.rand_number,
         )

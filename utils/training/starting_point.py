@@ -36,8 +36,10 @@ def check_not_trained_on(options: Options, start: dict, path: Path, data: LongTa
     # Fingerprints of streamed images and of images in memory differ.
     is_streamed = data_of(start).get("streamed", options.stream)
     of_start = {"stream": is_streamed, "normalisation": "auto"} | before
-    # With a backbone, "auto" would be ImageNet's normalisation.
-    as_trained = replace(options, **of_start, select_on="test", workers=0, backbone=None)
+    # With a backbone, "auto" would be ImageNet's normalisation; an evaluation would compare files.
+    as_trained = replace(
+        options, **of_start, select_on="test", workers=0, backbone=None, evaluation=False
+    )
     try:
         data_before = load_data(as_trained, start)
     except UserError:  # a teacher's record may contradict these data: then they are others

@@ -67,6 +67,38 @@ def test_copies_that_a_split_by_fraction_parts_are_told(tmp_path):
     assert "; 2 test images are also among the training images" in folder_data(tmp_path).account()
 
 
+def test_a_photograph_in_two_formats_that_a_split_by_fraction_parts_is_told(tmp_path):
+    """A camera may write a RAW file beside each JPEG file."""
+    for name in "ab":
+        for i, ending in enumerate(("JPG", "tif")):
+            pixels = noise(32, 32, 3, seed=10 * ord(name) + i)
+            save(tmp_path / name / f"DSC_1.{ending}", pixels)
+    told = folder_data(tmp_path).account()
+    assert "; 2 test or held-out images are in another format among the training images" in told
+    for name in "ab":
+        (tmp_path / name / "DSC_1.tif").rename(tmp_path / name / "DSC_2.tif")
+    assert "format" not in folder_data(tmp_path).account()
+
+
+@ways
+def test_copies_that_a_held_out_part_parts_are_told(stream, tmp_path):
+    write_folder(tmp_path, counts=(1, 1, 1))
+    for name in ("ant", "bee", "cat"):
+        shutil.copy(tmp_path / "train" / name / "00.png", tmp_path / "train" / name / "copy.png")
+    flags = ("--stream", stream, "-j", 0)
+    assert folder_data(tmp_path, *flags).account().endswith("none held out")
+    told = folder_data(tmp_path, "--heldout_fraction", 0.5, *flags).account()
+    assert "; 3 held-out images are also among the training images (such as train/ant/" in told
+
+
+def test_an_evaluation_compares_new_test_images_with_the_training_images(tmp_path):
+    write_folder(tmp_path)
+    trained = {"data": folder_data(tmp_path).description()}
+    shutil.copy(tmp_path / "train/bee/02.png", tmp_path / "test/bee/new.png")
+    chosen = options("--dataset", "folder", "--data_root", tmp_path, "--evaluation", True)
+    assert "; 1 test image is also among the training" in load_data(chosen, trained).account()
+
+
 def refuse(*_, **__):
     raise AssertionError("a file is read again")
 
