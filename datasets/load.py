@@ -101,7 +101,14 @@ def _normalisation(options: Options, data: LongTailedData, remembered: Mapping) 
     if options.dataset not in OWN_DATASETS:
         is_large = options.dataset in BENCHMARK_LISTS
         return IMAGENET if is_large else CIFAR
-    return of_images(data.train.pixels())
+    found = of_images(data.train.pixels())
+    # 12 bits in 16 leave values up to 15 of 255, which deviate by half of that at most.
+    if max(found.mean) <= 15 / 255 and max(found.std) <= 7.5 / 255:
+        warn(
+            f"the training images are nearly black (mean {255 * max(found.mean):.1f} of 255); of "
+            "16 bits only the upper 8 count, so scale 12-bit values up first"
+        )
+    return found
 
 
 def _load_cifar(options: Options) -> BalancedData:

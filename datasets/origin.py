@@ -1,5 +1,6 @@
 """Where the images of a data set came from: what a run prints and records about it."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ class Origin:
     are_whole: bool = False
 
 
-NO_LABEL = {"nan", "na", "n/a", "<na>", "null"}
-"""How pandas, R and databases write that a cell is empty, in lower case."""
+NO_LABEL = {"nan", "na", "n/a", "<na>", "null", "#n/a", "#nv"}
+"""How pandas, R, databases and Excel write that a cell is empty, in lower case."""
 OWN_TEST_SET = Origin()
 LEFT_OUT = Origin(heldout="left out by the subset", draws_heldout=True)
 
@@ -84,6 +85,15 @@ def account(
     for name, count in zip(class_names, class_counts, strict=True):
         if name.lower() in NO_LABEL:
             remarks.append(f"the class {name} may be images without a label ({count} training)")
+    known = set(class_names)
+    joined = [
+        name
+        for name in class_names
+        if name not in (labels := re.split(r"\s*[|;,]\s*", name)) and known.issuperset(labels)
+    ]
+    if joined:
+        number = "1 class" if len(joined) == 1 else f"{len(joined)} classes"
+        remarks.append(f"{number} may be several labels of one image (such as {joined[0]})")
     return printable("; ".join([line, *remarks]))
 
 

@@ -89,7 +89,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     pixels are shown on white.
 
     Raises:
-        ValueError: the image is 32-bit grey, which has no known range.
+        ValueError: the image is 32-bit or signed grey, which has no known range.
         OSError: the file is cut off or damaged (and whatever else Pillow raises).
     """
     check_range(image)
@@ -110,11 +110,13 @@ def check_range(image: Image.Image) -> None:
     """Checks that the range of an opened image's values is known. No pixels are read.
 
     Raises:
-        ValueError: the image is 32-bit grey.
+        ValueError: the image is 32-bit or signed grey.
     """
     # Pillow opens 16-bit PGM and PNG files in a mode of 32 bits.
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PPM", "PNG")):
-        raise ValueError("32-bit grey has no known range: save it with 8 or 16 bits")
+        raise ValueError(
+            "32-bit or signed grey has no known range: save it with 8 or 16 bits, unsigned"
+        )
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """A user's own images in a tree: ``root/{train,test,val}/<class>/**``, or ``root/<class>/**``."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def _list_splits(tree: Tree, remarks: Remarks) -> tuple[list[str], dict[str, Fil
     classes = list(folders["train"])
     for split, folder in tree.splits.items():
         if not folders[split]:
-            remarks.faults.append(f"no class folders in {shown(folder)}")
+            remarks.faults.append(f"no class folders in {shown(folder)} ({_what_to_do(split)})")
     lists = {}
     for split, folder in tree.splits.items():
         lists[split] = list_classes(folder, classes, folders[split], remarks, f"{folder.name}/")
@@ -81,11 +82,21 @@ def _list_splits(tree: Tree, remarks: Remarks) -> tuple[list[str], dict[str, Fil
             if name not in classes:
                 fault = f"a class without a folder in {shown(training)}"
             elif name not in present:
-                fault = "no images"
+                fault = _no_images(folder / places[0], remarks)
             else:
                 continue
             remarks.faults.append(f"{shown(folder / places[0])}: {fault}")
     return classes, lists
+
+
+def _what_to_do(split: str) -> str:
+    """Returns what a user may do with the images of a split that has no class folders."""
+    if split == "train":
+        return "if a table has the labels of its images, give that to --dataset csv"
+    return (
+        "images without labels are no test set: move them out of the tree and give them to python "
+        "-m utils.predict"
+    )
 
 
 def _list_flat(
@@ -95,5 +106,13 @@ def _list_flat(
     classes = list(folders)
     files = list_classes(root, classes, folders, remarks)
     for label in set(range(len(classes))) - set(files.labels):
-        remarks.faults.append(f"{shown(root / folders[classes[label]][0])}: no images")
+        place = root / folders[classes[label]][0]
+        remarks.faults.append(f"{shown(place)}: {_no_images(place, remarks)}")
     return classes, {"train": files}
+
+
+def _no_images(folder: Path, remarks: Remarks) -> str:
+    """Returns what is wrong with a class without images, and what its folder has instead."""
+    inside = [name for name in remarks.other_files if name.startswith(shown(folder) + os.sep)]
+    others = f", but files that Pillow cannot open ({listed(inside, 1)})" if inside else ""
+    return f"no images{others}"

@@ -25,6 +25,11 @@ OUTPUTS = (
 )
 """Files of a run or of its records in a comparison, and of a comparison. Two of either tell its
 folder; one may be anybody's."""
+OF_SYSTEMS = (
+    *("__MACOSX", "@eaDir", "#recycle", "#snapshot"),
+    *("$RECYCLE.BIN", "System Volume Information", "lost+found"),
+)
+"""Folders that operating systems and network storage put beside a user's own."""
 OF_SEEDS = "summary.json"
 """The only file beside the folders of several seeds."""
 
@@ -47,7 +52,7 @@ def split_called(name: str) -> str | None:
 
 def is_hidden(name: str) -> bool:
     """Returns True for files and folders that operating systems put beside a user's own."""
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+    return name.startswith(".") or name in OF_SYSTEMS
 
 
 def check_data(options: Options) -> None:

@@ -191,13 +191,25 @@ def test_what_is_wrong_with_a_table_is_named(tmp_path, text, says):
     assert says in str(raised.value) and str(tmp_path / "t.csv") in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["nan", "NaN", "NA", "n/a", "<NA>", "NULL"])
+@pytest.mark.parametrize("text", ["nan", "NaN", "NA", "n/a", "<NA>", "NULL", "#N/A"])
 def test_a_class_that_looks_like_an_empty_cell_is_told(text, tmp_path):
     table = write_table(tmp_path)
     assert "label" not in csv_data(table).account()
     table.write_text(table.read_text().replace("élm", text))
     told = csv_data(table).account()
     assert told.endswith(f"; the class {text} may be images without a label (4 training)")
+
+
+@pytest.mark.parametrize("text", ["a|b", "b ; a", "a|a"])
+def test_a_class_that_joins_other_classes_is_told(text, tmp_path):
+    """An image with several labels would count as one of a further class."""
+    rows = ["path,label"]
+    for i, label in enumerate(("a", "a", "b", "b", text, text, "Smith| John", "Smith| John")):
+        save(tmp_path / f"{i}.png", noise(32, 32, 3, seed=i))
+        rows.append(f"{i}.png,{label}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    told = csv_data(tmp_path / "table.csv").account()
+    assert told.endswith(f"; 1 class may be several labels of one image (such as {text})")
 
 
 @pytest.mark.parametrize("text", ["OAK", "oak  x", "Oak X "])

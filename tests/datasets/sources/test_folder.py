@@ -159,12 +159,25 @@ def test_all_faults_are_collected_counted_and_the_first_few_named(tmp_path, stre
     assert not list(tmp_path.glob("*.npz"))
 
 
+@pytest.mark.parametrize("splits", [("train", "test"), ("",)], ids=["splits", "flat"])
+def test_a_class_of_files_that_pillow_cannot_open_is_not_said_to_be_empty(splits, tmp_path):
+    write_folder(tmp_path, splits=splits)
+    for folder in ("scan", "scans"):
+        (tmp_path / splits[0] / folder).mkdir()
+    for name in ("scan/1.dcm", "scan/2.dcm", "scans/3.dcm"):
+        (tmp_path / splits[0] / name).write_bytes(b"DICM")
+    place = tmp_path / splits[0] / "scan"
+    assert (
+        f"{place}: no images, but files that Pillow cannot open ({place}/1.dcm and 1 more)"
+    ) in refused(tmp_path)
+
+
 def test_a_tree_without_training_images_is_refused_with_what_is_there(tmp_path):
     assert "neither train and test nor class folders" in refused(tmp_path)
     (tmp_path / "test").mkdir()
     assert "no folder train (or training) beside test" in refused(tmp_path)
     (tmp_path / "train").mkdir()
-    assert f"no class folders in {tmp_path}/train" in refused(tmp_path)
+    assert f"no class folders in {tmp_path}/train (if a table has the" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
@@ -172,7 +185,7 @@ def test_a_split_without_class_folders_is_refused_by_name(split, tmp_path):
     write_folder(tmp_path)
     shutil.rmtree(tmp_path / "test")
     save(tmp_path / split / "loose.png", noise(32, 32, 3))
-    assert f"no class folders in {tmp_path}/{split}" in refused(tmp_path)
+    assert f"no class folders in {tmp_path}/{split} (images without labels" in refused(tmp_path)
 
 
 def write_folders(root, *folders):
@@ -317,13 +330,34 @@ def test_one_file_of_a_run_makes_no_run(tmp_path):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_32_bit_grey_is_refused_by_name(stream, tmp_path):
+@pytest.mark.parametrize("kind", [np.float32, np.int16])
+def test_32_bit_and_signed_grey_are_refused_by_name(kind, stream, tmp_path):
     write_folder(tmp_path)
     for split in ("train", "test"):
-        save(tmp_path / split / "ant" / "x.tif", noise(32, 32).astype(np.float32))
+        path = tmp_path / split / "ant" / "x.tif"
+        if kind == np.int16:
+            Image.fromarray(noise(32, 32).astype(np.uint16)).save(path, tiffinfo={339: 2})
+        else:
+            save(path, noise(32, 32).astype(kind))
     message = refused(tmp_path, "--stream", stream)
-    assert "train/ant/x.tif: 32-bit grey" in message
-    assert "test/ant/x.tif: 32-bit grey" in message
+    assert "train/ant/x.tif: 32-bit or signed grey" in message
+    assert "test/ant/x.tif: 32-bit or signed grey" in message
+
+
+def test_12_bit_values_in_16_bits_warn(tmp_path, capsys):
+    """They keep 4 bits. Pictures of a few bright points are as dark, but not damaged."""
+
+    def warned(root, picture):
+        for i in range(4):
+            save(root / "ab"[i % 2] / f"{i}.png", picture(i))
+        folder_data(root)
+        return capsys.readouterr().err
+
+    values = np.random.default_rng(0).integers(0, 4096, (4, 32, 32), dtype=np.uint16)
+    points = np.where(noise(4, 32, 32) < 4, 255, 0).astype(np.uint8)
+    assert "nearly black (mean 7." in warned(tmp_path / "12 bits", lambda i: values[i])
+    assert not warned(tmp_path / "16 bits", lambda i: values[i] * 16)
+    assert not warned(tmp_path / "points", lambda i: points[i])
 
 
 def test_too_many_pixels_are_named_by_their_number(tmp_path, monkeypatch):

@@ -192,7 +192,7 @@ def test_what_runs_leave_among_own_data_does_not_change_them(tmp_path):
     assert own_name(data, *flags) == name
 
 
-@pytest.mark.parametrize("name", [".thumbnails", "@eaDir", "__MACOSX"])
+@pytest.mark.parametrize("name", [".thumbnails", "@eaDir", "__MACOSX", "#recycle"])
 def test_what_systems_put_beside_own_data_does_not_change_them(name, tmp_path):
     data = own_data(tmp_path, "data")
     before = content_digest(str(data))

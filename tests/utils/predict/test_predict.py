@@ -290,6 +290,7 @@ def test_each_file_is_found_once_at_any_depth(tmp_path):
         "p.csv",
         "__MACOSX/f.png",
         "deep/@eaDir/g.png",
+        "#recycle/deleted/h.png",
         "decoded-32.npz",
         "table.decoded-32.npz",
     ):
