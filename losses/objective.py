@@ -1,6 +1,6 @@
 """The objectives that training minimises: sums of named losses."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,6 @@ from losses.dro import DROLoss
 
 CLASS_WEIGHTS = {"": None, "lt": long_tail_weights, "bal": balanced_weights}
 """The class weights of stage 2's losses, as functions of the class counts."""
-
-STAGE_2_LOSSES: dict[str, Callable[[Sequence[int], Tensor | None, float], nn.Module]] = {
-    "ce": lambda counts, weights, prior: nn.CrossEntropyLoss(weight=weights),
-    "bs": lambda counts, weights, prior: BalancedSoftmaxLoss(counts, prior, weights),
-}
-"""The classification losses of stage 2, made of the class counts, the class weights, and the weight
-of the prior."""
-
 
 Mixed = tuple[Tensor, Tensor]
 """The second targets ``[B]`` of mixed images, and the share λ of the first ones, a scalar."""
@@ -126,6 +118,36 @@ class Objective(nn.Module):
         return (self.weights * parts).sum(), parts.detach()
 
 
+def classification_loss(
+    name: str, class_counts: Sequence[int], class_weights: Tensor | None, prior_weight: float
+) -> nn.Module:
+    """Returns a loss of logits ``[B, K]`` and targets ``[B]``: cross-entropy (`CE`, in stage 2
+    `ce`), `Focal` (γ = 1), `LDAM` (largest margin 0.5, scale 30) or balanced softmax (`BS`, in
+    stage 2 `bs`).
+
+    Args:
+        name: the name of the loss.
+        class_counts: training images per class n_c ``[K]``, all at least 1.
+        class_weights: ``[K]``, or None.
+        prior_weight: τ of balanced softmax.
+
+    Raises:
+        ValueError: the loss is unknown.
+    """
+    match name:
+        case "CE" | "ce":
+            return nn.CrossEntropyLoss(weight=class_weights)
+        case "Focal":
+            return FocalLoss(weight=class_weights, gamma=1.0)
+        case "LDAM":
+            # The head has scaled the cosines, so the margin is scaled: s · (x − Δ) = s·x − s·Δ.
+            margin = LDAM_SCALE * LDAM_MARGIN
+            return LDAMLoss(class_counts, max_m=margin, weight=class_weights, s=1)
+        case "BS" | "bs":
+            return BalancedSoftmaxLoss(class_counts, prior_weight, class_weights)
+    raise ValueError(f"the loss must be CE, Focal, LDAM or BS, not {name!r}")
+
+
 def stage_1_objective(
     loss_type: str,
     class_counts: Sequence[int],
@@ -137,9 +159,8 @@ def stage_1_objective(
 ) -> Objective:
     """Returns the objective of stage 1.
 
-    L is `CE`, `Focal` (γ = 1), `LDAM` (largest margin 0.5, scale 30) or `BS` (balanced softmax).
-    All take logits; for LDAM these are the cosines times the scale, as `--head cosine` returns
-    them. The objective is
+    L is `CE`, `Focal`, `LDAM` or `BS` (`classification_loss`). All take logits; for LDAM these are
+    the cosines times the scale, as `--head cosine` returns them. The objective is
 
     - (1 − v) · L + w · R + v · D, with a robust loss R and a distillation loss D; without one of
       them its weight is 0;
@@ -160,18 +181,8 @@ def stage_1_objective(
     """
     if contrast is not None and (robust is not None or distillation is not None):
         raise ValueError("a contrastive branch goes with neither a robust loss nor distillation")
-    weight = effective_number_weights(class_counts) if reweighted else None
-    if loss_type == "CE":
-        loss = nn.CrossEntropyLoss(weight=weight)
-    elif loss_type == "Focal":
-        loss = FocalLoss(weight=weight, gamma=1.0)
-    elif loss_type == "LDAM":
-        # The head has scaled the cosines, so the margin is scaled here: s · (x − Δ) = s·x − s·Δ.
-        loss = LDAMLoss(class_counts, max_m=LDAM_SCALE * LDAM_MARGIN, weight=weight, s=1)
-    elif loss_type == "BS":
-        loss = BalancedSoftmaxLoss(class_counts, prior_weight, weight)
-    else:
-        raise ValueError(f"the loss must be CE, Focal, LDAM or BS, not {loss_type!r}")
+    class_weights = effective_number_weights(class_counts) if reweighted else None
+    loss = classification_loss(loss_type, class_counts, class_weights, prior_weight)
     losses: dict[str, nn.Module] = {loss_type: loss}
     weights = [1.0]
     if robust is not None:
@@ -221,8 +232,8 @@ def stage_2_objective(
         prior_weight: τ of balanced softmax.
 
     Raises:
-        KeyError: a loss or its class weights are unknown.
-        ValueError: there are not as many vectors of margins as layers.
+        KeyError: class weights are unknown.
+        ValueError: a loss is unknown, or there are not as many vectors of margins as layers.
     """
     losses: dict[str, nn.Module] = {}
     weights: list[float] = []
@@ -245,6 +256,6 @@ def stage_2_objective(
                 )
                 weights.append(1.0 if robust_weight is None else robust_weight)
         else:
-            losses[name] = STAGE_2_LOSSES[kind](class_counts, class_weights, prior_weight)
+            losses[name] = classification_loss(kind, class_counts, class_weights, prior_weight)
             weights.append(1.0 if robust_weight is None else 1.0 - robust_weight)
     return Objective(losses, weights, columns_of)

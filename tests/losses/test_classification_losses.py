@@ -292,10 +292,18 @@ def test_stage_2_sums_its_losses_without_weights(device):
     assert_close(loss, parts.sum())
 
 
-@pytest.mark.parametrize("term", [("robust", ""), ("ce", "tl"), ("focal", ""), ("", "")])
-def test_an_unknown_stage_2_loss_is_an_error(term):
-    with pytest.raises(KeyError):
-        stage_2_objective([("ce", ""), term], COUNTS)
+@pytest.mark.parametrize("name", ["robust", "focal", ""])
+def test_an_unknown_loss_is_an_error(name):
+    says = f"must be CE, Focal, LDAM or BS, not '{name}'"
+    with pytest.raises(ValueError, match=says):
+        stage_1_objective(name, COUNTS)
+    with pytest.raises(ValueError, match=says):
+        stage_2_objective([("ce", ""), (name, "")], COUNTS)
+
+
+def test_unknown_class_weights_are_an_error():
+    with pytest.raises(KeyError, match="tl"):
+        stage_2_objective([("ce", ""), ("ce", "tl")], COUNTS)
 
 
 def test_margins_that_are_no_list_of_one_vector_for_each_layer_are_an_error():
