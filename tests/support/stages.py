@@ -123,7 +123,7 @@ def step_batch(stage: Stage, phase: Phase, device: torch.device) -> tuple:
     if phase.features_are_frozen:
         inputs = torch.ones(BATCH, width, device=device)
     else:
-        images = BATCH * phase.views
+        images = BATCH * phase.loader.views
         inputs = torch.ones(images, 3, 32, 32, dtype=torch.uint8, device=device)
     if stage.layers is not None:
         width = max(columns.stop for columns in stage.layers.columns.values())

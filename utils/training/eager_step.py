@@ -42,8 +42,8 @@ class EagerStep:
             inputs = self.prepared(inputs)
             features, logits = self.forward(self.model, inputs)
         beside = self.beside([inputs], targets)
-        if self.phase.views > 1:
-            count = len(targets)
+        count = len(targets)
+        if len(logits) > count:  # the first view is classified, the others are contrasted
             beside["views"] = features[count:], classifier_weights(self.model)
             features, logits = features[:count], logits[:count]
         loss, losses = self.objective(features, logits, targets, centroids, **beside)

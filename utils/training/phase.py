@@ -30,8 +30,6 @@ class Phase:
             does not wait for the device. None if there is nothing to do.
         mixup: mixes the images of each batch, or None.
         teacher: a network in eval mode whose logits of the same batch the objective takes, or None.
-        views: how often each image is in a batch, each time with a new augmentation. The first view
-            is classified, the others are for a contrastive loss.
     """
 
     name: str
@@ -44,7 +42,6 @@ class Phase:
     after_update: Callable[[], None] | None = None
     mixup: Mixup | None = None
     teacher: nn.Module | None = None
-    views: int = 1
 
     @property
     def loss_names(self) -> list[str]:
@@ -58,7 +55,7 @@ class Phase:
     @property
     def images_seen(self) -> int:
         """Images in all training steps of the phase; each view of an image counts."""
-        return len(self.epochs) * len(self.loader.order) * self.views
+        return len(self.epochs) * len(self.loader.order) * self.loader.views
 
     def free(self, model: nn.Module) -> None:
         """Makes exactly the parameters that the phase trains require gradients."""

@@ -67,7 +67,6 @@ def stage_1(run: Run) -> Stage:
         after_update=None if margins is None else run.projection(margins),
         mixup=_mixup(run, max(loader.batch_sizes)),
         teacher=None if teacher is None else teacher.network,
-        views=views,
     )
     beside: dict[str, nn.Module] = {} if contrast is None else {"contrast": contrast}
     return Stage(model, [phase], margins, beside=beside)

@@ -35,7 +35,6 @@ def make(kind, mixup=None, teacher=None, micro_batches=1, contrast=None, head_sc
         learning_rate=lambda epoch: 0.01,
         mixup=mixup,
         teacher=teacher,
-        views=1 if contrast is None else 3,
     )
     machine = Machine(CPU, "float32", micro_batches=micro_batches)
     return kind(model, phase, objective, machine), model

@@ -93,8 +93,8 @@ def few_and_small(batch, phase):
     native bfloat16 takes seconds for more."""
     inputs, targets, centroids = batch
     if not phase.features_are_frozen:
-        inputs = inputs[: 2 * phase.views, :, :8, :8]
-    return inputs[: 2 * phase.views], targets[:2], centroids
+        inputs = inputs[: 2 * phase.loader.views, :, :8, :8]
+    return inputs[: 2 * phase.loader.views], targets[:2], centroids
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

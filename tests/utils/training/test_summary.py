@@ -96,9 +96,9 @@ def test_a_summary_tells_the_parameters_and_the_images_of_all_training_steps(fin
 
 
 def test_each_view_of_an_image_counts_and_seeds_share_both_numbers():
-    loader = SimpleNamespace(order=range(7))
+    loader = SimpleNamespace(order=range(7), views=3)
     unused: Any = None
-    phase = Phase("pretraining", range(3, 6), cast(Any, loader), unused, unused, unused, views=3)
+    phase = Phase("pretraining", range(3, 6), cast(Any, loader), unused, unused, unused)
     assert phase.images_seen == 3 * 7 * 3
     same = {"parameters": 464154, "images_seen": 63}
     assert combine([same, same]) == same
