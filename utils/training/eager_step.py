@@ -41,12 +41,12 @@ class EagerStep:
         else:
             inputs = self.prepared(inputs)
             features, logits = self.forward(self.model, inputs)
-        beside = self.beside([inputs], targets)
+        extras = self.extras([inputs], targets)
         count = len(targets)
         if len(logits) > count:  # the first view is classified, the others are contrasted
-            beside["views"] = features[count:], classifier_weights(self.model)
+            extras["views"] = features[count:], classifier_weights(self.model)
             features, logits = features[:count], logits[:count]
-        loss, losses = self.objective(features, logits, targets, centroids, **beside)
+        loss, losses = self.objective(features, logits, targets, centroids, **extras)
         self.phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.update()
@@ -61,17 +61,17 @@ class EagerStep:
             images = phase.loader.normalise(images)
         return images if phase.mixup is None else phase.mixup.images(images)
 
-    def beside(self, parts: Sequence[Tensor], targets: Tensor) -> dict:
+    def extras(self, parts: Sequence[Tensor], targets: Tensor) -> dict:
         """Returns further arguments of the objective: the second targets of mixed images, and the
         teacher's logits of the batch, which is given in parts."""
-        beside = {}
+        extras = {}
         if self.phase.mixup is not None:
-            beside["mixed"] = self.phase.mixup.targets(targets)
+            extras["mixed"] = self.phase.mixup.targets(targets)
         if self.phase.teacher is not None:
             with torch.no_grad():
                 logits = [self.forward(self.phase.teacher, part)[1] for part in parts]
-            beside["teacher_logits"] = torch.cat(logits)
-        return beside
+            extras["teacher_logits"] = torch.cat(logits)
+        return extras
 
     def forward(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Returns features and logits. uint8 images are normalised here, inside the step, so that a

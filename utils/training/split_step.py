@@ -62,11 +62,11 @@ class SplitStep(EagerStep):
             collectives.gather(torch.cat(own).detach(), count, self.world).requires_grad_()
             for own in zip(*outputs, strict=True)
         )
-        beside = self.beside(parts, targets)
-        if "teacher_logits" in beside:
-            own = beside["teacher_logits"]
-            beside["teacher_logits"] = collectives.gather(own, count, self.world)
-        loss, losses = self.objective(features, logits, targets, centroids, **beside)
+        extras = self.extras(parts, targets)
+        if "teacher_logits" in extras:
+            own = extras["teacher_logits"]
+            extras["teacher_logits"] = collectives.gather(own, count, self.world)
+        loss, losses = self.objective(features, logits, targets, centroids, **extras)
         self.phase.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         # They are equal in all processes, except for rounding in sums on a GPU.
