@@ -19,8 +19,8 @@ from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
 from utils.training.eager_step import EagerStep
 from utils.training.graph_step import add_momenta
-from utils.training.phase import Phase
-from utils.training.setup import Run, Stage
+from utils.training.phase import Phase, Stage
+from utils.training.setup import Run
 from utils.training.stage1 import stage_1
 from utils.training.stage2 import stage_2
 from utils.training.teacher import Teacher

@@ -1,13 +1,14 @@
-"""A phase of a stage: what trains, on which images, with which loss."""
+"""A stage and its phases: what trains, on which images, with which loss."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from datasets.loading.loader import Loader
-from losses import Objective
+from losses import Margins, Objective
+from models.layers import LayerFeatures
 from utils.training.mixup import Mixup
 
 RATE_FACTOR = "rate_factor"
@@ -97,3 +98,54 @@ class Phase:
                         f"the optimiser's {name} has the shape {list(momentum.shape)}, its "
                         f"parameter {list(parameter.shape)}"
                     )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network on its device, the phases that train it, and what trains beside it.
+
+    Args:
+        model: the network.
+        phases: the phases, in their order.
+        margins: the margins of the robust loss, or None.
+        layers: the network with features of several layers for the robust loss, or None.
+        beside: other modules that losses train, on the device, by their names in the checkpoint
+            with which a run is resumed.
+    """
+
+    model: nn.Module
+    phases: list[Phase]
+    margins: Margins | None = None
+    layers: LayerFeatures | None = None
+    beside: dict[str, nn.Module] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        margins = [] if self.margins is None else [self.margins]
+        modules = (self.model, *margins, *self.beside.values())
+        kept = {id(p) for module in modules for p in module.parameters()}
+        for phase in self.phases:
+            trained = {id(p) for group in phase.optimizer.param_groups for p in group["params"]}
+            for epoch in phase.epochs[-1:]:  # it has all losses, since a loss that joins stays
+                of_losses = {id(p) for p in phase.objective(epoch).parameters() if p.requires_grad}
+                assert of_losses <= trained, "no optimiser has the parameters of a loss"
+                assert of_losses <= kept, "put the module of a loss into Stage.beside"
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that computes the features and logits of the losses."""
+        return self.model if self.layers is None else self.layers
+
+    @property
+    def layer_names(self) -> list[str]:
+        return [] if self.layers is None else list(self.layers.columns)
+
+    def margins_record(self) -> dict:
+        """Returns the margins ``[K]`` as `log.jsonl` has them. With several layers, ``margins`` has
+        those of the last named layer, and ``layer_margins`` those of each layer."""
+        if self.margins is None:
+            return {"margins": None}
+        values = self.margins.values().cpu().tolist()
+        if self.layers is None:
+            return {"margins": values}
+        by_layer = dict(zip(self.layer_names, values, strict=True))
+        return {"margins": values[-1], "layer_margins": by_layer}

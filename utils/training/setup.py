@@ -1,7 +1,7 @@
 """What a run consists of; both stages share it."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,6 @@ from datasets.loading.loader import Loader, Normalise
 from datasets.loading.make import make_loader
 from datasets.samplers import Order
 from losses import Margins
-from models.layers import LayerFeatures
 from utils.errors import UserError
 from utils.machine.device import Machine, choose_machine
 from utils.machine.processes import World
@@ -21,7 +20,7 @@ from utils.options.data_paths import expanded
 from utils.options.flags import Options
 from utils.runs.backbone import load_backbone
 from utils.runs.run_folder import RunFolder
-from utils.training.phase import RATE_FACTOR, Phase
+from utils.training.phase import RATE_FACTOR
 from utils.training.sgd import Sgd
 from utils.training.smallest_batch import smallest_batch
 
@@ -154,54 +153,3 @@ class Run:
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(lr, device=device)
         return optimizer
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A network on its device, the phases that train it, and what trains beside it.
-
-    Args:
-        model: the network.
-        phases: the phases, in their order.
-        margins: the margins of the robust loss, or None.
-        layers: the network with features of several layers for the robust loss, or None.
-        beside: other modules that losses train, on the device, by their names in the checkpoint
-            with which a run is resumed.
-    """
-
-    model: nn.Module
-    phases: list[Phase]
-    margins: Margins | None = None
-    layers: LayerFeatures | None = None
-    beside: dict[str, nn.Module] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        margins = [] if self.margins is None else [self.margins]
-        modules = (self.model, *margins, *self.beside.values())
-        kept = {id(p) for module in modules for p in module.parameters()}
-        for phase in self.phases:
-            trained = {id(p) for group in phase.optimizer.param_groups for p in group["params"]}
-            for epoch in phase.epochs[-1:]:  # it has all losses, since a loss that joins stays
-                of_losses = {id(p) for p in phase.objective(epoch).parameters() if p.requires_grad}
-                assert of_losses <= trained, "no optimiser has the parameters of a loss"
-                assert of_losses <= kept, "put the module of a loss into Stage.beside"
-
-    @property
-    def network(self) -> nn.Module:
-        """The network that computes the features and logits of the losses."""
-        return self.model if self.layers is None else self.layers
-
-    @property
-    def layer_names(self) -> list[str]:
-        return [] if self.layers is None else list(self.layers.columns)
-
-    def margins_record(self) -> dict:
-        """Returns the margins ``[K]`` as `log.jsonl` has them. With several layers, ``margins`` has
-        those of the last named layer, and ``layer_margins`` those of each layer."""
-        if self.margins is None:
-            return {"margins": None}
-        values = self.margins.values().cpu().tolist()
-        if self.layers is None:
-            return {"margins": values}
-        by_layer = dict(zip(self.layer_names, values, strict=True))
-        return {"margins": values[-1], "layer_margins": by_layer}

@@ -24,9 +24,9 @@ from utils.errors import UserError, warn
 from utils.options.flags import Options
 from utils.options.values import PRIOR_LOSSES
 from utils.training.mixup import Mixup
-from utils.training.phase import Phase
+from utils.training.phase import Phase, Stage
 from utils.training.rates import cosine_rate, stepped_rate
-from utils.training.setup import Run, Stage
+from utils.training.setup import Run
 from utils.training.teacher import Teacher, load_teacher
 
 RATE_STEPS = ((160, 0.01), (180, 0.0001))  # last epoch before each step, factor of the rate

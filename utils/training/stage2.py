@@ -22,10 +22,10 @@ from utils.options.flags import Options
 from utils.options.values import PRIOR_LOSSES, Sampler
 from utils.runs import checkpoint
 from utils.runs.records import warn_of_unfinished
-from utils.training.phase import Phase
+from utils.training.phase import Phase, Stage
 from utils.training.prior import recorded_weight, weight_in_losses
 from utils.training.rates import cosine_rate
-from utils.training.setup import Run, Stage
+from utils.training.setup import Run
 from utils.training.starting_point import records_of, warn_of_other_chain, warn_of_other_data
 
 

@@ -18,9 +18,9 @@ from utils.progress import Pace, Progress
 from utils.runs import checkpoint
 from utils.runs.epoch_log import EpochLog, console_line
 from utils.training.keeper import Keeper
-from utils.training.phase import Phase
+from utils.training.phase import Phase, Stage
 from utils.training.selection import Selection, monitor_of
-from utils.training.setup import Run, Stage
+from utils.training.setup import Run
 from utils.training.training_pass import Trained, TrainingPass
 
 

@@ -17,8 +17,7 @@ from utils.evaluation.evaluator import extract_features
 from utils.machine import collectives, signals
 from utils.machine.device import Machine, Stopwatch
 from utils.progress import Progress
-from utils.training.phase import Phase
-from utils.training.setup import Stage
+from utils.training.phase import Phase, Stage
 from utils.training.steps import Step, batches_counted_at_once, make_step
 
 STREAMED_BATCHES_A_PASS = 20
