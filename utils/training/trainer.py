@@ -21,7 +21,7 @@ from utils.training.keeper import Keeper
 from utils.training.phase import Phase, Stage
 from utils.training.selection import Selection, monitor_of
 from utils.training.setup import Run
-from utils.training.training_pass import Trained, TrainingPass
+from utils.training.training_pass import TrainingPass
 
 
 class Trainer:
@@ -173,17 +173,14 @@ class Trainer:
         monitor = monitor_of(phase.name)
         return self.evaluator.accuracies(self.model, monitor, phase.features_are_frozen, is_kept)
 
-    def _record(self, phase: Phase, rate: float, trained: Trained, seconds: float) -> dict:
+    def _record(self, phase: Phase, rate: float, trained: dict, seconds: float) -> dict:
         """Returns the entry of `log.jsonl`."""
         return {
             "epoch": self.epoch,
             "phase": phase.name,
             "lr": rate,
             "seconds": round(seconds, 3),
-            "images_per_second": trained.images_per_second,
-            "train_loss": trained.loss,
-            "losses": trained.losses,
-            "train_top1": trained.top1,
+            **trained,
             "results": self.results,
             **self.stage.margins_record(),
         }

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
 from itertools import chain, islice
 
 import torch
@@ -22,23 +21,6 @@ from utils.training.steps import Step, batches_counted_at_once, make_step
 
 STREAMED_BATCHES_A_PASS = 20
 """Number of batches of streamed images whose features are in memory at the same time."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The statistics of an epoch's training.
-
-    Attributes:
-        loss: the mean of the objective.
-        losses: the mean of each of its losses, by name.
-        top1: share of the training images that was predicted right, in percent.
-        images_per_second: speed of the epoch.
-    """
-
-    loss: float
-    losses: dict[str, float]
-    top1: float
-    images_per_second: float
 
 
 class TrainingPass:
@@ -62,7 +44,7 @@ class TrainingPass:
 
     def run(
         self, phase: Phase, epoch: int, centroids: Tensor | None, bar: Progress
-    ) -> Generator[None, None, Trained]:
+    ) -> Generator[None, None, dict]:
         """Trains one epoch and returns its statistics. It stops after each step (`yield`), so that
         several runs can take turns.
 
@@ -71,6 +53,11 @@ class TrainingPass:
             epoch: counted from 1 over the whole stage.
             centroids: ``[K, D]`` for the robust loss, or None.
             bar: the progress bar.
+
+        Returns:
+            The epoch's statistics as `log.jsonl` has them: ``images_per_second``; ``train_loss``,
+            the mean of the objective; ``losses``, the mean of each of its losses, by name;
+            ``train_top1``, the share of the training images that was predicted right, in percent.
 
         Raises:
             RunError: a loss is not finite, or a weight after the last step.
@@ -96,9 +83,13 @@ class TrainingPass:
         images = torch.tensor(sizes, dtype=torch.float32)
         weighted = statistics * images.unsqueeze(1)
         total, *parts, correct = (weighted.sum(dim=0) / images.sum()).tolist()
-        losses = dict(zip(objective.names, parts, strict=True))
         speed = len(phase.loader.order) / stopwatch.stop()
-        return Trained(total, losses, round(100 * correct, 4), round(speed, 1))
+        return {
+            "images_per_second": round(speed, 1),
+            "train_loss": total,
+            "losses": dict(zip(objective.names, parts, strict=True)),
+            "train_top1": round(100 * correct, 4),
+        }
 
     def release(self) -> None:
         """Lets go of the step and of all gradients. Captured graphs keep the memory of their
