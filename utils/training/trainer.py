@@ -198,13 +198,13 @@ class Trainer:
         collectives.from_main(lambda: self._save("none", is_due=True), self.world)
 
     def _save(self, phase_name: str, is_due: bool) -> None:
-        chosen_by = self.selection.chosen_by(self.epoch)
-        self.keeper.keep(self._portable(), chosen_by, self.state_dict(phase_name), is_due)
+        portable, chosen_by = self._portable(), self.selection.chosen_by(self.epoch)
+        self.keeper.keep(portable, chosen_by, portable | self._rest(phase_name), is_due)
 
-    def state_dict(self, phase_name: str) -> dict[str, Any]:
-        """Returns everything that a resumed run needs, in the released form of a checkpoint. It has
-        phases without epochs too, because a resumed run may have more epochs."""
-        return self._portable() | {
+    def _rest(self, phase_name: str) -> dict[str, Any]:
+        """Returns what a resumed run needs beside `_portable`. It has phases without epochs too,
+        because a resumed run may have more epochs."""
+        return {
             "selected_on": "last",
             "phase": phase_name,
             "optimizers": {p.name: p.optimizer.state_dict() for p in self.stage.phases},
@@ -216,7 +216,7 @@ class Trainer:
         }
 
     def _portable(self) -> dict[str, Any]:
-        """Returns what evaluation and the next stage need."""
+        """Returns what evaluation and the next stage need, in the released form of a checkpoint."""
         options, select_on = self.options, self.options.select_on
         # If no accuracy chooses the epoch, `best_acc1` is this epoch's.
         accuracy = self.results["test"]["linear"]["top1"]
@@ -241,7 +241,7 @@ class Trainer:
             self.stage.margins.load(state["epsilons"])
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
-        """Restores what `state_dict` returned; `path` is its file, for messages.
+        """Restores what `_save` kept; `path` is its file, for messages.
 
         Raises:
             UserError: the weights are those of another network, or not finite.
