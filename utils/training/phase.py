@@ -46,10 +46,8 @@ class Phase:
 
     @property
     def loss_names(self) -> list[str]:
-        """Names of the losses of all epochs. The first and the last epoch have all of them, since a
-        loss that joins stays."""
-        if not self.epochs:
-            return []
+        """Names of the losses of all epochs, in a phase that has epochs. The first and the last
+        epoch have all of them, since a loss that joins stays."""
         ends = (self.epochs[0], self.epochs[-1])
         return list(dict.fromkeys(name for epoch in ends for name in self.objective(epoch).names))
 
