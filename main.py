@@ -14,6 +14,10 @@ Stage 2, DRO-LT fine-tuning; with `--evaluation True` added, its evaluation:
 
 Both in one process, for three seeds: the second with `--pretrain_epochs 200 --seeds 0,1,2` instead
 of `--pretrained ...`.
+
+Where the paper is: `utils/training/stage2.py` (the two phases: losses, samplers, rates),
+`losses/dro.py` (the robust loss), `losses/margins.py`, `datasets/samplers.py` (`ClassAwareOrder`),
+`utils/training/trainer.py` (the loop, and the centroids of each epoch).
 """
 
 import sys

@@ -1,6 +1,7 @@
 """Stage 2, DRO-LT (Samuel and Chechik, ICCV 2021, section 4). The feature phase trains the features
-and the margins with the robust loss, while the classifier is frozen. The classifier phase trains
-the classifier on the features that `--select_on` chooses, which are frozen."""
+and the margins with the robust loss, while the classifier is frozen. The trainer computes the
+centroids of this loss at the start of each epoch. The classifier phase trains the classifier on the
+features that `--select_on` chooses, which are frozen."""
 
 from collections.abc import Callable
 from functools import partial
