@@ -71,6 +71,24 @@ def counts_by_size(
     return counts.tolist()
 
 
+def positions_by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
+    """Returns the positions of each class's images, K arrays in file order.
+
+    It sorts the labels once. Looking for each class among all labels takes N · K steps, minutes for
+    millions of images of 40,000 classes.
+
+    Args:
+        labels: label of each image, integers ``[N]``, 0..K−1.
+        num_classes: K ≥ 1.
+
+    Example:
+        >>> [positions.tolist() for positions in positions_by_class(np.array([2, 0, 2]), 3)]
+        [[1], [], [0, 2]]
+    """
+    ends = np.bincount(labels, minlength=num_classes).cumsum()
+    return np.split(np.argsort(labels, kind="stable"), ends[:-1])
+
+
 def _shuffled_positions(labels: np.ndarray, num_classes: int, rand_number: int) -> list[np.ndarray]:
     """Returns the shuffled positions of each class.
 
@@ -78,7 +96,7 @@ def _shuffled_positions(labels: np.ndarray, num_classes: int, rand_number: int) 
     its shuffle, a class is in file order.
     """
     generator = np.random.RandomState(rand_number)
-    by_class = [np.flatnonzero(labels == label) for label in range(num_classes)]
+    by_class = positions_by_class(labels, num_classes)
     for positions in by_class:
         generator.shuffle(positions)
     return by_class

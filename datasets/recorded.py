@@ -98,8 +98,9 @@ def check_classes(options: Options, class_names: Sequence[str], recorded: Mappin
     if not is_list or list(before) == list(class_names):
         return
     place = f"--dataset {options.dataset}, --data_root {options.data_root}"
-    here = [name for name in class_names if name not in set(before)]
-    there = [name for name in before if name not in set(class_names)]
+    known, present = set(before), set(class_names)
+    here = [name for name in class_names if name not in known]
+    there = [name for name in before if name not in present]
     differences = [
         *([f"only these data have {listed(here)}"] if here else []),
         *([f"only the checkpoint has {listed(there)}"] if there else []),

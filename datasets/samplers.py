@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.long_tail import positions_by_class
 from losses.classification import effective_number_weights
 
 
@@ -46,7 +47,7 @@ class ClassAwareSampler:
     def __init__(
         self, labels: Sequence[int] | np.ndarray | Tensor, num_samples_cls: int = 1
     ) -> None:
-        positions = _positions_by_class(labels)
+        positions = _checked_positions(labels)
         if num_samples_cls < 1:
             raise ValueError(f"a visit draws at least one image, not {num_samples_cls}")
         self.num_samples = max(map(len, positions)) * len(positions)
@@ -65,10 +66,10 @@ class ClassAwareSampler:
             yield from visit[: self.num_samples - start]
 
 
-def _positions_by_class(labels: Sequence[int] | np.ndarray | Tensor) -> list[np.ndarray]:
+def _checked_positions(labels: Sequence[int] | np.ndarray | Tensor) -> list[np.ndarray]:
     """Returns the positions of each class's images; raises ValueError if a class has none."""
     labels = np.asarray(labels)
-    positions = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
+    positions = positions_by_class(labels, int(labels.max()) + 1)
     empty = [c for c, p in enumerate(positions) if len(p) == 0]
     if empty:
         raise ValueError(f"classes without images: {', '.join(map(str, empty))}")
@@ -188,7 +189,7 @@ class ClassAwareOrder(Order):
     """
 
     def __init__(self, labels: Tensor, samples_per_class: int, generator: torch.Generator) -> None:
-        positions = [torch.from_numpy(p) for p in _positions_by_class(labels)]
+        positions = [torch.from_numpy(p) for p in _checked_positions(labels)]
         if samples_per_class < 1:
             raise ValueError(f"a visit draws at least one image, not {samples_per_class}")
         super().__init__(max(map(len, positions)) * len(positions))
@@ -200,10 +201,13 @@ class ClassAwareOrder(Order):
     def draw(self) -> Tensor:
         visits = self.classes.take(-(-self.num_images // self.samples_per_class))
         visit_counts = torch.bincount(visits, minlength=len(self.images))
+        drawn = [
+            cycle.take(count * self.samples_per_class)
+            for cycle, count in zip(self.images, visit_counts.tolist(), strict=True)
+        ]
         order = torch.empty(len(visits), self.samples_per_class, dtype=torch.int64)
-        for label, count in enumerate(visit_counts.tolist()):
-            drawn = self.images[label].take(count * self.samples_per_class)
-            order[visits == label] = drawn.view(count, self.samples_per_class)
+        # A stable sort lists the visits of class 0 in their order, then those of class 1, ...
+        order[visits.argsort(stable=True)] = torch.cat(drawn).view_as(order)
         return order.flatten()[: self.num_images]
 
     def state_dict(self) -> dict:

@@ -79,7 +79,7 @@ def _list_splits(tree: Tree, remarks: Remarks) -> tuple[list[str], dict[str, Fil
         lists[split] = list_classes(folder, classes, folders[split], remarks, f"{folder.name}/")
         present = {classes[label] for label in lists[split].labels}
         for name, places in folders[split].items():
-            if name not in classes:
+            if name not in folders["train"]:
                 fault = f"a class without a folder in {shown(training)}"
             elif name not in present:
                 fault = _no_images(folder / places[0], remarks)

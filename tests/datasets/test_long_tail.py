@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datasets import long_tail_counts, long_tail_indices
-from datasets.long_tail import counts_by_size, left_out_indices
+from datasets.long_tail import counts_by_size, left_out_indices, positions_by_class
 from utils.evaluation.shot_groups import group_of_counts
 
 
@@ -154,6 +154,15 @@ def test_only_the_seed_decides_and_the_global_generator_is_unchanged():
     assert np.random.random() == expected_next
     np.testing.assert_array_equal(long_tail_indices(labels.tolist(), counts, 3), first)
     assert not np.array_equal(long_tail_indices(labels, counts, 4), first)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int32", "int64"])
+def test_positions_are_in_file_order_also_of_classes_without_images(kind):
+    labels = np.random.default_rng(0).choice([0, 1, 3, 4, 6], 200).astype(kind)
+    positions = positions_by_class(labels, 9)
+    assert len(positions) == 9 and {p.dtype for p in positions} == {np.dtype("int64")}
+    for label, found in enumerate(positions):
+        np.testing.assert_array_equal(found, np.flatnonzero(labels == label))
 
 
 def test_uneven_classes_are_capped_by_what_they_have():

@@ -219,6 +219,21 @@ def test_an_order_depends_on_its_generator_alone():
     assert first.dtype == torch.int64 and first.device.type == "cpu"
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 7, 45, 50])
+def test_each_visit_of_an_order_takes_the_next_images_of_its_class(k):
+    """The classes draw in the order of their labels. So saved runs go on with the same images."""
+    labels = torch.from_numpy(shuffled_labels(COUNTS))
+    order, same = (ClassAwareOrder(labels, k, seeded(3)) for _ in range(2))
+    for _ in range(4):
+        visits = same.classes.take(-(-45 // k)).tolist()
+        streams = [
+            iter(cycle.take(visits.count(label) * k).tolist())
+            for label, cycle in enumerate(same.images)
+        ]
+        drawn = [next(streams[label]) for label in visits for _ in range(k)]
+        assert order.draw().tolist() == drawn[:45]
+
+
 @pytest.mark.parametrize("finished", [0, 1, 2, 5])
 @pytest.mark.parametrize("k", [1, 2, 4, 7])
 def test_a_saved_state_continues_the_class_aware_order_exactly(tmp_path, k, finished):
