@@ -26,6 +26,7 @@ from datasets.sources.npz import load_npz
 from datasets.sources.packed import load_packed, other_packs, packed_name
 from datasets.splits import AnySplit, BalancedData, LongTailedData
 from utils.errors import RunError, UserError, is_out_of_memory, warn
+from utils.machine.processes import world_of_environment
 from utils.options.data_paths import check_data, expanded
 from utils.options.flags import BENCHMARK_LISTS, NATURAL_DATASETS, OWN_DATASETS, Options
 
@@ -75,8 +76,10 @@ def _load(options: Options, remembered: Mapping) -> LongTailedData:
             f"--select_on heldout: --dataset {options.dataset} has no held-out images here; "
             "--heldout_fraction 0.1 sets some aside"
         )
-    # A run that goes on with recorded data was told of repeated images when it began.
-    if options.dataset in ("folder", "csv") and (options.evaluation or not remembered):
+    # A run that goes on with recorded data was told of repeated images when it began. Of several
+    # processes only the first prints.
+    is_told = (options.evaluation or not remembered) and world_of_environment().is_main
+    if options.dataset in ("folder", "csv") and is_told:
         data = replace(data, origin=replace(data.origin, remarks=_repeats(options, data)))
     return replace(data, normalisation=_normalisation(options, data, remembered))
 

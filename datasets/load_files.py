@@ -16,6 +16,7 @@ from datasets.files.images import LARGE_SIDE, DataFaults, check_range, fault_of,
 from datasets.files.trees import FileList
 from datasets.loading.reader import ImageReader, check_shared_memory
 from datasets.splits import AnySplit, Split, StreamedSplit
+from utils.files import of_each
 from utils.machine.cores import usable_cores
 from utils.options.flags import Options
 
@@ -90,7 +91,8 @@ def streams(options: Options, num_images: int) -> bool:
 
 def _lack_files(splits: dict[str, FileList]) -> bool:
     """Returns True if a file is missing."""
-    return not all(os.path.isfile(f.path(name)) for f in splits.values() for name in f.names)
+    paths = (files.path(name) for files in splits.values() for name in files.names)
+    return not all(of_each(os.path.isfile, paths))
 
 
 def faults_in(files: FileList, fault: Callable[[str], str | None], title: str) -> list[str]:

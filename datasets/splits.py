@@ -16,6 +16,7 @@ from datasets.normalisation import CIFAR, Normalisation
 from datasets.origin import OWN_TEST_SET, Origin, account
 from datasets.recorded import data_of
 from utils.errors import UserError
+from utils.files import of_each
 
 PART, STREAMED_PART = 1000, 64  # images that `pixels` yields at a time
 BEGINNING = 4096  # first bytes of a file that enter the fingerprint of streamed images
@@ -132,10 +133,13 @@ class StreamedSplit:
     def content(self) -> Iterator[bytes]:
         """Yields the bytes that tell these images from others: names, sizes and first bytes of the
         files."""
-        for name in self.listing.names:
-            with open(self.listing.path(name), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                yield os.fsencode(name) + f" {size}\n".encode() + file.read(BEGINNING)
+        yield from of_each(self._beginning, self.listing.names)
+
+    def _beginning(self, name: str) -> bytes:
+        """Returns the name, size and first bytes of a file."""
+        with open(self.listing.path(name), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return os.fsencode(name) + f" {size}\n".encode() + file.read(BEGINNING)
 
     def names_alone(self) -> Iterator[bytes]:
         """Yields what `content` yielded in earlier versions."""

@@ -1,14 +1,22 @@
-"""Writes files so that they are never incomplete."""
+"""Writes files so that they are never incomplete, and looks at many files at once."""
 
 import errno
 import json
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+THREADS = 16  # that wait for a file system, such as a network's, at once
+PART, PARTS = 16, 1000  # items that a thread takes at a time, and parts that are under way at most
 
 
 @contextmanager
@@ -35,6 +43,27 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             number, text = error.errno or errno.EIO, error.strerror or str(error)
             raise OSError(number, text, str(path)) from error
         raise
+
+
+def of_each(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yields ``function(item)`` for each item, in order.
+
+    Threads call the function, so that it waits for several files at once. On a network's file
+    system, each look at a file takes about a millisecond.
+
+    Args:
+        function: such as `os.stat`; threads may call it at once.
+        items: read in the calling thread, a part at a time.
+
+    Raises:
+        Exception: the function raised it; later items may have been passed to it too.
+    """
+    left = iter(items)
+    parts = iter(lambda: list(islice(left, PART)), [])
+    with ThreadPoolExecutor(THREADS) as pool:
+        while under_way := list(islice(parts, PARTS)):
+            for results in pool.map(lambda part: list(map(function, part)), under_way):
+                yield from results
 
 
 @contextmanager

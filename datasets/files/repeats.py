@@ -5,7 +5,10 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from tqdm import tqdm
+
 from datasets.files.trees import FileList
+from utils.files import of_each
 from utils.text import shown
 
 BLOCK = 4096  # bytes at the beginning and in the middle tell most images of one size apart
@@ -63,9 +66,12 @@ def _equal(paths: Sequence[str]) -> list[list[int]]:
     groups = [list(range(len(paths)))]
     for key in (os.path.getsize, _blocks, _content):
         parts = defaultdict(list)
-        for number, group in enumerate(groups):
-            for i in group:
-                parts[number, key(paths[i])].append(i)
+        places = ((number, i) for number, group in enumerate(groups) for i in group)
+        keys = of_each(key, (paths[i] for group in groups for i in group))
+        count = sum(map(len, groups))
+        progress = tqdm(keys, "comparing files", count, leave=False, unit="file", disable=None)
+        for (number, i), found in zip(places, progress, strict=True):
+            parts[number, found].append(i)
         groups = [part for part in parts.values() if len(part) > 1]
     return groups
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from datasets.files.images import IMAGE_SUFFIXES, is_image
 from utils.errors import UserError
+from utils.files import of_each
 from utils.options.data_paths import holds_outputs, is_hidden, names_in
 from utils.text import as_text, shown
 
@@ -54,8 +55,8 @@ class FileList:
             OSError: a file is missing.
         """
         digest = hashlib.sha256()
-        for name in self.names:
-            status = os.stat(self.path(name))
+        statuses = of_each(os.stat, map(self.path, self.names))
+        for name, status in zip(self.names, statuses, strict=True):
             digest.update(os.fsencode(name))
             digest.update(f" {status.st_size} {status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
@@ -228,7 +229,7 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 def _is_there(entry: os.DirEntry, remarks: Remarks) -> bool:
     """Returns True unless the entry is a link to nothing, which is added to the faults."""
-    if os.path.exists(entry.path):
+    if not entry.is_symlink() or os.path.exists(entry.path):
         return True
     remarks.faults.append(f"{shown(entry.path)}: a link to nothing")
     return False

@@ -1,13 +1,16 @@
-"""Files are replaced completely or not at all."""
+"""Files are replaced completely or not at all; many are looked at at once."""
 
 import json
 import os
 import stat
+import threading
+import time
 
 import numpy as np
 import pytest
 
-from utils.files import atomic_write, write_json
+from utils import files
+from utils.files import atomic_write, of_each, write_json
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -109,3 +112,43 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
             write_json(path, content)
     assert json.loads(path.read_text()) == {"old": 1}
     assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_many_calls_wait_at_once(monkeypatch):
+    monkeypatch.setattr(files, "PART", 1)
+    barrier = threading.Barrier(files.THREADS, timeout=60)
+    found = of_each(lambda i: (barrier.wait(), i)[1], range(2 * files.THREADS))
+    assert list(found) == list(range(2 * files.THREADS))
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 40])
+def test_results_keep_the_order_of_the_items_and_a_part_of_these_is_read_at_a_time(
+    count, monkeypatch
+):
+    monkeypatch.setattr(files, "PART", 3)
+    monkeypatch.setattr(files, "PARTS", 2)
+    delays = np.random.default_rng(0).uniform(0, 2e-3, count).tolist()
+    read = []
+
+    def items():
+        for i in range(count):
+            read.append(i)
+            yield i
+
+    found = of_each(lambda i: (time.sleep(delays[i]), i)[1], items())
+    for i in range(count):
+        assert next(found) == i and len(read) == min(count, 6 * (i // 6 + 1))
+    assert list(found) == []
+
+
+def test_an_error_ends_the_calls(monkeypatch):
+    monkeypatch.setattr(files, "PARTS", 2)
+    called = []
+
+    def look(i):
+        called.append(i)
+        raise FileNotFoundError(i)
+
+    with pytest.raises(FileNotFoundError, match="0"):
+        list(of_each(look, range(1000)))
+    assert len(called) <= 2

@@ -4,9 +4,10 @@ import csv
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+from utils.files import of_each
 from utils.options.data_paths import expanded, holds_outputs, is_hidden, split_folders
 from utils.options.image_tables import listed_name, read_table
 
@@ -53,10 +54,11 @@ def content_digest(root: str, without: tuple[str, ...] = (), is_table: bool = Fa
             if content is None or not is_table:
                 return content and content[:DIGITS]
             digest.update(content.encode())
-            for line in _listed_sizes(path):
-                digest.update(line)
+            for size in of_each(_size, _listed_files(path)):
+                digest.update(b"%d\n" % size)
         elif path.is_dir():
-            for line in sorted(_listing(path, [os.path.realpath(place) for place in without])):
+            entries = _files(path, [os.path.realpath(place) for place in without])
+            for line in sorted(of_each(partial(_line, path), entries)):
                 digest.update(line)
         else:
             return None
@@ -65,27 +67,30 @@ def content_digest(root: str, without: tuple[str, ...] = (), is_table: bool = Fa
     return digest.hexdigest()[:DIGITS]
 
 
-def _listed_sizes(table: Path) -> Iterator[bytes]:
-    """Yields the size in bytes of each file that a table lists, in its order."""
+def _listed_files(table: Path) -> Iterator[Path]:
+    """Yields each file that a table lists, in its order."""
     with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         try:
             for row in read_table(file):
                 name = listed_name(table.parent, (row.get("path") or "").strip())
-                if not name:  # an empty row, or one that loading the data reports
-                    continue
-                try:
-                    size = os.stat(table.parent / name).st_size
-                except (OSError, ValueError):
-                    size = -1  # loading the data reports it
-                yield b"%d\n" % size
+                if name:  # or else an empty row, or one that loading the data reports
+                    yield table.parent / name
         except csv.Error:  # loading the data reports this too
             return
 
 
-def _listing(root: Path, without: Sequence[str]) -> Iterator[bytes]:
-    """Yields a line for each file: its name below `root`, and its size in bytes. Hidden files and
-    folders and folders of runs are left out, as when the images are loaded. So are files that
-    programs write beside images, and that are no images by their suffix: they may come and go."""
+def _size(path: Path) -> int:
+    """Returns the size of a file in bytes; -1 if it is missing, which loading the data reports."""
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return -1
+
+
+def _files(root: Path, without: Sequence[str]) -> Iterator[os.DirEntry]:
+    """Yields each file below `root`. Hidden files and folders and folders of runs are left out, as
+    when the images are loaded. So are files that programs write beside images, and that are no
+    images by their suffix: they may come and go."""
     folders = [e.name for e in _entries(root) if e.is_dir() and not holds_outputs(e.path)]
     below = [os.path.join(root, name) for name in split_folders(root, folders) or folders]
     while below:
@@ -96,8 +101,13 @@ def _listing(root: Path, without: Sequence[str]) -> Iterator[bytes]:
             if entry.is_dir():
                 below.append(entry.path)
             elif entry.is_file() and not entry.name.lower().endswith(SIDECAR_SUFFIXES):
-                name = os.path.relpath(entry.path, root).replace(os.sep, "/")
-                yield f"{name}\0{entry.stat().st_size}\n".encode(errors="surrogateescape")
+                yield entry
+
+
+def _line(root: Path, entry: os.DirEntry) -> bytes:
+    """Returns the name of a file below `root`, and its size in bytes."""
+    name = os.path.relpath(entry.path, root).replace(os.sep, "/")
+    return f"{name}\0{entry.stat().st_size}\n".encode(errors="surrogateescape")
 
 
 def _entries(folder: str | Path) -> Iterator[os.DirEntry]:

@@ -9,6 +9,7 @@ from PIL import Image
 from datasets import load_data
 from tests.support.own_images import folder_data, write_folder
 from tests.support.pictures import noise, options, save
+from utils.machine.processes import VARIABLES
 
 ways = pytest.mark.parametrize("stream", [False, True], ids=["in memory", "streamed"])
 
@@ -114,6 +115,18 @@ def test_a_run_that_has_been_told_reads_no_file_again(tmp_path, monkeypatch):
         load_data(chosen)
     again = load_data(chosen, {"data": data.description()})
     assert again.account() == data.account().partition("; ")[0]
+
+
+def test_only_the_process_that_prints_compares_files(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    shutil.copy(tmp_path / "train/bee/02.png", tmp_path / "test/bee/copy.png")
+    monkeypatch.setattr("datasets.files.repeats.open", refuse, raising=False)
+    for name, text in zip(VARIABLES, ("1", "2", "1", "here", "29500"), strict=True):
+        monkeypatch.setenv(name, text)
+    assert folder_data(tmp_path).account().endswith("none held out")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(AssertionError, match="read again"):
+        folder_data(tmp_path)
 
 
 def test_pictures_with_a_border_are_not_read_whole(tmp_path, monkeypatch):

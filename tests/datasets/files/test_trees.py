@@ -1,14 +1,17 @@
 """Which files of a tree are images, and what is said about the others."""
 
 import os
+import threading
 import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import load_data
 from tests.support.own_images import folder_data, refused, write_folder
-from tests.support.pictures import noise, pixels_of, save
+from tests.support.pictures import noise, options, pixels_of, save
+from utils.options.digests import content_digest
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -46,6 +49,32 @@ def test_files_that_are_no_images_are_counted_with_an_example(tmp_path):
     assert told.startswith(
         "3 classes, 17 images: 11 training (ant 6 to cat 2), 6 test (test/), none"
     )
+
+
+@pytest.mark.parametrize("dataset", ["folder", "csv"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_look_at_a_file_keeps_the_others_waiting(tmp_path, monkeypatch, dataset, stream):
+    """On a network it takes a millisecond, and data may have millions of files."""
+    images = sorted(write_folder(tmp_path).glob("*/*/*"))
+    places = {"folder": tmp_path, "csv": tmp_path / "table.csv"}
+    rows = (f"{path},{path.parent.name},{path.parts[-3]}" for path in images)
+    places["csv"].write_text("\n".join(["path,label,split", *rows]))
+    alone = []
+
+    def watched(look):
+        def watch(path, *args, **kwargs):
+            if threading.current_thread() is threading.main_thread():
+                alone.append(str(path))
+            return look(path, *args, **kwargs)
+
+        return watch
+
+    monkeypatch.setattr(os, "stat", watched(os.stat))
+    monkeypatch.setattr("builtins.open", watched(open))
+    flags = ("--dataset", dataset, "--data_root", places[dataset], "--stream", stream)
+    data = load_data(options(*flags, "-j", 0, "--normalisation", "imagenet"))
+    assert data.fingerprint and content_digest(str(places["csv"]), is_table=True)
+    assert not [path for path in alone if path.endswith(".png")]
 
 
 @pytest.mark.parametrize("stream", [False, True])
