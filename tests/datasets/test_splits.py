@@ -125,6 +125,16 @@ def test_the_fingerprint_tells_the_chosen_images_and_their_labels():
     assert other.class_counts == data.class_counts and other.fingerprint != plain
 
 
+def test_the_fingerprint_is_of_the_pixels_and_copies_none():
+    images = torch.arange(96, dtype=torch.uint8).view(2, 3, 4, 4)
+    split = Split(images, torch.zeros(2, dtype=torch.int64))
+    (content,) = split.content()
+    images += 1
+    assert bytes(content) == bytes(range(1, 97))
+    (turned,) = Split(images.transpose(2, 3), split.labels).content()
+    assert bytes(turned) == images.transpose(2, 3).numpy().tobytes()
+
+
 def a_split(labels, images=None):
     images = torch.zeros(len(labels), 3, 4, 4, dtype=torch.uint8) if images is None else images
     return Split(images, torch.tensor(labels))
