@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -17,10 +16,10 @@ from datasets.files.trees import FileList
 from datasets.loading.reader import ImageReader, check_shared_memory
 from datasets.splits import AnySplit, Split, StreamedSplit
 from utils.files import of_each
-from utils.machine.cores import usable_cores
+from utils.machine.cores import usable_cores, usable_memory
 from utils.options.flags import Options
 
-MEMORY_SHARE = 0.25  # of the machine's memory: larger sets are streamed
+MEMORY_SHARE = 0.25  # of the memory that a process may use: larger sets are streamed
 
 
 def load_files(
@@ -80,13 +79,13 @@ def streams(options: Options, num_images: int) -> bool:
 
     `--stream auto` streams images of 64 pixels and more, because their training crops are taken
     from the original file. It also streams smaller images that would take more than a quarter of
-    the machine's memory.
+    the memory that a process may use.
     """
     if isinstance(options.stream, bool):
         return options.stream
     side = _side_of(options)
     decoded = num_images * 3 * side**2
-    return side >= LARGE_SIDE or decoded > MEMORY_SHARE * psutil.virtual_memory().total
+    return side >= LARGE_SIDE or decoded > MEMORY_SHARE * usable_memory()
 
 
 def _lack_files(splits: dict[str, FileList]) -> bool:

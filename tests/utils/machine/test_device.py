@@ -1,13 +1,15 @@
 """Devices, precisions, steps and seeds."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from utils.errors import UserError
-from utils.machine.cores import usable_cores
+from utils.machine.cores import usable_cores, usable_memory
 from utils.machine.device import Machine, choose_machine, seed_everything
-from utils.machine.processes import ALONE, World
+from utils.machine.processes import ALONE, VARIABLES, World
 
 CPU = Machine(torch.device("cpu"), "float32")
 
@@ -200,6 +202,42 @@ def test_a_containers_quota_limits_the_cores(limit, cores, monkeypatch):
     monkeypatch.setattr("utils.machine.cores.Path.read_text", read_text)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert usable_cores() == cores
+
+
+V1, V2, GB = "4:memory:/job/step", "0::/job/step", 10**9
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "memory"),
+    [
+        (V2, {"memory.max": 3}, 3),  # of a container
+        (V2, {"job/step/memory.max": "max", "job/memory.max": 3}, 3),  # of a batch job
+        (V2, {"job/step/memory.max": 2, "job/memory.max": 3}, 2),
+        (V2, {"job/step/memory.max": 9, "other/memory.max": 3}, 8),
+        (f"9:name=systemd:/\n{V1}\n0::/", {"memory/job/memory.limit_in_bytes": 3}, 3),
+        (V1, {"memory/job/memory.limit_in_bytes": (2**63 - 4096) // GB}, 8),  # no limit
+        (None, {}, 8),
+    ],
+)
+@pytest.mark.parametrize("local_size", [1, 4])
+def test_the_memory_of_a_process_is_its_share_of_a_limit(
+    groups, limits, memory, local_size, monkeypatch
+):
+    files = {"/proc/self/cgroup": groups} if groups else {}
+    for name, limit in limits.items():
+        files[f"/sys/fs/cgroup/{name}"] = "max" if limit == "max" else str(limit * GB)
+
+    def read_text(path):
+        if str(path) not in files:
+            raise FileNotFoundError
+        return files[str(path)] + "\n"
+
+    monkeypatch.setattr("utils.machine.cores.Path.read_text", read_text)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=8 * GB))
+    for name, text in zip(VARIABLES, ("1", "8", "1", "here", "29500"), strict=True):
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local_size))
+    assert usable_memory() == memory * GB // local_size
 
 
 def test_a_cpu_takes_no_more_threads_than_cores_and_a_gpu_one(cuda_devices, monkeypatch):
