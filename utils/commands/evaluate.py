@@ -28,6 +28,7 @@ from utils.evaluation.classifiers import (
 )
 from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.geometry import geometry_line
+from utils.evaluation.parts import in_parts
 from utils.evaluation.statistics import combine
 from utils.evaluation.tables import OF_CLASSIFIERS, accuracy_table, per_class_table
 from utils.files import atomic_write, write_json
@@ -220,8 +221,9 @@ def _save_outputs(
     """Writes `outputs_{which}.npz`: for each image `feats` ``[N, D]``, and `labels`, `preds`,
     `confs` (the largest softmax probability) and `files`, each ``[N]``; and `class_names` ``[K]``.
     """
-    logits = cast(Network, model).classify(features)
-    confs, preds = torch.softmax(logits, dim=1).max(dim=1)
+    parts = in_parts(cast(Network, model).classify, data.num_classes, features)
+    found = [torch.softmax(logits, dim=1).max(dim=1) for (logits,) in parts]
+    confs, preds = map(torch.cat, zip(*found, strict=True))
     tensors = {"feats": features, "labels": labels, "preds": preds, "confs": confs}
     arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     arrays["files"] = np.array(_names_of_images(data, which))

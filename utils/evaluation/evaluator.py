@@ -1,6 +1,7 @@
 """Accuracies of a network: with its own classifier, and with the nearest class mean (NCM)."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from models.folding import fold_batch_norm
 from models.network import Network
 from utils.evaluation.geometry import geometry_record, measure_geometry
 from utils.evaluation.metrics import cosine_similarities, record_of, tally
+from utils.evaluation.parts import in_parts, sum_of_parts
 from utils.machine import collectives, signals
 from utils.machine.device import Machine
 
@@ -191,9 +193,13 @@ class Evaluator:
         network = cast(Network, model)
 
         def measure(features: Tensor, targets: Tensor) -> Tensor:
-            logits = network.classify(features)
-            loss = nn.functional.cross_entropy(logits, targets).double()
-            return torch.cat([tally(logits, targets), loss.view(1)])
+            def of_part(logits: Tensor, own_targets: Tensor) -> Tensor:
+                loss = nn.functional.cross_entropy(logits, own_targets).double()
+                share = len(own_targets) / len(targets)
+                return torch.cat([tally(logits, own_targets), share * loss.view(1)])
+
+            parts = in_parts(network.classify, self.num_classes, features, targets)
+            return sum_of_parts(of_part, parts)
 
         def record(values: np.ndarray) -> dict:
             return record_of(values[:-1], self.class_counts) | {"loss": float(values[-1])}
@@ -204,10 +210,10 @@ class Evaluator:
     def ncm(self) -> dict[str, dict]:
         """Returns the accuracies of the nearest class mean by cosine: for each split a record of
         `accuracy_record`. The means are those of the training images without augmentation."""
-        centroids = self.centroids()
+        score = partial(cosine_similarities, centroids=self.centroids())
 
         def measure(features: Tensor, targets: Tensor) -> Tensor:
-            return tally(cosine_similarities(features, centroids), targets)
+            return sum_of_parts(tally, in_parts(score, self.num_classes, features, targets))
 
         return self._of_splits(measure, lambda values: record_of(values, self.class_counts))
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from models.network import Network
+from utils.evaluation.parts import in_parts
 from utils.evaluation.tables import accuracy_table
 from utils.files import atomic_write, write_json
 from utils.machine import collectives
@@ -166,5 +167,7 @@ def _predictions(trainer: Trainer, epoch: str = "") -> dict[str, np.ndarray]:
         features, labels = trainer.evaluator.features_of(split)
         start = "" if split == "test" else f"{split}_"
         found[f"{start}labels"] = labels.cpu().numpy()
-        found[f"{start}{epoch}preds"] = network.classify(features).argmax(dim=1).cpu().numpy()
+        parts = in_parts(network.classify, trainer.data.num_classes, features)
+        preds = torch.cat([logits.argmax(dim=1) for (logits,) in parts])
+        found[f"{start}{epoch}preds"] = preds.cpu().numpy()
     return found

@@ -15,7 +15,11 @@ from datasets.splits import LongTailedData, Split
 from tests.support.helpers import noise, seeded
 from utils.evaluation.evaluator import Evaluator, class_centroids, equal_size, extract_features
 from utils.evaluation.geometry import geometry_record, measure_geometry
-from utils.evaluation.metrics import nearest_centroid_accuracy, shot_accuracy
+from utils.evaluation.metrics import (
+    cosine_similarities,
+    nearest_centroid_accuracy,
+    shot_accuracy,
+)
 from utils.machine.device import Machine
 
 CPU = Machine(torch.device("cpu"), "float32")
@@ -175,6 +179,31 @@ def test_ncm_readings_equal_the_public_metrics(split):
     assert [record[g] for g in ("many", "medium", "few")] == in_percent([many, medium, few])
     assert record["per_class"] == in_percent(per_class)
     assert record["balanced"] == pytest.approx(100 * mean, abs=1e-4)
+
+
+def test_accuracies_do_not_depend_on_parts(monkeypatch):
+    model, data = trained_a_little(), tiny_data()
+    evaluator = Evaluator(data, CPU)
+    evaluator.extract(model)
+    linear, ncm = evaluator.linear(model), evaluator.ncm()
+    classify, sizes = model.classify, []
+    monkeypatch.setattr(model, "classify", lambda f: sizes.append(len(f)) or classify(f))
+    monkeypatch.setattr("utils.evaluation.parts.VALUES_AT_ONCE", 39)  # seven rows of five scores
+    in_parts = evaluator.linear(model)
+    assert sizes == [7] * 5 + [1] + [6]  # of 36 test images and 6 held-out images
+    for split in linear:
+        loss = pytest.approx(linear[split]["loss"], rel=1e-6)
+        assert in_parts[split] == linear[split] | {"loss": loss}
+    monkeypatch.setattr(
+        "utils.evaluation.evaluator.cosine_similarities",
+        lambda features, centroids: cosine_similarities(of_a_part(features), centroids),
+    )
+    assert evaluator.ncm() == ncm
+
+
+def of_a_part(features):
+    assert len(features) <= 7
+    return features
 
 
 def test_top_1_is_a_share_of_the_images_and_balanced_a_mean_over_classes_for_both_classifiers():
