@@ -2,6 +2,7 @@
 the training centroids are from the true ones."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from losses import class_means
 from losses.dro import euclidean_distances
 from utils.evaluation.metrics import group_means, mean_over_classes
+from utils.evaluation.parts import in_parts
 from utils.evaluation.shot_groups import GROUPS
 
 
@@ -29,12 +31,16 @@ def measure_geometry(features: Tensor, targets: Tensor, centroids: Tensor) -> Te
     num_classes = len(centroids)
     to_own = torch.linalg.vector_norm(features - centroids[targets], dim=1)
     within = class_means(to_own.unsqueeze(1), targets, num_classes)
-    apart = euclidean_distances(centroids, centroids)
-    apart.fill_diagonal_(float("inf"))
+    classes = torch.arange(num_classes, device=centroids.device).unsqueeze(1)
+    to_all = partial(euclidean_distances, features=centroids)
+    nearest = [
+        distances.scatter_(1, own_class, float("inf")).amin(dim=1)  # of another class
+        for distances, own_class in in_parts(to_all, num_classes, centroids, classes)
+    ]
     own_means = class_means(features, targets, num_classes)
     error = torch.linalg.vector_norm(own_means - centroids, dim=1)
     length = torch.linalg.vector_norm(features, dim=1).mean()
-    between = apart.amin(dim=1).mean()
+    between = torch.cat(nearest).mean()
     return torch.cat([torch.stack([length, between]), within[:, 0], error]).double()
 
 

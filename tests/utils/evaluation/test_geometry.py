@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from losses.dro import euclidean_distances
 from tests.support.helpers import seeded
 from utils.evaluation.geometry import geometry_line, geometry_record, measure_geometry
 
@@ -75,6 +76,21 @@ def test_shorter_features_are_nearer_by_the_same_factor():
     assert half["centroid_error"]["few"] == pytest.approx(
         whole["centroid_error"]["few"] / 2, abs=1e-4
     )
+
+
+def test_the_nearest_other_centroid_does_not_depend_on_parts(monkeypatch):
+    features, centroids = (torch.randn(5, 7, generator=seeded(seed)) for seed in (1, 2))
+    whole = measure_geometry(features, torch.arange(5), centroids)
+    sizes = []
+
+    def distances(part, features):
+        sizes.append(len(part))
+        return euclidean_distances(part, features)
+
+    monkeypatch.setattr("utils.evaluation.parts.VALUES_AT_ONCE", 10)
+    monkeypatch.setattr("utils.evaluation.geometry.euclidean_distances", distances)
+    assert torch.equal(measure_geometry(features, torch.arange(5), centroids), whole)
+    assert sizes == [2, 2, 1]
 
 
 def test_a_line_says_what_is_known():
