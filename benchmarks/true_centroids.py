@@ -72,8 +72,8 @@ def compare(
             by_unseen[name][part] = classifier(features[part])
     return {
         name: {
-            OF_TRAINING: accuracy_record(by_training[name], labels, class_counts),
-            OF_UNSEEN: accuracy_record(by_unseen[name], labels, class_counts),
+            OF_TRAINING: accuracy_record([(by_training[name], labels)], class_counts),
+            OF_UNSEEN: accuracy_record([(by_unseen[name], labels)], class_counts),
         }
         for name in CLASSIFIERS
     }

@@ -6,8 +6,10 @@ that must be tuned is tuned on held-out images, never on the test set.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import starmap
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from models import NormedLinear
 from utils.errors import warn
 from utils.evaluation.calibration import expected_calibration_error
 from utils.evaluation.metrics import accuracy_record, percent
+from utils.evaluation.parts import in_parts, sum_of_parts
 
 TAUS = tuple(round(0.1 * step, 1) for step in range(21))
 WEIGHT_DECAY = 5e-4
@@ -185,10 +188,11 @@ def tau_norm_tuned(bank: FeatureBank) -> Classifier | None:
     if bank.heldout is None:
         return None
     features, labels = bank.heldout
+    num_classes = len(bank.class_counts)
 
     def score(tau: float) -> float:
-        record = accuracy_record(tau_norm(bank, tau)(features), labels, bank.class_counts)
-        return record["balanced"]
+        parts = in_parts(tau_norm(bank, tau), num_classes, features, labels)
+        return accuracy_record(parts, bank.class_counts)["balanced"]
 
     best = max(TAUS, key=score)
     return replace(tau_norm(bank, best), tuned={"tau": best})
@@ -208,8 +212,8 @@ def temperature_scaling(bank: FeatureBank) -> Classifier | None:
         return None
     features, labels = bank.heldout
     own = linear(bank)
-    logits = own(features).double()
-    if bool((logits.argmax(dim=1) == labels).all()):
+    parts = partial(in_parts, own, len(bank.class_counts), features, labels)
+    if all(bool((logits.argmax(dim=1) == targets).all()) for logits, targets in parts()):
         warn(
             f"temperature_scaling: all {len(labels)} held-out images are classified right, so the "
             "smallest temperature fits them best: nearly every confidence becomes 1, also that of "
@@ -217,7 +221,11 @@ def temperature_scaling(bank: FeatureBank) -> Classifier | None:
         )
 
     def loss(log_temperature: float) -> float:
-        return F.cross_entropy(logits / math.exp(log_temperature), labels).item()
+        def of_part(logits: Tensor, targets: Tensor) -> Tensor:
+            scaled = logits.double() / math.exp(log_temperature)
+            return F.cross_entropy(scaled, targets) * (len(targets) / len(labels))
+
+        return sum_of_parts(of_part, parts()).item()
 
     # The loss is convex in 1 / T, so it has one minimum unless all images are classified right.
     found: Any = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded")
@@ -237,9 +245,8 @@ def lws(bank: FeatureBank) -> Classifier:
     Source: Kang et al., ICLR 2020, section 4.2.
     """
     own = linear(bank)
-    logits = own(bank.features)
-    scales = torch.ones(logits.shape[1], device=logits.device, requires_grad=True)
-    fit_balanced([scales], lambda: scales * logits, bank)
+    scales = torch.ones(len(own.weight), device=own.weight.device, requires_grad=True)
+    fit_balanced([scales], lambda features: scales * own(features), bank)
     learned = scales.detach()
     bias = None if own.bias is None else learned * own.bias
     return Classifier(own.kind, learned.unsqueeze(1) * own.weight, bias)
@@ -252,16 +259,15 @@ def crt(bank: FeatureBank) -> Classifier:
     Source: Kang et al., ICLR 2020, section 4.2.
     """
     own = linear(bank)
-    features = F.normalize(bank.features, dim=1) if own.kind == "cosine" else bank.features
-    weight = torch.zeros(own.weight.shape, device=features.device, requires_grad=True)
-    bias = torch.zeros(len(weight), device=features.device, requires_grad=True)
-    fit_balanced([weight, bias], lambda: F.linear(features, weight, bias), bank, decayed=weight)
+    weight = torch.zeros(own.weight.shape, device=own.weight.device, requires_grad=True)
+    bias = torch.zeros(len(weight), device=weight.device, requires_grad=True)
+    fit_balanced([weight, bias], Classifier(own.kind, weight, bias), bank, decayed=weight)
     return Classifier(own.kind, weight.detach(), bias.detach())
 
 
 def fit_balanced(
     parameters: list[Tensor],
-    logits: Callable[[], Tensor],
+    classify: Callable[[Tensor], Tensor],
     bank: FeatureBank,
     decayed: Tensor | None = None,
 ) -> None:
@@ -272,8 +278,8 @@ def fit_balanced(
 
     Args:
         parameters: the tensors to fit.
-        logits: returns the logits of the training images ``[M, K]``.
-        bank: gives labels and class counts.
+        classify: returns the logits ``[n, K]`` of features ``[n, D]``, by the parameters.
+        bank: gives features, labels and class counts.
         decayed: the parameter with weight decay, or None.
     """
     counts = torch.tensor(bank.class_counts, device=bank.labels.device)
@@ -282,13 +288,20 @@ def fit_balanced(
         parameters, max_iter=FITTING_ITERATIONS, history_size=20, line_search_fn="strong_wolfe"
     )
 
+    def terms() -> Iterator[Tensor]:
+        parts = in_parts(classify, len(counts), bank.features, bank.labels, weights)
+        for logits, labels, own_weights in parts:
+            yield (own_weights * F.cross_entropy(logits, labels, reduction="none")).sum()
+        if decayed is not None:
+            yield 0.5 * WEIGHT_DECAY * decayed.square().sum()
+
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = (weights * F.cross_entropy(logits(), bank.labels, reduction="none")).sum()
-        if decayed is not None:
-            value = value + 0.5 * WEIGHT_DECAY * decayed.square().sum()
-        value.backward()
-        return value
+        total = torch.zeros((), device=weights.device)
+        for term in terms():
+            term.backward()  # term by term, so that only one part's logits are kept for it
+            total = total + term.detach()
+        return total
 
     with torch.enable_grad():
         optimizer.step(loss)
@@ -336,16 +349,19 @@ def fit(names: Sequence[str], bank: FeatureBank) -> dict[str, Classifier]:
     return {name: classifier for name, classifier in fitted.items() if classifier is not None}
 
 
-def calibration_error(scores: Tensor, targets: Tensor) -> float:
+def calibration_error(parts: Iterable[tuple[Tensor, ...]]) -> float:
     """Returns the expected calibration error of logits, in [0, 1]. The confidence of an image is
     its largest softmax probability.
 
     Args:
-        scores: logits ``[N, K]``.
-        targets: true labels ``[N]``.
+        parts: logits ``[n, K]`` and true labels ``[n]`` of all images, in one part or several.
     """
-    confidence, preds = torch.softmax(scores.double(), dim=1).max(dim=1)
-    correct = preds == targets
+
+    def of_part(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        confidence, preds = torch.softmax(logits.double(), dim=1).max(dim=1)
+        return confidence, preds == targets
+
+    confidence, correct = map(torch.cat, zip(*starmap(of_part, parts), strict=True))
     return expected_calibration_error(confidence.cpu().numpy(), correct.cpu().numpy())
 
 
@@ -370,9 +386,9 @@ def accuracies(
     """
     records = {}
     for name, classifier in classifiers.items():
-        scores = classifier(features)
-        record = accuracy_record(scores, targets, class_counts)
-        error = percent(calibration_error(scores, targets)) if has_confidence(name) else None
+        parts = partial(in_parts, classifier, len(class_counts), features, targets)
+        record = accuracy_record(parts(), class_counts)
+        error = percent(calibration_error(parts())) if has_confidence(name) else None
         worst = min(accuracy for accuracy in record["per_class"] if accuracy is not None)
         records[name] = record | {"worst": worst, "ece": error, **classifier.tuned}
     return records

@@ -4,7 +4,7 @@
 accuracies. On a balanced test set `top1` and `balanced` are equal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from losses import class_means
+from utils.evaluation.parts import sum_of_parts
 from utils.evaluation.shot_groups import GROUPS, group_of_counts
 
 
@@ -85,13 +86,13 @@ def cosine_similarities(features: Tensor, centroids: Tensor) -> Tensor:
     return F.normalize(features, dim=1) @ F.normalize(centroids, dim=1).T
 
 
-def accuracy_record(scores: Tensor, targets: Tensor, class_counts: Sequence[int]) -> dict:
+def accuracy_record(parts: Iterable[tuple[Tensor, ...]], class_counts: Sequence[int]) -> dict:
     """Returns the accuracies of one classifier on one split, in percent, as `summary.json` has
     them.
 
     Args:
-        scores: logits or similarities ``[N, K]``.
-        targets: true labels ``[N]``.
+        parts: logits or similarities ``[n, K]`` and true labels ``[n]`` of all images, in one part
+            or several (`in_parts`).
         class_counts: training images of each class ``[K]``.
 
     Returns:
@@ -105,7 +106,7 @@ def accuracy_record(scores: Tensor, targets: Tensor, class_counts: Sequence[int]
         A value is None if nothing is counted in it: a group or a class without images, or the
         precision of a class that is never predicted.
     """
-    return record_of(tally(scores, targets).cpu().numpy(), class_counts)
+    return record_of(sum_of_parts(tally, parts).cpu().numpy(), class_counts)
 
 
 def tally(scores: Tensor, targets: Tensor) -> Tensor:

@@ -228,8 +228,8 @@ def test_the_temperature_of_sharpened_logits_is_found():
     bank = FeatureBank(features[:5], torch.arange(5), head, [1] * 5, (features, drawn))
     scaled = FITTERS["temperature_scaling"](bank)
     assert scaled.tuned["temperature"] == pytest.approx(3, rel=0.03)
-    assert calibration_error(head(features).detach(), drawn) > 0.15
-    assert calibration_error(scaled(features), drawn) < 0.02
+    assert calibration_error([(head(features).detach(), drawn)]) > 0.15
+    assert calibration_error([(scaled(features), drawn)]) < 0.02
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -241,6 +241,31 @@ def test_a_temperature_of_heldout_images_that_are_all_right_has_a_warning(bank, 
     told = "warning: temperature_scaling: all 12 held-out images are classified right"
     assert (told in capsys.readouterr().err) == right
     assert (scaled.tuned["temperature"] < 0.1) == right
+
+
+@pytest.mark.parametrize("make_head", HEADS.values(), ids=HEADS)
+def test_classifiers_and_their_accuracies_do_not_depend_on_parts(make_head, test_set, monkeypatch):
+    """Of 97 training, 40 held-out and 100 test images, a part has 12: 50 scores of four classes."""
+    torch.manual_seed(3)
+    training = blobs(COUNTS, 0, spread=1.5)
+    head = trained(make_head(), *training)
+    bank = FeatureBank(*training, head, COUNTS, blobs([10] * 4, 1, spread=1.5))
+    whole = fit(READINGS, bank)
+    records = accuracies(whole, *test_set, COUNTS)
+    monkeypatch.setattr("utils.evaluation.parts.VALUES_AT_ONCE", 50)
+    calls, score = [], Classifier.__call__
+
+    def counted(classifier, features):
+        calls.append(len(features))
+        return score(classifier, features)
+
+    monkeypatch.setattr(Classifier, "__call__", counted)
+    in_parts = fit(READINGS, bank)
+    assert accuracies(whole, *test_set, COUNTS) == records
+    assert max(calls) == 12
+    for name, classifier in in_parts.items():
+        own, other = (c(test_set[0]).softmax(dim=1) for c in (classifier, whole[name]))
+        torch.testing.assert_close(own, other, atol=2e-3, rtol=0)
 
 
 def test_without_heldout_images_nothing_is_tuned(bank):
@@ -349,17 +374,17 @@ def test_calibration_error_by_hand():
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64)
     targets = torch.tensor([0, 1, 1])
     expected = (2 * abs(0.5 - 0.9) + 1 * abs(1.0 - 0.6)) / 3
-    assert calibration_error(probabilities.log(), targets) == pytest.approx(expected, abs=1e-12)
+    assert calibration_error([(probabilities.log(), targets)]) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_confidence_on_a_bound_belongs_to_the_bin_below():
     # 2/3 lies in (9/15, 10/15] with 0.62.
     probabilities = torch.tensor([[2 / 3, 1 / 3, 0], [0.62, 0.2, 0.18]], dtype=torch.float64)
-    error = calibration_error((probabilities + 1e-300).log(), torch.tensor([0, 1]))
+    error = calibration_error([((probabilities + 1e-300).log(), torch.tensor([0, 1]))])
     assert error == pytest.approx(abs((1 - 2 / 3) + (0 - 0.62)) / 2, abs=1e-9)
 
 
 def test_perfectly_calibrated_scores_have_no_error_and_sure_errors_have_all():
     sure = torch.tensor([[100.0, 0.0], [0.0, 100.0]])
-    assert calibration_error(sure, torch.tensor([0, 1])) == pytest.approx(0, abs=1e-6)
-    assert calibration_error(sure, torch.tensor([1, 0])) == pytest.approx(1, abs=1e-6)
+    assert calibration_error([(sure, torch.tensor([0, 1]))]) == pytest.approx(0, abs=1e-6)
+    assert calibration_error([(sure, torch.tensor([1, 0]))]) == pytest.approx(1, abs=1e-6)

@@ -182,9 +182,8 @@ RECORD_COUNTS = [200, 150, 50, 30, 10, 5]
 
 
 def test_a_record_by_hand(device):
-    record = accuracy_record(
-        torch.tensor(SCORES, device=device), torch.tensor(TARGETS, device=device), RECORD_COUNTS
-    )
+    part = torch.tensor(SCORES, device=device), torch.tensor(TARGETS, device=device)
+    record = accuracy_record([part], RECORD_COUNTS)
     assert record == {
         "top1": 40.0,  # images 0 and 2 of 5
         "top5": 80.0,  # all but image 3
@@ -208,9 +207,8 @@ def test_the_record_of_an_unbalanced_set_agrees_with_scikit_learn(seed, device):
     scores = rng.normal(size=(len(targets), 6)) + 1.5 * np.eye(6)[targets]
     preds = scores.argmax(axis=1)
     assert 4 in preds
-    record = accuracy_record(
-        torch.tensor(scores, device=device), torch.tensor(targets, device=device), [30] * 6
-    )
+    part = torch.tensor(scores, device=device), torch.tensor(targets, device=device)
+    record = accuracy_record([part], [30] * 6)
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         balanced = balanced_accuracy_score(targets, preds)
     expected = {
@@ -236,7 +234,7 @@ def test_on_a_balanced_set_top_1_is_the_balanced_accuracy(num_classes, per_class
     for _ in range(5):
         scores = torch.randn(num_classes * per_class, num_classes, generator=generator)
         targets = torch.arange(num_classes).repeat(per_class)
-        record = accuracy_record(scores, targets, [30] * num_classes)
+        record = accuracy_record([(scores, targets)], [30] * num_classes)
         assert record["top1"] == record["balanced"]
 
 
@@ -244,7 +242,7 @@ def test_on_a_balanced_set_top_1_is_the_balanced_accuracy(num_classes, per_class
 def test_top_5_of_at_most_five_classes_is_always_right(num_classes):
     scores = torch.randn(20, num_classes, generator=torch.Generator().manual_seed(0))
     targets = torch.arange(20) % num_classes
-    record = accuracy_record(scores, targets, [30] * num_classes)
+    record = accuracy_record([(scores, targets)], [30] * num_classes)
     expected = 100 * (scores.argmax(dim=1) == targets).double().mean().item()
     assert record["top5"] == 100.0 and record["top1"] == pytest.approx(expected, abs=1e-4)
 
@@ -252,7 +250,7 @@ def test_top_5_of_at_most_five_classes_is_always_right(num_classes):
 def test_top_1_and_top_5_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     scores, targets = rng.normal(size=(300, 20)), rng.integers(0, 20, 300)
-    record = accuracy_record(torch.tensor(scores), torch.tensor(targets), [30] * 20)
+    record = accuracy_record([(torch.tensor(scores), torch.tensor(targets))], [30] * 20)
     for k in (1, 5):
         expected = top_k_accuracy_score(targets, scores, k=k, labels=np.arange(20))
         assert record[f"top{k}"] == pytest.approx(100 * expected, abs=1e-4)
