@@ -108,18 +108,19 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     print(accuracy_table(rows, data.class_counts))
     for split, record in geometry.items():
         print(geometry_line(split, record))
-    classifiers, records = _fit_classifiers(options.chosen_readings, model, train, evaluator)
     # The checkpoint is only read, perhaps from a folder in which nothing can be written.
-    with RunFolder(folder.records, folder.records).locked():
+    folder = RunFolder(folder.records, folder.records)
+    with folder.locked():
+        _delete_readings(folder)
         write_json(folder.records / "geometry.json", geometry)
-        if records:
-            epoch = _epoch_of(chosen)
-            _save_readings(folder, classifiers, records, model, epoch, data.class_names)
-        else:
-            _delete_readings(folder)
         _save_outputs(folder, data, "train", model, *train)
         _save_outputs(folder, data, "test", model, *evaluator.features_of("test"))
     print(f"features, labels and predictions: {folder.records}/outputs_{{train,test}}.npz")
+    if options.chosen_readings:  # last, because fits take much memory and may fail
+        classifiers, records = _fit_classifiers(options.chosen_readings, model, train, evaluator)
+        with folder.locked():
+            epoch = _epoch_of(chosen)
+            _save_readings(folder, classifiers, records, model, epoch, data.class_names)
     return rows, data.class_counts
 
 
@@ -127,7 +128,7 @@ def _fit_classifiers(
     names: Sequence[str], model: nn.Module, train: tuple[Tensor, Tensor], evaluator: Evaluator
 ) -> tuple[dict[str, Classifier], dict[str, dict]]:
     """Fits the classifiers of `--readings`, prints their accuracies on the test images, and returns
-    both; empty without `--readings`.
+    both.
 
     Args:
         names: the classifiers.
@@ -135,8 +136,6 @@ def _fit_classifiers(
         train: features and targets of the training images.
         evaluator: has the features of the other images.
     """
-    if not names:
-        return {}, {}
     heldout = evaluator.features_of("heldout") if "heldout" in evaluator.loaders else None
     counts = evaluator.class_counts
     classifiers = fit(names, FeatureBank(*train, cast(Network, model).linear, counts, heldout))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import resnet8
+from models import Network, resnet8
 from tests.support.helpers import (
     CLASS_COUNTS,
     NOTHING,
@@ -207,6 +207,47 @@ def test_evaluation_saves_the_classifiers_that_it_fits(tree, both):
     argv = [str(flag) for flag in stage_1(tree, both)]
     found = run_folder(parse_options(argv)).own_files()
     assert {folder / "classifiers.pth", folder / "model.onnx"} <= set(found)
+
+
+def test_a_fit_that_fails_loses_only_itself(tree, both, monkeypatch):
+    """Accuracies of an earlier evaluation do not stay beside outputs that may be of others."""
+    folder, argv = both / STAGE_1_NAME, stage_1(tree, both, "-e", "--readings", "linear")
+    succeed(argv)
+    written = [folder / name for name in ("outputs_train.npz", "outputs_test.npz", "geometry.json")]
+    for path in written:
+        path.unlink()
+
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("utils.commands.evaluate.fit", fails)
+    assert call(argv).status == 1
+    assert all(path.exists() for path in written) and not list(folder.glob("readings.*"))
+
+
+def test_predictions_and_outputs_are_computed_in_parts(tree, tmp_path, monkeypatch):
+    """A part has at most seven images: 70 scores of ten classes."""
+    sizes, classify = [], Network.classify
+
+    def counted(network, features):
+        sizes.append(len(features))
+        return classify(network, features)
+
+    monkeypatch.setattr("utils.evaluation.parts.VALUES_AT_ONCE", 70)
+    monkeypatch.setattr(Network, "classify", counted)
+    argv = stage_1(tree, tmp_path, "--epochs", 0)
+    succeed(argv)
+    succeed([*argv, "-e"])
+    assert max(sizes) == 7
+    (folder,) = (path.parent for path in tmp_path.glob("*/outputs_test.npz"))
+    weights = weights_of(folder, "ckpt.best.pth.tar")
+    with np.load(folder / "outputs_test.npz") as outputs:
+        logits = torch.tensor(outputs["feats"]) @ weights["linear.weight"].T
+        confs, preds = (logits + weights["linear.bias"]).softmax(dim=1).max(dim=1)
+        assert np.array_equal(outputs["preds"], preds)
+        np.testing.assert_allclose(outputs["confs"], confs, rtol=1e-5)
+    with np.load(folder / "predictions.npz") as kept:
+        assert np.array_equal(kept["preds"], preds) and np.array_equal(kept["last_preds"], preds)
 
 
 def test_an_evaluation_without_readings_removes_those_of_an_earlier_one(tree, both):
