@@ -27,6 +27,9 @@ LINE_STYLES = ("-", "--", "-.", ":")
 POINT_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 MAX_TICKS = 12
+MAX_CELLS = 200
+"""With more classes, neighbours by size share a row and a column of the confusion matrix. A cell
+would be smaller than a pixel, and most of them would not be drawn."""
 MAX_NAME = 16
 """The largest number of characters of a class's name in a figure."""
 
@@ -136,7 +139,9 @@ def confusion(
     counts: np.ndarray,
     names: Sequence[str],
 ) -> None:
-    """Draws the confusion matrix, largest class first. Each row, a true class, adds up to 100 %.
+    """Draws the confusion matrix, largest class first. Each row, a true class, adds up to 100 %. If
+    there are more than `MAX_CELLS` classes, each row and column is a group of classes of similar
+    size.
 
     Args:
         axes: where to draw.
@@ -148,7 +153,11 @@ def confusion(
     from sklearn.metrics import confusion_matrix
 
     by_size = np.argsort(-counts, kind="stable")
-    shares = confusion_matrix(labels, preds, labels=by_size, normalize="true")
+    cells = min(len(counts), MAX_CELLS)
+    cell_of = np.empty(len(counts), dtype=np.int64)
+    cell_of[by_size] = np.arange(len(counts)) * cells // len(counts)
+    pair = cell_of[labels], cell_of[preds]
+    shares = confusion_matrix(*pair, labels=np.arange(cells), normalize="true")
     # The scale is a square root, so that a few percent can be seen among a hundred classes.
     scale = PowerNorm(0.5, vmin=0, vmax=100)
     image = axes.imshow(100 * shares, cmap="cividis", norm=scale, interpolation="nearest")
@@ -156,13 +165,16 @@ def confusion(
         shown = [class_name(names, label) for label in by_size]
         axes.set_xticks(range(len(counts)), shown, rotation=90 if max(map(len, shown)) > 2 else 0)
         axes.set_yticks(range(len(counts)), shown)
+    is_grouped = cells < len(counts)
+    rows = f"{cells} groups" if is_grouped else "classes"
     axes.set(
-        title="Confusion on the test set, classes by size",
+        title=f"Confusion on the test set, {rows} by size",
         xlabel="predicted (largest class first)",
         ylabel="true",
     )
+    unit = "% of the true group of classes" if is_grouped else "% of the true class"
     ticks = (0, 1, 5, 20, 40, 60, 80, 100)
-    axes.figure.colorbar(image, ax=axes, label="% of the true class", ticks=ticks)
+    axes.figure.colorbar(image, ax=axes, label=unit, ticks=ticks)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ def confusion(groups: Sequence[SettingsGroup]) -> Section:
         "Confusion between classes",
         "Each row is a true class: the colour says which share of its test images the selected "
         "checkpoint gives to each class (column). The largest class is first. Colours follow the "
-        "square root of the share, so that small shares can be seen. Below a matrix: the classes "
+        "square root of the share, so that small shares can be seen. With more than "
+        f"{figures.MAX_CELLS} classes, each row and column is a group of classes of similar size. "
+        "Below a matrix: the classes "
         f"whose test images are most often mistaken, of those with {FEWEST_TESTED} or more.",
     )
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.support.made_up_records import COUNTS, EMPTY_GROUP_COUNTS, record, write_log
-from utils.report import run_figure
+from utils.report import figures, run_figure
 from utils.report.run_figure import write_report
 
 
@@ -97,6 +97,20 @@ def test_the_confusion_matrix_is_ordered_by_class_size(tmp_path, drawn, unrender
     shares = drawn[CONFUSION].images[0].get_array()
     assert shares[5, 5] == 100  # class 0, the smallest here, is always right
     assert (shares[:5, 5] > 0).all()
+
+
+def test_neighbours_by_size_share_a_cell_of_a_large_confusion_matrix():
+    """Of 450 classes, a cell has two or three. Class 0 is the smallest; it is always right."""
+    axes, counts = Figure().subplots(), np.arange(450)
+    labels = np.repeat(np.arange(450), 2)
+    preds = np.where(labels < 3, labels, 449 - labels)
+    figures.confusion(axes, labels, preds, counts, [""] * 450)
+    shares = np.asarray(axes.images[0].get_array())
+    assert shares.shape == (200, 200)
+    np.testing.assert_allclose(shares.sum(axis=1), 100)
+    assert shares[199, 199] == 100
+    assert shares[0, 199] == pytest.approx(200 / 3)  # classes 449 to 447, taken for 0 to 2
+    assert axes.get_title() == "Confusion on the test set, 200 groups by size"
 
 
 def test_few_classes_are_named(tmp_path, drawn, unrendered):
