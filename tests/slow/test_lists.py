@@ -48,12 +48,15 @@ def test_both_stages_and_the_evaluation_of_a_listed_set(tmp_path, no_figures):
         assert np.bincount(outputs["labels"]).tolist() == training_counts(CLASSES)
 
 
-@pytest.mark.parametrize("stream", ["True", "False"])
-def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
-    three_classes, tmp_path, monkeypatch, no_figures, stream
+@pytest.mark.parametrize(
+    ("stream", "at_once", "expected"),
+    [("True", 2**28, [16, 16, 4]), ("False", 36 * 512, [36]), ("False", 36 * 512 - 1, [16, 16, 4])],
+)
+def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_or_a_large_epoch(
+    three_classes, tmp_path, monkeypatch, no_figures, stream, at_once, expected
 ):
     """A visit takes 12 images of each of three classes, and a batch has 4: nine batches in an
-    epoch."""
+    epoch. A feature has 512 values."""
     data = data_of(three_classes, "--stream", stream)
     sizes = []
 
@@ -66,10 +69,11 @@ def test_the_classifier_phase_holds_the_features_of_a_part_of_a_streamed_set(
     succeed(stage_1(three_classes, tmp_path, "--epochs", 0))
     monkeypatch.setattr("utils.training.training_pass.extract_features", extract)
     monkeypatch.setitem(PIXELS_A_PASS, "cpu", 9 * SIDE**2)
-    monkeypatch.setattr("utils.training.training_pass.STREAMED_BATCHES_A_PASS", 2)
+    monkeypatch.setattr("utils.training.training_pass.BATCHES_A_PASS", 2)
+    monkeypatch.setattr("utils.training.training_pass.VALUES_AT_ONCE", at_once)
     succeed([*stage_2(three_classes, tmp_path), *flags])
     assert data.class_counts[0] == 12
-    assert sizes == ([16, 16, 4] if stream == "True" else [36])
+    assert sizes == expected
 
 
 def test_a_network_for_large_images_takes_a_cosine_head_from_ldam(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Generator, Iterable
 from itertools import chain, islice
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,16 +12,19 @@ from torch.nn.utils import get_total_norm
 from datasets.splits import StreamedSplit
 from losses import Objective
 from models.folding import fold_batch_norm
+from models.network import Network
 from utils.errors import RunError
 from utils.evaluation.evaluator import extract_features
+from utils.evaluation.parts import VALUES_AT_ONCE
 from utils.machine import collectives, signals
 from utils.machine.device import Machine, Stopwatch
 from utils.progress import Progress
 from utils.training.phase import Phase, Stage
 from utils.training.steps import Step, batches_counted_at_once, make_step
 
-STREAMED_BATCHES_A_PASS = 20
-"""Number of batches of streamed images whose features are in memory at the same time."""
+BATCHES_A_PASS = 20
+"""Number of batches whose features are in memory at the same time if those of an epoch may not
+fit."""
 
 
 class TrainingPass:
@@ -146,14 +150,15 @@ class TrainingPass:
     def _frozen_batches(self, phase: Phase) -> Iterable[tuple[Tensor, Tensor]]:
         """Yields batches of features and targets, for a phase that trains only the classifier.
 
-        One pass without gradients computes the features of the whole epoch. The features of
-        streamed images may not fit into memory, so each pass computes a part of them.
+        One pass without gradients computes the features of the whole epoch. If they may not fit
+        into memory, as those of streamed images or of many, each pass computes a part of them.
         """
         size = phase.loader.batch_size
         batches_a_pass = None
         images_a_pass = self.images_a_pass
-        if isinstance(phase.loader.split, StreamedSplit):
-            batches_a_pass = STREAMED_BATCHES_A_PASS - 1  # beside the first
+        values = len(phase.loader.order) * cast(Network, self.stage.model).num_features
+        if isinstance(phase.loader.split, StreamedSplit) or values > VALUES_AT_ONCE:
+            batches_a_pass = BATCHES_A_PASS - 1  # beside the first
             # A part must end with a whole batch.
             images_a_pass = max(1, images_a_pass // size) * size
         network = fold_batch_norm(self.stage.model, self.machine.conv_dtype)
