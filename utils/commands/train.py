@@ -191,6 +191,7 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
     trainers = [_build(job, machine, data) for job in jobs]
     with ExitStack() as stack:
         collectives.from_main(partial(_open_folders, stack, jobs, machine, data), world)
+        _print_long_epochs(trainers[0])  # all seeds have the same phases
         # All loaders of a streamed set share their workers, which read one epoch at a time.
         can_share = machine.device.type == "cuda" and world.size == 1 and not data.is_streamed
         is_together = can_share and len(jobs) > 1
@@ -201,6 +202,20 @@ def _train(jobs: Sequence[_Job], machine: Machine | None, data: LongTailedData |
                 trainer.run()
             summarise(trainer)
     return is_together
+
+
+def _print_long_epochs(trainer: Trainer) -> None:
+    """Prints how many images an epoch has, for the phases that draw more than there are."""
+    images = len(trainer.data.train)
+    for phase in trainer.phases:
+        drawn = len(phase.loader.order)
+        if drawn > images:
+            uses_centroids = phase.objective(phase.epochs[-1]).uses_centroids
+            again = ", and as many again for the centroids" if uses_centroids else ""
+            print(
+                f"{phase.name}: an epoch has {drawn} images, {drawn / images:.1f} times the "
+                f"training images{again}"
+            )
 
 
 def _build(job: _Job, machine: Machine, data: LongTailedData) -> Trainer:

@@ -156,7 +156,15 @@ class Trainer:
         if not phase.objective(epoch).uses_centroids:
             return None
         # As in the released code, a separate pass over resampled, augmented images.
-        batches = phase.loader.batches(self.evaluator.batch_size)
+        loader, size = phase.loader, self.evaluator.batch_size
+        batches = tqdm(
+            loader.batches(size),
+            desc=f"{self.title}centroids {epoch}/{self.last_epoch}",
+            total=len(loader.sizes(len(loader.order), size)),
+            unit="batch",
+            leave=False,
+            disable=None,
+        )
         return class_centroids(self.stage.network, batches, self.data.num_classes, self.machine)
 
     def _bar(self, phase: Phase, epoch: int) -> Progress:

@@ -3,11 +3,13 @@
 import math
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from tests.support.faults import interrupted_at_check
 from tests.support.helpers import (
@@ -325,3 +327,20 @@ def test_the_stage_1_checkpoint_is_found_where_the_interface_says(
     assert sum(warned) == (file != "ckpt.best.pth.tar")
     (summary,) = tmp_path.rglob("robust_*/summary.json")
     assert summary.parent.parent == pretrained / name
+
+
+def test_a_long_epoch_is_announced_and_its_pass_for_the_centroids_has_a_bar(tree, pretrained):
+    with patch("utils.training.trainer.tqdm", wraps=tqdm) as bar:
+        said = succeed(stage_2(tree, pretrained, "--cls_sampler", "resample,4")).out.splitlines()
+    bars = [made.kwargs for made in bar.call_args_list]
+    assert [made["desc"] for made in bars] == ["centroids 1/3", "centroids 2/3"]
+    assert [made["total"] for made in bars] == [1, 1]  # batch of 240 images
+    length = "an epoch has 240 images, 2.1 times the training images"
+    assert f"features: {length}, and as many again for the centroids" in said
+    assert f"classifier: {length}" in said
+
+
+def test_an_epoch_of_each_image_once_is_not_announced(tree, pretrained):
+    flags = (*CLASSIFIER_ONLY, "--cls_sampler", "instance")
+    said = succeed(stage_2(tree, pretrained, *flags)).out
+    assert "an epoch has" not in said
