@@ -81,6 +81,16 @@ def test_a_stage_1_without_epochs_goes_on_with_some(tree, tmp_path):
     assert not differences_of_runs(stage_1_folder(grown), stage_1_folder(whole))
 
 
+def test_a_finished_run_without_its_log_stays_whole_if_more_epochs_are_refused(tree, tmp_path):
+    argv = stage_1(tree, tmp_path, "--schedule", "absolute", "--epochs")
+    succeed([*argv, 1])
+    (stage_1_folder(tmp_path) / "log.jsonl").write_text("")
+    before = snapshot(tmp_path)
+    outcome = call([*argv, 2, "--resume", "True"])
+    assert outcome.status == 2 and "the finished epoch 1 is not in it" in outcome.errors[0]
+    assert snapshot(tmp_path) == before
+
+
 def test_resume_starts_a_run_that_is_not_there(tree, finished, tmp_path):
     succeed(stage_1(tree, tmp_path, "--resume", "True"))
     assert not differences_of_runs(finished / STAGE_1_NAME, tmp_path / STAGE_1_NAME)

@@ -19,6 +19,7 @@ from utils.options.flags import Options
 from utils.runs import checkpoint
 from utils.runs.backbone import check_backbone
 from utils.runs.contents import RECORD, contents_of
+from utils.runs.epoch_log import finished_epochs
 from utils.runs.folders import digest_of, run_folder
 from utils.runs.lookup import checkpoint_of_flag
 from utils.runs.resuming import check_holds_no_run, prepare
@@ -246,7 +247,7 @@ def _read_checkpoints(
     a run that is resumed; None for a stage 1, and for a new run.
 
     Raises:
-        UserError: as in `_build`.
+        UserError: as in `_build`, or the log of a run that is resumed lacks its last epoch.
     """
     start = state = None
     if job.options.stage == 2:
@@ -255,6 +256,8 @@ def _read_checkpoints(
         check_not_trained_on(job.options, *start, data)
     if job.action == "continue" and job.folder.last_checkpoint.exists():
         state = checkpoint.load(job.folder.last_checkpoint)
+        if isinstance(done := state.get("epoch"), int):  # else `_take_up` refuses it
+            finished_epochs(job.folder.records, done)
     return start, state
 
 

@@ -78,6 +78,18 @@ def _range(margins: Sequence[float]) -> tuple[float, float, float]:
     return min(margins), sum(margins) / len(margins), max(margins)
 
 
+def finished_epochs(folder: Path, done: int) -> list[dict]:
+    """Returns the epochs in a run's `log.jsonl` up to the epoch `done` of its last checkpoint.
+
+    Raises:
+        UserError: the file is not a log of epochs, or lacks this epoch.
+    """
+    kept = [record for record in read_epochs(folder) if record["epoch"] <= done]
+    if done and (not kept or kept[-1]["epoch"] != done):
+        raise UserError(f"{folder / 'log.jsonl'}: the finished epoch {done} is not in it")
+    return kept
+
+
 class EpochLog:
     """Writes the log of a run.
 
@@ -103,9 +115,7 @@ class EpochLog:
     ) -> None:
         self.columns = columns(loss_names, splits, layers)
         self.jsonl, self.csv = folder / "log.jsonl", folder / "log.csv"
-        kept = [r for r in read_epochs(folder) if r["epoch"] <= done_epochs]
-        if done_epochs and (not kept or kept[-1]["epoch"] != done_epochs):
-            raise UserError(f"{self.jsonl}: the finished epoch {done_epochs} is not in it")
+        kept = finished_epochs(folder, done_epochs)
         try:
             rows = [",".join(self.columns) + "\n", *(self._csv_row(r) for r in kept)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:

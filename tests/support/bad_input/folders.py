@@ -89,6 +89,14 @@ def a_resume_with_a_log_of_something_else(scene):
     return scene.stage_1("--resume", "True")
 
 
+@case("log.jsonl", "the finished epoch 2 is not in it")
+def a_resume_whose_log_lacks_the_epoch_of_the_checkpoint(scene):
+    log = scene.unfinished() / "log.jsonl"
+    log.write_text(log.read_text().splitlines(keepends=True)[0])
+    (scene.run_folder / "outputs_test.npz").touch()
+    return scene.stage_1("--resume", "True")
+
+
 @case("ckpt.pth.tar", "not a readable checkpoint")
 def a_resume_from_a_truncated_checkpoint(scene):
     path = scene.unfinished() / "ckpt.pth.tar"
