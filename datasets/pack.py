@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError, run_program
+from utils.errors import UserError, run_program, unwritable
 from utils.options import values
 from utils.options.parse import Parser, parse_options
 
@@ -21,6 +21,7 @@ def pack(argv: Sequence[str] | None = None) -> Path:
     Raises:
         UserError: `main.py` would refuse the flags or the data too, the data set is not one of
             CIFAR, or the file cannot be written.
+        RunError: the disk is full.
     """
     parser = Parser(
         prog="python -m datasets.pack",
@@ -54,7 +55,7 @@ def pack(argv: Sequence[str] | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_packed(data, options, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise unwritable(f"cannot write {path}: {error.strerror or error}", error) from error
     heldout = 0 if data.heldout is None else len(data.heldout)
     print(
         f"{path}: {len(data.train)} training, {len(data.test)} test and {heldout} held-out images, "

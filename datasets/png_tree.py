@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.errors import UserError, run_program
+from utils.errors import UserError, run_program, unwritable
 from utils.options import values
 from utils.options.parse import Parser
 
@@ -92,9 +92,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     try:
         tree = write_tree(arguments.dataset, arguments.data_root, arguments.output)
     except OSError as error:
-        raise UserError(
-            f"--output {arguments.output}: cannot write ({error.strerror or error})"
-        ) from error
+        message = f"--output {arguments.output}: cannot write ({error.strerror or error})"
+        raise unwritable(message, error) from error
     print(f"{tree}: main.py --dataset {arguments.dataset} --data_root {arguments.output} reads it")
 
 

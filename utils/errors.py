@@ -30,6 +30,16 @@ class RunError(Exception):
     is_shared = False
 
 
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Error numbers of a disk that is full or broken."""
+
+
+def unwritable(message: str, error: OSError) -> UserError | RunError:
+    """Returns the error, with this message, for a file that cannot be written: a failure of the run
+    if the disk is full or broken, else bad input."""
+    return (RunError if error.errno in OF_THE_DISK else UserError)(message)
+
+
 class LostContact(RunError):
     """Another process of the run has ended; that process, or torchrun, reports why.
 

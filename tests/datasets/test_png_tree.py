@@ -11,7 +11,7 @@ from PIL import Image
 from datasets.png_tree import run, write_tree
 from datasets.sources.cifar import load_cifar
 from tests.support.image_data import SOURCES, write_official
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 
 LABELS = np.random.default_rng(0).permutation(np.arange(30) % 10)
 
@@ -84,7 +84,7 @@ def test_nothing_is_left_of_a_tree_that_could_not_be_written(contents, tmp_path,
 
     monkeypatch.setattr(Image.Image, "save", save)
     arguments = ["--dataset", "cifar10", "--data_root", str(tmp_path / "official")]
-    with pytest.raises(UserError, match="No space left on device"):
+    with pytest.raises(RunError, match="No space left on device"):
         run([*arguments, "--output", str(tmp_path / "png")])
     assert not list(Path(tmp_path / "png").iterdir())
 

@@ -1,5 +1,6 @@
 """How a program ends with an error: its status, and one line on standard error."""
 
+import errno
 import io
 import os
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 from tests.support.helpers import REPOSITORY
-from utils.errors import LostContact, RunError, UserError, run_program
+from utils.errors import LostContact, RunError, UserError, run_program, unwritable
 
 
 def raising(error):
@@ -48,6 +49,20 @@ def raising(error):
 def test_a_foreseen_error_is_one_line_and_a_status(error, status, said, capsys):
     assert run_program("tried", raising(error)) == status
     assert capsys.readouterr() == ("", f"tried: error: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        *((number, RunError) for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO)),
+        *((number, UserError) for number in (errno.ENOENT, errno.ENOTDIR, errno.EACCES)),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_a_failure_only_if_the_disk_is_full_or_broken(
+    number, kind
+):
+    error = unwritable("cannot write a.csv", OSError(number, "why"))
+    assert type(error) is kind and str(error) == "cannot write a.csv"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), KeyError("a"), SystemExit])

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 import matplotlib.figure
 
-from utils.errors import UserError
+from utils.errors import UserError, unwritable
 from utils.evaluation.shot_groups import FEW_BELOW, MANY_ABOVE
 from utils.evaluation.statistics import deviation
 from utils.files import atomic_write
@@ -67,6 +67,7 @@ def write_page(folders: Sequence[Path], output: Path) -> Path:
 
     Raises:
         UserError: a folder holds no run, or a path cannot be written.
+        RunError: the disk is full.
     """
     pictures = output.with_name(f"{output.stem}_figures")
     _check_output(output, pictures)
@@ -92,7 +93,7 @@ def write_page(folders: Sequence[Path], output: Path) -> Path:
             if FIGURE_FILE.fullmatch(path.name) and path.stem not in drawn:
                 path.unlink()
     except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
+        raise unwritable(f"cannot write {output}: {error.strerror or error}", error) from error
     return output
 
 

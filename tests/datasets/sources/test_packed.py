@@ -1,5 +1,6 @@
 """A long-tailed set packed into one file is the set itself."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,15 @@ def test_a_fraction_is_not_packed(tree, small_cifar, tmp_path):
     with pytest.raises(UserError, match="leave the flag out"):
         pack([*flags, "--output", str(tmp_path)])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_a_failure(tree, tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        pack([*SUBSET, "--data_root", str(tree), "--output", str(tmp_path)])
 
 
 def test_other_held_out_images_are_refused(packed):

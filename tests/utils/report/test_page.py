@@ -1,12 +1,14 @@
 """The page that compares runs, from made-up files: `python -m utils.report RUN ...`."""
 
 import base64
+import errno
 import io
 import json
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,6 +332,18 @@ def test_an_output_that_cannot_be_written_is_an_error(tmp_path):
     check_error([folder, "--output", tmp_path / "mine.html"], "no page of a comparison")
     assert (tmp_path / "mine.html").read_text() == "<title>Mine</title>"
     assert not list(tmp_path.glob("**/*.png"))
+
+
+def test_a_full_disk_is_a_failure_of_the_page(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run")
+
+    def full(path, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    status, out, err = call(folder, "--output", tmp_path / "out.html")
+    assert (status, out) == (1, "")
+    assert err == f"report: error: cannot write {tmp_path}/out.html: No space left on device\n"
 
 
 def test_wrong_options_are_an_error(tmp_path):
