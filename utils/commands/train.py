@@ -292,8 +292,8 @@ def _open_folders(
             the jobs were planned; or a path is too long for the system.
     """
     for job in jobs:
-        stack.enter_context(job.folder.locked())
         job.folder.check_path_length()
+        stack.enter_context(job.folder.locked())
         has_begun = job.action == "start" and job.folder.holds_a_run()
         if has_begun or job.folder.written() != job.written:
             raise UserError(

@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import RunError, UserError
+from utils.errors import RunError, UserError, unwritable
+from utils.files import made_folder
 
 try:
     import fcntl
@@ -93,20 +94,23 @@ class RunFolder:
             return None
 
     def check_path_length(self) -> None:
-        """Checks that a run can write the longest of its names here: Windows limits whole paths.
+        """Makes the folder of the checkpoints, and checks that a run can write the longest of its
+        names there: Windows limits whole paths.
 
         Raises:
             UserError: it cannot.
+            RunError: the disk is full.
         """
-        probe = self.models / f".{self.features_checkpoint.name}.{'0' * 8}.tmp"
+        # As long as the name of a file that a run writes, but none that it finds and deletes.
+        probe = self.models / f".{self.features_checkpoint.name}.{'0' * 8}.try"
         try:
-            probe.touch()
-            probe.unlink()
+            with made_folder(self.models):
+                probe.touch()
+                probe.unlink(missing_ok=True)  # another job may try at the same time
         except OSError as error:
-            raise UserError(
-                f"cannot write {probe}, a path of {len(str(probe.absolute()))} characters: "
-                f"{error.strerror}"
-            ) from error
+            length = len(str(probe.absolute()))
+            message = f"cannot write {probe} (a path of {length} characters): {error.strerror}"
+            raise unwritable(message, error) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -114,7 +118,7 @@ class RunFolder:
 
         Raises:
             UserError: the folders cannot be made, or another process has locked one of them.
-            RunError: a file cannot be written inside the `with`.
+            RunError: the disk is full, or a file cannot be written inside the `with`.
         """
         with ExitStack() as stack:
             stack.enter_context(_locked(self.records))
@@ -139,7 +143,7 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "a")  # noqa: SIM115
     except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}") from error
+        raise unwritable(f"cannot write into {folder}: {error.strerror}", error) from error
     with lock:
         try:
             # The kernel releases the lock when the process ends, in whatever way.

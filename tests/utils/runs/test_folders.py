@@ -1,12 +1,13 @@
 """Whole runs on tiny data: their folders, files and records."""
 
+import errno
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.support.faults import interrupted_at_check
+from tests.support.faults import assert_failed, interrupted_at_check
 from tests.support.helpers import (
     CLASS_COUNTS,
     HAS_TENSORBOARD,
@@ -24,11 +25,11 @@ from tests.support.helpers import (
     without,
 )
 from tests.test_project import PAPERS_COMMANDS
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 from utils.options.data_paths import holds_outputs
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
-from utils.runs.run_folder import check_writable
+from utils.runs.run_folder import RunFolder, check_writable
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 RESULTS = {
@@ -84,7 +85,24 @@ def test_a_path_that_would_be_too_long_later_is_refused_at_the_start(tree, tmp_p
     outcome = call(stage_1(tree, tmp_path))
     assert outcome.status == 2 and len(outcome.errors) == 1
     assert "a path of" in outcome.errors[0] and "No such file" in outcome.errors[0]
-    assert [path.name for path in (tmp_path / STAGE_1_NAME).iterdir()] == [".lock"]
+    assert not [*tmp_path.iterdir()]
+
+
+def full(path, *_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+@pytest.mark.parametrize("name", ["touch", "mkdir"])
+def test_a_disk_that_is_full_at_the_start_is_no_bad_input(name, tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, name, full)
+    assert_failed(call(stage_1(tree, tmp_path)), "No space left on device", STAGE_1_NAME)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_disk_that_is_full_for_a_lock_is_no_bad_input(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(RunError, match="No space left"), RunFolder(tmp_path, tmp_path).locked():
+        pass
 
 
 def test_each_folder_holds_the_files_of_the_interface(finished):
