@@ -30,6 +30,7 @@ from tests.support.helpers import (
     weights_of,
 )
 from utils.errors import Interrupted
+from utils.export.checkpoints import export_checkpoints
 from utils.runs import checkpoint
 from utils.training.summary import summarise
 
@@ -272,11 +273,11 @@ def test_overwriting_a_stage_2_gives_what_a_fresh_run_gives(tree, both, finished
     assert events[0] == events[1], "events of the replaced run are left"
 
 
-def spoil(folder: Path) -> None:
-    """Changes the run's last checkpoint into one that no run with these options would have."""
-    content = load(folder / "ckpt.pth.tar")
+def spoil(folder: Path, name: str = "ckpt.pth.tar") -> None:
+    """Changes a checkpoint of the run into one that no run with these options would have."""
+    content = load(folder / name)
     content["state_dict"]["linear.bias"] += 1
-    torch.save(content, folder / "ckpt.pth.tar")
+    torch.save(content, folder / name)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -303,6 +304,25 @@ def test_a_run_may_be_resumed_under_another_spelling_of_its_checkpoint(tree, pre
     # The time before the interruption counts too.
     assert 1000 < read_summary(stage_2_folder(pretrained))["seconds"] < 1100
     assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(finished))
+
+
+def test_a_stage_2_whose_stage_1_has_changed_says_so_and_a_small_copy_is_no_change(
+    tree, both, tmp_path
+):
+    export_checkpoints(both / STAGE_1_NAME, tmp_path / "small", with_last=False)
+    argv = stage_2(tree, both, "--resume", "True")
+    from_copy = [*argv, "--pretrained", tmp_path / "small" / STAGE_1_NAME]
+    outcome = succeed(from_copy)
+    assert "this run is finished" in outcome.out and not outcome.warnings
+    spoil(both / STAGE_1_NAME, "ckpt.best.pth.tar")
+    [warning] = succeed(argv).warnings
+    best = both / STAGE_1_NAME / "ckpt.best.pth.tar"
+    assert f"{best} has other weights than when the run in {stage_2_folder(both)} began" in warning
+    assert not succeed(from_copy).warnings
+    spoil(tmp_path / "small" / STAGE_1_NAME, "ckpt.best.pth.tar")
+    outcome = call(from_copy)
+    assert outcome.status == 2 and f"(recorded: {STAGE_1_NAME})" in outcome.errors[0]
+    succeed([*from_copy, "--evaluation", "True"])
 
 
 def test_a_second_run_in_one_folder_is_refused_while_the_first_is_at_work(tree, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from datasets import LongTailedData, load_data
 from utils.errors import UserError, is_out_of_memory, warn
+from utils.evaluation.classifier_files import weights_digest
 from utils.files import read_json, write_json
 from utils.machine import collectives, signals
 from utils.machine.device import Machine, seed_everything
@@ -145,6 +146,9 @@ class _Job:
                 "data": data.description(),
                 "machine": machine.description(),
             }
+            if self.options.stage == 2:
+                start = checkpoint.load(checkpoint_of_flag(self.options, "pretrained"))
+                of_run["start"] = weights_digest(start["state_dict"])
             if contents := contents_of(self.options):
                 of_run[RECORD] = contents
             write_json(self.folder.arguments, self.options.as_dict() | of_run)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.errors import UserError, is_out_of_memory
 from utils.evaluation.classifiers import Classifier
@@ -41,11 +41,11 @@ def write_readings(folder: Path, records: dict[str, dict]) -> None:
         text.detach()
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Returns a SHA-256 of the model's weights and batch-norm statistics. It tells whether a saved
-    classifier was fitted on this network."""
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Returns a SHA-256 of a `state_dict`: weights and batch-norm statistics. It tells whether a
+    saved classifier was fitted on this network, or whether a stage 2 began with it."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -69,7 +69,7 @@ def save_classifiers(
     """
     content = {
         "format": FORMAT,
-        "weights": weights_digest(model),
+        "weights": weights_digest(model.state_dict()),
         "epoch": epoch,
         "class_names": list(class_names),
         "classifiers": {name: classifier.saved() for name, classifier in classifiers.items()},
@@ -101,6 +101,6 @@ def load_classifier(path: Path, name: str, model: nn.Module) -> dict[str, Any]:
         raise UserError(f"{path}: its format is {form}, not {FORMAT} ({how} again)")
     if name not in found:
         raise UserError(f"{path} has no classifier {name}, but {', '.join(found)} ({how})")
-    if fitted_on != weights_digest(model):
+    if fitted_on != weights_digest(model.state_dict()):
         raise UserError(f"{path} was fitted on other weights than the checkpoint's ({how} again)")
     return found[name]

@@ -36,7 +36,7 @@ def contents_of(options: Options) -> dict[str, str]:
 
 
 def _content(options: Options, name: str) -> str | None:
-    paths = dict.fromkeys(_file(of_seed, name) for of_seed in options.by_seed())
+    paths = dict.fromkeys(file_of(of_seed, name) for of_seed in options.by_seed())
     digests = [path and file_digest(str(path)) for path in paths]
     if None in digests:
         return None
@@ -45,7 +45,7 @@ def _content(options: Options, name: str) -> str | None:
     return hashlib.sha256("".join(map(str, digests)).encode()).hexdigest()
 
 
-def _file(options: Options, name: str) -> Path | None:
+def file_of(options: Options, name: str) -> Path | None:
     """Returns the file that an option names; None if it is not there."""
     if FIELDS[name].metadata["content"] == "file":
         return expanded(getattr(options, name))

@@ -1,11 +1,15 @@
 """Whether a run begins in its folder, continues there, replaces an earlier run, or is finished."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from utils.errors import UserError
+from utils.errors import UserError, warn
+from utils.evaluation.classifier_files import weights_digest
 from utils.files import read_json
 from utils.options.flags import Options, flag_of
+from utils.runs import checkpoint
+from utils.runs.contents import file_of, is_same_path
 from utils.runs.folders import check_data_unchanged, check_files_unchanged, differences
 from utils.runs.records import read_epochs
 from utils.runs.run_folder import RunFolder, check_writable, recorded_options
@@ -16,9 +20,9 @@ def prepare(options: Options, folder: RunFolder) -> str:
 
     Raises:
         UserError: the folder is not writable; it holds a run, and neither `--resume` nor
-            `--overwrite` is given; the run in it has other options, a length that cannot change, or
-            no checkpoint; or, with `--resume`, no run is in it because its files or data have
-            changed since.
+            `--overwrite` is given; the run in it has other options, another start, a length that
+            cannot change, or no checkpoint; or, with `--resume`, no run is in it because its files
+            or data have changed since.
     """
     check_writable(folder.models)
     check_writable(folder.records)
@@ -49,10 +53,33 @@ def prepare(options: Options, folder: RunFolder) -> str:
                 for name, before in differing.items()
             )
         )
+    _check_start(options, recorded, folder)
     if _is_finished(options, folder):
         return "finished"
     _check_checkpoint(options, recorded, folder)
     return "continue"
+
+
+def _check_start(options: Options, recorded: Mapping[str, Any], folder: RunFolder) -> None:
+    """Checks that a stage 2 began with the weights that `--pretrained` names. They may be in
+    another file, such as an exported copy. A warning says if the same file has other weights now.
+
+    Raises:
+        UserError: `--pretrained` names another file, with other weights.
+    """
+    before, named = recorded.get("start"), recorded.get("pretrained")
+    start = file_of(options, "pretrained") if before else None  # earlier versions recorded none
+    if start is None or weights_digest(checkpoint.load(start)["state_dict"]) == before:
+        return
+    if not is_same_path(start, file_of(replace(options, pretrained=named), "pretrained")):
+        raise UserError(
+            f"--resume True: the run in {folder.records} began with other weights: --pretrained "
+            f"{options.pretrained} (recorded: {named})"
+        )
+    warn(
+        f"{start} has other weights than when the run in {folder.records} began with it: its stage "
+        "1 was replaced or has gone on; --overwrite True begins stage 2 anew"
+    )
 
 
 def _check_checkpoint(options: Options, recorded: Mapping[str, Any], folder: RunFolder) -> None:

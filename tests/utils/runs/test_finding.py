@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.helpers import REPOSITORY
 from tests.support.trained import write_checkpoint
 from utils.errors import UserError
+from utils.evaluation.classifier_files import weights_digest
 from utils.options.parse import parse_options
 from utils.options.run_names import released_name
 from utils.runs.folders import differences, digest_of, find_evaluated, run_folder
@@ -313,6 +315,27 @@ def test_a_stage_2_that_an_earlier_version_started_from_another_checkpoint_is_fo
     from_best = options_of(flags, "--resume True")
     with pytest.raises(UserError, match=r"other options: --pretrained .*\(recorded: .*ckpt\.pth"):
         prepare(from_best, run_folder(from_best))
+
+
+def test_a_stage_2_is_not_taken_for_that_of_another_file_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    digests = {}
+    for value, name in enumerate(("a", "b", "c")):
+        weights = {"linear.weight": torch.full((2, 3), min(value, 1))}
+        Path(name).mkdir()
+        torch.save({"state_dict": weights, "epoch": value}, Path(name, "model.pth"))
+        digests[name] = weights_digest(weights)
+    flags = f"{FLAGS} {STAGE_2} --pretrained"
+    made(f"{flags} b/model.pth", start=digests["b"])
+
+    def prepared(file):
+        options = options_of(flags, file, "--resume True")
+        return prepare(options, run_folder(options))
+
+    with pytest.raises(UserError, match=r"--pretrained a/model.pth \(recorded: b/model.pth\)"):
+        prepared("a/model.pth")
+    # The third has the weights of the second, and nothing else of it.
+    assert prepared("b/model.pth") == prepared("c/model.pth") == "continue"
 
 
 @pytest.mark.parametrize(
