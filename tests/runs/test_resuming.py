@@ -70,6 +70,11 @@ def test_a_finished_stage_1_goes_on_with_more_epochs(tree, tmp_path):
     folder = stage_1_folder(grown)
     assert not differences(weights_of(folder), weights_of(stage_1_folder(whole)))
     assert read_summary(folder)["epochs"] == 3
+    results = {folder / name for name in ("summary.json", "report.png", "predictions.npz")}
+    assert results <= {*folder.iterdir()}
+    with interrupted_at_check(1):
+        assert call(stage_1(tree, grown, *flags, 4, "--resume", "True")).status == 143
+    assert not results & {*folder.iterdir()}
 
 
 def test_a_stage_1_without_epochs_goes_on_with_some(tree, tmp_path):

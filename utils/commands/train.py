@@ -137,7 +137,7 @@ class _Job:
 
     def record(self, machine: Machine, data: LongTailedData) -> None:
         """Writes the options of a new run. For a run that is resumed with another number of epochs,
-        removes the summary of the other length first and then writes the new number. If a run is
+        removes the results of the other length first and then writes the new number. If a run is
         resumed on another processor, a warning says so."""
         if not self.folder.arguments.exists():
             of_run = {
@@ -162,7 +162,8 @@ class _Job:
                 "args.json names only the first"
             )
         if recorded["epochs"] != self.options.epochs:
-            self.folder.summary.unlink(missing_ok=True)
+            for name in ("summary.json", "report.png", "predictions.npz"):
+                (self.folder.records / name).unlink(missing_ok=True)
             write_json(self.folder.arguments, recorded | {"epochs": self.options.epochs})
 
 
