@@ -289,8 +289,9 @@ def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
 def _open_folders(
     stack: ExitStack, jobs: Sequence[_Job], machine: Machine, data: LongTailedData
 ) -> None:
-    """Locks the runs' folders until the stack closes, deletes the files of runs that are replaced
-    and of earlier evaluations and exports, and writes the options of new runs.
+    """Locks the runs' folders until the stack closes, deletes the files of runs that are replaced,
+    of earlier evaluations and exports, and the mean over seeds of which one trains again or goes
+    on, and writes the options of new runs.
 
     Raises:
         UserError: another process has locked a folder, or has begun or continued a run there since
@@ -306,6 +307,9 @@ def _open_folders(
                 "while this one loaded its data: --resume True continues it"
             )
     for job in jobs:
+        combined = job.folder.records.parent / "summary.json"
+        if job.options.seeds and job.options.seed in read_json(combined).get("seeds", []):
+            combined.unlink(missing_ok=True)  # the mean of the runs that there were
         for path in job.folder.own_files():
             # A process that was killed while it wrote a file leaves a part of it.
             if job.action == "replace" or path.suffix == ".tmp":

@@ -189,6 +189,18 @@ def test_an_interruption_keeps_finished_seeds_and_a_seed_can_be_added(tree, tmp_
     assert ours == theirs
 
 
+def test_the_mean_of_shorter_runs_does_not_stay_when_one_of_them_goes_on(tree, tmp_path):
+    argv = without_seed(stage_1(tree, tmp_path, "--schedule", "absolute", "--resume", "True"))
+    succeed([*argv, "--epochs", 0, "--seeds", "1,2"])
+    [combined] = tmp_path.glob("*/summary.json")
+    with interrupted_at_check(1):  # a seed that is added changes nothing of the others
+        assert call([*argv, "--epochs", 0, "--seeds", "1,2,3"]).status == 143
+    assert combined.exists()
+    with interrupted_at_check(1):
+        assert call([*argv, "--epochs", 1, "--seeds", "2"]).status == 143
+    assert not combined.exists()
+
+
 def test_seeds_do_not_go_into_the_folder_of_a_single_run(tree, tmp_path):
     """A run whose seed was drawn has the name that several seeds share."""
     argv = without_seed(stage_1(tree, tmp_path, "--epochs", 1))
