@@ -58,6 +58,16 @@ def test_bad_input_ends_with_status_2_and_one_clear_line_and_changes_nothing(bad
     assert (snapshot(scene.tmp), snapshot(scene.tree)) == before
 
 
+def test_what_is_refused_after_the_images_are_read_leaves_their_cache_alone_behind(scene):
+    root = scene.own_tree()
+    before = snapshot(scene.tmp)
+    outcome = call(scene.stage_1("--data_root", root, "--imb_factor", 0.04))
+    assert_refused(outcome, ("--imb_factor 0.04",))
+    after = snapshot(scene.tmp)
+    assert after.items() >= before.items()
+    assert after.keys() - before.keys() == {"data/cifar10/decoded-32.npz"}
+
+
 def in_a_process(argv: list[object], folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, REPOSITORY / "main.py", *map(str, argv)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)

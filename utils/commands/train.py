@@ -42,8 +42,8 @@ def train(stages: Sequence[Options]) -> None:
         stages: the options of each stage, from `parse_stages`.
 
     Raises:
-        UserError: bad input. Nothing has been written, except if a streamed image proves damaged
-            during the training.
+        UserError: bad input. Nothing has been written but the cache of decoded images and a
+            downloaded CIFAR, except if a streamed image proves damaged during the training.
         RunError: the run failed.
         Interrupted: SIGINT, SIGTERM or SIGHUP came.
     """
