@@ -55,7 +55,7 @@ def evaluate(options: Options) -> None:
     It prints the accuracies and writes `outputs_train.npz`, `outputs_test.npz` and `geometry.json`.
     With `--readings` it also writes `readings.json`, `readings.csv` and `classifiers.pth`; without,
     it deletes earlier `readings.*`. With several seeds it does this for each and then prints mean
-    and standard deviation.
+    and sample standard deviation.
 
     Raises:
         UserError: there is no such checkpoint, or it is one of another network or other classes; it
@@ -66,7 +66,7 @@ def evaluate(options: Options) -> None:
         evaluated = [_evaluate(of_seed, world) for of_seed in options.by_seed()]
     if options.seeds is not None and world.is_main:
         seen = [found for found in evaluated if found is not None]
-        print(f"mean ± standard deviation over seeds {options.seeds}")
+        print(f"mean ± sample standard deviation over seeds {options.seeds}")
         print(accuracy_table(combine([rows for rows, _ in seen]), seen[0][1]))
 
 

@@ -340,7 +340,7 @@ def _summarise_seeds(options: Options, jobs: Sequence[_Job], together: bool) -> 
     summaries = [job.folder.summary for job in jobs]
     combined = earlier or summarise_seeds(folder.summary, summaries, together)
     print(final_table(combined))
-    print(f"mean ± standard deviation over seeds {options.seeds}: {folder.summary}")
+    print(f"mean ± sample standard deviation over seeds {options.seeds}: {folder.summary}")
 
 
 def _summary_of(folder: RunFolder, jobs: Sequence[_Job]) -> dict | None:

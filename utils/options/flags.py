@@ -582,7 +582,7 @@ class Options:
         role=Role.COMMAND,
         help="train a run for each seed, side by side on a GPU if the images are held in memory, "
         "else one after another. Each has a sub-folder seedN of the run folder. The run folder's "
-        "summary.json has the mean and the standard deviation",
+        "summary.json has the mean and the sample standard deviation",
         type=values.seeds,
         metavar="N[,N]",
     )

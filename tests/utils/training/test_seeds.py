@@ -58,7 +58,7 @@ def test_each_of_several_seeds_is_its_own_single_run(tree, finished, tmp_path):
     root = tmp_path / "root"
     seeds = ("--seeds", "4,3")
     outcome = succeed([*without_seed(stage_1(tree, root)), *seeds])
-    assert "mean ± standard deviation over seeds 4,3" in outcome.out
+    assert "mean ± sample standard deviation over seeds 4,3" in outcome.out
     start = stage_1_folder(root)
     succeed([*without_seed(stage_2(tree, root)), "--pretrained", start.name, *seeds])
     stages = (finished / STAGE_1_NAME, start)
@@ -162,7 +162,7 @@ def test_several_seeds_are_evaluated_one_by_one_and_together(tree, tmp_path):
     argv = [*without_seed(stage_1(tree, tmp_path, "--epochs", 1)), "--seeds", "1,2"]
     succeed(argv)
     outcome = succeed([*argv, "--evaluation", "True"])
-    assert "mean ± standard deviation over seeds 1,2" in outcome.out and " ± " in outcome.out
+    assert "mean ± sample standard deviation over seeds 1,2" in outcome.out and " ± " in outcome.out
     for seed in (1, 2):
         assert (tmp_path / SEEDS_NAME / f"seed{seed}" / "outputs_test.npz").exists()
 
