@@ -95,6 +95,10 @@ OUR_FLAGS = [
     (("--test_fraction",), 0.2),
     (("--backbone",), None),
     (("--teacher",), None),
+    (("--teacher_weight",), 0.5),
+    (("--teacher_temperature",), 2.0),
+    (("--head",), "linear"),
+    (("--warmup",), 5),
 ]
 
 
@@ -126,7 +130,10 @@ def test_booleans_take_true_and_false_and_the_bare_flag_means_true(flag):
 
 
 CHOICES = {
-    "dataset": {"cifar10", "cifar100", "digits", "folder", "npz", "imagenet_lt", "inaturalist18"},
+    "dataset": {
+        *("cifar10", "cifar100", "digits", "folder", "csv", "npz"),
+        *("imagenet_lt", "inaturalist18"),
+    },
     "arch": {*(f"resnet{n}" for n in (20, 32, 44, 56, 110, 1202, 10, 18, 34, 50)), "resnext50"},
     "loss_type": {"CE", "Focal", "LDAM", "BS"},
     "train_rule": {"None", "Resample", "Reweight", "DRW"},
@@ -145,6 +152,13 @@ CHOICES = {
 def test_every_promised_choice_is_there(name):
     [action] = [a for a in actions() if a.dest == name]
     assert set(action.choices) >= CHOICES[name]
+
+
+@pytest.mark.parametrize("loss", ["ce", "ce_lt", "ce_bal", "bs"])
+def test_every_promised_loss_of_stage_2_is_taken(loss):
+    flags = ["--pretrained", "X", "--feat_loss", f"{loss},robust_loss", "--cls_loss", loss]
+    options = parse_options(flags)
+    assert (options.feat_loss, options.cls_loss) == (f"{loss},robust_loss", loss)
 
 
 def test_the_augmentation_follows_the_stage():
