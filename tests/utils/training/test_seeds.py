@@ -27,7 +27,8 @@ from tests.support.helpers import (
     succeed,
     without,
 )
-from utils.commands.train import _Job, _summarise_seeds
+from utils.commands.jobs import Job
+from utils.commands.train import _summarise_seeds
 from utils.errors import RunError
 from utils.options.parse import parse_options, parse_stages
 from utils.options.run_names import run_name
@@ -150,7 +151,7 @@ def test_a_finished_run_of_several_seeds_keeps_its_summary(
         own = run_folder(of_seed)
         own.records.mkdir(parents=True)
         own.summary.write_text(json.dumps({"seed": of_seed.seed, "seconds": taken}))
-        jobs.append(_Job(of_seed, own, "start" if is_open else "finished", "", None))
+        jobs.append(Job(of_seed, own, "start" if is_open else "finished", "", None))
     # On a GPU the seeds were trained side by side, so their longest time was recorded.
     folder.summary.write_text(json.dumps({"seeds": seeds, "seconds": 3.0}))
     monkeypatch.setattr("utils.commands.train.final_table", str)
