@@ -44,7 +44,11 @@ class Job:
 
     @classmethod
     def of(cls, options: Options) -> "Job":
-        """Returns the job of these options; draws a seed if a new run has none."""
+        """Returns the job of these options; draws a seed if a new run has none.
+
+        Raises:
+            UserError: the run cannot begin or go on as the options say.
+        """
         if options.stage == 2 and options.pretrain_epochs is None:
             checkpoint_of_flag(options, "pretrained")
         folder = run_folder(options)
@@ -122,7 +126,11 @@ class Job:
 
 def plan(stages: Sequence[Options]) -> tuple[list[list[Job]], dict | None]:
     """Returns the jobs of each stage, and the record of the data of the run that is resumed or of
-    the stage before. All jobs are checked before the first begins, which may take hours."""
+    the stage before. All jobs are checked before the first begins, which may take hours.
+
+    Raises:
+        UserError: a run cannot begin or go on as the options say.
+    """
     for stage in stages:
         if stage.seeds is not None:
             check_holds_no_run(run_folder(stage))
