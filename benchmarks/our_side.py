@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.settings import PHASES, Settings
 from benchmarks.side import TRAINING_BATCHES, EpochTime, Side, clock
 from datasets import LongTailedData
-from utils.evaluation.evaluator import class_centroids
+from utils.evaluation.features import class_centroids
 from utils.machine.device import choose_machine, seed_everything
 from utils.options.flags import Options
 from utils.options.parse import parse_stages

@@ -29,7 +29,8 @@ from datasets.loading.loader import Normalise
 from datasets.normalisation import CIFAR
 from losses import DROLoss, stage_1_objective, stage_2_objective
 from models import build_model
-from utils.evaluation.evaluator import Evaluator, class_centroids
+from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.features import class_centroids
 from utils.machine.device import Machine
 from utils.options.values import parse_losses
 

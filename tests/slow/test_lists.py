@@ -16,7 +16,8 @@ from tests.support.streamed_sets import (
     training_counts,
     write_imagenet_lt,
 )
-from utils.evaluation.evaluator import PIXELS_A_PASS, extract_features
+from utils.evaluation.evaluator import PIXELS_A_PASS
+from utils.evaluation.features import extract_features
 
 
 @pytest.fixture

@@ -31,7 +31,8 @@ from losses import (
 )
 from models import build_model
 from models.layers import LayerFeatures
-from utils.evaluation.evaluator import Evaluator, class_centroids
+from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.features import class_centroids
 from utils.machine import collectives
 from utils.machine.device import Machine
 from utils.machine.processes import World

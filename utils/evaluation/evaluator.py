@@ -1,6 +1,6 @@
 """Accuracies of a network: with its own classifier, and with the nearest class mean (NCM)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -13,84 +13,17 @@ from datasets.loading.make import make_loader
 from datasets.splits import AnySplit, LongTailedData
 from models.folding import fold_batch_norm
 from models.network import Network
+from utils.evaluation.features import class_centroids, extract_features
 from utils.evaluation.geometry import geometry_record, measure_geometry
 from utils.evaluation.metrics import cosine_similarities, record_of, tally
 from utils.evaluation.parts import in_parts, sum_of_parts
-from utils.machine import collectives, signals
+from utils.machine import collectives
 from utils.machine.device import Machine
 
 PIXELS_A_PASS = {"cpu": 500 * 32**2, "cuda": 4000 * 32**2}
 """Pixels of the images that go through the network at once without gradients, by the type of the
 device. On a CPU they are few, so that the outputs of the layers fit into its caches. On a GPU, few
 images would take less time than the launches of their kernels."""
-
-
-@torch.no_grad()
-def extract_features(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], machine: Machine
-) -> tuple[Tensor, Tensor]:
-    """Returns the features ``[N, D]`` (float32) and targets ``[N]`` of all batches, with batch-norm
-    in eval mode.
-
-    Each process computes the features of its own images and gets the features of all.
-
-    Args:
-        model: the network.
-        batches: images ``[B, 3, H, W]`` and targets ``[B]``; with several processes, the images of
-            this process and the targets of all.
-        machine: device, precision and processes.
-
-    Raises:
-        Interrupted: a signal came.
-    """
-    network = cast(Network, fold_batch_norm(model, machine.conv_dtype))
-    features, targets = [], []
-    for images, batch_targets in batches:
-        with machine.autocast():
-            own_features = network.features(images)
-        features.append(collectives.gather(own_features, len(batch_targets), machine.world))
-        targets.append(batch_targets)
-        signals.check()
-    return torch.cat(features), torch.cat(targets)
-
-
-@torch.no_grad()
-def class_centroids(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    num_classes: int,
-    machine: Machine,
-) -> Tensor:
-    """Returns the centroids ``[K, D]``, the mean features of each class, with batch-norm in eval
-    mode.
-
-    Sums and counts are accumulated batch by batch, and each image is counted in one process.
-
-    Args:
-        model: the network.
-        batches: as for `extract_features`; each class must occur.
-        num_classes: K.
-        machine: device, precision and processes.
-
-    Raises:
-        Interrupted: a signal came.
-    """
-    network = cast(Network, fold_batch_norm(model, machine.conv_dtype))
-    world = machine.world
-    sums, counts = torch.zeros(2, 1, dtype=torch.float64, device=machine.device)
-    for images, targets in batches:
-        with machine.autocast():
-            features = network.features(images)
-        batch_sums = features.new_zeros(num_classes, features.shape[1], dtype=torch.float64)
-        if world.is_main or world.divides(len(targets)):
-            own_targets = targets[world.share(len(targets))]
-            batch_sums.index_add_(0, own_targets, features.double())
-        sums = sums + batch_sums
-        # `bincount` would make the host wait for the device.
-        ones = torch.ones_like(targets, dtype=torch.float64)
-        counts = counts + ones.new_zeros(num_classes).index_add_(0, targets, ones)
-        signals.check()
-    return (collectives.add_up(sums, world) / counts.unsqueeze(1)).float()
 
 
 def equal_size(count: int, largest: int) -> int:

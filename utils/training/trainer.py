@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.errors import RunError, is_failure_to_compile, is_out_of_memory, warn
-from utils.evaluation.evaluator import Evaluator, class_centroids
+from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.features import class_centroids
 from utils.machine import collectives
 from utils.options.flags import OF_HELD_OUT, OF_LOGITS
 from utils.progress import Pace, Progress

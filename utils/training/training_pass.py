@@ -14,7 +14,7 @@ from losses import Objective
 from models.folding import fold_batch_norm
 from models.network import Network
 from utils.errors import RunError
-from utils.evaluation.evaluator import extract_features
+from utils.evaluation.features import extract_features
 from utils.evaluation.parts import VALUES_AT_ONCE
 from utils.machine import collectives, signals
 from utils.machine.device import Machine, Stopwatch

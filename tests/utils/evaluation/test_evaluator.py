@@ -13,7 +13,8 @@ from datasets.loading.resident import ResidentLoader
 from datasets.normalisation import CIFAR
 from datasets.splits import LongTailedData, Split
 from tests.support.helpers import noise, seeded
-from utils.evaluation.evaluator import Evaluator, class_centroids, equal_size, extract_features
+from utils.evaluation.evaluator import Evaluator, equal_size
+from utils.evaluation.features import class_centroids, extract_features
 from utils.evaluation.geometry import geometry_record, measure_geometry
 from utils.evaluation.metrics import (
     cosine_similarities,

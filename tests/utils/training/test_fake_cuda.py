@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import (
 
 from tests.support.fake_cuda import CUDA
 from tests.support.stages import CASES, make_eager_step, make_stage, small_data, step_batch
-from utils.evaluation.evaluator import Evaluator, class_centroids
+from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.features import class_centroids
 from utils.machine.device import Machine
 
 MACHINE = Machine(CUDA, "float32")
@@ -67,7 +68,9 @@ def test_a_planted_fault_is_seen(data, fake_cuda, fault, error):
 
 def test_centroids_and_the_evaluation_pass_stay_on_the_device(data, fake_cuda, monkeypatch):
     # A fake network cannot be copied; what folding computes is tested on a CPU.
-    monkeypatch.setattr("utils.evaluation.evaluator.fold_batch_norm", lambda model, _: model.eval())
+    for module in ("evaluator", "features"):
+        name = f"utils.evaluation.{module}.fold_batch_norm"
+        monkeypatch.setattr(name, lambda model, _: model.eval())
     _, stage = make_stage("", MACHINE, data)
     evaluator = Evaluator(data, MACHINE)
     centroids = class_centroids(stage.model, evaluator.train_loader, data.num_classes, MACHINE)

@@ -48,8 +48,9 @@ def reads_of(fake_mode, monkeypatch, tmp_path):
     # A fake tensor knows one thread.
     monkeypatch.setattr(DrawnAhead, "begin", lambda ahead: None)
     # A fake network cannot be copied; what folding computes is tested on a CPU.
-    for module in ("utils.evaluation.evaluator", "utils.training.training_pass"):
-        monkeypatch.setattr(f"{module}.fold_batch_norm", lambda model, _: model.eval())
+    modules = ("evaluation.evaluator", "evaluation.features", "training.training_pass")
+    for module in modules:
+        monkeypatch.setattr(f"utils.{module}.fold_batch_norm", lambda model, _: model.eval())
     monkeypatch.setitem(ARCHITECTURES, "resnet8", SmallNetwork)
 
     def run(flags):

@@ -34,7 +34,7 @@ from tests.support.helpers import (
     weights_of,
     without,
 )
-from utils.evaluation.evaluator import class_centroids
+from utils.evaluation.features import class_centroids
 from utils.training import selection
 from utils.training.training_pass import TrainingPass
 

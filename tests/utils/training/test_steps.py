@@ -12,7 +12,7 @@ from datasets.normalisation import CIFAR
 from losses import Margins, stage_2_objective
 from models import build_model
 from tests.support.helpers import noise, seeded
-from utils.evaluation.evaluator import class_centroids, extract_features
+from utils.evaluation.features import class_centroids, extract_features
 from utils.machine.device import Machine
 from utils.options.values import parse_losses
 from utils.training.eager_step import EagerStep

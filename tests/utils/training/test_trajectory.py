@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from losses import Margins, class_means, stage_2_objective
 from models import resnet32
-from utils.evaluation.evaluator import class_centroids, extract_features
+from utils.evaluation.features import class_centroids, extract_features
 from utils.machine.device import Machine
 from utils.options.values import parse_losses
 from utils.training.eager_step import EagerStep
