@@ -78,35 +78,26 @@ class Evaluator:
         """Forgets the features, so that `accuracies` passes the images through the network."""
         self._network, self._features, self._centroids = None, {}, None
 
-    def accuracies(
-        self,
-        model: nn.Module,
-        monitor: str = "linear",
-        features_are_frozen: bool = False,
-        is_kept: Callable[[dict[str, dict]], bool] = lambda results: True,
-    ) -> dict[str, dict]:
-        """Returns the accuracies ``{split: {"linear": record, "ncm": record or None}}``. If NCM was
-        evaluated, a split also has ``"geometry"``, the record of `geometry_record`.
-
-        NCM's centroids cost a pass over the training images. So NCM is evaluated only if it chooses
-        the epoch, if the features are frozen (then it costs nothing), or if the epoch is kept.
+    def accuracies(self, model: nn.Module, features_are_frozen: bool = False) -> dict[str, dict]:
+        """Returns the accuracies of the network's own classifier, ``{split: {"linear": record,
+        "ncm": None}}``.
 
         Args:
             model: the network as it is now.
-            monitor: the classifier by which epochs are compared, `linear` or `ncm`.
             features_are_frozen: True if the features have not changed since they were extracted.
-            is_kept: from the linear accuracies, returns True if the epoch is kept; the same in all
-                processes.
         """
         if not (features_are_frozen and self.has_features):
             self.extract(model)
-        results = {split: {"linear": r, "ncm": None} for split, r in self.linear(model).items()}
-        if monitor == "ncm" or features_are_frozen or is_kept(results):
-            for split, record in self.ncm().items():
-                results[split]["ncm"] = record
-            for split, record in self.geometry().items():
-                results[split]["geometry"] = record
-        return results
+        return {split: {"linear": r, "ncm": None} for split, r in self.linear(model).items()}
+
+    def add_ncm(self, results: dict[str, dict]) -> None:
+        """Adds to what `accuracies` returned, for each split, the accuracies of NCM, and as
+        ``"geometry"`` the record of `geometry_record`. The centroids cost a pass over the training
+        images, once for each `extract`."""
+        for split, record in self.ncm().items():
+            results[split]["ncm"] = record
+        for split, record in self.geometry().items():
+            results[split]["geometry"] = record
 
     def extract(self, model: nn.Module) -> None:
         """Passes test and held-out images through the network as it is now, and keeps their

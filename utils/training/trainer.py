@@ -173,14 +173,20 @@ class Trainer:
         return Progress(title, len(phase.loader), self.options.print_freq)
 
     def _read_accuracies(self, phase: Phase, epoch: int) -> dict[str, dict]:
-        """Returns the network's accuracies by split and classifier."""
+        """Returns the network's accuracies by split and classifier.
 
-        def is_kept(results: dict[str, dict]) -> bool:
-            chosen = self.selection.would_choose(epoch, phase.name, results)
-            return epoch == self.last_epoch or bool(set(chosen) - {"last"})
-
-        monitor = monitor_of(phase.name)
-        return self.evaluator.accuracies(self.model, monitor, phase.features_are_frozen, is_kept)
+        NCM costs a pass over the training images. So it is measured only if it chooses the epoch,
+        if the features are frozen (then it costs nothing), or if the epoch is kept.
+        """
+        results = self.evaluator.accuracies(self.model, phase.features_are_frozen)
+        if (
+            monitor_of(phase.name) == "ncm"
+            or phase.features_are_frozen
+            or epoch == self.last_epoch
+            or set(self.selection.would_choose(epoch, phase.name, results)) - {"last"}
+        ):
+            self.evaluator.add_ncm(results)
+        return results
 
     def _record(self, phase: Phase, rate: float, trained: dict, seconds: float) -> dict:
         """Returns the entry of `log.jsonl`."""
@@ -203,6 +209,7 @@ class Trainer:
     def _keep_untrained(self) -> None:
         """Keeps the untrained network of a stage without epochs."""
         self.results = self.evaluator.accuracies(self.model)
+        self.evaluator.add_ncm(self.results)
         self.selection.offer(self.epoch, "none", self.results)
         collectives.from_main(lambda: self._save("none", is_due=True), self.world)
 

@@ -269,30 +269,16 @@ def test_a_classifier_is_read_again_without_another_pass(monkeypatch):
     assert not evaluator.has_features
 
 
-@pytest.mark.parametrize(
-    ("monitor", "frozen", "kept", "reads"),
-    [
-        ("ncm", False, False, True),
-        ("linear", True, False, True),
-        ("linear", False, True, True),
-        ("linear", False, False, False),
-    ],
-    ids=["it chooses", "it costs nothing", "the epoch is kept", "otherwise not"],
-)
-def test_the_nearest_class_mean_is_evaluated_if(monitor, frozen, kept, reads):
-    model, data = trained_a_little(), tiny_data()
-    evaluator, asked = Evaluator(data, CPU), []
-
-    def is_kept(results):
-        asked.append(results["test"]["linear"]["top1"])
-        return kept
-
-    results = evaluator.accuracies(model, monitor, frozen, is_kept)
-    linear, ncm, geometry = evaluator.linear(model), evaluator.ncm(), evaluator.geometry()
+def test_the_nearest_class_mean_and_the_geometry_are_added_to_the_accuracies():
+    model, evaluator = trained_a_little(), Evaluator(tiny_data(), CPU)
+    results = evaluator.accuracies(model)
+    linear = evaluator.linear(model)
+    assert results == {split: {"linear": r, "ncm": None} for split, r in linear.items()}
+    evaluator.add_ncm(results)
+    ncm, geometry = evaluator.ncm(), evaluator.geometry()
     for split in ("test", "heldout"):
-        centroids = {"ncm": ncm[split], "geometry": geometry[split]} if reads else {"ncm": None}
-        assert results[split] == {"linear": linear[split], **centroids}
-    assert set(asked) <= {linear["test"]["top1"]}
+        of_centroids = {"ncm": ncm[split], "geometry": geometry[split]}
+        assert results[split] == {"linear": linear[split], **of_centroids}
 
 
 def test_geometry_is_that_of_single_images_and_the_training_sets_centroids():

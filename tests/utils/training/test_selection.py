@@ -1,8 +1,10 @@
 """Which checkpoints a chain takes, with each of the three protocols."""
 
 import copy
+from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.support.helpers import (
     CLASSIFIER_ONLY,
@@ -20,8 +22,12 @@ from tests.support.helpers import (
     succeed,
     weights_of,
 )
+from tests.support.stages import make_stage, small_data
+from utils.evaluation.evaluator import Evaluator
+from utils.machine.device import Machine
 from utils.training import selection
 from utils.training.selection import Selection
+from utils.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -117,6 +123,32 @@ def test_asking_whether_an_epoch_would_be_chosen_changes_nothing():
     assert chosen.would_choose(2, "pretraining", readings(41)) == ["test", "last"]
     assert chosen.would_choose(2, "pretraining", readings(40)) == ["last"]
     assert chosen.state_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen", "epoch", "linear", "is_measured"),
+    [
+        ("features", False, 2, 40, True),
+        ("classifier", True, 2, 40, True),
+        ("pretraining", False, 3, 40, True),
+        ("pretraining", False, 2, 41, True),
+        ("pretraining", False, 2, 40, False),
+    ],
+    ids=["it chooses", "it costs nothing", "the epoch is the last", "it is better", "else not"],
+)
+def test_the_nearest_class_mean_is_measured_if(
+    name, frozen, epoch, linear, is_measured, monkeypatch
+):
+    trainer = Trainer(
+        *make_stage("--epochs 3", Machine(torch.device("cpu"), "float32"), small_data())
+    )
+    trainer.selection.offer(1, name, readings(40, ncm=40))
+    phase, measured = replace(trainer.phases[0], name=name, features_are_frozen=frozen), []
+    monkeypatch.setattr(Evaluator, "accuracies", lambda *_: readings(linear))
+    monkeypatch.setattr(Evaluator, "add_ncm", lambda _, results: measured.append(results))
+    results = trainer._read_accuracies(phase, epoch)
+    assert results == readings(linear)
+    assert measured == ([results] if is_measured else [])
 
 
 def test_a_new_phase_is_compared_with_its_own_epochs_alone():
