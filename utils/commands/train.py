@@ -56,9 +56,9 @@ def train(stages: Sequence[Options]) -> None:
         # Around both stages, so that a signal in the summary of the first ends the second.
         with signals.deferred(lambda number: collectives.largest(number, world)):
             for stage, stage_jobs in zip(stages, jobs, strict=True):
-                together = _train(stage_jobs, machine, data)
+                is_parallel = _train(stage_jobs, machine, data)
                 if stage.seeds is not None:
-                    combine = partial(_summarise_seeds, stage, stage_jobs, together)
+                    combine = partial(_summarise_seeds, stage, stage_jobs, is_parallel)
                     collectives.from_main(combine, world)
 
 
@@ -79,14 +79,14 @@ def _train(jobs: Sequence[Job], machine: Machine | None, data: LongTailedData | 
         _print_long_epochs(trainers[0])  # all seeds have the same phases
         # All loaders of a streamed set share their workers, which read one epoch at a time.
         can_share = machine.device.type == "cuda" and world.size == 1 and not data.is_streamed
-        is_together = can_share and len(jobs) > 1
-        if is_together:
+        is_parallel = can_share and len(jobs) > 1
+        if is_parallel:
             side_by_side([trainer.steps() for trainer in trainers], machine.device)
         for trainer in trainers:
-            if not is_together:
+            if not is_parallel:
                 trainer.run()
             summarise(trainer)
-    return is_together
+    return is_parallel
 
 
 def _print_long_epochs(trainer: Trainer) -> None:
@@ -165,13 +165,13 @@ def _take_up(trainer: Trainer, state: dict, path: Path) -> None:
     print(f"resumes after epoch {trainer.epoch} of {trainer.last_epoch}, from {path}")
 
 
-def _summarise_seeds(options: Options, jobs: Sequence[Job], together: bool) -> None:
+def _summarise_seeds(options: Options, jobs: Sequence[Job], is_parallel: bool) -> None:
     """Writes the summary of several seeds and prints it. If nothing was trained, an earlier summary
     of these seeds stays, because only that knows whether they trained side by side."""
     folder = run_folder(options)
     earlier = None if any(job.is_open for job in jobs) else _summary_of(folder, jobs)
     summaries = [job.folder.summary for job in jobs]
-    combined = earlier or summarise_seeds(folder.summary, summaries, together)
+    combined = earlier or summarise_seeds(folder.summary, summaries, is_parallel)
     print(final_table(combined))
     print(f"mean ± sample standard deviation over seeds {options.seeds}: {folder.summary}")
 

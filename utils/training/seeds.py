@@ -37,19 +37,19 @@ def side_by_side(runs: Sequence[Generator[None, None, None]], device: torch.devi
     torch.cuda.synchronize(device)
 
 
-def summarise_seeds(path: Path, summaries: Sequence[Path], together: bool) -> dict:
+def summarise_seeds(path: Path, summaries: Sequence[Path], is_parallel: bool) -> dict:
     """Writes the `summary.json` of several seeds and returns its content.
 
     Args:
         path: the file to write.
         summaries: the `summary.json` of each seed.
-        together: True if the seeds were trained side by side. Then ``seconds`` is the longest time
-            of a seed, otherwise the sum.
+        is_parallel: True if the seeds were trained side by side. Then ``seconds`` is the longest
+            time of a seed, otherwise the sum.
     """
     read = [json.loads(summary.read_text()) for summary in summaries]
     combined = combine(read) | {
         "seeds": [summary["seed"] for summary in read],
-        "seconds": (max if together else sum)(summary["seconds"] for summary in read),
+        "seconds": (max if is_parallel else sum)(summary["seconds"] for summary in read),
     }
     del combined["seed"]
     write_json(path, combined)

@@ -126,13 +126,13 @@ def test_the_records_of_one_of_several_seeds_know_its_stage_1(tree, finished, tm
     assert read_run(single / "seed3").parent.folder == single.parent
 
 
-@pytest.mark.parametrize(("together", "seconds"), [(False, 5.0), (True, 3.0)])
-def test_the_seconds_of_seeds_beside_each_other_are_counted_once(together, seconds, tmp_path):
+@pytest.mark.parametrize(("is_parallel", "seconds"), [(False, 5.0), (True, 3.0)])
+def test_the_seconds_of_seeds_beside_each_other_are_counted_once(is_parallel, seconds, tmp_path):
     paths = []
     for seed, taken in ((1, 2.0), (2, 3.0)):
         paths.append(tmp_path / f"{seed}.json")
         paths[-1].write_text(json.dumps({"seed": seed, "seconds": taken}))
-    assert summarise_seeds(tmp_path / "all.json", paths, together)["seconds"] == seconds
+    assert summarise_seeds(tmp_path / "all.json", paths, is_parallel)["seconds"] == seconds
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_finished_run_of_several_seeds_keeps_its_summary(
     # On a GPU the seeds were trained side by side, so their longest time was recorded.
     folder.summary.write_text(json.dumps({"seeds": seeds, "seconds": 3.0}))
     monkeypatch.setattr("utils.commands.train.final_table", str)
-    _summarise_seeds(options, jobs, together=False)
+    _summarise_seeds(options, jobs, is_parallel=False)
     assert read_summary(folder.records) | {"seeds": [1, 2]} == {"seeds": [1, 2], "seconds": seconds}
 
 
