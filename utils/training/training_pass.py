@@ -11,7 +11,6 @@ from torch.nn.utils import get_total_norm
 
 from datasets.splits import StreamedSplit
 from losses import Objective
-from models.folding import fold_batch_norm
 from models.network import Network
 from utils.errors import RunError
 from utils.evaluation.features import extract_features
@@ -161,10 +160,9 @@ class TrainingPass:
             batches_a_pass = BATCHES_A_PASS - 1  # beside the first
             # A part must end with a whole batch.
             images_a_pass = max(1, images_a_pass // size) * size
-        network = fold_batch_norm(self.stage.model, self.machine.conv_dtype)
         batches = phase.loader.batches(images_a_pass)
         for first in batches:
             part = chain([first], islice(batches, batches_a_pass))
-            features, targets = extract_features(network, part, self.machine)
+            features, targets = extract_features(self.stage.model, part, self.machine)
             sizes = phase.loader.sizes(len(targets), size)
             yield from zip(features.split(sizes), targets.split(sizes), strict=True)

@@ -48,9 +48,8 @@ def reads_of(fake_mode, monkeypatch, tmp_path):
     # A fake tensor knows one thread.
     monkeypatch.setattr(DrawnAhead, "begin", lambda ahead: None)
     # A fake network cannot be copied; what folding computes is tested on a CPU.
-    modules = ("evaluation.evaluator", "evaluation.features", "training.training_pass")
-    for module in modules:
-        monkeypatch.setattr(f"utils.{module}.fold_batch_norm", lambda model, _: model.eval())
+    for module in ("utils.evaluation.evaluator", "utils.evaluation.features"):
+        monkeypatch.setattr(f"{module}.fold_batch_norm", lambda model, _: model.eval())
     monkeypatch.setitem(ARCHITECTURES, "resnet8", SmallNetwork)
 
     def run(flags):
