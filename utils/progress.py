@@ -1,6 +1,7 @@
-"""The progress bar of an epoch, and how long the other epochs will take."""
+"""The progress bars of an epoch, and how long the other epochs will take."""
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from statistics import median
 
 import torch
@@ -52,6 +53,16 @@ class Progress:
 
     def _show(self, loss: Tensor) -> None:
         self.bar.set_postfix(loss=f"{loss.item():.4f}")
+
+
+def counted(
+    batches: Iterable[tuple[Tensor, Tensor]], title: str, images: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the batches (images, targets) of a pass, under a bar that counts their images."""
+    with tqdm(total=images, desc=title, unit="image", leave=False, disable=None) as bar:
+        for inputs, targets in batches:
+            yield inputs, targets
+            bar.update(len(targets))
 
 
 class Pace:

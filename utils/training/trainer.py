@@ -15,7 +15,7 @@ from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.features import class_centroids
 from utils.machine import collectives
 from utils.options.flags import OF_HELD_OUT, OF_LOGITS
-from utils.progress import Pace, Progress
+from utils.progress import Pace, Progress, counted
 from utils.runs import checkpoint
 from utils.runs.epoch_log import EpochLog, console_line
 from utils.training.keeper import Keeper
@@ -157,15 +157,9 @@ class Trainer:
         if not phase.objective(epoch).uses_centroids:
             return None
         # As in the released code, a separate pass over resampled, augmented images.
-        loader, size = phase.loader, self.evaluator.batch_size
-        batches = tqdm(
-            loader.batches(size),
-            desc=f"{self.title}centroids {epoch}/{self.last_epoch}",
-            total=len(loader.sizes(len(loader.order), size)),
-            unit="batch",
-            leave=False,
-            disable=None,
-        )
+        batches = phase.loader.batches(self.evaluator.batch_size)
+        title = f"{self.title}centroids {epoch}/{self.last_epoch}"
+        batches = counted(batches, title, len(phase.loader.order))
         return class_centroids(self.stage.network, batches, self.data.num_classes, self.machine)
 
     def _bar(self, phase: Phase, epoch: int) -> Progress:

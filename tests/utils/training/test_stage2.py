@@ -1,9 +1,9 @@
 """Whole runs of stage 2 on tiny data: its phases, margins, losses and samplers."""
 
+import io
 import math
 import shutil
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -329,12 +329,21 @@ def test_the_stage_1_checkpoint_is_found_where_the_interface_says(
     assert summary.parent.parent == pretrained / name
 
 
-def test_a_long_epoch_is_announced_and_its_pass_for_the_centroids_has_a_bar(tree, pretrained):
-    with patch("utils.training.trainer.tqdm", wraps=tqdm) as bar:
-        said = succeed(stage_2(tree, pretrained, "--cls_sampler", "resample,4")).out.splitlines()
-    bars = [made.kwargs for made in bar.call_args_list]
-    assert [made["desc"] for made in bars] == ["centroids 1/3", "centroids 2/3"]
-    assert [made["total"] for made in bars] == [1, 1]  # batch of 240 images
+def test_a_long_epoch_is_announced_and_its_pass_for_the_centroids_has_a_bar(
+    tree, pretrained, monkeypatch
+):
+    bars = []
+
+    def make_bar(**arguments):
+        bars.append(tqdm(**{**arguments, "disable": False, "file": io.StringIO()}))
+        return bars[-1]
+
+    monkeypatch.setattr("utils.progress.tqdm", make_bar)
+    monkeypatch.setattr("datasets.loading.resident.BLOCK_BYTES", 1)  # blocks of one batch
+    said = succeed(stage_2(tree, pretrained, "--cls_sampler", "resample,4")).out.splitlines()
+    of_centroids = [bar for bar in bars if bar.desc.startswith("centroids")]
+    assert [bar.desc for bar in of_centroids] == ["centroids 1/3", "centroids 2/3"]
+    assert [(bar.n, bar.total) for bar in of_centroids] == [(240, 240)] * 2
     length = "an epoch has 240 images, 2.1 times the training images"
     assert f"features: {length}, and as many again for the centroids" in said
     assert f"classifier: {length}" in said
