@@ -4,6 +4,7 @@ import glob
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -127,8 +128,9 @@ def _write_cache(path: Path, digest: str, images: dict[str, np.ndarray]) -> None
     deletes what killed processes have left of this cache, which can be gigabytes for each."""
     try:
         for part in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            if time.time() - part.stat().st_mtime > LONGEST_PAUSE:
-                part.unlink()
+            with suppress(OSError):  # it is another user's, or another process deletes it too
+                if time.time() - part.stat().st_mtime > LONGEST_PAUSE:
+                    part.unlink()
         with atomic_write(path) as file:
             # By NumPy's type hints, ** could also be allow_pickle.
             np.savez(file, listing=np.array(digest), **images)  # pyright: ignore[reportArgumentType]

@@ -160,12 +160,15 @@ def test_a_cache_that_cannot_be_finished_leaves_nothing(tree, monkeypatch):
 
 
 def test_what_killed_processes_left_of_a_cache_is_deleted(tree):
-    left, growing = (cache_of(tree).with_name(f".decoded-32.npz.{n}.tmp") for n in "12")
+    """Parts that cannot be deleted, such as another user's, keep no cache from being written."""
+    kept, left, growing = (cache_of(tree).with_name(f".decoded-32.npz.{n}.tmp") for n in "012")
+    kept.mkdir()
     for part in (left, growing):
         part.write_bytes(b"part of it")
-    os.utime(left, times=(time.time() - 3600,) * 2)
+    for part in (kept, left):
+        os.utime(part, times=(time.time() - 3600,) * 2)
     load_cifar("cifar10", tree)
-    assert cache_of(tree).exists() and growing.exists() and not left.exists()
+    assert cache_of(tree).exists() and growing.exists() and kept.exists() and not left.exists()
 
 
 def test_faults_can_be_sent_to_another_process():
