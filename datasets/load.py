@@ -107,10 +107,12 @@ def _normalisation(options: Options, data: LongTailedData, remembered: Mapping) 
     found = of_images(data.train.pixels())
     # 12 bits in 16 leave values up to 15 of 255, which deviate by half of that at most.
     if max(found.mean) <= 15 / 255 and max(found.std) <= 7.5 / 255:
-        warn(
-            f"the training images are nearly black (mean {255 * max(found.mean):.1f} of 255); of "
-            "16 bits only the upper 8 count, so scale 12-bit values up first"
-        )
+        if options.dataset == "npz":  # uint8 alone
+            advice = "multiply values from 0 to 1 by 255 before they become uint8"
+        else:
+            advice = "of 16 bits only the upper 8 count, so scale 12-bit values up first"
+        mean = 255 * max(found.mean)
+        warn(f"the training images are nearly black (mean {mean:.1f} of 255); {advice}")
     return found
 
 

@@ -355,7 +355,8 @@ def test_12_bit_values_in_16_bits_warn(tmp_path, capsys):
 
     values = np.random.default_rng(0).integers(0, 4096, (4, 32, 32), dtype=np.uint16)
     points = np.where(noise(4, 32, 32) < 4, 255, 0).astype(np.uint8)
-    assert "nearly black (mean 7." in warned(tmp_path / "12 bits", lambda i: values[i])
+    warning = warned(tmp_path / "12 bits", lambda i: values[i])
+    assert "nearly black (mean 7." in warning and "; of 16 bits only the upper 8" in warning
     assert not warned(tmp_path / "16 bits", lambda i: values[i] * 16)
     assert not warned(tmp_path / "points", lambda i: points[i])
 

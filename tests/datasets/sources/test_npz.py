@@ -117,6 +117,13 @@ def test_what_is_wrong_with_an_npz_file_is_named(tmp_path, changes, says):
     assert all(part in str(raised.value) for part in [str(tmp_path / "own.npz"), *says])
 
 
+def test_values_from_0_to_1_warn(tmp_path, capsys):
+    write_npz(tmp_path / "own.npz", train_images=noise(13, 28, 28) // 128)
+    npz_data(tmp_path / "own.npz")
+    warning = capsys.readouterr().err
+    assert "nearly black (mean 0.5 of 255); multiply values from 0 to 1 by 255" in warning
+
+
 @pytest.mark.parametrize("damage", ["missing", "folder", "garbage", "cut off", "pickle"])
 def test_an_npz_file_that_cannot_be_read_is_named_and_nothing_in_it_runs(tmp_path, damage):
     path = tmp_path / "own.npz"
