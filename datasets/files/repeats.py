@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
+from datasets.files.images import IMAGE_SUFFIXES
 from datasets.files.trees import FileList
 from utils.files import of_each
 from utils.text import shown
 
 BLOCK = 4096  # bytes at the beginning and in the middle tell most images of one size apart
+FORMATS = (*IMAGE_SUFFIXES, ".arw", ".cr2", ".dng", ".nef")  # and RAW files that Pillow opens
 
 
 def repeats(lists: Mapping[str, FileList]) -> list[str]:
     """Returns remarks on test and held-out images that are training images too, and on images in
     several classes. Images are the same if their files have the same bytes. Files whose names
-    differ in the ending alone are taken for one photograph in several formats.
+    differ in the ending alone are taken for one photograph in several formats, if the endings are
+    of images: `scan.0001` and `scan.0002` are two.
 
     Args:
         lists: the files of the splits `train`, `test` and, if there is one, `heldout`.
@@ -42,10 +45,15 @@ def repeats(lists: Mapping[str, FileList]) -> list[str]:
             pairs["classes"].append((first, elsewhere[0]))
     of_stem = defaultdict(list)
     for split, _, file in images:
-        of_stem[os.path.splitext(file)[0]].append((split, file))
+        stem, ending = os.path.splitext(file)
+        if ending.lower() in FORMATS:
+            of_stem[stem].append((split, file))
+    copies = {file for file, _ in pairs["test"] + pairs["heldout"]}
     for (first_split, first), *others in of_stem.values():
         if first_split == "train":
-            pairs["formats"] += [(file, first) for split, file in others if split != "train"]
+            pairs["formats"] += [
+                (file, first) for split, file in others if split != "train" and file not in copies
+            ]
     return [
         f"{len(pairs[kind])} {noun}{'s are' if len(pairs[kind]) > 1 else ' is'} {where} (such as "
         f"{' and '.join(map(shown, pairs[kind][0]))})"

@@ -81,6 +81,20 @@ def test_a_photograph_in_two_formats_that_a_split_by_fraction_parts_is_told(tmp_
     assert "format" not in folder_data(tmp_path).account()
 
 
+def test_numbered_files_are_no_formats_and_a_copy_with_another_ending_is_told_once(tmp_path):
+    for name in "ab":
+        for i in range(2):
+            save(tmp_path / name / f"{i}.png", noise(32, 32, 3, seed=2 * ord(name) + i))
+            (tmp_path / name / f"{i}.png").rename(tmp_path / name / f"IM.000{i}")
+    assert folder_data(tmp_path).account().endswith("none held out")
+    for name in "ab":
+        (tmp_path / name / "IM.0000").rename(tmp_path / name / "IM.jpg")
+        shutil.copy(tmp_path / name / "IM.jpg", tmp_path / name / "IM.jpeg")
+        (tmp_path / name / "IM.0001").unlink()
+    told = folder_data(tmp_path).account()
+    assert "; 2 test images are also among the training" in told and "format" not in told
+
+
 @ways
 def test_copies_that_a_held_out_part_parts_are_told(stream, tmp_path):
     write_folder(tmp_path, counts=(1, 1, 1))
