@@ -344,16 +344,18 @@ def test_a_second_run_in_one_folder_is_refused_while_the_first_is_at_work(tree, 
         assert snapshot(tmp_path) == before
 
 
-def test_runs_with_records_of_their_own_do_not_share_checkpoints_at_work(tree, tmp_path):
-    models = tmp_path / "models" / STAGE_1_NAME
-    models.mkdir(parents=True)
-    with open(models / ".lock", "a") as held:
+@pytest.mark.parametrize("which", ["models", "records"])
+def test_runs_do_not_share_checkpoints_or_records_at_work(which, tree, tmp_path):
+    shared = tmp_path / which / STAGE_1_NAME
+    shared.mkdir(parents=True)
+    with open(shared / ".lock", "a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        outcome = call(stage_1(tree, models.parent, "--root_log", tmp_path / "records"))
+        outcome = call(stage_1(tree, tmp_path / "models", "--root_log", tmp_path / "records"))
     assert outcome.status == 2
     (line,) = outcome.errors
-    assert f"another run is at work in {models}" in line
-    assert not (tmp_path / "records" / STAGE_1_NAME / "args.json").exists()
+    assert f"another run is at work in {shared}" in line
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [shared / ".lock"]
+    assert which == "records" or not (tmp_path / "records").exists()
 
 
 def test_one_folder_under_two_names_is_locked_once(tree, tmp_path):

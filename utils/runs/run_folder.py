@@ -121,10 +121,12 @@ class RunFolder:
             RunError: the disk is full, or a file cannot be written inside the `with`.
         """
         with ExitStack() as stack:
-            stack.enter_context(_locked(self.records))
-            # Runs with different `--root_log` can have the same folder of checkpoints.
-            if not self.models.exists() or not self.models.samefile(self.records):
-                stack.enter_context(_locked(self.models))
+            # Another run can have one of the two. That comes first: a refused run writes nothing.
+            folders = self.records, self.models
+            first, second = sorted(folders, key=lambda folder: not (folder / ".lock").exists())
+            stack.enter_context(_locked(first))
+            if not second.exists() or not second.samefile(first):
+                stack.enter_context(_locked(second))
             try:
                 yield
             except BrokenPipeError:  # the reader of standard output has gone; the files are right
