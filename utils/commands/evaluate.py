@@ -53,9 +53,9 @@ def evaluate(options: Options) -> None:
     """Evaluates the best checkpoint of a run on images without augmentation.
 
     It prints the accuracies and writes `outputs_train.npz`, `outputs_test.npz` and `geometry.json`.
-    With `--readings` it also writes `readings.json`, `readings.csv` and `classifiers.pth`; without,
-    it deletes earlier `readings.*`. With several seeds it does this for each and then prints mean
-    and sample standard deviation.
+    It deletes earlier `readings.*` first; with `--readings` it then also writes `readings.json`,
+    `readings.csv` and `classifiers.pth`. With several seeds it does this for each and then prints
+    mean and sample standard deviation.
 
     Raises:
         UserError: there is no such checkpoint, or it is one of another network or other classes; it
@@ -115,12 +115,10 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
         write_json(folder.records / "geometry.json", geometry)
         _save_outputs(folder, data, "train", model, *train)
         _save_outputs(folder, data, "test", model, *evaluator.features_of("test"))
-    print(f"features, labels and predictions: {folder.records}/outputs_{{train,test}}.npz")
-    if options.chosen_readings:  # last, because fits take much memory and may fail
-        classifiers, records = _fit_classifiers(options.chosen_readings, model, train, evaluator)
-        with folder.locked():
-            epoch = _epoch_of(chosen)
-            _save_readings(folder, classifiers, records, model, epoch, data.class_names)
+        print(f"features, labels and predictions: {folder.records}/outputs_{{train,test}}.npz")
+        if options.chosen_readings:  # last, because fits take much memory and may fail
+            found = _fit_classifiers(options.chosen_readings, model, train, evaluator)
+            _save_readings(folder, *found, model, _epoch_of(chosen), data.class_names)
     return rows, data.class_counts
 
 

@@ -26,10 +26,12 @@ from tests.support.helpers import (
 from tests.support.own_images import write_folder
 from tests.support.pictures import noise, save
 from utils.commands.evaluate import _epoch_of
+from utils.errors import UserError
 from utils.evaluation.classifier_files import load_classifier
 from utils.evaluation.classifiers import FeatureBank, apply_classifier
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
+from utils.runs.run_folder import RunFolder
 from utils.training import selection
 
 CLASSES = [f"class_{k}" for k in range(10)]
@@ -210,7 +212,8 @@ def test_evaluation_saves_the_classifiers_that_it_fits(tree, both):
 
 
 def test_a_fit_that_fails_loses_only_itself(tree, both, monkeypatch):
-    """Accuracies of an earlier evaluation do not stay beside outputs that may be of others."""
+    """Accuracies of an earlier evaluation do not stay beside outputs that may be of others. No
+    other run may have the folder while classifiers are fitted."""
     folder, argv = both / STAGE_1_NAME, stage_1(tree, both, "-e", "--readings", "linear")
     succeed(argv)
     written = [folder / name for name in ("outputs_train.npz", "outputs_test.npz", "geometry.json")]
@@ -218,6 +221,8 @@ def test_a_fit_that_fails_loses_only_itself(tree, both, monkeypatch):
         path.unlink()
 
     def fails(*_):
+        with pytest.raises(UserError, match="another run is at work"):
+            RunFolder(folder, folder).locked().__enter__()
         raise MemoryError
 
     monkeypatch.setattr("utils.commands.evaluate.fit", fails)
