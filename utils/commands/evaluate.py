@@ -111,6 +111,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     # The checkpoint is only read, perhaps from a folder in which nothing can be written.
     folder = RunFolder(folder.records, folder.records)
     with folder.locked():
+        folder.delete_parts()
         _delete_readings(folder)
         write_json(folder.records / "geometry.json", geometry)
         _save_outputs(folder, data, "train", model, *train)

@@ -168,9 +168,9 @@ def open_folders(
         combined = job.folder.records.parent / "summary.json"
         if job.options.seeds and job.options.seed in read_json(combined).get("seeds", []):
             combined.unlink(missing_ok=True)  # the mean of the runs that there were
-        for path in job.folder.own_files():
-            # A process that was killed while it wrote a file leaves a part of it.
-            if job.action == "replace" or path.suffix == ".tmp":
+        job.folder.delete_parts()
+        if job.action == "replace":
+            for path in job.folder.own_files():
                 path.unlink()
         # They are of the epochs that there were, or of a shipped checkpoint.
         outdated = job.folder.outdated_files()

@@ -33,7 +33,7 @@ RECORD_FILES = (
     *("events.out.tfevents.*", ".*.tmp"),
 )
 EXPORTS = ("model.onnx", "model.pt2", "model.safetensors")
-MODEL_FILES = ("ckpt*.pth.tar", ".ckpt*.tmp", *EXPORTS)
+MODEL_FILES = ("ckpt*.pth.tar", ".*.tmp", *EXPORTS)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,12 @@ class RunFolder:
         ]
         found = (path for folder, pattern in patterns for path in folder.glob(pattern))
         return sorted({path for path in found if path.is_file()})
+
+    def delete_parts(self) -> None:
+        """Deletes what processes that were killed while they wrote a file have left of it."""
+        for path in self.own_files():
+            if path.suffix == ".tmp":
+                path.unlink()
 
     def outdated_files(self) -> list[Path]:
         """Returns the files that an evaluation or an export has left here. They are outdated when

@@ -221,8 +221,9 @@ def test_a_fit_that_fails_loses_only_itself(tree, both, monkeypatch):
         path.unlink()
 
     def fails(*_):
-        with pytest.raises(UserError, match="another run is at work"):
-            RunFolder(folder, folder).locked().__enter__()
+        refused = pytest.raises(UserError, match="another run is at work")
+        with refused, RunFolder(folder, folder).locked():
+            pass
         raise MemoryError
 
     monkeypatch.setattr("utils.commands.evaluate.fit", fails)
@@ -256,9 +257,13 @@ def test_predictions_and_outputs_are_computed_in_parts(tree, tmp_path, monkeypat
 
 
 def test_an_evaluation_without_readings_removes_those_of_an_earlier_one(tree, both):
-    """They may be of other images; the classifiers are of the network."""
+    """They may be of other images; the classifiers are of the network. What a killed evaluation has
+    left of a file is removed too."""
     folder, argv = both / STAGE_1_NAME, stage_1(tree, both, "-e")
+    left = folder / ".outputs_train.npz.0123abcd.tmp"
+    left.write_bytes(b"half")
     succeed([*argv, "--readings", "linear"])
+    assert not left.exists()
     said = "removed the accuracies of an earlier evaluation: readings.csv, readings.json"
     assert said in succeed(argv).out.splitlines()
     assert not list(folder.glob("readings.*")) and (folder / "classifiers.pth").exists()

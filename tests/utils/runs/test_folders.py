@@ -105,6 +105,15 @@ def test_a_disk_that_is_full_for_a_lock_is_no_bad_input(tmp_path, monkeypatch):
         pass
 
 
+def test_what_kills_left_of_files_is_deleted_in_both_folders(tmp_path):
+    parts = [tmp_path / "models" / ".model.onnx.01.tmp", tmp_path / "records" / ".log.csv.01.tmp"]
+    for part in parts:
+        part.parent.mkdir()
+        part.touch()
+    RunFolder(*(part.parent for part in parts)).delete_parts()
+    assert not any(part.exists() for part in parts)
+
+
 def test_each_folder_holds_the_files_of_the_interface(finished):
     for folder in (finished / STAGE_1_NAME, stage_2_folder(finished)):
         names = {path.name for path in folder.iterdir()}
