@@ -328,6 +328,9 @@ def test_a_stage_2_whose_stage_1_has_changed_says_so_and_a_small_copy_is_no_chan
     outcome = call(from_copy)
     assert outcome.status == 2 and f"(recorded: {STAGE_1_NAME})" in outcome.errors[0]
     succeed([*from_copy, "--evaluation", "True"])
+    best.write_bytes(b"damaged")
+    outcome = succeed(argv)
+    assert "this run is finished" in outcome.out and not outcome.warnings
 
 
 def test_a_second_run_in_one_folder_is_refused_while_the_first_is_at_work(tree, tmp_path):

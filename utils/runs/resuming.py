@@ -69,7 +69,10 @@ def _check_start(options: Options, recorded: Mapping[str, Any], folder: RunFolde
     """
     before, named = recorded.get("start"), recorded.get("pretrained")
     start = file_of(options, "pretrained") if before else None  # earlier versions recorded none
-    if start is None or weights_digest(checkpoint.load(start)["state_dict"]) == before:
+    try:
+        if start is None or weights_digest(checkpoint.load(start)["state_dict"]) == before:
+            return
+    except UserError:  # it is not readable; a run that goes on reports that
         return
     if not is_same_path(start, file_of(replace(options, pretrained=named), "pretrained")):
         raise UserError(
