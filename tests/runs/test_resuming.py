@@ -30,6 +30,7 @@ from tests.support.helpers import (
     weights_of,
 )
 from utils.errors import Interrupted
+from utils.evaluation.classifier_files import weights_digest
 from utils.export.checkpoints import export_checkpoints
 from utils.runs import checkpoint
 from utils.training.summary import summarise
@@ -331,6 +332,24 @@ def test_a_stage_2_whose_stage_1_has_changed_says_so_and_a_small_copy_is_no_chan
     best.write_bytes(b"damaged")
     outcome = succeed(argv)
     assert "this run is finished" in outcome.out and not outcome.warnings
+
+
+def test_a_stage_2_that_was_stopped_before_its_first_checkpoint_records_what_it_begins_with_now(
+    tree, pretrained
+):
+    argv = stage_2(tree, pretrained, "--resume", "True")
+    with interrupted_at_check(2):
+        assert call(argv).status == 143
+    folder = stage_2_folder(pretrained)
+    before = json.loads((folder / "args.json").read_text())
+    assert not (folder / "ckpt.pth.tar").exists()
+    spoil(pretrained / STAGE_1_NAME, "ckpt.best.pth.tar")
+    for said in ("starts from", "this run is finished"):
+        outcome = succeed(argv)
+        assert said in outcome.out and not outcome.warnings
+    start = weights_digest(weights_of(pretrained / STAGE_1_NAME, "ckpt.best.pth.tar"))
+    recorded = json.loads((folder / "args.json").read_text())
+    assert recorded == before | {"start": start} != before
 
 
 def test_a_second_run_in_one_folder_is_refused_while_the_first_is_at_work(tree, tmp_path):

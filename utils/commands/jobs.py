@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from datasets import LongTailedData
 from utils.errors import UserError, warn
-from utils.evaluation.classifier_files import weights_digest
 from utils.files import read_json, write_json
 from utils.machine.device import Machine
 from utils.options.data_paths import expanded
@@ -92,10 +91,18 @@ class Job:
                 f"{self.recorded.get('data_root')})"
             )
 
-    def record(self, machine: Machine, data: LongTailedData) -> None:
+    def record(self, machine: Machine, data: LongTailedData, start: str | None) -> None:
         """Writes the options of a new run. For a run that is resumed with another number of epochs,
         removes the results of the other length first and then writes the new number. If a run is
-        resumed on another processor, a warning says so."""
+        resumed on another processor, a warning says so.
+
+        Args:
+            machine: the machine of the run.
+            data: its data.
+            start: the digest of the weights that a stage 2 begins with, also one that is resumed
+                without a checkpoint; None if it goes on, and for a stage 1.
+        """
+        began = {} if start is None else {"start": start, "pretrained": self.options.pretrained}
         if not self.folder.arguments.exists():
             of_run = {
                 "class_counts": data.class_counts,
@@ -103,12 +110,9 @@ class Job:
                 "data": data.description(),
                 "machine": machine.description(),
             }
-            if self.options.stage == 2:
-                start = checkpoint.load(checkpoint_of_flag(self.options, "pretrained"))
-                of_run["start"] = weights_digest(start["state_dict"])
             if contents := contents_of(self.options):
                 of_run[RECORD] = contents
-            write_json(self.folder.arguments, self.options.as_dict() | of_run)
+            write_json(self.folder.arguments, self.options.as_dict() | of_run | began)
             return
         recorded = recorded_options(self.folder)
         before = (recorded.get("machine") or {}).get("processor")
@@ -121,7 +125,9 @@ class Job:
         if recorded["epochs"] != self.options.epochs:
             for name in ("summary.json", "report.png", "predictions.npz"):
                 (self.folder.records / name).unlink(missing_ok=True)
-            write_json(self.folder.arguments, recorded | {"epochs": self.options.epochs})
+        changed = recorded | began | {"epochs": self.options.epochs}
+        if changed != recorded:
+            write_json(self.folder.arguments, changed)
 
 
 def plan(stages: Sequence[Options]) -> tuple[list[list[Job]], dict | None]:
@@ -145,11 +151,15 @@ def plan(stages: Sequence[Options]) -> tuple[list[list[Job]], dict | None]:
 
 
 def open_folders(
-    stack: ExitStack, jobs: Sequence[Job], machine: Machine, data: LongTailedData
+    stack: ExitStack,
+    jobs: Sequence[Job],
+    starts: Sequence[str | None],
+    machine: Machine,
+    data: LongTailedData,
 ) -> None:
     """Locks the runs' folders until the stack closes, deletes the files of runs that are replaced,
     of earlier evaluations and exports, and the mean over seeds of which one trains again or goes
-    on, and writes the options of new runs.
+    on, and writes the options of new runs. `starts` has the `start` of `Job.record` for each job.
 
     Raises:
         UserError: another process has locked a folder, or has begun or continued a run there since
@@ -164,7 +174,7 @@ def open_folders(
                 f"another run has {'begun' if has_begun else 'gone on'} in {job.folder.records} "
                 "while this one loaded its data: --resume True continues it"
             )
-    for job in jobs:
+    for job, start in zip(jobs, starts, strict=True):
         combined = job.folder.records.parent / "summary.json"
         if job.options.seeds and job.options.seed in read_json(combined).get("seeds", []):
             combined.unlink(missing_ok=True)  # the mean of the runs that there were
@@ -179,7 +189,7 @@ def open_folders(
         if outdated:
             names = ", ".join(path.name for path in outdated)
             print(f"removed the files of an earlier evaluation or export: {names}")
-        job.record(machine, data)
+        job.record(machine, data, start)
         print(
             f"{len(data.train)} training images of {data.num_classes} classes, {machine.device}, "
             f"seed {job.options.seed}; records in {job.folder.records}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets import LongTailedData, load_data
 from utils.commands.jobs import Job, open_folders, plan
 from utils.errors import UserError, is_out_of_memory
+from utils.evaluation.classifier_files import weights_digest
 from utils.files import read_json
 from utils.machine import collectives, signals
 from utils.machine.device import Machine, seed_everything
@@ -73,9 +74,9 @@ def _train(jobs: Sequence[Job], machine: Machine | None, data: LongTailedData | 
         return False
     assert machine is not None and data is not None  # `train` loads both if a job is open
     world = machine.world
-    trainers = [_build(job, machine, data) for job in jobs]
+    trainers, starts = zip(*(_build(job, machine, data) for job in jobs), strict=True)
     with ExitStack() as stack:
-        collectives.from_main(partial(open_folders, stack, jobs, machine, data), world)
+        collectives.from_main(partial(open_folders, stack, jobs, starts, machine, data), world)
         _print_long_epochs(trainers[0])  # all seeds have the same phases
         # All loaders of a streamed set share their workers, which read one epoch at a time.
         can_share = machine.device.type == "cuda" and world.size == 1 and not data.is_streamed
@@ -103,8 +104,8 @@ def _print_long_epochs(trainer: Trainer) -> None:
             )
 
 
-def _build(job: Job, machine: Machine, data: LongTailedData) -> Trainer:
-    """Returns the trainer of a run, ready to begin or to continue.
+def _build(job: Job, machine: Machine, data: LongTailedData) -> tuple[Trainer, str | None]:
+    """Returns the trainer of a run, ready to begin or to continue, and the `start` of `Job.record`.
 
     Raises:
         UserError: a checkpoint that it starts from is missing, does not fit, or was trained on
@@ -121,7 +122,10 @@ def _build(job: Job, machine: Machine, data: LongTailedData) -> Trainer:
             _take_up(trainer, state, folder.last_checkpoint)
         return trainer
 
-    return collectives.together(build, world)
+    trainer = collectives.together(build, world)
+    if start is None or state is not None:
+        return trainer, None
+    return trainer, weights_digest(start[0]["state_dict"])
 
 
 def _read_checkpoints(

@@ -63,10 +63,13 @@ def prepare(options: Options, folder: RunFolder) -> str:
 def _check_start(options: Options, recorded: Mapping[str, Any], folder: RunFolder) -> None:
     """Checks that a stage 2 began with the weights that `--pretrained` names. They may be in
     another file, such as an exported copy. A warning says if the same file has other weights now.
+    A run without a checkpoint has not begun with any.
 
     Raises:
         UserError: `--pretrained` names another file, with other weights.
     """
+    if folder.written() is None and not folder.summary.exists():
+        return
     before, named = recorded.get("start"), recorded.get("pretrained")
     start = file_of(options, "pretrained") if before else None  # earlier versions recorded none
     try:
