@@ -313,25 +313,44 @@ def test_a_run_may_be_resumed_under_another_spelling_of_its_checkpoint(tree, pre
 
 
 def test_a_stage_2_whose_stage_1_has_changed_says_so_and_a_small_copy_is_no_change(
-    tree, both, tmp_path
+    tree, pretrained, tmp_path
 ):
-    export_checkpoints(both / STAGE_1_NAME, tmp_path / "small", with_last=False)
-    argv = stage_2(tree, both, "--resume", "True")
+    export_checkpoints(pretrained / STAGE_1_NAME, tmp_path / "small", with_last=False)
+    argv = stage_2(tree, pretrained, "--resume", "True")
+    succeed(argv)
     from_copy = [*argv, "--pretrained", tmp_path / "small" / STAGE_1_NAME]
     outcome = succeed(from_copy)
     assert "this run is finished" in outcome.out and not outcome.warnings
-    spoil(both / STAGE_1_NAME, "ckpt.best.pth.tar")
+    spoil(pretrained / STAGE_1_NAME, "ckpt.best.pth.tar")
     [warning] = succeed(argv).warnings
-    best = both / STAGE_1_NAME / "ckpt.best.pth.tar"
-    assert f"{best} has other weights than when the run in {stage_2_folder(both)} began" in warning
+    best = pretrained / STAGE_1_NAME / "ckpt.best.pth.tar"
+    folder = stage_2_folder(pretrained)
+    assert f"{best} has other weights than when the run in {folder} began" in warning
     assert not succeed(from_copy).warnings
     spoil(tmp_path / "small" / STAGE_1_NAME, "ckpt.best.pth.tar")
     outcome = call(from_copy)
-    assert outcome.status == 2 and f"(recorded: {STAGE_1_NAME})" in outcome.errors[0]
+    assert outcome.status == 2 and f"began with {best}, and --pretrained" in outcome.errors[0]
     succeed([*from_copy, "--evaluation", "True"])
     best.write_bytes(b"damaged")
     outcome = succeed(argv)
     assert "this run is finished" in outcome.out and not outcome.warnings
+
+
+def test_a_stage_2_from_a_shipped_checkpoint_does_not_go_on_from_a_stage_1_of_ones_own(
+    tree, pretrained, tmp_path, monkeypatch
+):
+    shutil.copytree(pretrained, tmp_path / "shipped")
+    monkeypatch.setattr("utils.runs.lookup.PRETRAINED", tmp_path / "shipped")
+    argv = stage_2(tree, tmp_path / "runs", "--resume", "True")
+    succeed(argv)
+    own = tmp_path / "runs" / STAGE_1_NAME
+    shutil.copytree(pretrained / STAGE_1_NAME, own, dirs_exist_ok=True)
+    assert not succeed(argv).warnings  # it has the same weights
+    spoil(own, "ckpt.best.pth.tar")
+    outcome = call(argv)
+    shipped = tmp_path / "shipped" / STAGE_1_NAME / "ckpt.best.pth.tar"
+    assert outcome.status == 2
+    assert f"began with {shipped}, and --pretrained {STAGE_1_NAME} is {own}" in outcome.errors[0]
 
 
 def test_a_stage_2_that_was_stopped_before_its_first_checkpoint_records_what_it_begins_with_now(

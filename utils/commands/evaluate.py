@@ -112,7 +112,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     folder = RunFolder(folder.records, folder.records)
     with folder.locked():
         folder.delete_parts()
-        _delete_readings(folder)
+        _delete_readings(folder, is_told=not options.chosen_readings)
         write_json(folder.records / "geometry.json", geometry)
         _save_outputs(folder, data, "train", model, *train)
         _save_outputs(folder, data, "test", model, *evaluator.features_of("test"))
@@ -196,13 +196,14 @@ def _save_readings(
                     events.add_scalar(f"reading_{reading}/{name}", value, epoch)
 
 
-def _delete_readings(folder: RunFolder) -> None:
+def _delete_readings(folder: RunFolder, is_told: bool) -> None:
     """Deletes the accuracies that an earlier evaluation has left, because its images or its epoch
-    may have been others. `classifiers.pth` says itself which network it is of, and stays."""
+    may have been others, and tells it unless they will be replaced. `classifiers.pth` says itself
+    which network it is of, and stays."""
     outdated = sorted(folder.records.glob("readings.*"))
     for path in outdated:
         path.unlink()
-    if outdated:
+    if outdated and is_told:
         names = ", ".join(path.name for path in outdated)
         print(f"removed the accuracies of an earlier evaluation: {names}")
 

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -91,7 +91,7 @@ class Job:
                 f"{self.recorded.get('data_root')})"
             )
 
-    def record(self, machine: Machine, data: LongTailedData, start: str | None) -> None:
+    def record(self, machine: Machine, data: LongTailedData, start: Mapping[str, str]) -> None:
         """Writes the options of a new run. For a run that is resumed with another number of epochs,
         removes the results of the other length first and then writes the new number. If a run is
         resumed on another processor, a warning says so.
@@ -99,10 +99,9 @@ class Job:
         Args:
             machine: the machine of the run.
             data: its data.
-            start: the digest of the weights that a stage 2 begins with, also one that is resumed
-                without a checkpoint; None if it goes on, and for a stage 1.
+            start: what a stage 2 records of the weights that it begins with, also one that is
+                resumed without a checkpoint; empty if it goes on, and for a stage 1.
         """
-        began = {} if start is None else {"start": start, "pretrained": self.options.pretrained}
         if not self.folder.arguments.exists():
             of_run = {
                 "class_counts": data.class_counts,
@@ -112,7 +111,7 @@ class Job:
             }
             if contents := contents_of(self.options):
                 of_run[RECORD] = contents
-            write_json(self.folder.arguments, self.options.as_dict() | of_run | began)
+            write_json(self.folder.arguments, self.options.as_dict() | of_run | dict(start))
             return
         recorded = recorded_options(self.folder)
         before = (recorded.get("machine") or {}).get("processor")
@@ -125,7 +124,7 @@ class Job:
         if recorded["epochs"] != self.options.epochs:
             for name in ("summary.json", "report.png", "predictions.npz"):
                 (self.folder.records / name).unlink(missing_ok=True)
-        changed = recorded | began | {"epochs": self.options.epochs}
+        changed = recorded | dict(start) | {"epochs": self.options.epochs}
         if changed != recorded:
             write_json(self.folder.arguments, changed)
 
@@ -153,7 +152,7 @@ def plan(stages: Sequence[Options]) -> tuple[list[list[Job]], dict | None]:
 def open_folders(
     stack: ExitStack,
     jobs: Sequence[Job],
-    starts: Sequence[str | None],
+    starts: Sequence[Mapping[str, str]],
     machine: Machine,
     data: LongTailedData,
 ) -> None:

@@ -104,7 +104,7 @@ def _print_long_epochs(trainer: Trainer) -> None:
             )
 
 
-def _build(job: Job, machine: Machine, data: LongTailedData) -> tuple[Trainer, str | None]:
+def _build(job: Job, machine: Machine, data: LongTailedData) -> tuple[Trainer, dict[str, str]]:
     """Returns the trainer of a run, ready to begin or to continue, and the `start` of `Job.record`.
 
     Raises:
@@ -124,8 +124,10 @@ def _build(job: Job, machine: Machine, data: LongTailedData) -> tuple[Trainer, s
 
     trainer = collectives.together(build, world)
     if start is None or state is not None:
-        return trainer, None
-    return trainer, weights_digest(start[0]["state_dict"])
+        return trainer, {}
+    weights, path = start[0]["state_dict"], start[1]
+    began = {"start": weights_digest(weights), "start_file": str(path)}
+    return trainer, began | {"pretrained": str(options.pretrained)}
 
 
 def _read_checkpoints(

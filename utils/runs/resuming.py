@@ -1,7 +1,6 @@
 """Whether a run begins in its folder, continues there, replaces an earlier run, or is finished."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from utils.errors import UserError, warn
@@ -66,21 +65,22 @@ def _check_start(options: Options, recorded: Mapping[str, Any], folder: RunFolde
     A run without a checkpoint has not begun with any.
 
     Raises:
-        UserError: `--pretrained` names another file, with other weights.
+        UserError: `--pretrained` leads to another file, with other weights.
     """
     if folder.written() is None and not folder.summary.exists():
         return
-    before, named = recorded.get("start"), recorded.get("pretrained")
+    before = recorded.get("start")
     start = file_of(options, "pretrained") if before else None  # earlier versions recorded none
     try:
         if start is None or weights_digest(checkpoint.load(start)["state_dict"]) == before:
             return
     except UserError:  # it is not readable; a run that goes on reports that
         return
-    if not is_same_path(start, file_of(replace(options, pretrained=named), "pretrained")):
+    if not is_same_path(start, recorded["start_file"]):
         raise UserError(
-            f"--resume True: the run in {folder.records} began with other weights: --pretrained "
-            f"{options.pretrained} (recorded: {named})"
+            f"--resume True: the run in {folder.records} began with {recorded['start_file']}, and "
+            f"--pretrained {options.pretrained} is {start}, which has other weights; --overwrite "
+            "True begins stage 2 anew"
         )
     warn(
         f"{start} has other weights than when the run in {folder.records} began with it: its stage "

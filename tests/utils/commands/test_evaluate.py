@@ -264,6 +264,7 @@ def test_an_evaluation_without_readings_removes_those_of_an_earlier_one(tree, bo
     left.write_bytes(b"half")
     succeed([*argv, "--readings", "linear"])
     assert not left.exists()
+    assert "removed" not in succeed([*argv, "--readings", "linear"]).out  # they are replaced
     said = "removed the accuracies of an earlier evaluation: readings.csv, readings.json"
     assert said in succeed(argv).out.splitlines()
     assert not list(folder.glob("readings.*")) and (folder / "classifiers.pth").exists()

@@ -326,7 +326,7 @@ def test_a_stage_2_is_not_taken_for_that_of_another_file_of_the_same_name(tmp_pa
         torch.save({"state_dict": weights, "epoch": value}, Path(name, "model.pth"))
         digests[name] = weights_digest(weights)
     flags = f"{FLAGS} {STAGE_2} --pretrained"
-    folder = made(f"{flags} b/model.pth", start=digests["b"])
+    folder = made(f"{flags} b/model.pth", start=digests["b"], start_file="b/model.pth")
 
     def prepared(file):
         options = options_of(flags, file, "--resume True")
@@ -335,7 +335,7 @@ def test_a_stage_2_is_not_taken_for_that_of_another_file_of_the_same_name(tmp_pa
     # Without a checkpoint, it has not begun with any weights.
     assert prepared("a/model.pth") == "continue"
     (folder / "ckpt.pth.tar").touch()
-    with pytest.raises(UserError, match=r"--pretrained a/model.pth \(recorded: b/model.pth\)"):
+    with pytest.raises(UserError, match=r"began with b/model.pth, and --pretrained a/model.pth is"):
         prepared("a/model.pth")
     # The third has the weights of the second, and nothing else of it.
     assert prepared("b/model.pth") == prepared("c/model.pth") == "continue"
