@@ -18,7 +18,6 @@ FLOORS = (
     ("datasets.recorded", "datasets.samplers"),
     ("datasets.splits",),
     ("datasets.loading",),
-    ("datasets.load_files",),
     ("datasets.sources",),
     ("datasets.load",),
     ("datasets",),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets.files.images import DataFaults
 from datasets.files.trees import FileList
-from datasets.load_files import load_files
+from datasets.sources.from_files import load_files
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
 from utils.errors import UserError

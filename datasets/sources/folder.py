@@ -11,7 +11,7 @@ from datasets.files.trees import (
     count_by_suffix,
     list_classes,
 )
-from datasets.load_files import load_files
+from datasets.sources.from_files import load_files
 from datasets.sources.own_splits import FoundSplits, with_test_split
 from datasets.splits import BalancedData
 from utils.errors import warn

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from datasets.files.trees import FileList
-from datasets.load_files import load_files
+from datasets.sources.from_files import load_files
 from datasets.splits import BalancedData
 from utils.errors import UserError
 from utils.options.flags import Options

@@ -15,13 +15,13 @@ from torchvision import transforms
 
 from datasets.files.images import fit
 from datasets.files.trees import FileList
-from datasets.load_files import streams
 from datasets.loading.loader import Normalise
 from datasets.loading.make import make_loader
 from datasets.loading.reader import ImageReader, augmented, check_shared_memory
 from datasets.loading.streamed import StreamedLoader
 from datasets.normalisation import Normalisation
 from datasets.samplers import ClassAwareOrder, ShuffledOrder
+from datasets.sources.from_files import streams
 from datasets.splits import Split, StreamedSplit
 from tests.support.helpers import call
 from tests.support.streamed_sets import write_imagenet_lt, write_jpeg

@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 import torch
 
-import datasets.load_files
+import datasets.sources.from_files
 from datasets import load_data
 from tests.support.pictures import noise, options, save
 from utils.errors import UserError
@@ -114,7 +114,7 @@ def test_nothing_is_decoded_if_a_listed_file_is_missing(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(datasets.load_files, "decode_once", refuse)
+    monkeypatch.setattr(datasets.sources.from_files, "decode_once", refuse)
     table = write_table(tmp_path)
     (tmp_path / "images" / "0_1.png").unlink()
     (tmp_path / "images" / "1_1.png").write_bytes(b"no image")
@@ -123,7 +123,7 @@ def test_nothing_is_decoded_if_a_listed_file_is_missing(tmp_path, monkeypatch):
 
 
 def test_nothing_is_decoded_if_a_class_has_no_training_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.load_files, "decode_once", None)
+    monkeypatch.setattr(datasets.sources.from_files, "decode_once", None)
     table = write_table(tmp_path, header="path,label,split", row=ROW)
     table.write_text(table.read_text().replace("élm,train", "élm,val"))
     with pytest.raises(UserError, match="label 'élm' has no training images"):
