@@ -17,7 +17,7 @@ FLOORS = (
     ("datasets.origin", "datasets.normalisation", "datasets.long_tail", "datasets.files"),
     ("datasets.recorded", "datasets.samplers"),
     ("datasets.splits",),
-    ("datasets.loading",),
+    ("datasets.loading", "datasets.subset"),
     ("datasets.sources",),
     ("datasets.load",),
     ("datasets",),
