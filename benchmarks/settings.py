@@ -7,11 +7,10 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.machine.cores import usable_cores
-from utils.options.flags import FIELDS, Options, flag_of
+from utils.options.flags import CIFAR_DATASETS, FIELDS, Options, flag_of
 from utils.options.parse import parse_options
 from utils.options.recipes import FULL_STAGE_1, FULL_STAGE_2
 
-DATASETS = ("cifar10", "cifar100")
 SHARED = (
     *("dataset", "data_root", "imb_factor", "arch", "batch_size"),
     *("precision", "step", "gpu", "workers"),
@@ -79,8 +78,10 @@ def settings_of(
     if others:
         allowed = ", ".join(map(flag_of, SHARED))
         raise UserError(f"{flag_of(others[0])}: not a flag of benchmarks, which take {allowed}")
-    if options.dataset not in DATASETS:
-        raise UserError(f"--dataset {options.dataset}: benchmarks take {' or '.join(DATASETS)}")
+    if options.dataset not in CIFAR_DATASETS:
+        raise UserError(
+            f"--dataset {options.dataset}: benchmarks take {' or '.join(CIFAR_DATASETS)}"
+        )
     return Settings(tuple(flags), persistent_workers, quick)
 
 

@@ -20,7 +20,7 @@ from datasets.subset import make_long_tailed
 from utils.errors import RunError, UserError, is_out_of_memory, warn
 from utils.machine.processes import world_of_environment
 from utils.options.data_paths import check_data, expanded
-from utils.options.flags import BENCHMARK_LISTS, NATURAL_DATASETS, OWN_DATASETS, Options
+from utils.options.flags import BENCHMARK_LISTS, CIFAR_DATASETS, OWN_DATASETS, Options
 
 
 def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedData:
@@ -56,7 +56,7 @@ def _load(options: Options, remembered: Mapping) -> LongTailedData:
         options = replace(options, list_root=str(expanded(options.list_root)))
     check_data(options)
     options = with_recorded(options, remembered)
-    data = None if options.dataset in NATURAL_DATASETS else load_packed(options)
+    data = load_packed(options) if options.dataset in CIFAR_DATASETS else None
     if data is None:
         data = make_long_tailed(options, SOURCES[options.dataset](options, remembered))
     check_classes(options, data.class_names, remembered)
@@ -118,7 +118,7 @@ def _load_cifar(options: Options) -> BalancedData:
 
 
 SOURCES: dict[str, Callable[[Options, Mapping], BalancedData]] = {
-    **dict.fromkeys(("cifar10", "cifar100"), lambda options, recorded: _load_cifar(options)),
+    **dict.fromkeys(CIFAR_DATASETS, lambda options, recorded: _load_cifar(options)),
     "digits": lambda options, recorded: load_digits(),
     "folder": load_folder,
     "csv": load_csv,

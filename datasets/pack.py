@@ -12,6 +12,7 @@ from pathlib import Path
 
 from utils.errors import UserError, run_program, unwritable
 from utils.options import values
+from utils.options.flags import CIFAR_DATASETS
 from utils.options.parse import Parser, parse_options
 
 
@@ -38,7 +39,7 @@ def pack(argv: Sequence[str] | None = None) -> Path:
     )
     arguments, flags = parser.parse_known_args(argv)
     options = parse_options(flags)
-    if options.dataset not in ("cifar10", "cifar100"):
+    if options.dataset not in CIFAR_DATASETS:
         raise UserError(f"--dataset {options.dataset} cannot be packed; cifar10 and cifar100 can")
     if options.heldout_fraction > 0:
         raise UserError(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from utils.errors import UserError, run_program, unwritable
 from utils.options import values
+from utils.options.flags import CIFAR_DATASETS
 from utils.options.parse import Parser
 
 
@@ -69,7 +70,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m datasets.png_tree", description=__doc__)
     parser.add_argument(
         "--dataset",
-        choices=("cifar10", "cifar100"),
+        choices=CIFAR_DATASETS,
         default="cifar100",
         help="(default: cifar100)",
     )

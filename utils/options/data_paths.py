@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.options.flags import BENCHMARK_LISTS, Options, default_of
+from utils.options.flags import BENCHMARK_LISTS, CIFAR_DATASETS, Options, default_of
 from utils.text import listed
 
 SPLIT_NAMES = {
@@ -68,7 +68,7 @@ def check_data(options: Options) -> None:
         _check_file(root, options.dataset)
     elif options.dataset in BENCHMARK_LISTS:
         _check_folder(root, "the folder that the lists' paths start from")
-    elif options.dataset in ("cifar10", "cifar100"):
+    elif options.dataset in CIFAR_DATASETS:
         _check_not_own(root, options.dataset)
 
 

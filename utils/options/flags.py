@@ -9,9 +9,10 @@ from utils.options.recipes import RECIPES
 from utils.options.roles import Role, flag
 from utils.options.values import LossTerm, Sampler, parse_losses, parse_sampler, split_names
 
+CIFAR_DATASETS = ("cifar10", "cifar100")
 OWN_DATASETS = ("folder", "csv", "npz")
 BENCHMARK_LISTS = ("imagenet_lt", "inaturalist18")
-DATASETS = ("cifar10", "cifar100", "digits", *OWN_DATASETS, *BENCHMARK_LISTS)
+DATASETS = (*CIFAR_DATASETS, "digits", *OWN_DATASETS, *BENCHMARK_LISTS)
 FILE_DATASETS = ("folder", "csv", *BENCHMARK_LISTS)
 NATURAL_DATASETS = (*OWN_DATASETS, *BENCHMARK_LISTS)  # these keep their own class counts
 CIFAR_NETWORKS = (
