@@ -2,7 +2,6 @@
 
 from utils.options.flags import FIELDS, names_of
 from utils.options.recipes import RECIPES
-from utils.options.roles import Role
 
 INTRODUCTION = """# Flags
 
@@ -17,9 +16,6 @@ what is done with it. A flag that affects nothing may change when a run is resum
 Letters in capitals stand for the value of a flag; n_c is the number of training images of class c,
 n_max that of the largest class, N the number of training images, K the number of classes.
 """
-
-AFFECTS = {role: role.value for role in Role}
-AFFECTS |= {Role.FREE: "nothing", Role.COMMAND: "the command"}
 
 
 def document() -> str:
@@ -47,7 +43,7 @@ def _row(field) -> str:
     if choices and "metavar" not in settings:
         meaning += f" ({', '.join(f'`{choice}`' for choice in choices)})"
     default = "" if field.default is None else f"`{field.default}`"
-    return f"| {names} | {default} | {AFFECTS[field.metadata['role']]} | {meaning} |"
+    return f"| {names} | {default} | {field.metadata['role'].value} | {meaning} |"
 
 
 def _cell(text: str) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 
 class Role(Enum):
-    """What a flag affects. Resume checks, run names and headings of reports follow from it."""
+    """What a flag affects, in the words of `docs/flags.md`. Resume checks, run names and headings
+    of reports follow from it."""
 
     DATA = "data"
     """The training images, and how they look before augmentation."""
@@ -22,9 +23,9 @@ class Role(Enum):
     """Training in either stage."""
     PLACE = "place of the data"
     """The place of the data. Runs are told apart by their images, not by this place."""
-    FREE = "free"
+    FREE = "nothing"
     """No result, only how the machine works and what it prints. It may change in a resumed run."""
-    COMMAND = "command"
+    COMMAND = "the command"
     """What a command does, and which run it means. Resume checks do not compare it, except for the
     checkpoint that `--pretrained` names."""
 
