@@ -88,7 +88,7 @@ def parse_stages(argv: Sequence[str] | None = None) -> list[Options]:
     forget_digests()
     given, first = _with_recipe(argv)
     options = Options(**given)
-    _check_data(options)
+    _check_data_flags(options)
     _check_prior(options)
     if options.pretrain_epochs is None:
         return [_checked(options)]
@@ -210,7 +210,7 @@ def _has(options: Options, name: str, value: str | None = None) -> bool:
     return not options.is_at_default(name) if value is None else getattr(options, name) == value
 
 
-def _check_data(options: Options) -> None:
+def _check_data_flags(options: Options) -> None:
     if options.image_size is not None and options.dataset not in NATURAL_DATASETS:
         raise UserError(
             f"--image_size {options.image_size}: --dataset {options.dataset} has images of 32x32 "
