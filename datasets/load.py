@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets.files.repeats import repeats
 from datasets.files.trees import FileList
-from datasets.normalisation import CIFAR, CONSTANTS, IMAGENET, Normalisation, of_images
+from datasets.normalisation import CONSTANTS, Normalisation, of_images, usual
 from datasets.recorded import check_classes, data_of, normalisation_of, with_recorded
 from datasets.sources.cifar import load_cifar
 from datasets.sources.csv_file import load_csv
@@ -91,8 +91,7 @@ def _normalisation(options: Options, data: LongTailedData, remembered: Mapping) 
     if options.normalisation != "auto":
         return CONSTANTS[options.normalisation]
     if options.dataset not in OWN_DATASETS:
-        is_large = options.dataset in BENCHMARK_LISTS
-        return IMAGENET if is_large else CIFAR
+        return usual(options.dataset)
     found = of_images(data.train.pixels())
     # 12 bits in 16 leave values up to 15 of 255, which deviate by half of that at most.
     if max(found.mean) <= 15 / 255 and max(found.std) <= 7.5 / 255:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.options.flags import BENCHMARK_LISTS
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class Normalisation:
 CIFAR = Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CONSTANTS = {"cifar": CIFAR, "imagenet": IMAGENET}
+
+
+def usual(dataset: object) -> Normalisation:
+    """Returns the normalisation of a data set that has none of its own: ImageNet's for the
+    benchmark lists, else CIFAR's."""
+    return IMAGENET if dataset in BENCHMARK_LISTS else CIFAR
 
 
 def of_images(batches: Iterable[Tensor]) -> Normalisation:

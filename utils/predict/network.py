@@ -19,7 +19,7 @@ from utils.errors import UserError
 from utils.evaluation.classifier_files import CLASSIFIERS_FILE, load_classifier
 from utils.evaluation.classifiers import SavedClassifier
 from utils.files import read_json
-from utils.options.flags import BENCHMARK_LISTS, usual_side
+from utils.options.flags import usual_side
 from utils.runs import checkpoint
 from utils.runs.lookup import PRETRAINED, RUNS, checkpoint_of_run
 from utils.runs.records import place_of
@@ -169,7 +169,7 @@ def records_below(root_log: Path | None, folder: Path) -> list[Path]:
 def _normalisation(recorded: Mapping, dataset: object) -> Normalisation:
     if "normalisation" in recorded:
         return normalisation.from_record(recorded["normalisation"])
-    return normalisation.IMAGENET if dataset in BENCHMARK_LISTS else normalisation.CIFAR
+    return normalisation.usual(dataset)
 
 
 def _image_size(recorded: Mapping, arguments: Mapping, path: Path, arch: str) -> int:
