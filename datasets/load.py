@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from datasets.files.repeats import repeats
-from datasets.files.trees import FileList
 from datasets.normalisation import CONSTANTS, Normalisation, of_images, usual
 from datasets.recorded import check_classes, data_of, normalisation_of, with_recorded
 from datasets.sources.cifar import load_cifar
@@ -68,7 +67,7 @@ def _load(options: Options, remembered: Mapping) -> LongTailedData:
     # A run that goes on with recorded data was told of repeated images when it began. Of several
     # processes only the first prints.
     is_told = (options.evaluation or not remembered) and world_of_environment().is_main
-    if options.dataset in ("folder", "csv") and is_told:
+    if is_told and options.dataset in OWN_DATASETS and data.train.files is not None:
         data = replace(data, origin=replace(data.origin, remarks=_repeats(options, data)))
     return replace(data, normalisation=_normalisation(options, data, remembered))
 
@@ -76,13 +75,13 @@ def _load(options: Options, remembered: Mapping) -> LongTailedData:
 def _repeats(options: Options, data: LongTailedData) -> tuple[str, ...]:
     """Returns the remarks on images that a tree or a table has more than once."""
     root = Path(options.data_root)
-    folder = root if options.dataset == "folder" else root.parent
-    lists = {}
-    for name, split in ({"train": data.train} | data.evaluation_splits).items():
-        # The subset has shuffled them; the examples are to be the first.
-        images = sorted(zip(split.files or [], split.labels.tolist(), strict=True))
-        lists[name] = FileList(folder, [file for file, _ in images], [k for _, k in images])
-    return tuple(repeats(lists))
+    splits = {"train": data.train} | data.evaluation_splits
+    # The subset has shuffled them; the examples are to be the first.
+    images_of = {
+        name: sorted(zip(split.files or [], split.labels.tolist(), strict=True))
+        for name, split in splits.items()
+    }
+    return tuple(repeats(root if root.is_dir() else root.parent, images_of))
 
 
 def _normalisation(options: Options, data: LongTailedData, remembered: Mapping) -> Normalisation:

@@ -4,11 +4,11 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
 from datasets.files.images import IMAGE_SUFFIXES
-from datasets.files.trees import FileList
 from utils.files import of_each
 from utils.text import shown
 
@@ -16,27 +16,23 @@ BLOCK = 4096  # bytes at the beginning and in the middle tell most images of one
 FORMATS = (*IMAGE_SUFFIXES, ".arw", ".cr2", ".dng", ".nef")  # and RAW files that Pillow opens
 
 
-def repeats(lists: Mapping[str, FileList]) -> list[str]:
+def repeats(folder: Path, images_of: Mapping[str, Sequence[tuple[str, int]]]) -> list[str]:
     """Returns remarks on test and held-out images that are training images too, and on images in
     several classes. Images are the same if their files have the same bytes. Files whose names
     differ in the ending alone are taken for one photograph in several formats, if the endings are
     of images: `scan.0001` and `scan.0002` are two.
 
     Args:
-        lists: the files of the splits `train`, `test` and, if there is one, `heldout`.
+        folder: the one that the names of the images are relative to.
+        images_of: name and label of each image of the splits `train`, `test` and, if there is one,
+            `heldout`, in this order.
 
     Raises:
         OSError: a file cannot be read.
     """
-    ordered = [(split, lists[split]) for split in ("train", "test", "heldout") if split in lists]
-    images = [
-        (split, label, file)
-        for split, files in ordered
-        for file, label in zip(files.files, files.labels, strict=True)
-    ]
-    paths = [files.path(name) for _, files in ordered for name in files.names]
+    images = [(split, label, file) for split in images_of for file, label in images_of[split]]
     pairs = defaultdict(list)
-    for group in _equal(paths):
+    for group in _equal([os.path.join(folder, file) for *_, file in images]):
         (first_split, first_label, first), *others = (images[i] for i in group)
         if first_split == "train":
             for split, _, file in others:
