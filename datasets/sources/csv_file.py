@@ -5,12 +5,13 @@ import csv
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from datasets.files.images import DataFaults
 from datasets.files.trees import FileList
 from datasets.sources.from_files import load_files
-from datasets.sources.own_splits import FoundSplits, with_test_split
+from datasets.sources.own_splits import with_test_split
 from datasets.splits import BalancedData
 from utils.errors import UserError
 from utils.options.data_paths import split_called
@@ -56,10 +57,10 @@ def load_csv(options: Options, recorded: Mapping) -> BalancedData:
         labels = [of_class[label] for _, label, _ in chosen]
         lists[split] = FileList(path.parent, [name for name, *_ in chosen], labels)
     names = {split: f"lines of the split {split}" for split in lists}
-    found = with_test_split(FoundSplits(classes, lists, names), options, recorded, faults)
-    loaded = load_files(found.lists, options, faults, beside=path)
+    lists, origin = with_test_split(classes, lists, names, options, recorded, faults)
+    loaded = load_files(lists, options, faults, beside=path)
     others = (f"other columns ({listed(ignored)})",) if ignored else ()
-    return BalancedData(**loaded, class_names=classes, origin=found.origin(others))
+    return BalancedData(**loaded, class_names=classes, origin=replace(origin, ignored=others))
 
 
 def _rows(path: Path, faults: list[str], ignored: list[str]) -> Iterator[tuple[str, str, str]]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from datasets.files.trees import (
@@ -12,7 +13,7 @@ from datasets.files.trees import (
     list_classes,
 )
 from datasets.sources.from_files import load_files
-from datasets.sources.own_splits import FoundSplits, with_test_split
+from datasets.sources.own_splits import with_test_split
 from datasets.splits import BalancedData
 from utils.errors import warn
 from utils.options.data_paths import Tree, read_tree, run_roots
@@ -42,11 +43,10 @@ def load_folder(options: Options, recorded: Mapping) -> BalancedData:
     else:
         classes, lists = _list_flat(root, folders, remarks)
     names = {split: f"{folder.name}/" for split, folder in tree.splits.items()}
-    splits = FoundSplits(classes, lists, names)
-    found = with_test_split(splits, options, recorded, remarks.faults)
-    loaded = load_files(found.lists, options, remarks.faults, beside=root)
-    ignored = (*remarks.ignored(), *beside)
-    return BalancedData(**loaded, class_names=classes, origin=found.origin(ignored))
+    lists, origin = with_test_split(classes, lists, names, options, recorded, remarks.faults)
+    loaded = load_files(lists, options, remarks.faults, beside=root)
+    origin = replace(origin, ignored=(*remarks.ignored(), *beside))
+    return BalancedData(**loaded, class_names=classes, origin=origin)
 
 
 def _beside_splits(root: Path, tree: Tree) -> list[str]:

@@ -1,7 +1,6 @@
 """Which of a user's own images train and which test."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,39 +11,6 @@ from datasets.recorded import recorded_test_fraction, test_rand_number
 from utils.errors import UserError
 from utils.options.flags import Options
 from utils.text import shown
-
-
-@dataclass(frozen=True)
-class FoundSplits:
-    """The files of each split of a user's own data, and the class names.
-
-    Attributes:
-        classes: names of the classes ``[K]``.
-        lists: the files of each split.
-        names: where each split comes from, in words, such as the name of its folder.
-        test_fraction, rand_number: how the test images were split off; None if they were not.
-    """
-
-    classes: list[str]
-    lists: dict[str, FileList]
-    names: dict[str, str]
-    test_fraction: float | None = None
-    rand_number: int | None = None
-
-    def origin(self, ignored: tuple[str, ...] = ()) -> Origin:
-        """Returns what a run prints and records about these splits; `ignored` says in words which
-        files and folders were ignored."""
-        if self.test_fraction is None:
-            test = self.names["test"]
-        else:
-            test = f"{self.test_fraction:g} of each class (--test_fraction)"
-        return Origin(
-            test=test,
-            heldout=self.names.get("heldout"),
-            ignored=ignored,
-            test_fraction=self.test_fraction,
-            test_rand_number=self.rand_number,
-        )
 
 
 def check_class_count(classes: Sequence[str], options: Options) -> None:
@@ -95,13 +61,21 @@ def roles_of(names: Mapping[str, str], options: Options, recorded: Mapping) -> d
 
 
 def with_test_split(
-    found: FoundSplits, options: Options, recorded: Mapping, faults: list[str]
-) -> FoundSplits:
-    """Returns the splits with a test set: one of their own, else a part of each class's training
-    images, the recorded one or `--test_fraction`.
+    classes: Sequence[str],
+    lists: dict[str, FileList],
+    names: Mapping[str, str],
+    options: Options,
+    recorded: Mapping,
+    faults: list[str],
+) -> tuple[dict[str, FileList], Origin]:
+    """Returns the files of `train`, `test` and, if there is one, `heldout`, and where they come
+    from. The test set is one of the data's own, else a part of each class's training images, the
+    recorded one or `--test_fraction`.
 
     Args:
-        found: the splits that the data have.
+        classes: names of the classes ``[K]``.
+        lists: the files of each split that the data have.
+        names: where each split comes from, in words, such as the name of its folder.
         options: only `test_fraction` and `rand_number` are used, and `data_root` for messages.
         recorded: as for `roles_of`.
         faults: what is already known to be wrong, which may be why a class is missing or small.
@@ -111,22 +85,23 @@ def with_test_split(
             recorded for data that have a test set.
     """
     if not faults:
-        check_class_count(found.classes, options)
-    roles = roles_of(found.names, options, recorded)
+        check_class_count(classes, options)
+    roles = roles_of(names, options, recorded)
     if "test" in roles.values():
-        lists = {roles[split]: files for split, files in found.lists.items()}
-        names = {roles[split]: name for split, name in found.names.items()}
-        return replace(found, lists=lists, names=names)
+        named = {roles[split]: name for split, name in names.items()}
+        origin = Origin(named["test"], named.get("heldout"))
+        return {roles[split]: files for split, files in lists.items()}, origin
     fraction = recorded_test_fraction(options, recorded) or options.test_fraction
     seed = test_rand_number(options, recorded)
-    train, test = split_off_test(found.lists["train"], fraction, seed)
+    train, test = split_off_test(lists["train"], fraction, seed)
     if not len(test) and not faults:
         raise UserError(
             f"--data_root {options.data_root}: no class has two images, so no image can be split "
             "off for a test set"
         )
-    lists = {"train": train, "test": test}
-    return replace(found, lists=lists, test_fraction=fraction, rand_number=seed)
+    in_words = f"{fraction:g} of each class (--test_fraction)"
+    origin = Origin(in_words, test_fraction=fraction, test_rand_number=seed)
+    return {"train": train, "test": test}, origin
 
 
 def split_off_test(files: FileList, fraction: float, rand_number: int) -> tuple[FileList, FileList]:
