@@ -22,24 +22,24 @@ from utils.options.data_paths import check_data, expanded
 from utils.options.flags import BENCHMARK_LISTS, CIFAR_DATASETS, OWN_DATASETS, Options
 
 
-def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedData:
+def load_data(options: Options, record: Mapping | None = None) -> LongTailedData:
     """Returns the data set that the options name, with its long-tailed training set chosen.
 
     Args:
         options: only the options of the data are used.
-        recorded: `args.json` of a resumed run, or the checkpoint of the stage before. Its
-            entry `data` decides image size, normalisation, class names, test images and whether
+        record: `args.json` of a resumed run, or the checkpoint of the stage before. Its entry
+            `data` decides image size, normalisation, class names, test images and whether
             `--stream auto` streams.
 
     Raises:
         UserError: files are missing or damaged, a class has no training images,
             `--select_on heldout` has no held-out images, or a flag or the data contradict
-            `recorded`.
+            `record`.
         RunError: the images do not fit into memory, or what workers read ahead does not fit into
             the memory that processes share.
     """
     try:
-        return _load(options, data_of(recorded or {}))
+        return _load(options, data_of(record or {}))
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -48,17 +48,17 @@ def load_data(options: Options, recorded: Mapping | None = None) -> LongTailedDa
         ) from error
 
 
-def _load(options: Options, remembered: Mapping) -> LongTailedData:
-    """Does what `load_data` says; `remembered` is the entry `data` of what was recorded."""
+def _load(options: Options, recorded: Mapping) -> LongTailedData:
+    """Does what `load_data` says; `recorded` is the entry `data` of its record."""
     options = replace(options, data_root=str(expanded(options.data_root)))
     if options.list_root is not None:
         options = replace(options, list_root=str(expanded(options.list_root)))
     check_data(options)
-    options = with_recorded(options, remembered)
+    options = with_recorded(options, recorded)
     data = load_packed(options) if options.dataset in CIFAR_DATASETS else None
     if data is None:
-        data = make_long_tailed(options, SOURCES[options.dataset](options, remembered))
-    check_classes(options, data.class_names, remembered)
+        data = make_long_tailed(options, SOURCES[options.dataset](options, recorded))
+    check_classes(options, data.class_names, recorded)
     if options.select_on == "heldout" and data.heldout is None:
         raise UserError(
             f"--select_on heldout: --dataset {options.dataset} has no held-out images here; "
@@ -66,10 +66,10 @@ def _load(options: Options, remembered: Mapping) -> LongTailedData:
         )
     # A run that goes on with recorded data was told of repeated images when it began. Of several
     # processes only the first prints.
-    is_told = (options.evaluation or not remembered) and world_of_environment().is_main
+    is_told = (options.evaluation or not recorded) and world_of_environment().is_main
     if is_told and options.dataset in OWN_DATASETS and data.train.files is not None:
         data = replace(data, origin=replace(data.origin, remarks=_repeats(options, data)))
-    return replace(data, normalisation=_normalisation(options, data, remembered))
+    return replace(data, normalisation=_normalisation(options, data, recorded))
 
 
 def _repeats(options: Options, data: LongTailedData) -> tuple[str, ...]:
@@ -84,8 +84,8 @@ def _repeats(options: Options, data: LongTailedData) -> tuple[str, ...]:
     return tuple(repeats(root if root.is_dir() else root.parent, images_of))
 
 
-def _normalisation(options: Options, data: LongTailedData, remembered: Mapping) -> Normalisation:
-    if (before := normalisation_of(options, remembered)) is not None:
+def _normalisation(options: Options, data: LongTailedData, recorded: Mapping) -> Normalisation:
+    if (before := normalisation_of(options, recorded)) is not None:
         return before
     if options.normalisation != "auto":
         return CONSTANTS[options.normalisation]
