@@ -1,4 +1,5 @@
-"""What a run imports before it has trained an epoch: nothing that it does not need by then."""
+"""What a run imports before it has trained an epoch, and a table before it has trained its runs:
+nothing that it does not need by then."""
 
 import subprocess
 import sys
@@ -44,3 +45,11 @@ def test_an_epoch_trains_and_is_evaluated_without_slow_imports(tmp_path):
         timeout=120,
     )
     assert done.stdout.splitlines()[-1:] == ["imported: []"], done.stdout + done.stderr
+
+
+def test_a_table_is_planned_without_slow_imports():
+    code = f"import sys, utils.reproduce.__main__; print(sorted({SLOW} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -8,8 +8,9 @@ import pandas as pd
 
 from utils.options.parse import parse_options
 from utils.options.recipes import RECIPES
+from utils.reproduce.filing import read_records
 from utils.reproduce.plan import Cell, DataSet, Length
-from utils.reproduce.results import read_records, results
+from utils.reproduce.results import results
 
 CLASS_COUNTS = [200, 10]
 TINY = Length(2, 2, 1)

@@ -24,9 +24,8 @@ from utils.errors import UserError, run_program
 from utils.options import values
 from utils.options.flags import DATASETS, PRECISIONS, default_of
 from utils.options.parse import Parser
-from utils.reproduce.filing import file_run
+from utils.reproduce.filing import file_run, read_records
 from utils.reproduce.plan import FULL_LENGTH, PROTOCOLS, Cell, DataSet, Length, plan
-from utils.reproduce.results import read_records
 from utils.reproduce.rows import OF_OWN_DATA, select_recipes, select_rows
 from utils.reproduce.running import Runner, measured_seconds, users_commands
 from utils.reproduce.sharing import check_passed_on, with_subset

@@ -14,6 +14,7 @@ from utils.files import atomic_write, write_json
 from utils.options.recipes import RECIPES
 from utils.reproduce.comparisons import against_published, comparisons, rankings
 from utils.reproduce.drawing import forest
+from utils.reproduce.filing import read_records
 from utils.reproduce.margins import margin_courses
 from utils.reproduce.plan import FULL_LENGTH, PROTOCOLS, Cell
 from utils.reproduce.results import (
@@ -21,7 +22,6 @@ from utils.reproduce.results import (
     LINE,
     Frame,
     as_json,
-    read_records,
     results,
     tabulate,
 )

@@ -1,4 +1,4 @@
-"""Copies the small records of finished runs into the folder of the table."""
+"""Copies the small records of finished runs into the folder of the table, and reads them."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from utils.options.flags import Options, flag_of
 from utils.options.parse import parse_options
 from utils.options.recipes import RECIPES
 from utils.reproduce.plan import Cell, DataSet, Length
-from utils.reproduce.results import read_records
 from utils.runs.folders import differences
 from utils.runs.records import RecordedRun, place_of, read_run
 
@@ -123,6 +122,20 @@ def _cell_of(run: RecordedRun, row: str, records: Path) -> Cell:
     # A stage 1 keeps the checkpoints of all protocols.
     check_options(parent, cell.start, free=("select_on",))
     return cell
+
+
+def read_records(folder: Path) -> dict[Cell, RecordedRun]:
+    """Returns the finished runs with records below `folder`, by cell.
+
+    Raises:
+        UserError: records are damaged.
+    """
+    found = {}
+    for path in sorted(folder.glob("*/*/*/summary.json")):
+        cell = Cell.of_record(path.parent.relative_to(folder))
+        if cell is not None:
+            found[cell] = read_run(path.parent)
+    return found
 
 
 def _filed_start(run: RecordedRun, records: Path) -> RecordedRun:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from utils.options.recipes import RECIPES
 from utils.reproduce.plan import PROTOCOLS, Cell
 from utils.reproduce.published import PUBLISHED
 from utils.reproduce.rows import GRID
-from utils.runs.records import MissingRecord, RecordedRun, accuracies_of, read_run
+from utils.runs.records import MissingRecord, RecordedRun, accuracies_of
 from utils.training.selection import chosen_epochs
 
 Frame = Any
@@ -36,20 +35,6 @@ OF_RUN = [
     *("chain_seconds", "chain_images"),
 ]
 """What the records of a run say, the same for all protocols."""
-
-
-def read_records(folder: Path) -> dict[Cell, RecordedRun]:
-    """Returns the finished runs with records below `folder`, by cell.
-
-    Raises:
-        UserError: records are damaged.
-    """
-    found = {}
-    for path in sorted(folder.glob("*/*/*/summary.json")):
-        cell = Cell.of_record(path.parent.relative_to(folder))
-        if cell is not None:
-            found[cell] = read_run(path.parent)
-    return found
 
 
 def results(records: Mapping[Cell, RecordedRun]) -> Frame:

@@ -7,9 +7,8 @@ import pytest
 
 from tests.support.table_records import cell_of, write_run
 from utils.errors import UserError
-from utils.reproduce.filing import file_run
+from utils.reproduce.filing import file_run, read_records
 from utils.reproduce.plan import Length
-from utils.reproduce.results import read_records
 
 CUT = Length(200, 2, 1)
 

@@ -15,12 +15,11 @@ from tests.support.table_records import (
     write_run,
 )
 from utils.errors import UserError
-from utils.reproduce.filing import file_records
+from utils.reproduce.filing import file_records, read_records
 from utils.reproduce.plan import DataSet, Length
 from utils.reproduce.results import (
     CHAINS,
     as_json,
-    read_records,
     tabulate,
 )
 from utils.reproduce.results import predictions as predictions_of
