@@ -30,9 +30,9 @@ from tests.support.helpers import (
     weights_of,
 )
 from utils.errors import Interrupted
-from utils.evaluation.classifier_files import weights_digest
 from utils.export.checkpoints import export_checkpoints
 from utils.runs import checkpoint
+from utils.runs.classifier_files import weights_digest
 from utils.training.summary import summarise
 
 pytestmark = pytest.mark.usefixtures("no_figures")

@@ -12,11 +12,6 @@ from torch import Tensor, nn
 from datasets import LongTailedData, load_data
 from models.network import Network
 from utils.errors import UserError
-from utils.evaluation.classifier_files import (
-    CLASSIFIERS_FILE,
-    save_classifiers,
-    write_readings,
-)
 from utils.evaluation.classifiers import (
     TRAINED,
     TUNED,
@@ -36,6 +31,11 @@ from utils.machine import collectives
 from utils.machine.processes import World
 from utils.options.flags import Options
 from utils.runs import checkpoint
+from utils.runs.classifier_files import (
+    CLASSIFIERS_FILE,
+    save_classifiers,
+    write_readings,
+)
 from utils.runs.folders import find_evaluated
 from utils.runs.records import warn_of_unfinished
 from utils.runs.run_folder import RunFolder, check_writable

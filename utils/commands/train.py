@@ -9,12 +9,12 @@ from pathlib import Path
 from datasets import LongTailedData, load_data
 from utils.commands.jobs import Job, open_folders, plan
 from utils.errors import UserError, is_out_of_memory
-from utils.evaluation.classifier_files import weights_digest
 from utils.files import read_json
 from utils.machine import collectives, signals
 from utils.machine.device import Machine, seed_everything
 from utils.options.flags import Options
 from utils.runs import checkpoint
+from utils.runs.classifier_files import weights_digest
 from utils.runs.epoch_log import finished_epochs
 from utils.runs.folders import run_folder
 from utils.runs.lookup import checkpoint_of_flag

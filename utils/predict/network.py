@@ -16,11 +16,11 @@ from datasets.normalisation import Normalisation
 from datasets.recorded import data_of
 from models import ARCHITECTURES
 from utils.errors import UserError
-from utils.evaluation.classifier_files import CLASSIFIERS_FILE, load_classifier
 from utils.evaluation.classifiers import SavedClassifier
 from utils.files import read_json
 from utils.options.flags import usual_side
 from utils.runs import checkpoint
+from utils.runs.classifier_files import CLASSIFIERS_FILE, load_classifier
 from utils.runs.lookup import PRETRAINED, RUNS, checkpoint_of_run
 from utils.runs.records import place_of
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from utils.errors import UserError, warn
-from utils.evaluation.classifier_files import weights_digest
 from utils.files import read_json
 from utils.options.flags import Options, flag_of
 from utils.runs import checkpoint
+from utils.runs.classifier_files import weights_digest
 from utils.runs.contents import file_of, is_same_path
 from utils.runs.folders import check_data_unchanged, check_files_unchanged, differences
 from utils.runs.records import read_epochs

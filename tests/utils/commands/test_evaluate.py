@@ -27,9 +27,9 @@ from tests.support.own_images import write_folder
 from tests.support.pictures import noise, save
 from utils.commands.evaluate import _epoch_of
 from utils.errors import UserError
-from utils.evaluation.classifier_files import load_classifier
 from utils.evaluation.classifiers import FeatureBank, apply_classifier
 from utils.options.parse import parse_options
+from utils.runs.classifier_files import load_classifier
 from utils.runs.folders import run_folder
 from utils.runs.run_folder import RunFolder
 from utils.training import selection

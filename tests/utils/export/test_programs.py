@@ -14,12 +14,12 @@ from tests.support.helpers import snapshot
 from tests.support.made_up_runs import write_run
 from tests.support.rounding import assert_as_accurate
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
-from utils.evaluation.classifier_files import save_classifiers
 from utils.evaluation.classifiers import Classifier
 from utils.export.__main__ import main
 from utils.export.programs import PACKAGES
 from utils.predict.network import load_network
 from utils.runs.backbone import load_backbone
+from utils.runs.classifier_files import save_classifiers
 
 SIDE = 16
 BY_ITSELF = "the program subtracts mean and divides by std itself"

@@ -27,11 +27,11 @@ from tests.support.helpers import (
 from tests.support.made_up_runs import write_run
 from tests.support.pictures import noise, save
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
-from utils.evaluation.classifier_files import save_classifiers
 from utils.evaluation.classifiers import Classifier
 from utils.predict.__main__ import main
 from utils.predict.images import decoded, image_paths
 from utils.predict.network import load_network
+from utils.runs.classifier_files import save_classifiers
 
 
 @pytest.fixture

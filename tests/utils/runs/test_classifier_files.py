@@ -9,14 +9,14 @@ from torch import nn
 
 from models import resnet8
 from utils.errors import UserError
-from utils.evaluation.classifier_files import (
+from utils.evaluation.classifiers import FeatureBank, accuracies, apply_classifier, fit
+from utils.options.flags import READINGS
+from utils.runs.classifier_files import (
     load_classifier,
     save_classifiers,
     weights_digest,
     write_readings,
 )
-from utils.evaluation.classifiers import FeatureBank, accuracies, apply_classifier, fit
-from utils.options.flags import READINGS
 
 COUNTS = [30, 12, 5]
 
