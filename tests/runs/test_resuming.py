@@ -32,7 +32,6 @@ from tests.support.helpers import (
 from utils.errors import Interrupted
 from utils.export.checkpoints import export_checkpoints
 from utils.runs import checkpoint
-from utils.runs.classifier_files import weights_digest
 from utils.training.summary import summarise
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -366,7 +365,7 @@ def test_a_stage_2_that_was_stopped_before_its_first_checkpoint_records_what_it_
     for said in ("starts from", "this run is finished"):
         outcome = succeed(argv)
         assert said in outcome.out and not outcome.warnings
-    start = weights_digest(weights_of(pretrained / STAGE_1_NAME, "ckpt.best.pth.tar"))
+    start = checkpoint.weights_digest(weights_of(pretrained / STAGE_1_NAME, "ckpt.best.pth.tar"))
     recorded = json.loads((folder / "args.json").read_text())
     assert recorded == before | {"start": start} != before
 

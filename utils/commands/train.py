@@ -14,7 +14,6 @@ from utils.machine import collectives, signals
 from utils.machine.device import Machine, seed_everything
 from utils.options.flags import Options
 from utils.runs import checkpoint
-from utils.runs.classifier_files import weights_digest
 from utils.runs.epoch_log import finished_epochs
 from utils.runs.folders import run_folder
 from utils.runs.lookup import checkpoint_of_flag
@@ -126,7 +125,7 @@ def _build(job: Job, machine: Machine, data: LongTailedData) -> tuple[Trainer, d
     if start is None or state is not None:
         return trainer, {}
     weights, path = start[0]["state_dict"], start[1]
-    began = {"start": weights_digest(weights), "start_file": str(path)}
+    began = {"start": checkpoint.weights_digest(weights), "start_file": str(path)}
     return trainer, began | {"pretrained": str(options.pretrained)}
 
 

@@ -1,10 +1,12 @@
 """Checkpoints: they are written whole, and reading one runs no code from it."""
 
+import hashlib
 import io
 import os
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -265,3 +267,13 @@ def check_weight(name: str, weight: Tensor, expected: Tensor, path: Path) -> Non
         )
     if not torch.isfinite(weight).all():
         raise UserError(f"{path}: {name} is not finite")
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Returns a SHA-256 of a `state_dict`: weights and batch-norm statistics. It tells whether a
+    saved classifier was fitted on this network, or whether a stage 2 began with it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

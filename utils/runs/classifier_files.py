@@ -6,19 +6,19 @@
 """
 
 import csv
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from utils.errors import UserError, is_out_of_memory
 from utils.evaluation.classifiers import Classifier
 from utils.evaluation.tables import OF_CLASSIFIERS
 from utils.files import atomic_write, write_json
+from utils.runs.checkpoint import weights_digest
 
 CLASSIFIERS_FILE = "classifiers.pth"
 FORMAT = 1
@@ -39,16 +39,6 @@ def write_readings(folder: Path, records: dict[str, dict]) -> None:
         for name, record in records.items():
             writer.writerow((name, *(record[column] for column in OF_CLASSIFIERS)))
         text.detach()
-
-
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Returns a SHA-256 of a `state_dict`: weights and batch-norm statistics. It tells whether a
-    saved classifier was fitted on this network, or whether a stage 2 began with it."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save_classifiers(

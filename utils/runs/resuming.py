@@ -7,7 +7,6 @@ from utils.errors import UserError, warn
 from utils.files import read_json
 from utils.options.flags import Options, flag_of
 from utils.runs import checkpoint
-from utils.runs.classifier_files import weights_digest
 from utils.runs.contents import file_of, is_same_path
 from utils.runs.folders import check_data_unchanged, check_files_unchanged, differences
 from utils.runs.records import read_epochs
@@ -72,7 +71,8 @@ def _check_start(options: Options, recorded: Mapping[str, Any], folder: RunFolde
     before = recorded.get("start")
     start = file_of(options, "pretrained") if before else None  # earlier versions recorded none
     try:
-        if start is None or weights_digest(checkpoint.load(start)["state_dict"]) == before:
+        now = start and checkpoint.weights_digest(checkpoint.load(start)["state_dict"])
+        if now in (None, before):
             return
     except UserError:  # it is not readable; a run that goes on reports that
         return

@@ -11,10 +11,10 @@ from models import resnet8
 from utils.errors import UserError
 from utils.evaluation.classifiers import FeatureBank, accuracies, apply_classifier, fit
 from utils.options.flags import READINGS
+from utils.runs.checkpoint import weights_digest
 from utils.runs.classifier_files import (
     load_classifier,
     save_classifiers,
-    weights_digest,
     write_readings,
 )
 
