@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.options.data_paths import expanded
-from utils.options.flags import FIELDS, OWN_DATASETS, PRECISIONS, Options, flag_of, with_role
+from utils.options.flags import FIELDS, PRECISIONS, Options, flag_of, with_role
 from utils.options.roles import Role
 from utils.options.run_names import (
     DIGITS,
@@ -21,7 +20,7 @@ from utils.options.run_names import (
     released_name,
     run_name,
 )
-from utils.runs.contents import contents_of, is_same_file, is_same_path, named_files
+from utils.runs.contents import contents_of, is_same_file, named_files
 from utils.runs.lookup import (
     PRETRAINED,
     best_files,
@@ -63,11 +62,11 @@ def run_folder(options: Options) -> RunFolder:
     if folder.holds_a_run():
         return folder
     for earlier_run in earlier:
-        if _is_run_of(options, earlier_run):
+        if is_run_of(options, earlier_run):
             return earlier_run
     if contents_of(options).keys() == named_files(options).keys():
         return folder
-    found = [run for run in _named_alike(options) if _is_run_of(options, run)]
+    found = [run for run in named_alike(options) if is_run_of(options, run)]
     if len(found) > 1:
         runs = ", ".join(str(run.records) for run in found)
         raise UserError(
@@ -136,20 +135,20 @@ def _below(options: Options, name: str) -> RunFolder:
     return RunFolder(Path(options.root_model, *parts), Path(options.root_log, *parts))
 
 
-def _named_alike(options: Options) -> list[RunFolder]:
+def named_alike(options: Options) -> list[RunFolder]:
     """Returns the folders with the run's released name, with and without a digest."""
     released = Path(options.root_model, _parent(options), released_name(options))
     return [_below(options, path.name) for path in (released, *with_digest(released))]
 
 
-def _is_run_of(options: Options, folder: RunFolder) -> bool:
+def is_run_of(options: Options, folder: RunFolder) -> bool:
     """Returns True if the folder's record is that of the same run. A stage 1 may have another
     number of epochs, because it can be continued with more."""
-    differing = _differing(options, folder)
+    differing = differing_flags(options, folder)
     return differing is not None and not differing - ({"epochs"} if options.stage == 1 else set())
 
 
-def _differing(options: Options, folder: RunFolder) -> set[str] | None:
+def differing_flags(options: Options, folder: RunFolder) -> set[str] | None:
     """Returns the names of the `differences` from the folder's record; None if it has no record."""
     try:
         return set(differences(options, recorded_options(folder)))
@@ -186,47 +185,6 @@ def differences(options: Options, recorded: Mapping[str, Any]) -> dict[str, Any]
     if options.stage == 2 and None not in lengths and lengths[0] != lengths[1]:
         found["pretrain_epochs"] = lengths[1]
     return found
-
-
-def check_files_unchanged(options: Options) -> None:
-    """Checks that no run would be resumed with a file that has changed since the run began.
-
-    Raises:
-        UserError: there is a run that differs from the options only in the content of `--backbone`
-            or `--teacher`, at the same path.
-    """
-    files = named_files(options)
-    for run in _named_alike(options) if files else []:
-        differing = (_differing(options, run) or set()) - {"epochs"}
-        if not differing or not differing <= files.keys():
-            continue
-        recorded = recorded_options(run)
-        if all(is_same_path(files[name], recorded.get(name)) for name in differing):
-            named = ", ".join(f"{flag_of(name)} {files[name]}" for name in sorted(differing))
-            raise UserError(
-                f"--resume True: {named} has changed since the run in {run.records} began; without "
-                "--resume True a new run begins"
-            )
-
-
-def check_data_unchanged(options: Options) -> None:
-    """Checks that no new run would begin in the place of one that is not finished. That would
-    happen if own data have changed since the run began, because its name has their digest.
-
-    Raises:
-        UserError: there is an unfinished run with these options, of data at the same path.
-    """
-    if options.dataset not in OWN_DATASETS or not expanded(options.data_root).exists():
-        return
-    for run in _named_alike(options):
-        if run.summary.exists() or not _is_run_of(options, run):
-            continue
-        if is_same_path(options.data_root, recorded_options(run).get("data_root")):
-            raise UserError(
-                f"--resume True: the data in --data_root {options.data_root} have changed since "
-                f"the run in {run.records} began, which is not finished; put them back to continue "
-                "it; without --resume True a new run begins"
-            )
 
 
 def _missing(options: Options) -> str:
@@ -325,7 +283,7 @@ def _runs_like(options: Options) -> list[RunFolder]:
     Raises:
         UserError: there are several such runs.
     """
-    runs = _named_alike(options)
+    runs = named_alike(options)
     for asides in ((), with_role(Role.DATA)):
         apart = {"precision", "pretrain_epochs", *asides}
         like = [run for run in runs if _has_given_flags(options, run, apart)]
@@ -344,7 +302,7 @@ def _has_given_flags(options: Options, run: RunFolder, asides: set[str]) -> bool
     `asides`."""
     if not os.path.exists(run.best_checkpoint):
         return False
-    differing = _differing(options, _with_record(run))
+    differing = differing_flags(options, _with_record(run))
     return differing is not None and all(map(options.is_at_default, differing - asides))
 
 

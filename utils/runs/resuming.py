@@ -5,10 +5,11 @@ from typing import Any
 
 from utils.errors import UserError, warn
 from utils.files import read_json
-from utils.options.flags import Options, flag_of
+from utils.options.data_paths import expanded
+from utils.options.flags import OWN_DATASETS, Options, flag_of
 from utils.runs import checkpoint
-from utils.runs.contents import file_of, is_same_path
-from utils.runs.folders import check_data_unchanged, check_files_unchanged, differences
+from utils.runs.contents import file_of, is_same_path, named_files
+from utils.runs.folders import differences, differing_flags, is_run_of, named_alike
 from utils.runs.records import read_epochs
 from utils.runs.run_folder import RunFolder, check_writable, recorded_options
 
@@ -26,8 +27,8 @@ def prepare(options: Options, folder: RunFolder) -> str:
     check_writable(folder.records)
     if not folder.holds_a_run():
         if options.resume:
-            check_files_unchanged(options)
-            check_data_unchanged(options)
+            _check_files_unchanged(options)
+            _check_data_unchanged(options)
         return "start"
     if options.overwrite:
         return "replace"
@@ -56,6 +57,47 @@ def prepare(options: Options, folder: RunFolder) -> str:
         return "finished"
     _check_checkpoint(options, recorded, folder)
     return "continue"
+
+
+def _check_files_unchanged(options: Options) -> None:
+    """Checks that no run would be resumed with a file that has changed since the run began.
+
+    Raises:
+        UserError: there is a run that differs from the options only in the content of `--backbone`
+            or `--teacher`, at the same path.
+    """
+    files = named_files(options)
+    for run in named_alike(options) if files else []:
+        differing = (differing_flags(options, run) or set()) - {"epochs"}
+        if not differing or not differing <= files.keys():
+            continue
+        recorded = recorded_options(run)
+        if all(is_same_path(files[name], recorded.get(name)) for name in differing):
+            named = ", ".join(f"{flag_of(name)} {files[name]}" for name in sorted(differing))
+            raise UserError(
+                f"--resume True: {named} has changed since the run in {run.records} began; without "
+                "--resume True a new run begins"
+            )
+
+
+def _check_data_unchanged(options: Options) -> None:
+    """Checks that no new run would begin in the place of one that is not finished. That would
+    happen if own data have changed since the run began, because its name has their digest.
+
+    Raises:
+        UserError: there is an unfinished run with these options, of data at the same path.
+    """
+    if options.dataset not in OWN_DATASETS or not expanded(options.data_root).exists():
+        return
+    for run in named_alike(options):
+        if run.summary.exists() or not is_run_of(options, run):
+            continue
+        if is_same_path(options.data_root, recorded_options(run).get("data_root")):
+            raise UserError(
+                f"--resume True: the data in --data_root {options.data_root} have changed since "
+                f"the run in {run.records} began, which is not finished; put them back to continue "
+                "it; without --resume True a new run begins"
+            )
 
 
 def _check_start(options: Options, recorded: Mapping[str, Any], folder: RunFolder) -> None:
