@@ -99,8 +99,7 @@ def linked(stages: Sequence[Options]) -> list[Options]:
 def digest_of(options: Options, folder: RunFolder) -> str:
     """Returns the flags that the digest in the folder's name stands for, as text; empty if the name
     has no digest."""
-    contents, start = contents_of(options), other_start(options, options.pretrained)
-    counted = digested(options, _above(options), contents, start)
+    contents, counted = contents_of(options), in_digest(options)
     name = folder.records.name
     if is_seed_folder(name):
         name = folder.records.parent.name
@@ -113,6 +112,13 @@ def digest_of(options: Options, folder: RunFolder) -> str:
         return f"{flag_of(name) if name in FIELDS else name} {value}"
 
     return ", ".join(shown(name, value) for name, value in counted.items())
+
+
+def in_digest(options: Options) -> dict[str, Any]:
+    """Returns the options that the digest in the name of the run's folder stands for, as
+    `digested`."""
+    start = other_start(options, options.pretrained)
+    return digested(options, _above(options), contents_of(options), start)
 
 
 def _parent(options: Options) -> Path:
@@ -268,10 +274,9 @@ def _shipped_names(options: Options) -> list[str]:
     """Returns the names under which the run may come with the code. No record there tells what a
     name lacks, so an earlier name counts only if it lacks nothing but the seed."""
     name, by_paths, earlier = run_names(options)
-    start = other_start(options, options.pretrained)
-    counted = digested(options, _above(options), contents_of(options), start).keys()
+    counted = in_digest(options).keys()
     spelt = set(SPELT_OUT) if options.stage == 2 else set()
-    names = [name] if start else [name, by_paths]
+    names = [name] if "pretrained" in counted else [name, by_paths]
     return [*names, earlier] if counted - spelt <= {"seed"} else names
 
 
