@@ -36,7 +36,7 @@ from utils.runs.classifier_files import (
     save_classifiers,
     write_readings,
 )
-from utils.runs.folders import find_evaluated
+from utils.runs.evaluated import find_evaluated
 from utils.runs.records import warn_of_unfinished
 from utils.runs.run_folder import RunFolder, check_writable
 from utils.runs.tensorboard import EventFile

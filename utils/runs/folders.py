@@ -1,19 +1,14 @@
-"""Where runs are: the folder of the run that options name, and the checkpoint of an evaluation."""
+"""Where runs are: the folder of the run that options name."""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.options.flags import FIELDS, PRECISIONS, Options, flag_of, with_role
-from utils.options.roles import Role
+from utils.options.flags import FIELDS, Options, flag_of
 from utils.options.run_names import (
     DIGITS,
-    SPELT_OUT,
     digested,
     earlier_name,
     name_by_paths,
@@ -21,23 +16,8 @@ from utils.options.run_names import (
     run_name,
 )
 from utils.runs.contents import contents_of, is_same_file, named_files
-from utils.runs.lookup import (
-    PRETRAINED,
-    best_files,
-    is_digest,
-    other_start,
-    place_of_pretrained,
-    set_apart,
-    with_digest,
-)
-from utils.runs.run_folder import (
-    BEST_CHECKPOINT,
-    RunFolder,
-    is_seed_folder,
-    recorded_options,
-    seed_folder,
-)
-from utils.text import listed
+from utils.runs.lookup import is_digest, other_start, place_of_pretrained, with_digest
+from utils.runs.run_folder import RunFolder, is_seed_folder, recorded_options, seed_folder
 
 
 def run_folder(options: Options) -> RunFolder:
@@ -58,7 +38,7 @@ def run_folder(options: Options) -> RunFolder:
     without_start = run_name(options, _above(options), contents_of(options))
     name, *earlier_names = run_names(options)
     names = dict.fromkeys([name, without_start, *earlier_names])
-    folder, *earlier = (_below(options, name) for name in names)
+    folder, *earlier = (below(options, name) for name in names)
     if folder.holds_a_run():
         return folder
     for earlier_run in earlier:
@@ -133,7 +113,7 @@ def _above(options: Options) -> str | None:
     return None if options.stage == 1 else _parent(options).parts[0]
 
 
-def _below(options: Options, name: str) -> RunFolder:
+def below(options: Options, name: str) -> RunFolder:
     """Returns the run folder of this name below `--root_model` and `--root_log`."""
     parts = [_parent(options), name]
     if options.seeds is not None and options.seed is not None:
@@ -144,7 +124,7 @@ def _below(options: Options, name: str) -> RunFolder:
 def named_alike(options: Options) -> list[RunFolder]:
     """Returns the folders with the run's released name, with and without a digest."""
     released = Path(options.root_model, _parent(options), released_name(options))
-    return [_below(options, path.name) for path in (released, *with_digest(released))]
+    return [below(options, path.name) for path in (released, *with_digest(released))]
 
 
 def is_run_of(options: Options, folder: RunFolder) -> bool:
@@ -198,120 +178,3 @@ def _missing(options: Options) -> str:
     contents = contents_of(options)
     gone = {name: path for name, path in named_files(options).items() if name not in contents}
     return ", ".join(f"{flag_of(name)} {path}" for name, path in gone.items())
-
-
-def find_evaluated(options: Options) -> tuple[Path, RunFolder]:
-    """Returns the checkpoint file that `--evaluation` reads, and the folder of its run.
-
-    It is the first of these that exists:
-
-    1. the best checkpoint of the run that the options name (of a stage 1 by `--select_on`);
-    2. the checkpoint of this run that comes with the code;
-    3. those two for the same run with another `--precision`, because weights are float32 in any
-       case, and for a stage 1 also with `--select_on test`;
-    4. the checkpoint of the only run with the released name that has all flags that were given; if
-       there is none, flags of the data may differ.
-
-    Raises:
-        UserError: there is none, or several runs fit; the message names the runs.
-    """
-    files = [BEST_CHECKPOINT] if options.stage == 2 else best_files(options.select_on)
-    for folder in _candidates(options):
-        for name in files:
-            if os.path.exists(folder.models / name):
-                return folder.models / name, folder
-    own = run_folder(options)
-    shipped = PRETRAINED / own.models.relative_to(options.root_model).parent
-    places = RunFolder(own.models.parent, own.records.parent), RunFolder(shipped, shipped)
-    runs = [
-        RunFolder(path.parent, place.records / path.parent.name)
-        for place in places
-        for path in sorted(place.models.glob(f"*/{BEST_CHECKPOINT}"))
-    ]
-    there = f"; the runs there are {', '.join(str(run.models) for run in runs)}" if runs else ""
-    raise UserError(f"no checkpoint {own.best_checkpoint}{there}{_nearest(options, runs)}")
-
-
-def _nearest(options: Options, runs: Sequence[RunFolder]) -> str:
-    """Returns the run with the fewest `differences` that matter to an evaluation, and those, as a
-    clause; empty if no run has a record."""
-    asides = {"precision", "pretrain_epochs", *(["epochs"] if options.stage == 1 else [])}
-    found = []
-    for run in runs:
-        with suppress(UserError):
-            found.append((run, differences(options, recorded_options(_with_record(run)))))
-    if not found:
-        return ""
-    run, there = min(found, key=lambda pair: len(pair[1].keys() - asides))
-    # Without a --seed, --epochs matters too: the run is then sought by the flags that are given.
-    names = there.keys() - asides or there
-    flags = [f"{flag_of(name)} {getattr(options, name)}, there {there[name]}" for name in names]
-    return f"; the nearest is {run.models}" + (
-        f" ({listed(sorted(flags), separator='; ')})" if flags else ""
-    )
-
-
-def _candidates(options: Options) -> Iterator[RunFolder]:
-    """Yields the folders in which the run of an evaluation may be, in the order to try them.
-
-    Raises:
-        UserError: several runs have the flags that were given.
-    """
-    # Stage 1 keeps the best checkpoint of every protocol.
-    protocols = [options.select_on, "test"] if options.stage == 1 else [options.select_on]
-    variants = product(dict.fromkeys(protocols), dict.fromkeys([options.precision, *PRECISIONS]))
-    for select_on, precision in variants:
-        variant = replace(options, select_on=select_on, precision=precision)
-        folder = run_folder(variant)
-        yield folder
-        for name in _shipped_names(variant):
-            shipped = _below(variant, name).models.relative_to(options.root_model)
-            yield RunFolder(PRETRAINED / shipped, folder.records)
-    yield from _runs_like(options)
-
-
-def _shipped_names(options: Options) -> list[str]:
-    """Returns the names under which the run may come with the code. No record there tells what a
-    name lacks, so an earlier name counts only if it lacks nothing but the seed."""
-    name, by_paths, earlier = run_names(options)
-    counted = in_digest(options).keys()
-    spelt = set(SPELT_OUT) if options.stage == 2 else set()
-    names = [name] if "pretrained" in counted else [name, by_paths]
-    return [*names, earlier] if counted - spelt <= {"seed"} else names
-
-
-def _runs_like(options: Options) -> list[RunFolder]:
-    """Returns the only run with the released name whose record has all flags that are not at their
-    defaults; if there is none, the only run that differs in flags of the data alone; else an empty
-    list.
-
-    Raises:
-        UserError: there are several such runs.
-    """
-    runs = named_alike(options)
-    for asides in ((), with_role(Role.DATA)):
-        apart = {"precision", "pretrain_epochs", *asides}
-        like = [run for run in runs if _has_given_flags(options, run, apart)]
-        if len(like) > 1:
-            found = set_apart([_with_record(run).records for run in like])
-            raise UserError(
-                f"--evaluation True may mean {found}: give the flags that tell them apart"
-            )
-        if like:
-            return like
-    return []
-
-
-def _has_given_flags(options: Options, run: RunFolder, asides: set[str]) -> bool:
-    """Returns True if a run's record has all flags that are not at their defaults, except for
-    `asides`."""
-    if not os.path.exists(run.best_checkpoint):
-        return False
-    differing = differing_flags(options, _with_record(run))
-    return differing is not None and all(map(options.is_at_default, differing - asides))
-
-
-def _with_record(run: RunFolder) -> RunFolder:
-    """Returns the run with the folder in which its record is: that of the checkpoints if an
-    evaluation has a `--root_log` of its own."""
-    return run if run.arguments.exists() else RunFolder(run.models, run.models)

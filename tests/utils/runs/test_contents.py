@@ -12,7 +12,8 @@ from utils.options.digests import forget_digests
 from utils.options.parse import parse_options, parse_stages
 from utils.options.run_names import name_by_paths
 from utils.runs.contents import contents_of
-from utils.runs.folders import differences, digest_of, find_evaluated, linked, run_folder
+from utils.runs.evaluated import find_evaluated
+from utils.runs.folders import differences, digest_of, linked, run_folder
 from utils.runs.resuming import prepare
 
 FLAGS = "--dataset digits -a resnet8 --augment none --seed 0"

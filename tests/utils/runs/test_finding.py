@@ -13,7 +13,8 @@ from utils.errors import UserError
 from utils.options.parse import parse_options
 from utils.options.run_names import released_name
 from utils.runs.checkpoint import weights_digest
-from utils.runs.folders import differences, digest_of, find_evaluated, run_folder
+from utils.runs.evaluated import find_evaluated
+from utils.runs.folders import differences, digest_of, run_folder
 from utils.runs.lookup import checkpoint_of_flag, checkpoint_of_run
 from utils.runs.resuming import prepare
 
