@@ -96,7 +96,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from utils.predict.images import image_paths
     from utils.predict.network import load_network, records_below, with_classifier
     from utils.predict.page import write_page
-    from utils.predict.predictions import LIKELIEST, Predictor
+    from utils.predict.predictions import Predictor
     from utils.predict.table import write_table
     from utils.runs.records import warn_of_unfinished
 
@@ -108,7 +108,7 @@ def predict(arguments: argparse.Namespace) -> None:
     trained = with_classifier(trained, arguments.classifier, arguments.root_log)
     predictor = Predictor(trained, machine)
     results = predictor(image_paths(arguments.images, without=targets))
-    number = min(LIKELIEST, len(trained.class_names))
+    number = predictor.likeliest
     kept, count, skipped = write_table(arguments.output, results, number, arguments.images)
     if skipped:
         print(

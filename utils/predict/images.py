@@ -2,14 +2,14 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from datasets.files.images import fit, pixels_or_fault
+from datasets.files.images import pixels_or_fault
 from datasets.files.trees import is_cache, is_folder
 from utils.machine.cores import usable_cores
 from utils.options.data_paths import holds_outputs, is_hidden
@@ -64,23 +64,21 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def decoded(
-    paths: Iterable[str], side: int, ahead: int, shorter_side: int | None = None
+    paths: Iterable[str], prepare: Callable[[Image.Image], Image.Image], ahead: int
 ) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Yields each file with its image, uint8 ``[side, side, 3]``, read as in training, or with a
-    message on why it could not be read.
+    """Yields each file with its image, uint8 ``[H, W, 3]``, read as in training, or with a message
+    on why it could not be read.
 
     Args:
         paths: the files.
-        side: width and height of the images in pixels.
+        prepare: gives an image its size.
         ahead: how many files are decoded before they are asked for; all cores decode.
-        shorter_side: as for `fit`.
     """
-    read = partial(pixels_or_fault, prepare=partial(fit, side=side, shorter_side=shorter_side))
     waiting: deque[tuple[str, Future]] = deque()
     with ThreadPoolExecutor(usable_cores()) as pool:
         try:
             for path in paths:
-                waiting.append((path, pool.submit(read, path)))
+                waiting.append((path, pool.submit(pixels_or_fault, path, prepare)))
                 if len(waiting) > ahead:
                     first, image = waiting.popleft()
                     yield first, image.result()

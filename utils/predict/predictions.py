@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
+from datasets.files.images import fit
 from models.folding import fold_batch_norm
 from utils.evaluation.evaluator import PIXELS_A_PASS
 from utils.machine.device import Machine
@@ -36,10 +38,11 @@ class Predictor:
 
     def __init__(self, trained: TrainedNetwork, machine: Machine) -> None:
         self.names = trained.class_names
-        self.side, self.shorter_side = trained.image_size, trained.shorter_side
+        self.likeliest = min(LIKELIEST, len(trained.class_names))
+        self.prepare = partial(fit, side=trained.image_size, shorter_side=trained.shorter_side)
         self.device = machine.device
         largest = LARGEST_BATCH[machine.device.type]
-        self.batch_size = max(1, min(largest, PIXELS_A_PASS["cpu"] // self.side**2))
+        self.batch_size = max(1, min(largest, PIXELS_A_PASS["cpu"] // trained.image_size**2))
         network = NormalisedNetwork(fold_batch_norm(trained.network), trained.normalisation)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
 
@@ -47,7 +50,7 @@ class Predictor:
         """Yields one result for each file. Predictions come batch by batch; for an unreadable file
         the reason comes at once."""
         files, images = [], []
-        for file, image in decoded(paths, self.side, 2 * self.batch_size, self.shorter_side):
+        for file, image in decoded(paths, self.prepare, 2 * self.batch_size):
             if isinstance(image, str):
                 yield image
                 continue
@@ -66,7 +69,7 @@ class Predictor:
         batch = torch.from_numpy(np.stack(images)).to(self.device)
         _, logits = self.network(batch.permute(0, 3, 1, 2).float().div_(255))
         probabilities = torch.softmax(logits.double(), dim=1)
-        found = torch.topk(probabilities, min(LIKELIEST, probabilities.shape[1]), dim=1)
+        found = torch.topk(probabilities, self.likeliest, dim=1)
         return [
             Prediction(file, [self.names[label] for label in labels], row)
             for file, labels, row in zip(

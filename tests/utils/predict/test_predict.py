@@ -376,7 +376,7 @@ def test_only_so_many_files_are_decoded_ahead(tmp_path):
             taken.append(i)
             yield str(tmp_path / f"{i}.png")
 
-    results = decoded(paths(), side=8, ahead=5)
+    results = decoded(paths(), lambda image: image, ahead=5)
     assert next(results)[0] == str(tmp_path / "0.png")
     assert len(taken) == 6
     results.close()
