@@ -37,11 +37,11 @@ from utils.runs.classifier_files import (
     write_readings,
 )
 from utils.runs.evaluated import find_evaluated
-from utils.runs.records import warn_of_unfinished
+from utils.runs.records import records_of, warn_of_unfinished
 from utils.runs.run_folder import RunFolder, check_writable
 from utils.runs.tensorboard import EventFile
 from utils.training.setup import machine_of
-from utils.training.starting_point import check_not_trained_on, records_of, warn_of_other_data
+from utils.training.starting_point import check_not_trained_on, warn_of_other_data
 
 HELD_OUT_IMAGES = (
     "held-out images: a val split beside test, or a run that was trained with "

@@ -95,8 +95,8 @@ def export(arguments: argparse.Namespace) -> list[Path]:
         folder = checkpoint_of_run(arguments.run).parent
         return export_checkpoints(folder, arguments.output or PRETRAINED, arguments.last)
     from utils.export.programs import PACKAGES, WRITERS
-    from utils.predict.network import load_network, records_below, with_classifier
-    from utils.runs.records import warn_of_unfinished
+    from utils.predict.network import load_network, with_classifier
+    from utils.runs.records import records_below, warn_of_unfinished
 
     for package in PACKAGES[arguments.format]:
         optional_module(package, package, f"--format {arguments.format}")

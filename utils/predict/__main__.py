@@ -94,11 +94,11 @@ def predict(arguments: argparse.Namespace) -> None:
     from utils.evaluation.classifiers import has_confidence
     from utils.machine.device import choose_machine
     from utils.predict.images import image_paths
-    from utils.predict.network import load_network, records_below, with_classifier
+    from utils.predict.network import load_network, with_classifier
     from utils.predict.page import write_page
     from utils.predict.predictions import Predictor
     from utils.predict.table import write_table
-    from utils.runs.records import warn_of_unfinished
+    from utils.runs.records import records_below, warn_of_unfinished
 
     trained = load_network(arguments.run)
     folder = trained.path.parent

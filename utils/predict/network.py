@@ -22,7 +22,7 @@ from utils.options.flags import usual_side
 from utils.runs import checkpoint
 from utils.runs.classifier_files import CLASSIFIERS_FILE, load_classifier
 from utils.runs.lookup import PRETRAINED, RUNS, checkpoint_of_run
-from utils.runs.records import place_of
+from utils.runs.records import records_below
 
 MAX_SIDE = 1024
 
@@ -149,21 +149,6 @@ def with_classifier(
     network = copy.deepcopy(trained.network)
     network.linear = SavedClassifier(load_classifier(path, name, trained.network))
     return replace(trained, network=network, classifier=name)
-
-
-def records_below(root_log: Path | None, folder: Path) -> list[Path]:
-    """Returns the folders below a root in which the records of a run or its evaluation may be.
-
-    Args:
-        root_log: the root, if the run or the evaluation had a `--root_log` of its own; without it
-            the list is empty.
-        folder: the folder of the run's checkpoints.
-    """
-    if root_log is None:
-        return []
-    # A checkpoint does not say whether its run is one of stage 2, in the folder of its stage 1.
-    records = [root_log / place_of(folder, stage) for stage in (2, 1)]
-    return [place for place in records if place.is_dir()] or records[1:]
 
 
 def _normalisation(recorded: Mapping, dataset: object) -> Normalisation:

@@ -4,6 +4,7 @@ import json
 import shlex
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,28 +222,6 @@ def read_run(folder: Path) -> RecordedRun:
     return run
 
 
-def warn_of_unfinished(path: Path, folders: Sequence[Path], program: str = "main.py") -> None:
-    """Warns if a checkpoint is from a run that is not finished. Without records of that run there
-    is no warning.
-
-    Args:
-        path: the checkpoint.
-        folders: where the records of its run may be; the first with an `args.json` counts.
-        program: the name of the program that warns.
-    """
-    try:
-        run = read_run(next((f for f in folders if (f / "args.json").is_file()), folders[-1]))
-    except UserError:
-        return
-    if path.name.startswith("ckpt") and not run.is_finished:
-        done = run.epochs[-1]["epoch"] if run.epochs else 0
-        wanted = run.arguments.get("epochs")
-        warn(
-            f"{path} is from a run that is not finished: {done} of {wanted} epochs are done",
-            program,
-        )
-
-
 def _parent_of(folder: Path) -> RecordedRun | None:
     """Returns the stage-1 run of a stage-2 folder, or None if it cannot be read.
 
@@ -271,6 +250,52 @@ def place_of(folder: Path, stage: int) -> Path:
         depth += 1
         names += not is_seed_folder(parts[-depth])
     return Path(*parts[-depth:])
+
+
+def records_of(path: Path, options: Options) -> list[Path]:
+    """Returns the folders in which the records of a checkpoint's run may be: below `--root_log`,
+    and beside the checkpoint, since an evaluation may have a `--root_log` of its own."""
+    folders = [path.parent]
+    with suppress(ValueError):  # not below --root_model
+        folders.insert(0, Path(options.root_log, path.parent.relative_to(options.root_model)))
+    return folders
+
+
+def records_below(root_log: Path | None, folder: Path) -> list[Path]:
+    """Returns the folders below a root in which the records of a run or its evaluation may be.
+
+    Args:
+        root_log: the root, if the run or the evaluation had a `--root_log` of its own; without it
+            the list is empty.
+        folder: the folder of the run's checkpoints.
+    """
+    if root_log is None:
+        return []
+    # A checkpoint does not say whether its run is one of stage 2, in the folder of its stage 1.
+    records = [root_log / place_of(folder, stage) for stage in (2, 1)]
+    return [place for place in records if place.is_dir()] or records[1:]
+
+
+def warn_of_unfinished(path: Path, folders: Sequence[Path], program: str = "main.py") -> None:
+    """Warns if a checkpoint is from a run that is not finished. Without records of that run there
+    is no warning.
+
+    Args:
+        path: the checkpoint.
+        folders: where the records of its run may be; the first with an `args.json` counts.
+        program: the name of the program that warns.
+    """
+    try:
+        run = read_run(next((f for f in folders if (f / "args.json").is_file()), folders[-1]))
+    except UserError:
+        return
+    if path.name.startswith("ckpt") and not run.is_finished:
+        done = run.epochs[-1]["epoch"] if run.epochs else 0
+        wanted = run.arguments.get("epochs")
+        warn(
+            f"{path} is from a run that is not finished: {done} of {wanted} epochs are done",
+            program,
+        )
 
 
 def _read_object(path: Path) -> dict:

@@ -22,12 +22,12 @@ from utils.errors import UserError, warn
 from utils.options.flags import Options
 from utils.options.values import PRIOR_LOSSES, Sampler
 from utils.runs import checkpoint
-from utils.runs.records import warn_of_unfinished
+from utils.runs.records import records_of, warn_of_unfinished
 from utils.training.phase import Phase, Stage
 from utils.training.prior import recorded_weight, weight_in_losses
 from utils.training.rates import cosine_rate
 from utils.training.setup import Run
-from utils.training.starting_point import records_of, warn_of_other_chain, warn_of_other_data
+from utils.training.starting_point import warn_of_other_chain, warn_of_other_data
 
 
 def stage_2(run: Run, start: dict, path: Path) -> Stage:

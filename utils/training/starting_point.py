@@ -1,6 +1,5 @@
 """Whether a checkpoint suits the run that starts from it, or the data that evaluate it."""
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from datasets.recorded import data_of
 from utils.errors import UserError, warn
 from utils.files import read_json
 from utils.options.flags import OF_HELD_OUT, Options
+from utils.runs.records import records_of
 
 
 def check_not_trained_on(options: Options, start: dict, path: Path, data: LongTailedData) -> None:
@@ -52,15 +52,6 @@ def check_not_trained_on(options: Options, start: dict, path: Path, data: LongTa
             f"--heldout_fraction {given:g}: {path} was trained on images that this holds out (it "
             f"was trained with {flags}); train it again with this run's flags"
         )
-
-
-def records_of(path: Path, options: Options) -> list[Path]:
-    """Returns the folders in which the records of a checkpoint's run may be: below `--root_log`,
-    and beside the checkpoint, since an evaluation may have a `--root_log` of its own."""
-    folders = [path.parent]
-    with suppress(ValueError):  # not below --root_model
-        folders.insert(0, Path(options.root_log, path.parent.relative_to(options.root_model)))
-    return folders
 
 
 def _arguments_of(path: Path, options: Options) -> dict[str, Any]:
