@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 
 from utils.evaluation.calibration import BINS, expected_calibration_error
-from utils.options.flags import Options
 from utils.report import figures
 from utils.report.run_groups import SettingsGroup, class_counts, class_names
 from utils.report.sections import Figure, Section, name_of
@@ -229,7 +228,7 @@ def _clouds(run: RecordedRun, like: RecordedRun | None = None) -> list[figures.C
 
 def _has_radii(run: RecordedRun) -> bool:
     """Returns True if the run's margins are distances between the features that are drawn."""
-    options = Options.from_record(run.arguments)
+    options = run.options
     return options.robust_distance != "normalised" and options.feat_layers is None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.files import atomic_write, read_json
-from utils.options.flags import Options, flag_of
+from utils.options.flags import flag_of
 from utils.options.parse import parse_options
 from utils.options.recipes import RECIPES
 from utils.reproduce.plan import Cell, DataSet, Length
@@ -94,7 +94,7 @@ def file_run(folder: Path, row: str, records: Path) -> Cell:
 
 
 def _cell_of(run: RecordedRun, row: str, records: Path) -> Cell:
-    recipe, own = RECIPES[row], Options.from_record(run.arguments)
+    recipe, own = RECIPES[row], run.options
     if own.imb_type != "exp":
         raise UserError(
             f"--file: {run.folder} has --imb_type {own.imb_type}; only runs on exponential subsets "
@@ -107,7 +107,7 @@ def _cell_of(run: RecordedRun, row: str, records: Path) -> Cell:
     if run.stage == 1:
         return Cell(data, row, Length(own.epochs), own.precision, run.arguments["seed"])
     parent = run.parent or _filed_start(run, records)
-    start = Options.from_record(parent.arguments)
+    start = parent.options
     precisions = dict.fromkeys([start.precision, own.precision])
     cell = Cell(
         data,
@@ -169,7 +169,7 @@ def check_options(run: RecordedRun, cell: Cell, free: Sequence[str] = ()) -> Non
     """
     before = cell.before and Path(f"the folder of {cell.before.row}")
     planned = parse_options(cell.command(before))
-    recorded = Options.from_record(run.arguments)
+    recorded = run.options
     told = {"seed", "epochs", "precision", "exp_str", *free}
     if cell.teacher is not None and recorded.teacher is not None:
         check_options(read_run(Path(recorded.teacher).parent), cell.teacher)

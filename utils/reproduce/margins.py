@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from utils.options.flags import Options
 from utils.reproduce.results import CHAINS, LINE, Frame
 from utils.runs.records import RecordedRun
 
@@ -50,7 +49,7 @@ def course(means: Sequence[float], losses: Sequence[float], steepest: float | No
 
 def margin_course(run: RecordedRun) -> dict | None:
     """Returns the `course` of a run, or None if it has no learned margins or no robust loss."""
-    options = Options.from_record(run.arguments)
+    options = run.options
     records = [r for r in run.epochs if r["phase"] == "features" and r["margins"]]
     robust = [[v for name, v in r["losses"].items() if "robust" in name] for r in records]
     if not records or not all(robust) or options.margin_type != "learned":

@@ -9,7 +9,6 @@ import pandas as pd
 
 from utils.evaluation.accuracy_records import balanced_accuracy
 from utils.evaluation.shot_groups import GROUPS
-from utils.options.flags import Options
 from utils.options.recipes import RECIPES
 from utils.reproduce.plan import PROTOCOLS, Cell
 from utils.reproduce.published import PUBLISHED
@@ -122,7 +121,7 @@ def _of_run(run: RecordedRun) -> dict[str, float | None]:
 def _images_seen(run: RecordedRun) -> int:
     """Returns the number of images in all training steps, for a run whose summary lacks it. A
     class-aware epoch draws as many images as if all classes were as large as the largest."""
-    options = Options.from_record(run.arguments)
+    options = run.options
     counts = [int(count) for count in (run.summary or {})["class_counts"]]
     shuffled, balanced = sum(counts), max(counts) * len(counts)
     if options.stage == 1:

@@ -94,7 +94,7 @@ def list_runs(root: Path, as_csv: bool) -> None:
 
 def describe(run: RecordedRun) -> Iterator[str]:
     """Yields lines about a run: its stage and flags, how far it is, and its result."""
-    options = Options.from_record(run.arguments)
+    options = run.options
     yield f"stage {run.stage}, flags: {flags_of(options) or 'the defaults'}"
     done = run.epochs[-1]["epoch"] if run.epochs else 0
     yield f"{done} of {options.epochs} epochs{'' if run.is_finished else ', not finished'}"
@@ -106,7 +106,7 @@ def row_of(run: RecordedRun) -> dict:
     """Returns the run's cells of the table, by `COLUMNS`, without those that it has no value for.
     `heldout` is the balanced accuracy on the held-out images; `bytes` are those of the run's own
     files in this folder, without the runs of stage 2 inside."""
-    options = Options.from_record(run.arguments)
+    options = run.options
     row = {
         "folder": run.folder,
         "stage": run.stage,

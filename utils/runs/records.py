@@ -74,6 +74,11 @@ class RecordedRun:
         return self.arguments.get("seed")
 
     @property
+    def options(self) -> Options:
+        """The recorded options; a flag that the record lacks has its default."""
+        return Options.from_record(self.arguments)
+
+    @property
     def is_finished(self) -> bool:
         return self.summary is not None
 
@@ -119,7 +124,7 @@ class RecordedRun:
         """The entry of `log.jsonl` of the shown epoch; if it has no margins, the last entry that
         has; None if none has, or if no loss of the run reads margins, which earlier versions
         recorded all the same."""
-        if not Options.from_record(self.arguments).has_margins:
+        if not self.options.has_margins:
             return None
         having = [record for record in self.epochs if record["margins"]]
         epoch = self.shown["epoch"] if self.shown else None
@@ -129,7 +134,7 @@ class RecordedRun:
     def settings(self) -> dict:
         """Returns what decides the result except for the seed. For a stage 2 this includes the
         settings of its stage 1."""
-        options = Options.from_record(self.arguments)
+        options = self.options
         settings = {name: getattr(options, name) for name in options.decisive() if name != "seed"}
         if self.parent:
             of_parent = self.parent.settings()
