@@ -3,10 +3,18 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from utils.runs.records import OF_SUBSET, MissingRecord, RecordedRun
+from utils.options.flags import NATURAL_DATASETS
+from utils.runs.contents import RECORD
+from utils.runs.records import MissingRecord, RecordedRun
+
+OF_SUBSET = (
+    *("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fraction", "fingerprint"),
+)
+"""The entries of `args.json` that say which images are trained on."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,11 @@ class SettingsGroup:
         return self.runs[0].stage
 
     @property
+    def settings(self) -> dict:
+        """What decides the results of its runs, as `settings_of`."""
+        return settings_of(self.runs[0])
+
+    @property
     def finished(self) -> list[RecordedRun]:
         return [run for run in self.runs if run.is_finished]
 
@@ -61,7 +74,7 @@ def group_runs(runs: Sequence[RecordedRun]) -> list[SettingsGroup]:
     """Returns the groups of runs with the same settings, in the order of their first runs."""
     by_settings: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        by_settings.setdefault(json.dumps(run.settings(), sort_keys=True), []).append(run)
+        by_settings.setdefault(json.dumps(settings_of(run), sort_keys=True), []).append(run)
     firsts = [members[0] for members in by_settings.values()]
     return [
         SettingsGroup(number, members, _differing(members[0], firsts))
@@ -79,9 +92,38 @@ def _differing(run: RecordedRun, firsts: Sequence[RecordedRun]) -> dict:
 
     return {
         name: value
-        for name, value in run.settings().items()
-        if any(other.settings().get(name) != value for other in peers(name)) and name != "stage"
+        for name, value in settings_of(run).items()
+        if any(settings_of(other).get(name) != value for other in peers(name)) and name != "stage"
     }
+
+
+def settings_of(run: RecordedRun) -> dict:
+    """Returns what decides a run's result except for the seed. For a stage 2 this includes the
+    settings of its stage 1."""
+    options = run.options
+    settings = {name: getattr(options, name) for name in options.decisive() if name != "seed"}
+    if run.parent:
+        of_parent = settings_of(run.parent)
+        settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in OF_SUBSET}
+    # The place of data or of a file decides nothing.
+    if options.dataset in NATURAL_DATASETS:
+        settings["data_root"] = _data_root(run)
+    for name, digest in run.arguments.get(RECORD, {}).items():
+        settings[name] = f"{Path(settings[name]).name} (sha256 {digest[:8]})"
+    fingerprint = run.arguments.get("fingerprint")
+    if fingerprint is not None:  # runs of earlier versions have none
+        settings["fingerprint"] = fingerprint[:8]
+    return {"stage": run.stage} | settings
+
+
+def _data_root(run: RecordedRun) -> str:
+    """Returns the name of the data with digests of the test and the held-out images; the whole
+    path if an early version recorded none. `fingerprint` tells the training images apart."""
+    digests = (run.arguments.get("data") or {}).get("evaluation_fingerprints")
+    if not digests:
+        return run.options.data_root
+    marks = [f"{split} images {digests[split][:8]}" for split in sorted(digests, reverse=True)]
+    return f"{Path(run.options.data_root).name} ({', '.join(marks)})"
 
 
 def class_counts(run: RecordedRun) -> np.ndarray:

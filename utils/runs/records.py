@@ -13,14 +13,8 @@ import numpy as np
 from utils.errors import UserError, warn
 from utils.evaluation.accuracy_records import balanced_accuracy
 from utils.evaluation.shot_groups import GROUPS
-from utils.options.flags import NATURAL_DATASETS, Options
-from utils.runs.contents import RECORD
+from utils.options.flags import Options
 from utils.runs.run_folder import is_seed_folder
-
-OF_SUBSET = (
-    *("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fraction", "fingerprint"),
-)
-"""The entries of `args.json` that say which images are trained on."""
 
 
 def read_epochs(folder: Path) -> list[dict]:
@@ -130,33 +124,6 @@ class RecordedRun:
         epoch = self.shown["epoch"] if self.shown else None
         same = [record for record in having if record["epoch"] == epoch]
         return (same or having or [None])[-1]
-
-    def settings(self) -> dict:
-        """Returns what decides the result except for the seed. For a stage 2 this includes the
-        settings of its stage 1."""
-        options = self.options
-        settings = {name: getattr(options, name) for name in options.decisive() if name != "seed"}
-        if self.parent:
-            of_parent = self.parent.settings()
-            settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in OF_SUBSET}
-        # The place of data or of a file decides nothing.
-        if options.dataset in NATURAL_DATASETS:
-            settings["data_root"] = self._data_root(options)
-        for name, digest in self.arguments.get(RECORD, {}).items():
-            settings[name] = f"{Path(settings[name]).name} (sha256 {digest[:8]})"
-        fingerprint = self.arguments.get("fingerprint")
-        if fingerprint is not None:  # runs of earlier versions have none
-            settings["fingerprint"] = fingerprint[:8]
-        return {"stage": self.stage} | settings
-
-    def _data_root(self, options: Options) -> str:
-        """Returns the name of the data with digests of the test and the held-out images; the whole
-        path if an early version recorded none. `fingerprint` tells the training images apart."""
-        digests = (self.arguments.get("data") or {}).get("evaluation_fingerprints")
-        if not digests:
-            return options.data_root
-        marks = [f"{split} images {digests[split][:8]}" for split in sorted(digests, reverse=True)]
-        return f"{Path(options.data_root).name} ({', '.join(marks)})"
 
     def arrays(self, name: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
         """Returns the named arrays of one of the run's npz files.

@@ -3,10 +3,13 @@
 import json
 import statistics
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from tests.support.made_up_runs import write_run
-from utils.report.run_groups import group_runs
-from utils.runs.records import read_run
+from utils.report.run_groups import group_runs, settings_of
+from utils.runs.records import RecordedRun, read_run
 
 
 def test_seeds_of_the_same_settings_are_one_row_with_mean_and_sample_deviation(
@@ -83,6 +86,22 @@ def test_copies_of_the_same_images_are_one_row(tmp_path):
     groups = group_runs(runs)
     assert [len(group.runs) for group in groups] == [2, 1, 1, 1, 1]
     assert groups[0].description == "stage 1, data root photos (test images beefbeef)"
+
+
+def settings(**arguments):
+    run = RecordedRun(Path("run"), {"data_root": "mine"} | arguments, [], None, None)
+    return settings_of(run)
+
+
+@pytest.mark.parametrize("dataset", ["folder", "csv", "npz", "imagenet_lt"])
+def test_where_own_images_lie_sets_runs_apart(dataset):
+    assert settings(dataset=dataset)["data_root"] == "mine"
+
+
+@pytest.mark.parametrize("arguments", [{"dataset": "cifar100"}, {"dataset": "digits"}, {}])
+def test_where_a_known_data_set_lies_does_not(arguments):
+    """A record without a data set means the default, CIFAR-10."""
+    assert "data_root" not in settings(**arguments)
 
 
 def test_the_age_of_a_record_and_its_filing_make_no_other_row(tmp_path):

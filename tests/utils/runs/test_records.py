@@ -1,7 +1,6 @@
 """What can be read from the record files of a run."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -9,12 +8,7 @@ from tests.support.helpers import read_records, stage_2_folder
 from tests.support.made_up_records import record
 from tests.support.made_up_runs import write_run
 from utils.errors import UserError
-from utils.runs.records import RecordedRun, read_run
-
-
-def settings(**arguments):
-    run = RecordedRun(Path("run"), {"data_root": "mine"} | arguments, [], None, None)
-    return run.settings()
+from utils.runs.records import read_run
 
 
 def keys_of(value):
@@ -24,17 +18,6 @@ def keys_of(value):
 
 def test_made_up_records_have_the_keys_of_real_ones(finished):
     assert keys_of(record(1)) == keys_of(read_records(stage_2_folder(finished))[0])
-
-
-@pytest.mark.parametrize("dataset", ["folder", "csv", "npz", "imagenet_lt"])
-def test_where_own_images_lie_sets_runs_apart(dataset):
-    assert settings(dataset=dataset)["data_root"] == "mine"
-
-
-@pytest.mark.parametrize("arguments", [{"dataset": "cifar100"}, {"dataset": "digits"}, {}])
-def test_where_a_known_data_set_lies_does_not(arguments):
-    """A record without a data set means the default, CIFAR-10."""
-    assert "data_root" not in settings(**arguments)
 
 
 @pytest.mark.parametrize("counts", [7, [3, None], ["many"], [float("inf")], [3, 2]], ids=str)
