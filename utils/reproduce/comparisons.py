@@ -17,8 +17,8 @@ from utils.options.recipes import RECIPES, Recipe
 from utils.reproduce.plan import Length
 from utils.reproduce.published import REMARKS
 from utils.reproduce.results import (
-    CELL,
     CHAINS,
+    ENTRY,
     Frame,
     heldout_predictions,
     number_of_images,
@@ -90,7 +90,7 @@ def _part(frame: Frame, what: str, ours: str, theirs: str) -> Iterator[dict[str,
     if mine.empty or other.empty:
         return
     pairs = _pairs(mine, other, RECIPES[ours], RECIPES[theirs])
-    columns = [*CELL, "mixed_precision"]
+    columns = [*ENTRY, "mixed_precision"]
     for key, seeds in pairs.groupby(columns, sort=False):
         ncm = (seeds["ncm"] - seeds["ncm_of_other"]).mean(skipna=False)
         yield {
@@ -158,19 +158,19 @@ def _of_same_images(
 
 
 def against_published(frame: Frame) -> Frame:
-    """Returns the difference to the published number, for each cell of whole chains that has one.
+    """Returns the difference to the published number, for each entry of whole chains that has one.
     Shorter runs are left out if there is a run of full length."""
     chains = frame[(frame["of_seeds"] == CHAINS) & frame["published"].notna()]
     is_answered = chains.groupby(["title", "row", "protocol"])["is_full_length"].transform("any")
     chains = chains[chains["is_full_length"] | ~is_answered.astype(bool)]
     chains = chains.sort_values("is_full_length", ascending=False, kind="stable")
     lines = []
-    for key, seeds in chains.groupby(CELL, sort=False):
+    for key, seeds in chains.groupby(ENTRY, sort=False):
         tops, first = seeds["top1"].tolist(), seeds.iloc[0]
         images = number_of_images(seeds["run"])
         lines.append(
             {
-                **dict(zip(CELL, key, strict=True)),
+                **dict(zip(ENTRY, key, strict=True)),
                 "is_full_length": first["is_full_length"],
                 "published": first["published"],
                 "top1": seeds["top1"].mean(),

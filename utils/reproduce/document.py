@@ -55,14 +55,14 @@ def write_results(folder: Path, commands: Mapping[Cell, str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     records = read_records(folder / "runs")
     frame = results(records)
-    cells = tabulate(frame)
-    write_json(folder / "table.json", as_json(cells))
+    entries = tabulate(frame)
+    write_json(folder / "table.json", as_json(entries))
     sets = [_data_set(of_set, commands, folder) for _, of_set in frame.groupby("title", sort=False)]
     text = read_template(TEMPLATES / "RESULTS.md.jinja", FILTERS).render(
         sets=sets,
         recipes=RECIPES,
         protocols=PROTOCOLS,
-        not_run=_not_run(cells),
+        not_run=_not_run(entries),
         wanted=WANTED_SEEDS,
         full_length=FULL_LENGTH,
         machines=Counter(_machine(run) for run in records.values()),
@@ -80,20 +80,20 @@ def write_results(folder: Path, commands: Mapping[Cell, str]) -> Path:
 
 def _data_set(frame: Frame, commands: Mapping[Cell, str], folder: Path) -> dict[str, Any]:
     """Returns what the templates need to know about a data set."""
-    cells, compared, published = tabulate(frame), comparisons(frame), against_published(frame)
-    shown, data = _without_parts(cells), frame["data"].iloc[0]
+    entries, compared, published = tabulate(frame), comparisons(frame), against_published(frame)
+    shown, data = _without_parts(entries), frame["data"].iloc[0]
     runs = shown.assign(
-        runs_by=[c["protocol"] if RECIPES[c["row"]].start else "any" for c in _dicts(shown)]
+        runs_by=[e["protocol"] if RECIPES[e["row"]].start else "any" for e in _dicts(shown)]
     )
     return {
         "title": data.title,
         "is_papers": bool(data.ratio),
         "has_subsets": frame["data"].nunique() > 1,
         "lines": [
-            {cell["protocol"]: cell for cell in _dicts(line)}
+            {entry["protocol"]: entry for entry in _dicts(line)}
             for _, line in shown.groupby(LINE, sort=False)
         ],
-        "cells": _dicts(cells),
+        "entries": _dicts(entries),
         "gaps": _dicts(_with_gaps(runs.drop_duplicates([*LINE, "runs_by"]))),
         "comparisons": _dicts(compared),
         "answers": _answers(compared),
@@ -139,12 +139,12 @@ def _with_gaps(runs: Frame) -> Frame:
     return runs[(runs.filter(regex="^gap_").abs() >= 0.005).any(axis=1)]
 
 
-def _without_parts(cells: Frame) -> Frame:
-    """Returns the cells without those of a chain whose seeds are also among the seeds of stage 2 in
-    another line."""
-    groups = [group for _, group in cells.groupby(LINE, sort=False)]
+def _without_parts(entries: Frame) -> Frame:
+    """Returns the entries without those of a chain whose seeds are also among the seeds of stage 2
+    in another line."""
+    groups = [group for _, group in entries.groupby(LINE, sort=False)]
     parts = [ours.index for ours in groups if any(_is_part(ours, theirs) for theirs in groups)]
-    return cells.drop([place for part in parts for place in part])
+    return entries.drop([place for part in parts for place in part])
 
 
 def _is_part(ours: Frame, theirs: Frame) -> bool:
@@ -157,9 +157,9 @@ def _is_part(ours: Frame, theirs: Frame) -> bool:
     )
 
 
-def _not_run(cells: Frame) -> list[dict[str, Any]]:
+def _not_run(entries: Frame) -> list[dict[str, Any]]:
     """Returns the rows of the paper's table that have too few seeds at full length, by data set."""
-    full = cells[cells["is_full_length"].astype(bool) & (cells["of_seeds"] == CHAINS)]
+    full = entries[entries["is_full_length"].astype(bool) & (entries["of_seeds"] == CHAINS)]
     lines = []
     for data, rows in ROWS.items():
         missing = []

@@ -1,4 +1,4 @@
-"""The results of finished runs as a pandas frame, and the cells of the table: means over seeds."""
+"""The results of finished runs as a pandas frame, and the table's entries: means over seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,8 +21,9 @@ Frame = Any
 type checker."""
 
 LINE = ["data", "row", "length", "precision", "of_seeds"]
-"""What all results in one line of the table share. Results in one column also share `protocol`."""
-CELL = [*LINE, "protocol"]
+"""What all results in one line of the table share."""
+ENTRY = [*LINE, "protocol"]
+"""What the results share whose mean is one entry of the table."""
 
 CHAINS = "chains"
 """`of_seeds` if each seed is that of both stages. Otherwise it is `stage 2 from seed N`."""
@@ -40,7 +41,7 @@ def results(records: Mapping[Cell, RecordedRun]) -> Frame:
     """Returns a line for each run and each protocol that it has a result for, in the order of the
     table.
 
-    The columns are those of `CELL` and `OF_RUN`, the seed, the selected epoch, its accuracies on
+    The columns are those of `ENTRY` and `OF_RUN`, the seed, the selected epoch, its accuracies on
     the test set in percent, and the `cell` and the `run`. A run can have two lines: one among whole
     chains, and one among the seeds of stage 2 that start from the same stage 1.
     """
@@ -70,7 +71,7 @@ def results(records: Mapping[Cell, RecordedRun]) -> Frame:
     ]
     lines.sort(key=_place)
     numbers = ["published", *OF_RUN, *ACCURACIES]
-    columns = [*CELL, "title", "seed", "cell", "run", "is_full_length", "epoch", *numbers]
+    columns = [*ENTRY, "title", "seed", "cell", "run", "is_full_length", "epoch", *numbers]
     frame: Frame = pd.DataFrame(lines, columns=columns)
     return frame.astype(dict.fromkeys(numbers, float))
 
@@ -177,8 +178,8 @@ def _top1(found: dict | None) -> float | None:
 
 
 def tabulate(frame: Frame) -> Frame:
-    """Returns the cells of the table, in its order: a line for each `CELL`, with means over seeds
-    (NaN if one seed has NaN), sample deviations, and the gaps between protocols."""
+    """Returns the entries of the table, in its order: a line for each `ENTRY`, with means over
+    seeds (NaN if one seed has NaN), sample deviations, and the gaps between protocols."""
     frame = frame.assign(
         gap_test_last=frame["by_test"] - frame["final_epoch_top1"],
         gap_test_heldout=frame["by_test"] - frame["by_heldout"],
@@ -189,7 +190,7 @@ def tabulate(frame: Frame) -> Frame:
     averaged = [*OF_RUN, *ACCURACIES[1:], *gaps]
     means = {name: (name, lambda values: values.mean(skipna=False)) for name in averaged}
     spreads = {f"{name}_std": (name, "std") for name in gaps}
-    cells = frame.groupby(CELL, sort=False).agg(
+    entries = frame.groupby(ENTRY, sort=False).agg(
         top1_mean=("top1", "mean"),
         top1_std=("top1", "std"),
         seeds=("seed", "size"),
@@ -199,16 +200,16 @@ def tabulate(frame: Frame) -> Frame:
         **means,
         **spreads,
     )
-    cells = cells.reset_index()
-    of_chains = cells["of_seeds"] == CHAINS
+    entries = entries.reset_index()
+    of_chains = entries["of_seeds"] == CHAINS
     # A published number has seeds of both stages.
-    cells["published"] = cells["published"].where(of_chains)
-    cells["difference"] = cells["top1_mean"] - cells["published"]
-    return cells
+    entries["published"] = entries["published"].where(of_chains)
+    entries["difference"] = entries["top1_mean"] - entries["published"]
+    return entries
 
 
 def as_json(table: Frame) -> list[dict[str, Any]]:
-    """Returns the cells for `table.json`: accuracies in percent, gaps in points."""
+    """Returns the entries for `table.json`: accuracies in percent, gaps in points."""
     table = table.round({"seconds": 1, "chain_seconds": 1, "parameters": 0, "images_seen": 0})
     table = table.round(4).astype({"parameters": "Int64", "images_seen": "Int64"})
     table = table.assign(
@@ -227,8 +228,8 @@ def as_json(table: Frame) -> list[dict[str, Any]]:
         *("gap_test_last", "gap_test_heldout", "gap_heldout_last", "stage1_epochs", "parameters"),
         *("images_seen", "seconds", "chain_seconds"),
     )
-    cells = table[list(names)].astype(object)
-    return cells.where(cells.notna(), None).to_dict("records")
+    entries = table[list(names)].astype(object)
+    return entries.where(entries.notna(), None).to_dict("records")
 
 
 def predictions(run: RecordedRun, epoch: int) -> tuple[np.ndarray, np.ndarray] | None:

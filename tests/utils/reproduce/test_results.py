@@ -1,4 +1,4 @@
-"""Frames and cells of the table against numbers worked by hand, from made-up records."""
+"""Frames and entries of the table against numbers worked by hand, from made-up records."""
 
 import json
 import math
@@ -37,8 +37,8 @@ def found(root, row="ce", seed=0):
 
 
 def entries(root, **wanted):
-    cells = as_json(tabulate(frame_of(root)))
-    return [c for c in cells if all(c[name] == value for name, value in wanted.items())]
+    table = as_json(tabulate(frame_of(root)))
+    return [entry for entry in table if all(entry[name] == value for name, value in wanted.items())]
 
 
 def stage_1(root, tops=(1.0, 3.0, 2.0), heldout=(5.0, 1.0, 1.0), **settings):
@@ -240,7 +240,7 @@ def test_the_committed_table_is_that_of_the_committed_records():
     from tests.support.helpers import REPOSITORY
 
     folder = REPOSITORY / "results"
-    cells = as_json(tabulate(frame_of(folder)))
-    assert cells == json.loads((folder / "table.json").read_text())
+    table = as_json(tabulate(frame_of(folder)))
+    assert table == json.loads((folder / "table.json").read_text())
     longest = max(len(str(p.relative_to(REPOSITORY)).encode()) for p in folder.rglob("*"))
     assert longest <= 200
