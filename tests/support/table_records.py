@@ -10,7 +10,7 @@ from utils.options.parse import parse_options
 from utils.options.recipes import RECIPES
 from utils.reproduce.filing import read_records
 from utils.reproduce.plan import Cell, DataSet, Length
-from utils.reproduce.results import results
+from utils.reproduce.results import as_frame
 
 CLASS_COUNTS = [200, 10]
 TINY = Length(2, 2, 1)
@@ -48,7 +48,7 @@ def cell_of(
 
 def frame_of(root: Path) -> pd.DataFrame:
     """The results of the runs below `root`."""
-    return results(read_records(root / "runs"))
+    return as_frame(read_records(root / "runs"))
 
 
 def predictions(top1: float) -> np.ndarray:

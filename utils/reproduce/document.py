@@ -17,14 +17,7 @@ from utils.reproduce.drawing import forest
 from utils.reproduce.filing import read_records
 from utils.reproduce.margins import margin_courses
 from utils.reproduce.plan import FULL_LENGTH, PROTOCOLS, Cell
-from utils.reproduce.results import (
-    CHAINS,
-    LINE,
-    Frame,
-    as_json,
-    results,
-    tabulate,
-)
+from utils.reproduce.results import CHAINS, LINE, Frame, as_frame, as_json, tabulate
 from utils.reproduce.rows import ROWS
 from utils.runs.records import RecordedRun
 from utils.templates import read_template
@@ -54,7 +47,7 @@ def write_results(folder: Path, commands: Mapping[Cell, str]) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = read_records(folder / "runs")
-    frame = results(records)
+    frame = as_frame(records)
     entries = tabulate(frame)
     write_json(folder / "table.json", as_json(entries))
     sets = [_data_set(of_set, commands, folder) for _, of_set in frame.groupby("title", sort=False)]

@@ -37,7 +37,7 @@ OF_RUN = [
 """What the records of a run say, the same for all protocols."""
 
 
-def results(records: Mapping[Cell, RecordedRun]) -> Frame:
+def as_frame(records: Mapping[Cell, RecordedRun]) -> Frame:
     """Returns a line for each run and each protocol that it has a result for, in the order of the
     table.
 
