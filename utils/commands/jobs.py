@@ -91,7 +91,7 @@ class Job:
                 f"{self.recorded.get('data_root')})"
             )
 
-    def record(self, machine: Machine, data: LongTailedData, start: Mapping[str, str]) -> None:
+    def record(self, machine: Machine, data: LongTailedData, began: Mapping[str, str]) -> None:
         """Writes the options of a new run. For a run that is resumed with another number of epochs,
         removes the results of the other length first and then writes the new number. If a run is
         resumed on another processor, a warning says so.
@@ -99,7 +99,7 @@ class Job:
         Args:
             machine: the machine of the run.
             data: its data.
-            start: what a stage 2 records of the weights that it begins with, also one that is
+            began: what a stage 2 records of the weights that it begins with, also one that is
                 resumed without a checkpoint; empty if it goes on, and for a stage 1.
         """
         if not self.folder.arguments.exists():
@@ -111,7 +111,7 @@ class Job:
             }
             if contents := contents_of(self.options):
                 of_run[RECORD] = contents
-            write_json(self.folder.arguments, self.options.as_dict() | of_run | dict(start))
+            write_json(self.folder.arguments, self.options.as_dict() | of_run | dict(began))
             return
         recorded = recorded_options(self.folder)
         before = (recorded.get("machine") or {}).get("processor")
@@ -124,7 +124,7 @@ class Job:
         if recorded["epochs"] != self.options.epochs:
             for name in ("summary.json", "report.png", "predictions.npz"):
                 (self.folder.records / name).unlink(missing_ok=True)
-        changed = recorded | dict(start) | {"epochs": self.options.epochs}
+        changed = recorded | dict(began) | {"epochs": self.options.epochs}
         if changed != recorded:
             write_json(self.folder.arguments, changed)
 
@@ -141,9 +141,9 @@ def plan(stages: Sequence[Options]) -> tuple[list[list[Job]], dict | None]:
             check_holds_no_run(run_folder(stage))
     jobs = [[Job.of(options) for options in stage.by_seed()] for stage in stages]
     remembered = None
-    begun = [job.recorded for job in jobs[0] if job.recorded]
-    if begun:
-        remembered = begun[0]
+    recorded = [job.recorded for job in jobs[0] if job.recorded]
+    if recorded:
+        remembered = recorded[0]
     elif stages[0].stage == 2:
         remembered = checkpoint.load(checkpoint_of_flag(jobs[0][0].options, "pretrained"))
     return jobs, remembered and {"data": remembered.get("data")}
@@ -152,13 +152,13 @@ def plan(stages: Sequence[Options]) -> tuple[list[list[Job]], dict | None]:
 def open_folders(
     stack: ExitStack,
     jobs: Sequence[Job],
-    starts: Sequence[Mapping[str, str]],
+    begun: Sequence[Mapping[str, str]],
     machine: Machine,
     data: LongTailedData,
 ) -> None:
     """Locks the runs' folders until the stack closes, deletes the files of runs that are replaced,
     of earlier evaluations and exports, and the mean over seeds of which one trains again or goes
-    on, and writes the options of new runs. `starts` has the `start` of `Job.record` for each job.
+    on, and writes the options of new runs. `begun` has `began` of `Job.record` for each job.
 
     Raises:
         UserError: another process has locked a folder, or has begun or continued a run there since
@@ -173,7 +173,7 @@ def open_folders(
                 f"another run has {'begun' if has_begun else 'gone on'} in {job.folder.records} "
                 "while this one loaded its data: --resume True continues it"
             )
-    for job, start in zip(jobs, starts, strict=True):
+    for job, began in zip(jobs, begun, strict=True):
         combined = job.folder.records.parent / "summary.json"
         if job.options.seeds and job.options.seed in read_json(combined).get("seeds", []):
             combined.unlink(missing_ok=True)  # the mean of the runs that there were
@@ -188,7 +188,7 @@ def open_folders(
         if outdated:
             names = ", ".join(path.name for path in outdated)
             print(f"removed the files of an earlier evaluation or export: {names}")
-        job.record(machine, data, start)
+        job.record(machine, data, began)
         print(
             f"{len(data.train)} training images of {data.num_classes} classes, {machine.device}, "
             f"seed {job.options.seed}; records in {job.folder.records}"

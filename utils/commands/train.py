@@ -73,9 +73,9 @@ def _train(jobs: Sequence[Job], machine: Machine | None, data: LongTailedData | 
         return False
     assert machine is not None and data is not None  # `train` loads both if a job is open
     world = machine.world
-    trainers, starts = zip(*(_build(job, machine, data) for job in jobs), strict=True)
+    trainers, begun = zip(*(_build(job, machine, data) for job in jobs), strict=True)
     with ExitStack() as stack:
-        collectives.from_main(partial(open_folders, stack, jobs, starts, machine, data), world)
+        collectives.from_main(partial(open_folders, stack, jobs, begun, machine, data), world)
         _print_long_epochs(trainers[0])  # all seeds have the same phases
         # All loaders of a streamed set share their workers, which read one epoch at a time.
         can_share = machine.device.type == "cuda" and world.size == 1 and not data.is_streamed
@@ -104,7 +104,7 @@ def _print_long_epochs(trainer: Trainer) -> None:
 
 
 def _build(job: Job, machine: Machine, data: LongTailedData) -> tuple[Trainer, dict[str, str]]:
-    """Returns the trainer of a run, ready to begin or to continue, and the `start` of `Job.record`.
+    """Returns the trainer of a run, ready to begin or to continue, and the `began` of `Job.record`.
 
     Raises:
         UserError: a checkpoint that it starts from is missing, does not fit, or was trained on
