@@ -19,10 +19,10 @@ from dataclasses import replace
 
 from benchmarks.settings import RECIPE, Settings, on_this_machine, settings_of
 from utils.errors import UserError, run_program
+from utils.files import check_writable
 from utils.options import values
 from utils.options.flags import PRECISIONS
 from utils.options.parse import Parser
-from utils.runs.run_folder import check_writable
 
 MEMORY_PART = 0.02
 RATE_PARTS = {0.25: ("pretraining", "evaluation"), 0.05: ("features", "augmentation")}

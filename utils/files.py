@@ -1,4 +1,5 @@
-"""Writes files so that they are never incomplete, and looks at many files at once."""
+"""Writes files so that they are never incomplete, checks that a folder can take them, and looks at
+many files at once."""
 
 import errno
 import json
@@ -12,11 +13,15 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from utils.errors import UserError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 THREADS = 16  # that wait for a file system, such as a network's, at once
 PART, PARTS = 16, 1000  # items that a thread takes at a time, and parts that are under way at most
+LONGEST_COMPONENT = 255
+"""Bytes that most file systems allow in the name of a file or folder."""
 
 
 @contextmanager
@@ -83,6 +88,25 @@ def made_folder(path: Path) -> Iterator[None]:
             with suppress(OSError):
                 folder.rmdir()
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Checks that files can be written into a folder, which may have to be made.
+
+    Raises:
+        UserError: they cannot, or a name in the path is too long.
+    """
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > LONGEST_COMPONENT:
+        raise UserError(
+            f"cannot write into {path}: it has a name of {longest} bytes, and a name may have "
+            f"{LONGEST_COMPONENT}"
+        )
+    places = (path, *path.absolute().parents)
+    # The last one need not exist either: on Windows it is a drive.
+    nearest = next((place for place in places if place.exists()), places[-1])
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"cannot write into {path}: {nearest} is not a writable folder")
 
 
 def write_json(path: Path, content: Any) -> None:

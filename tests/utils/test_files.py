@@ -5,12 +5,14 @@ import os
 import stat
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from utils import files
-from utils.files import atomic_write, of_each, write_json
+from utils.errors import UserError
+from utils.files import atomic_write, check_writable, of_each, write_json
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -83,6 +85,13 @@ def test_permissions_follow_the_umask_and_the_umask_stays(tmp_path, umask, mode)
         after = os.umask(before)
     assert stat.S_IMODE((tmp_path / "file.json").stat().st_mode) == mode
     assert after == umask
+
+
+def test_a_drive_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(Path, "is_dir", lambda path: False)
+    with pytest.raises(UserError, match="cannot write into Q: / is not a writable folder"):
+        check_writable(Path("Q"))
 
 
 def test_json_is_readable_and_nan_is_null_at_any_depth(tmp_path):

@@ -26,7 +26,7 @@ from utils.evaluation.geometry import geometry_line
 from utils.evaluation.parts import in_parts
 from utils.evaluation.statistics import combine
 from utils.evaluation.tables import OF_CLASSIFIERS, accuracy_table, per_class_table
-from utils.files import atomic_write, write_json
+from utils.files import atomic_write, check_writable, write_json
 from utils.machine import collectives
 from utils.machine.processes import World
 from utils.options.flags import Options
@@ -38,7 +38,7 @@ from utils.runs.classifier_files import (
 )
 from utils.runs.evaluated import find_evaluated
 from utils.runs.records import records_of, warn_of_unfinished
-from utils.runs.run_folder import RunFolder, check_writable
+from utils.runs.run_folder import RunFolder
 from utils.runs.tensorboard import EventFile
 from utils.training.setup import machine_of
 from utils.training.starting_point import check_not_trained_on, warn_of_other_data

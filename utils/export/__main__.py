@@ -20,12 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, optional_module, run_program
-from utils.files import made_folder
+from utils.files import check_writable, made_folder
 from utils.options import values
 from utils.options.flags import READINGS
 from utils.options.parse import Parser
 from utils.runs.lookup import PRETRAINED, checkpoint_of_run
-from utils.runs.run_folder import check_writable
 
 FORMATS = ("checkpoint", "onnx", "pt2", "safetensors")
 FORMATS_OF = {"last": ("checkpoint",), "classifier": ("onnx", "pt2"), "root_log": FORMATS[1:]}

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
-from utils.files import made_folder
+from utils.files import check_writable, made_folder
 from utils.options.flags import OF_HELD_OUT, OF_LOGITS
 from utils.runs import checkpoint
 from utils.runs.records import place_of, read_run
-from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by, check_writable
+from utils.runs.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT, best_by
 
 KEPT = (
     *("epoch", "arch", "state_dict", "best_acc1", "stage", "dataset", "class_counts"),

@@ -17,12 +17,12 @@ import matplotlib.figure
 from utils.errors import UserError, unwritable
 from utils.evaluation.shot_groups import FEW_BELOW, MANY_ABOVE
 from utils.evaluation.statistics import deviation
-from utils.files import atomic_write
+from utils.files import atomic_write, check_writable
 from utils.report.output_sections import confusion, feature_maps, reliability
 from utils.report.run_groups import SettingsGroup, group_runs
 from utils.report.sections import Figure, Section, accuracy_by_class, margins, training_curves
 from utils.runs.records import RecordedRun, accuracies_of, read_run
-from utils.runs.run_folder import check_writable, is_seed_folder
+from utils.runs.run_folder import is_seed_folder
 from utils.templates import read_template
 
 TEMPLATE = Path(__file__).parent / "templates" / "page.html.jinja"

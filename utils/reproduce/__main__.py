@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_program
+from utils.files import check_writable
 from utils.options import values
 from utils.options.flags import DATASETS, PRECISIONS, default_of
 from utils.options.parse import Parser
@@ -30,7 +31,6 @@ from utils.reproduce.rows import OF_OWN_DATA, select_recipes, select_rows
 from utils.reproduce.running import Runner, measured_seconds, users_commands
 from utils.reproduce.sharing import check_passed_on, with_subset
 from utils.runs.epoch_log import duration
-from utils.runs.run_folder import check_writable
 
 OWN_LENGTH = Length(30, 8, 2)
 """The default on own data. A laptop can train it on ten thousand small images."""

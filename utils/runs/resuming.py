@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from utils.errors import UserError, warn
-from utils.files import read_json
+from utils.files import check_writable, read_json
 from utils.options.data_paths import expanded
 from utils.options.flags import OWN_DATASETS, Options, flag_of
 from utils.runs import checkpoint
 from utils.runs.contents import file_of, is_same_path, named_files
 from utils.runs.folders import differences, differing_flags, is_run_of, named_alike
 from utils.runs.records import read_epochs
-from utils.runs.run_folder import RunFolder, check_writable, recorded_options
+from utils.runs.run_folder import RunFolder, recorded_options
 
 
 def prepare(options: Options, folder: RunFolder) -> str:

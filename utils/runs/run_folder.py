@@ -1,7 +1,6 @@
 """The folder of a run: its files, its lock, and its recorded options."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ except ImportError:  # Windows has no such locks, so nothing keeps two runs out 
 
 LAST_CHECKPOINT = "ckpt.pth.tar"
 BEST_CHECKPOINT = "ckpt.best.pth.tar"
-LONGEST_COMPONENT = 255
-"""Bytes that most file systems allow in the name of a file or folder."""
 
 
 def best_by(protocol: str) -> str:
@@ -192,22 +189,3 @@ def recorded_options(folder: RunFolder) -> dict:
     if not isinstance(recorded, dict) or not isinstance(recorded.get("seed"), int):
         raise UserError(f"{folder.arguments}: not a record of options with a seed")
     return recorded
-
-
-def check_writable(path: Path) -> None:
-    """Checks that files can be written into a folder, which may have to be made.
-
-    Raises:
-        UserError: they cannot, or a name in the path is too long.
-    """
-    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
-    if longest > LONGEST_COMPONENT:
-        raise UserError(
-            f"cannot write into {path}: it has a name of {longest} bytes, and a name may have "
-            f"{LONGEST_COMPONENT}"
-        )
-    places = (path, *path.absolute().parents)
-    # The last one need not exist either: on Windows it is a drive.
-    nearest = next((place for place in places if place.exists()), places[-1])
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise UserError(f"cannot write into {path}: {nearest} is not a writable folder")

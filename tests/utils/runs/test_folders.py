@@ -25,11 +25,11 @@ from tests.support.helpers import (
     without,
 )
 from tests.test_project import PAPERS_COMMANDS
-from utils.errors import RunError, UserError
+from utils.errors import RunError
 from utils.options.data_paths import holds_outputs
 from utils.options.parse import parse_options
 from utils.runs.folders import run_folder
-from utils.runs.run_folder import RunFolder, check_writable
+from utils.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 RESULTS = {
@@ -64,13 +64,6 @@ def test_a_root_that_is_not_writable_is_refused_and_stays_empty(tree, tmp_path, 
     assert f"cannot write into {sealed / 'root'}" in outcome.errors[0]
     assert f"{sealed} is not a writable folder" in outcome.errors[0]
     assert not list(sealed.iterdir())
-
-
-def test_a_drive_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(Path, "exists", lambda path: False)
-    monkeypatch.setattr(Path, "is_dir", lambda path: False)
-    with pytest.raises(UserError, match="cannot write into Q: / is not a writable folder"):
-        check_writable(Path("Q"))
 
 
 def test_a_path_that_would_be_too_long_later_is_refused_at_the_start(tree, tmp_path, monkeypatch):
