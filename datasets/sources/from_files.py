@@ -16,7 +16,8 @@ from datasets.files.trees import FileList
 from datasets.loading.reader import ImageReader, check_shared_memory
 from datasets.splits import AnySplit, Split, StreamedSplit
 from utils.files import of_each
-from utils.machine.cores import usable_cores, usable_memory
+from utils.machine.cores import usable_cores
+from utils.machine.memory import usable_memory
 from utils.options.flags import Options
 
 MEMORY_SHARE = 0.25  # of the memory that a process may use: larger sets are streamed

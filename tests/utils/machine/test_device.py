@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from utils.errors import UserError
-from utils.machine.cores import usable_cores, usable_memory
+from utils.machine.cores import usable_cores
 from utils.machine.device import Machine, choose_machine, seed_everything
+from utils.machine.memory import usable_memory
 from utils.machine.processes import ALONE, VARIABLES, World
 
 CPU = Machine(torch.device("cpu"), "float32")
@@ -232,7 +233,7 @@ def test_the_memory_of_a_process_is_its_share_of_a_limit(
             raise FileNotFoundError
         return files[str(path)] + "\n"
 
-    monkeypatch.setattr("utils.machine.cores.Path.read_text", read_text)
+    monkeypatch.setattr("utils.machine.memory.Path.read_text", read_text)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=8 * GB))
     for name, text in zip(VARIABLES, ("1", "8", "1", "here", "29500"), strict=True):
         monkeypatch.setenv(name, text)
