@@ -117,7 +117,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folders, and locks both until the run ends, if their file system has locks.
+        """Makes the folders, and locks both until the `with` ends, if their file system has locks.
 
         Raises:
             UserError: the folders cannot be made, or another process has locked one of them.
