@@ -58,7 +58,7 @@ def test_a_reader_that_goes_away_during_a_run_is_not_the_folders_fault(tmp_path,
     with pytest.raises(RunError), folder.locked():
         raise OSError(28, "No space left on device")
     failing(monkeypatch, BrokenPipeError())
-    monkeypatch.setattr(errors, "_write_nowhere", lambda: None)
+    monkeypatch.setattr(errors, "_write_nowhere", lambda stream: None)
     outcome = call([])
     assert outcome.status == 141 and outcome.err == ""
 

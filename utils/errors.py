@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
+from typing import TextIO
 
 from utils.text import printable
 
@@ -125,7 +126,7 @@ def ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Interrupted):
         return error.exit_status, ""
     if isinstance(error, BrokenPipeError):
-        _write_nowhere()
+        _write_nowhere(sys.stdout)
         return 128 + SIGPIPE, ""
     if isinstance(error, (UserError, RunError)):
         return 2 if isinstance(error, UserError) else 1, printable(" ".join(str(error).split()))
@@ -167,8 +168,10 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
 def say(text: str) -> None:
     """Prints to standard error why the program ends. If nobody reads it, the exit status says it
     alone."""
-    with suppress(OSError):
+    try:
         print(text, file=sys.stderr)
+    except OSError:  # Python would try again when it ends, and end with status 120
+        _write_nowhere(sys.stderr)
 
 
 def warn(message: str, program: str = "main.py") -> None:
@@ -195,6 +198,6 @@ def ignore_backend_of_notebooks() -> None:
         os.environ.pop("MPLBACKEND", None)
 
 
-def _write_nowhere() -> None:
+def _write_nowhere(stream: TextIO) -> None:
     with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        os.dup2(nowhere.fileno(), stream.fileno())

@@ -117,8 +117,11 @@ def test_a_closed_stream_is_no_traceback(closed, monkeypatch, capsys):
 def test_a_standard_error_that_takes_nothing_leaves_the_status():
     code = "import sys\nfrom utils.errors import UserError, run_program\n"
     code += "def program():\n    raise UserError('bad')\nsys.exit(run_program('tried', program))"
+    # Only a buffered stream is written once more at the end.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", code], stderr=full, cwd=REPOSITORY)
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, stderr=full, cwd=REPOSITORY, env=buffered)
     assert done.returncode == 2
 
 
