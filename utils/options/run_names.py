@@ -32,19 +32,21 @@ SPELT_OUT = (
 Runs with these names exist, so no option may be added."""
 
 
-def run_name(
-    options: Options,
-    parent: str | None = None,
-    contents: Mapping[str, str] = NOTHING,
-    start: str | None = None,
-) -> str:
-    """Returns the name of a run's folder. That of a stage 2 lies in the folder of its stage 1.
+def run_name(options: Options, counted: Mapping[str, Any] | None = None) -> str:
+    """Returns the name of a run's folder: the released name, with a digest if that lacks an option
+    or is too long. The folder of a stage 2 lies in that of its stage 1.
 
     Args:
         options: the options of the run.
-        parent, contents, start: as in `digested`.
+        counted: what the digest stands for, from `digested`; by default that of the options alone.
     """
-    return _with_digest(released_name(options), digested(options, parent, contents, start))
+    released = released_name(options)
+    counted = digested(options) if counted is None else counted
+    if not counted and len(released.encode(errors="surrogateescape")) <= LONGEST_NAME:
+        return released
+    text = json.dumps([released, sorted(counted.items())])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+    return f"{before_digest(released)}-{digest}"
 
 
 def name_by_paths(options: Options, parent: str | None = None) -> str:
@@ -54,7 +56,7 @@ def name_by_paths(options: Options, parent: str | None = None) -> str:
     counted = digested(options, parent)
     if "data" in counted:
         counted["data"] = content_digest(options.data_root, (options.root_log, options.root_model))
-    return _with_digest(released_name(options), counted)
+    return run_name(options, counted)
 
 
 def earlier_name(options: Options) -> str:
@@ -131,12 +133,3 @@ def before_digest(released: str) -> str:
     then has at most `LONGEST_NAME` bytes."""
     whole = released.encode(errors="surrogateescape")
     return whole[: LONGEST_NAME - DIGITS - 1].decode(errors="ignore")
-
-
-def _with_digest(released: str, counted: dict[str, Any]) -> str:
-    """Returns the released name, with a digest if the name lacks an option or is too long."""
-    if not counted and len(released.encode(errors="surrogateescape")) <= LONGEST_NAME:
-        return released
-    text = json.dumps([released, sorted(counted.items())])
-    digest = hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
-    return f"{before_digest(released)}-{digest}"

@@ -98,7 +98,7 @@ def _candidates(options: Options) -> Iterator[RunFolder]:
 def _shipped_names(options: Options) -> list[str]:
     """Returns the names under which the run may come with the code. No record there tells what a
     name lacks, so an earlier name counts only if it lacks nothing but the seed."""
-    name, by_paths, earlier = run_names(options)
+    name, _, by_paths, earlier = run_names(options)
     counted = in_digest(options).keys()
     spelt = set(SPELT_OUT) if options.stage == 2 else set()
     names = [name] if "pretrained" in counted else [name, by_paths]

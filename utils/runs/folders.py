@@ -34,11 +34,7 @@ def run_folder(options: Options) -> RunFolder:
     if options.seeds is not None and options.seed is None:
         of_seed = run_folder(options.by_seed()[0])
         return RunFolder(of_seed.models.parent, of_seed.records.parent)
-    # An earlier version left some checkpoints that `--pretrained` names out of the digest.
-    without_start = run_name(options, _above(options), contents_of(options))
-    name, *earlier_names = run_names(options)
-    names = dict.fromkeys([name, without_start, *earlier_names])
-    folder, *earlier = (below(options, name) for name in names)
+    folder, *earlier = (below(options, name) for name in dict.fromkeys(run_names(options)))
     if folder.holds_a_run():
         return folder
     for earlier_run in earlier:
@@ -57,10 +53,12 @@ def run_folder(options: Options) -> RunFolder:
 
 
 def run_names(options: Options) -> list[str]:
-    """Returns the name of the run's folder, and then the names that earlier versions gave it."""
-    above, start = _above(options), other_start(options, options.pretrained)
-    name = run_name(options, above, contents_of(options), start)
-    return [name, name_by_paths(options, above), earlier_name(options)]
+    """Returns the name of the run's folder, and then the names that earlier versions gave it. The
+    first of these left some checkpoints that `--pretrained` names out of the digest."""
+    counted = in_digest(options)
+    without_start = {name: value for name, value in counted.items() if name != "pretrained"}
+    names = [run_name(options, counted), run_name(options, without_start)]
+    return [*names, name_by_paths(options, _above(options)), earlier_name(options)]
 
 
 def linked(stages: Sequence[Options]) -> list[Options]:

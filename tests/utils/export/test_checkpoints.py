@@ -23,7 +23,7 @@ from tests.support.helpers import (
 from utils.export.__main__ import main
 from utils.export.checkpoints import KEPT
 from utils.options.parse import parse_options
-from utils.options.run_names import run_name
+from utils.options.run_names import digested, run_name
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -152,7 +152,8 @@ def test_an_exported_checkpoint_says_what_it_was_trained_on(finished, clone):
 def test_a_run_is_evaluated_in_another_precision_than_it_was_trained_in(tree, finished, clone):
     [run] = (clone / "pretrained" / STAGE_1_NAME).glob("robust_*")
     argv = stage_2(tree, clone / "checkpoint", "--precision", "bf16")
-    run.rename(run.with_name(run_name(parse_options([str(flag) for flag in argv]), STAGE_1_NAME)))
+    options = parse_options([str(flag) for flag in argv])
+    run.rename(run.with_name(run_name(options, digested(options, STAGE_1_NAME))))
     outcome = succeed(stage_2(tree, clone / "checkpoint", "--evaluation", "True"))
     assert "/ckpt.best.pth.tar, epoch" in outcome.out
 
