@@ -1,18 +1,13 @@
 """Runs that are repeated, interrupted, resumed or replaced end with the same bits."""
 
-import errno
-import fcntl
 import json
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
-import torch
 
-from datasets import load_data
-from tests.support.faults import disk_full_for, interrupted_at_check
+from tests.support.faults import disk_full_for, interrupted_at_check, spoil
 from tests.support.helpers import (
     STAGE_1_NAME,
     call,
@@ -30,7 +25,6 @@ from tests.support.helpers import (
     weights_of,
 )
 from utils.errors import Interrupted
-from utils.export.checkpoints import export_checkpoints
 from utils.runs import checkpoint
 from utils.training.summary import summarise
 
@@ -278,13 +272,6 @@ def test_overwriting_a_stage_2_gives_what_a_fresh_run_gives(tree, both, finished
     assert events[0] == events[1], "events of the replaced run are left"
 
 
-def spoil(folder: Path, name: str = "ckpt.pth.tar") -> None:
-    """Changes a checkpoint of the run into one that no run with these options would have."""
-    content = load(folder / name)
-    content["state_dict"]["linear.bias"] += 1
-    torch.save(content, folder / name)
-
-
 @pytest.mark.parametrize("stage", [1, 2])
 def test_an_overwriting_run_that_is_interrupted_at_once_never_takes_up_the_replaced_one(
     stage, tree, both, finished
@@ -296,158 +283,3 @@ def test_an_overwriting_run_that_is_interrupted_at_once_never_takes_up_the_repla
     succeed(make(tree, both, "--resume", "True"))
     folder_of = stage_1_folder if stage == 1 else stage_2_folder
     assert not differences_of_runs(folder_of(both), folder_of(finished))
-
-
-def test_a_run_may_be_resumed_under_another_spelling_of_its_checkpoint(tree, pretrained, finished):
-    with interrupted_at_check(20):
-        assert call(stage_2(tree, pretrained)).status == 143
-    path = pretrained / STAGE_1_NAME
-    last = stage_2_folder(pretrained) / "ckpt.pth.tar"
-    torch.save(load(last) | {"seconds": 1000.0}, last)
-    outcome = succeed(stage_2(tree, pretrained, "--resume", "True", "--pretrained", path))
-    assert "resumes after epoch 1 of 3" in outcome.out
-    # The time before the interruption counts too.
-    assert 1000 < read_summary(stage_2_folder(pretrained))["seconds"] < 1100
-    assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(finished))
-
-
-def test_a_stage_2_whose_stage_1_has_changed_says_so_and_a_small_copy_is_no_change(
-    tree, pretrained, tmp_path
-):
-    export_checkpoints(pretrained / STAGE_1_NAME, tmp_path / "small", with_last=False)
-    argv = stage_2(tree, pretrained, "--resume", "True")
-    succeed(argv)
-    from_copy = [*argv, "--pretrained", tmp_path / "small" / STAGE_1_NAME]
-    outcome = succeed(from_copy)
-    assert "this run is finished" in outcome.out and not outcome.warnings
-    spoil(pretrained / STAGE_1_NAME, "ckpt.best.pth.tar")
-    [warning] = succeed(argv).warnings
-    best = pretrained / STAGE_1_NAME / "ckpt.best.pth.tar"
-    folder = stage_2_folder(pretrained)
-    assert f"{best} has other weights than when the run in {folder} began" in warning
-    assert not succeed(from_copy).warnings
-    spoil(tmp_path / "small" / STAGE_1_NAME, "ckpt.best.pth.tar")
-    outcome = call(from_copy)
-    assert outcome.status == 2 and f"began with {best}, and --pretrained" in outcome.errors[0]
-    succeed([*from_copy, "--evaluation", "True"])
-    best.write_bytes(b"damaged")
-    outcome = succeed(argv)
-    assert "this run is finished" in outcome.out and not outcome.warnings
-
-
-def test_a_stage_2_from_a_shipped_checkpoint_does_not_go_on_from_a_stage_1_of_ones_own(
-    tree, pretrained, tmp_path, monkeypatch
-):
-    shutil.copytree(pretrained, tmp_path / "shipped")
-    monkeypatch.setattr("utils.runs.lookup.PRETRAINED", tmp_path / "shipped")
-    argv = stage_2(tree, tmp_path / "runs", "--resume", "True")
-    succeed(argv)
-    own = tmp_path / "runs" / STAGE_1_NAME
-    shutil.copytree(pretrained / STAGE_1_NAME, own, dirs_exist_ok=True)
-    assert not succeed(argv).warnings  # it has the same weights
-    spoil(own, "ckpt.best.pth.tar")
-    outcome = call(argv)
-    shipped = tmp_path / "shipped" / STAGE_1_NAME / "ckpt.best.pth.tar"
-    assert outcome.status == 2
-    assert f"began with {shipped}, and --pretrained {STAGE_1_NAME} is {own}" in outcome.errors[0]
-
-
-def test_a_stage_2_that_was_stopped_before_its_first_checkpoint_records_what_it_begins_with_now(
-    tree, pretrained
-):
-    argv = stage_2(tree, pretrained, "--resume", "True")
-    with interrupted_at_check(2):
-        assert call(argv).status == 143
-    folder = stage_2_folder(pretrained)
-    before = json.loads((folder / "args.json").read_text())
-    assert not (folder / "ckpt.pth.tar").exists()
-    spoil(pretrained / STAGE_1_NAME, "ckpt.best.pth.tar")
-    for said in ("starts from", "this run is finished"):
-        outcome = succeed(argv)
-        assert said in outcome.out and not outcome.warnings
-    start = checkpoint.weights_digest(weights_of(pretrained / STAGE_1_NAME, "ckpt.best.pth.tar"))
-    recorded = json.loads((folder / "args.json").read_text())
-    assert recorded == before | {"start": start} != before
-
-
-def test_a_second_run_in_one_folder_is_refused_while_the_first_is_at_work(tree, tmp_path):
-    folder = tmp_path / STAGE_1_NAME
-    folder.mkdir()
-    with open(folder / ".lock", "a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        before = snapshot(tmp_path)
-        outcome = call(stage_1(tree, tmp_path))
-        assert outcome.status == 2
-        (line,) = outcome.errors
-        assert line.startswith("main.py: error: another run")
-        assert str(folder) in line
-        assert snapshot(tmp_path) == before
-
-
-@pytest.mark.parametrize("which", ["models", "records"])
-def test_runs_do_not_share_checkpoints_or_records_at_work(which, tree, tmp_path):
-    shared = tmp_path / which / STAGE_1_NAME
-    shared.mkdir(parents=True)
-    with open(shared / ".lock", "a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        outcome = call(stage_1(tree, tmp_path / "models", "--root_log", tmp_path / "records"))
-    assert outcome.status == 2
-    (line,) = outcome.errors
-    assert f"another run is at work in {shared}" in line
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [shared / ".lock"]
-    assert which == "records" or not (tmp_path / "records").exists()
-
-
-def test_one_folder_under_two_names_is_locked_once(tree, tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path)
-    succeed(stage_1(tree, tmp_path, "--root_log", tmp_path / "link", "--epochs", 1))
-
-
-@pytest.mark.parametrize("flags", [(), ("--resume", "True")])
-def test_a_run_that_began_and_ended_while_another_loaded_its_data_is_kept(
-    flags, tree, finished, tmp_path, monkeypatch
-):
-    def load_slowly(*arguments):
-        data = load_data(*arguments)
-        shutil.copytree(finished / STAGE_1_NAME, tmp_path / STAGE_1_NAME)
-        return data
-
-    monkeypatch.setattr("utils.commands.train.load_data", load_slowly)
-    outcome = call(stage_1(tree, tmp_path, *flags))
-    assert outcome.status == 2
-    (line,) = outcome.errors
-    assert "another run has begun" in line and str(tmp_path / STAGE_1_NAME) in line
-    assert not differences_of_runs(tmp_path / STAGE_1_NAME, finished / STAGE_1_NAME)
-
-
-def test_a_run_that_went_on_while_another_loaded_its_data_is_kept(
-    tree, finished, tmp_path, monkeypatch
-):
-    with interrupted_at_check(12):
-        assert call(stage_1(tree, tmp_path)).status == 143
-
-    def load_slowly(*arguments):
-        data = load_data(*arguments)
-        shutil.copytree(finished / STAGE_1_NAME, tmp_path / STAGE_1_NAME, dirs_exist_ok=True)
-        return data
-
-    monkeypatch.setattr("utils.commands.train.load_data", load_slowly)
-    outcome = call(stage_1(tree, tmp_path, "--resume", "True"))
-    assert outcome.status == 2
-    assert "another run has gone on" in outcome.errors[0] and len(outcome.errors) == 1
-    assert not differences_of_runs(tmp_path / STAGE_1_NAME, finished / STAGE_1_NAME)
-
-
-def test_a_file_system_without_locks_holds_nobody(tree, tmp_path, monkeypatch):
-    def flock(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    succeed(stage_1(tree, tmp_path, "--epochs", 1))
-
-
-def test_the_lock_of_a_dead_process_holds_nobody(tree, finished, tmp_path):
-    (tmp_path / STAGE_1_NAME).mkdir()
-    (tmp_path / STAGE_1_NAME / ".lock").write_text("99999\n")
-    succeed(stage_1(tree, tmp_path))
-    assert not differences_of_runs(tmp_path / STAGE_1_NAME, finished / STAGE_1_NAME)

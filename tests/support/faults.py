@@ -1,4 +1,4 @@
-"""Signals and full disks at chosen moments."""
+"""Signals and full disks at chosen moments, and checkpoints of other weights."""
 
 import contextlib
 import errno
@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
+
+from tests.support.helpers import load
 
 
 @contextlib.contextmanager
@@ -90,3 +92,12 @@ def assert_failed(outcome, *says: str) -> None:
     for fragment in says:
         assert fragment in line
     assert "Traceback" not in outcome.out + outcome.err
+
+
+def spoil(folder: Path, name: str = "ckpt.pth.tar") -> None:
+    """Changes a checkpoint of the run into one that no run with these options would have."""
+    import torch
+
+    content = load(folder / name)
+    content["state_dict"]["linear.bias"] += 1
+    torch.save(content, folder / name)

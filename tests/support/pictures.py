@@ -22,3 +22,9 @@ def pixels_of(split):
 def save(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+
+
+def write_images(folder, number, side=8):
+    for i in range(number):
+        save(folder / f"{i:04}.png", noise(side, side, 3, seed=i))
+    return folder

@@ -25,11 +25,10 @@ from tests.support.helpers import (
     succeed,
 )
 from tests.support.made_up_runs import write_run
-from tests.support.pictures import noise, save
+from tests.support.pictures import noise, save, write_images
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
 from utils.evaluation.classifiers import Classifier
 from utils.predict.__main__ import main
-from utils.predict.images import decoded, image_paths
 from utils.predict.network import load_network
 from utils.runs.classifier_files import save_classifiers
 
@@ -59,12 +58,6 @@ def linked(path, to):
     """Makes a link. Devices are reached by one, so that a fault would not replace them."""
     path.symlink_to(to)
     return path
-
-
-def write_images(folder, number, side=8):
-    for i in range(number):
-        save(folder / f"{i:04}.png", noise(side, side, 3, seed=i))
-    return folder
 
 
 def test_classes_and_confidences_are_the_networks(run, tmp_path):
@@ -279,48 +272,6 @@ def test_tables_and_arrays_are_said_not_to_be_read(name, run, tmp_path):
     assert status == 2 and f"{name}: not an image that Pillow can read; tables and arrays" in err
 
 
-def test_each_file_is_found_once_at_any_depth(tmp_path):
-    folder = tmp_path / "images"
-    for name in (
-        "a.png",
-        "deep/er/b.png",
-        ".hidden.png",
-        ".cache/c.png",
-        "deep/d.txt",
-        "p.csv",
-        "__MACOSX/f.png",
-        "deep/@eaDir/g.png",
-        "#recycle/deleted/h.png",
-        "decoded-32.npz",
-        "table.decoded-32.npz",
-    ):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"")
-    (folder / "deep" / "loop").symlink_to(folder)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "e.png").write_bytes(b"")
-    (folder / "linked").symlink_to(tmp_path / "elsewhere")
-    found = list(image_paths([folder, folder / ".hidden.png"], without=[folder / "p.csv"]))
-    expected = ["a.png", "deep/er/b.png", "deep/d.txt", "linked/e.png", ".hidden.png"]
-    assert sorted(found) == sorted(str(folder / name) for name in expected)
-    assert found[-1] == str(folder / ".hidden.png")
-
-
-def test_no_link_to_a_folder_above_is_followed(tmp_path, monkeypatch):
-    save(tmp_path / "a.png", noise(8, 8, 3))
-    folder = write_images(tmp_path / "images" / "new", 1)
-    other = write_images(tmp_path / "others" / "old", 1)
-    links = {"up": "..", "further": "../..", "root": "/", "other": other}
-    for name, to in links.items():
-        linked(folder / name, to)
-    linked(other / "up", "..")
-    linked(tmp_path / "link", folder)
-    monkeypatch.chdir(tmp_path)
-    for place in ("images/new", "link"):
-        found = sorted(image_paths([Path(place)]))
-        assert found == [f"{place}/0000.png", f"{place}/other/0000.png"]
-
-
 def test_a_pipe_is_passed_over_and_a_link_to_nowhere_is_listed(run, tmp_path):
     folder = write_images(tmp_path / "images", 1)
     os.mkfifo(folder / "pipe.png")
@@ -336,50 +287,6 @@ def test_a_link_to_itself_is_listed(run, tmp_path):
     status, _, err = predict(run, folder, "--output", tmp_path / "p.csv")
     assert status == 0 and "1 of 2 files" in err
     assert err.startswith(f"skipped {folder / 'loop'}: Too many levels of symbolic links")
-
-
-def test_the_pictures_of_runs_are_no_photographs(tmp_path):
-    """A folder with only one of a run's files is none; a run's folder may be asked for."""
-    run = tmp_path / "checkpoint" / "run"
-    for name in ("checkpoint/run/seed0", "checkpoint/run", "records", "weights", "."):
-        save(tmp_path / name / "report.png", noise(8, 8, 3))
-    for folder in (run, run / "seed0", tmp_path / "records"):
-        (folder / "args.json").write_text("{}")
-    for folder in (run, run / "seed0", tmp_path / "weights"):
-        (folder / "ckpt.best.pth.tar").write_bytes(b"")
-    found = {os.path.relpath(path, tmp_path) for path in image_paths([tmp_path])}
-    assert {name for name in found if name.endswith(".png")} == {
-        *("report.png", "records/report.png", "weights/report.png")
-    }
-    assert str(run / "report.png") in image_paths([run])
-
-
-def test_a_folder_that_cannot_be_listed_is_skipped(tmp_path, monkeypatch):
-    (tmp_path / "closed").mkdir()
-    (tmp_path / "a.png").write_bytes(b"")
-    listed = os.scandir
-
-    def scandir(folder):
-        if folder == str(tmp_path / "closed"):
-            raise PermissionError
-        return listed(folder)
-
-    monkeypatch.setattr("os.scandir", scandir)
-    assert sorted(image_paths([tmp_path])) == [str(tmp_path / "a.png"), str(tmp_path / "closed")]
-
-
-def test_only_so_many_files_are_decoded_ahead(tmp_path):
-    taken = []
-
-    def paths():
-        for i in range(100):
-            taken.append(i)
-            yield str(tmp_path / f"{i}.png")
-
-    results = decoded(paths(), lambda image: image, ahead=5)
-    assert next(results)[0] == str(tmp_path / "0.png")
-    assert len(taken) == 6
-    results.close()
 
 
 def test_names_that_are_not_utf8_keep_their_bytes(run, tmp_path):
