@@ -1,6 +1,6 @@
 # make demo   both stages and the evaluation on embedded digits, 3 minutes on 2 slow cores
 # make table  the paper's table: runs what is missing, or ROWS=cifar100/100 SEEDS=0,1,2 of it
-# make test   lint and tests, 4 min 16 s on 2 slow cores
+# make test   lint and tests, 3 min 35 s on 2 slow cores
 # make slow   the tests that take longer: kills, several processes, compiling, tables, benchmarks
 # make coverage  the tests again, with the lines that they reach; at least 90 %
 # make gpu-check  what to run first on a GPU, within 8 minutes: tests, kernels, times
