@@ -24,6 +24,7 @@ from datasets.sources.digits import load_digits
 from datasets.splits import LongTailedData, Split
 from losses import (
     DistillationLoss,
+    DROLoss,
     Margins,
     prior_offsets,
     stage_1_objective,
@@ -40,7 +41,7 @@ from utils.options.values import parse_losses
 from utils.training.phase import Phase
 from utils.training.steps import make_step
 
-KINDS = ("stage 1", "distilled", "stage 2", "layers")
+KINDS = ("stage 1", "distilled", "robust stage 1", "stage 2", "layers")
 STEPS, BATCH, CLASSES, RATE = 20, 32, 10, 0.0001
 WARM_UP_EPOCHS = 20
 CPU = torch.device("cpu")
@@ -107,6 +108,11 @@ def steps(kind: str, data: LongTailedData, machine: Machine) -> dict[str, torch.
         distillation = DistillationLoss(2.0, 0.5, offsets, offsets), 0.5
         objective = stage_1_objective("BS", data.class_counts, False, distillation=distillation)
         parameters = list(model.parameters())
+    elif kind == "robust stage 1":
+        margins = Margins("learned", 1.0, data.class_counts)
+        robust = DROLoss(1.0, epsilons=margins.epsilons[0]), 0.5
+        objective = stage_1_objective("BS", data.class_counts, False, robust=robust)
+        parameters = [*model.parameters(), *margins.trained]
     else:
         parameters = [p for n, p in model.named_parameters() if not n.startswith("linear.")]
         model.linear.requires_grad_(False)

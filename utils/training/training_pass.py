@@ -103,7 +103,7 @@ class TrainingPass:
 
     def _finish(self, statistics: Tensor, names: list[str], phase: Phase, epoch: int) -> Tensor:
         """Gives all processes the weights of the main process, and returns the statistics of the
-        epoch's steps on the host. This is the epoch's only wait for the device.
+        epoch's steps on the host. This is the only wait of an epoch's training for the device.
 
         Raises:
             RunError: a loss is not finite, or a weight after the last step.

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from main import main
-from tests.test_project import PAPERS_COMMANDS
+from tests.test_project import PAPERS_COMMANDS, ROOT
 from utils.errors import UserError
 from utils.options.parse import build_parser, parse_options, parse_stages
 from utils.options.recipes import RECIPES
+from utils.options.run_names import run_name
 
 NAMES_AND_PLACES = {"recipe", "pretrained", "pretrain_epochs", "gpu", "resume"}
 
@@ -42,6 +43,25 @@ def test_the_papers_commands_are_recipes():
     ours = parse_options([*data, "--recipe", "dro_lt", *start])
     assert decisive(ours) == decisive(parse_options(stage_2))
     assert ours.pretrain_epochs is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("--recipe bs", "cifar100_resnet32_BS_None_exp_0.01_0-f354fb23"),
+        ("--recipe ce --imb_factor 0.1", "cifar100_resnet32_CE_None_exp_0.1_0-0ec1e3f8"),
+    ],
+)
+def test_a_recipe_names_the_run_that_comes_with_the_code(flags, name):
+    options = parse_options([*flags.split(), "--dataset", "cifar100", "--seed", "0"])
+    assert run_name(options) == name
+    assert (ROOT / "pretrained" / name).is_dir()
+
+
+@pytest.mark.parametrize("name", ["dro_lt_normalised_from_bs", "control_from_bs"])
+def test_after_a_cosine_the_rate_of_the_features_falls_too(name):
+    first, second = parse_stages(["--recipe", name])
+    assert (first.schedule, second.feat_schedule) == ("cosine", "cosine")
 
 
 def test_flags_beside_a_recipe_win():

@@ -15,7 +15,7 @@ from tests.support.table_records import (
     write_run,
 )
 from utils.errors import UserError
-from utils.reproduce.filing import file_records, read_records
+from utils.reproduce.filing import check_options, file_records, read_records
 from utils.reproduce.plan import DataSet, Length
 from utils.reproduce.results import (
     CHAINS,
@@ -244,3 +244,14 @@ def test_the_committed_table_is_that_of_the_committed_records():
     assert table == json.loads((folder / "table.json").read_text())
     longest = max(len(str(p.relative_to(REPOSITORY)).encode()) for p in folder.rglob("*"))
     assert longest <= 200
+
+
+def test_the_committed_records_have_the_options_of_their_rows():
+    from tests.support.helpers import REPOSITORY
+
+    records = read_records(REPOSITORY / "results" / "runs")
+    one_of_each_row = {cell.row: (cell, run) for cell, run in records.items()}
+    assert len(one_of_each_row) > 20
+    for cell, run in one_of_each_row.values():
+        if cell.teacher is None:  # its records would have to lie beside the checkpoint
+            check_options(run, cell)

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import (
 
 from tests.support.fake_cuda import CUDA
 from tests.support.stages import CASES, make_eager_step, make_stage, small_data, step_batch
-from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.evaluator import PIXELS_A_PASS, Evaluator
 from utils.evaluation.features import class_centroids
 from utils.machine.device import Machine
 
@@ -81,3 +81,12 @@ def test_centroids_and_the_evaluation_pass_stay_on_the_device(data, fake_cuda, m
         assert features.device == targets.device == fake_cuda
         assert features.shape == (count, 64)
         assert stage.model.classify(features).device == fake_cuda
+
+
+def test_the_parts_of_an_evaluation_are_of_equal_size(data, fake_cuda, monkeypatch):
+    """cuDNN searches for its kernels once for every size."""
+    monkeypatch.setitem(PIXELS_A_PASS, "cuda", 6 * 32**2)
+    evaluator = Evaluator(data, MACHINE)
+    sizes = {split: loader.batch_sizes for split, loader in evaluator.loaders.items()}
+    assert sizes == {"test": [5, 5], "heldout": [5]}  # not 6 and 4
+    assert evaluator.train_loader.batch_sizes == [6, 6, 6, 6, 5]

@@ -59,8 +59,9 @@ def assert_equal(one, other):
 @pytest.mark.parametrize(
     "case",
     [
-        *("stage 1, mixup", "stage 1, teacher", "stage 1, contrastive", "stage 2, --margin_min 0"),
-        *("stage 2, --as_released True", "stage 2, --feat_layers layer2,layer3"),
+        *("stage 1, mixup", "stage 1, teacher", "stage 1, contrastive", "stage 1, robust loss"),
+        *("stage 2, --margin_min 0", "stage 2, --as_released True"),
+        "stage 2, --feat_layers layer2,layer3",
     ],
 )
 def test_replays_have_the_bits_of_eager_steps(case, fake_graphs, monkeypatch):

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from datasets.loading.ahead import DrawnAhead
+from datasets.loading.resident import ResidentLoader
 from models import ARCHITECTURES, Network
 from models.heads import make_head
 from tests.support.fake_cuda import CUDA
@@ -104,3 +105,18 @@ def test_a_planted_read_is_counted_for_each_step(reads_of, monkeypatch):
 
     monkeypatch.setattr(EagerStep, "statistics", staticmethod(reading))
     assert sum(reads_of("--epochs 2").values()) == sum(before.values()) + 2 * 2
+
+
+def test_an_epoch_is_augmented_at_once_and_the_next_one_is_drawn_meanwhile(reads_of, monkeypatch):
+    begun, counts, augmented = [], [], ResidentLoader._augmented
+
+    def counted(loader, positions, draws):
+        if loader.generator is not None:  # training images
+            counts.append(len(positions))
+        return augmented(loader, positions, draws)
+
+    monkeypatch.setattr(DrawnAhead, "begin", lambda ahead: begun.append(ahead))
+    monkeypatch.setattr(ResidentLoader, "_augmented", counted)
+    monkeypatch.setattr("datasets.loading.resident.BLOCK_BYTES", 1)  # a CPU's block is one batch
+    reads_of("--epochs 3")
+    assert counts == [29] * 3 and len(begun) == 3
