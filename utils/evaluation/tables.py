@@ -53,7 +53,8 @@ def _balanced(record: dict) -> float | dict | None:
 def per_class_table(
     linear: dict, ncm: dict, class_names: Sequence[str], class_counts: Sequence[int]
 ) -> str:
-    """Returns the accuracies of each class in percent as aligned text, largest class first.
+    """Returns the accuracies of each class in percent as aligned text, largest class first, and
+    the precision of the network's own classifier.
 
     Args:
         linear, ncm: records of `accuracy_record` of the two classifiers.
@@ -63,11 +64,12 @@ def per_class_table(
     by_size = np.argsort(-np.asarray(class_counts), kind="stable")
     names = [printable(name) for name in class_names]
     width = max(len("class"), *map(len, names))
-    lines = [f"{'class':<{width}}{'images':>8}{'linear':>8}{'NCM':>8}"]
+    lines = [f"{'class':<{width}}{'images':>8}{'linear':>8}{'NCM':>8}{'precision':>11}"]
     for label in by_size:
         accuracies = (_percent(r["per_class"][label], 1) for r in (linear, ncm))
         cells = "".join(f"{cell:>8}" for cell in (class_counts[label], *accuracies))
-        lines.append(f"{names[label]:<{width}}{cells}")
+        precision = _percent(linear["precision"][label], 1)
+        lines.append(f"{names[label]:<{width}}{cells}{precision:>11}")
     return "\n".join(lines)
 
 

@@ -54,19 +54,19 @@ def test_the_table_of_classifiers_has_the_worst_class_and_the_calibration_error(
 
 def test_the_table_of_classes_goes_from_the_largest_to_the_smallest():
     names, counts = ("owl", "apple", "aquarium_fish"), (5, 500, 50)
-    linear = {"per_class": [10.0, 99.96, None]}
+    linear = {"per_class": [10.0, 99.96, None], "precision": [None, 88.88, 0.0]}
     ncm = {"per_class": [20.0, 30.25, 50.0]}
     lines = [line.split() for line in per_class_table(linear, ncm, names, counts).splitlines()]
     assert lines == [
-        ["class", "images", "linear", "NCM"],
-        ["apple", "500", "100.0", "30.2"],
-        ["aquarium_fish", "50", "n/a", "50.0"],
-        ["owl", "5", "10.0", "20.0"],
+        ["class", "images", "linear", "NCM", "precision"],
+        ["apple", "500", "100.0", "30.2", "88.9"],
+        ["aquarium_fish", "50", "n/a", "50.0", "0.0"],
+        ["owl", "5", "10.0", "20.0", "n/a"],
     ]
 
 
 def test_a_class_name_neither_breaks_a_line_of_the_table_nor_reaches_the_terminal_raw():
-    record = {"per_class": [10.0, 20.0]}
+    record = {"per_class": [10.0, 20.0], "precision": [30.0, 40.0]}
     lines = per_class_table(record, record, ("a\nb", "\x1b[31mred"), (5, 4)).splitlines()
     assert [line.split()[0] for line in lines] == ["class", r"a\nb", r"\x1b[31mred"]
     assert len({len(line) for line in lines}) == 1
