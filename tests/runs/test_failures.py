@@ -1,5 +1,7 @@
 """Runs that fail lose nothing and say why."""
 
+import errno
+
 import pytest
 import torch
 
@@ -23,6 +25,7 @@ from tests.support.helpers import (
     weights_of,
 )
 from tests.support.own_images import write_npz
+from utils.runs.epoch_log import EpochLog
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -210,6 +213,26 @@ def test_a_full_disk_under_the_tensorboard_events_ends_the_run_and_loses_nothing
     succeed([*argv, "--resume", "True"])
     folder = tmp_path / "root" / STAGE_1_NAME
     assert not differences_of_runs(folder, finished / STAGE_1_NAME)
+
+
+@pytest.mark.parametrize("loss", ["it has gone", "it became read-only"])
+def test_a_run_that_loses_its_folder_fails_and_says_what_is_left(loss, tree, tmp_path, monkeypatch):
+    folder, add = tmp_path / STAGE_1_NAME, EpochLog.add
+
+    def lose_folder(self, record):
+        if record["epoch"] == 2 and loss == "it has gone":
+            folder.rename(tmp_path / "elsewhere")
+        elif record["epoch"] == 2:  # root may write everywhere
+            raise PermissionError(errno.EACCES, "Permission denied", str(self.jsonl))
+        add(self, record)
+
+    monkeypatch.setattr(EpochLog, "add", lose_folder)
+    outcome = call(stage_1(tree, tmp_path))
+    if loss == "it has gone":
+        assert_failed(outcome, f"cannot write {folder}", "No such file", "its folder has gone")
+    else:
+        assert_failed(outcome, f"cannot write {folder}", "Permission denied", "is intact")
+        assert load(folder / "ckpt.pth.tar")["epoch"] == 1
 
 
 def test_an_evaluation_on_a_full_disk_fails_clearly(tree, both):

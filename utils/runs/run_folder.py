@@ -1,6 +1,7 @@
 """The folder of a run: its files, its lock, and its recorded options."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -135,9 +136,11 @@ class RunFolder:
             except BrokenPipeError:  # the reader of standard output has gone; the files are right
                 raise
             except OSError as error:
+                is_there = all(map(os.path.isdir, folders))
+                rest = "what was written before is intact" if is_there else "its folder has gone"
                 raise RunError(
                     f"cannot write {error.filename or f'into {self.records}'}: "
-                    f"{error.strerror or error}; what was written before is intact"
+                    f"{error.strerror or error}; {rest}"
                 ) from error
 
 
