@@ -486,7 +486,8 @@ class Options:
         role=Role.BOTH_STAGES,
         is_shared=True,
         help="images in a step, over all processes, N >= 1; the last partial batch is kept. Usual "
-        "for imagenet_lt and inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1 (default: 128)",
+        "for imagenet_lt and inaturalist18: 512 with --lr 0.2, or 256 with --lr 0.1; and --epochs "
+        "90 --schedule cosine (default: 128)",
         default=128,
         type=values.positive_count,
         metavar="N",
