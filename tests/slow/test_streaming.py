@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.support.helpers import REPOSITORY, call, differences_of_runs, load, succeed
@@ -137,11 +138,16 @@ def test_a_streamed_run_that_was_interrupted_ends_with_the_same_bits_by_any_work
         assert differences_of_runs(*folders) == []
 
 
-def test_resnet50_takes_a_short_pass_and_is_evaluated(own, tmp_path, no_figures):
-    command = stage_1(own, tmp_path, "--epochs", 1, "--select_on", "last", arch="resnet50")
-    succeed(command)
-    succeed([*command, "--evaluation", "True"])
-    folder = records_of(command)
+def test_resnet50_takes_both_stages_and_is_evaluated(own, tmp_path, no_figures):
+    first = stage_1(own, tmp_path, "--epochs", 1, "--select_on", "last", arch="resnet50")
+    succeed(first)
+    folder = records_of(first)
     weights = load(folder / "ckpt.best.pth.tar")["state_dict"]
     assert weights["linear.weight"].shape == (3, 2048) and "layer4.2.conv3.weight" in weights
+    flags = ("--pretrained", folder.name, "--select_on", "last")
+    second = stage_2(own, tmp_path, *flags, arch="resnet50")
+    succeed(second)
+    succeed([*second, "--evaluation", "True"])
+    with np.load(records_of(second) / "outputs_test.npz") as outputs:
+        assert outputs["feats"].shape == (6, 2048)
     shutil.rmtree(folder)  # hundreds of megabytes
