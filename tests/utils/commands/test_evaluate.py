@@ -68,6 +68,9 @@ def test_evaluation_writes_outputs_that_give_the_accuracies_of_the_summary(stage
     for label, recorded in enumerate(selected["linear"]["per_class"]):
         members = test["labels"] == label
         assert accuracy(test["preds"][members], label) == pytest.approx(recorded, abs=1e-3)
+        cells = [recorded, selected["ncm"]["per_class"][label]]
+        row = [CLASSES[label], str(CLASS_COUNTS[label]), *(f"{cell:.1f}" for cell in cells)]
+        assert row in [line.split()[:4] for line in outcome.out.splitlines()]
     (linear,) = [row for row in outcome.out.splitlines() if row.startswith("test, linear")]
     (ncm,) = [row for row in outcome.out.splitlines() if row.startswith("test, NCM")]
     for row, reading in ((linear, "linear"), (ncm, "ncm")):

@@ -1,5 +1,6 @@
 """The TensorBoard events of a run, also of a resumed one."""
 
+import json
 import struct
 import sys
 from contextlib import closing
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.support.helpers import STAGE_1_NAME, stage_1, succeed
+from tests.support.helpers import STAGE_1_NAME, read_summary, stage_1, succeed
 from tests.support.made_up_records import COUNTS, record, write_log
 from utils.runs import tensorboard
 from utils.runs.epoch_log import flatten
@@ -82,6 +83,27 @@ def test_a_name_that_is_not_utf_8_is_shown_among_the_hyperparameters(tmp_path):
     with closing(tensorboard.EventFile(tmp_path, ".results")) as events:
         events.add_hyperparameters({"data_root": "caf\udce9"}, {}, 1)
     assert any(rb"caf\xe9" in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_a_run_and_its_evaluation_add_their_results(tree, both):
+    folder = both / STAGE_1_NAME
+    succeed(stage_1(tree, both, "-e", "--readings", "linear,ncm_cosine"))
+    values = [value for event in events_of(folder) for value in event.summary.value]
+    assert [value.tag for value in values if value.HasField("image")] == ["report"]
+    assert any(value.metadata.plugin_data.plugin_name == "hparams" for value in values)
+    summary, readings = read_summary(folder), json.loads((folder / "readings.json").read_text())
+    results, selected = summary["test"], summary["test"]["selected"]["epoch"]
+    expected = {
+        (f"test/{which}_{name}", summary["epochs"]): results[which][name]["top1"]
+        for which in ("selected", "last")
+        for name in ("linear", "ncm")
+    }
+    for name, accuracies in readings.items():
+        for key in ("top1", "balanced", "worst"):
+            expected[f"reading_{name}/{key}", selected] = accuracies[key]
+    assert readings.keys() == {"linear", "ncm_cosine"}
+    found = scalars_of(folder)
+    assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-6)
 
 
 def test_resuming_within_a_second_keeps_the_earlier_events(tmp_path, monkeypatch):
