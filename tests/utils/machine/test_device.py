@@ -139,8 +139,14 @@ def test_bf16_is_refused_on_a_gpu_before_ampere(cuda_devices):
     assert choose_machine(0, "bf16").precision == "bf16"
 
 
-def test_a_machine_says_what_it_is():
-    description = CPU.description()
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_a_machine_says_what_it_is(has_bf16, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    machine = Machine(CPU.device, "tf32", "compile", world=World(rank=1, size=3, local_rank=1))
+    description = machine.description()
+    names = ("precision", "native_bf16", "step", "processes")
+    assert [description[name] for name in names] == ["tf32", has_bf16, "compile", 3]
     assert description["device"] == "cpu" and "cores" in description["processor"]
     assert description["torch"] == torch.__version__ and description["numpy"] == np.__version__
     assert description["threads"] == torch.get_num_threads()

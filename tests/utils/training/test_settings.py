@@ -49,6 +49,12 @@ def test_without_the_robust_loss_there_are_no_margins_but_the_groups_that_checkp
     assert stages[0].margins_record()["margins"] and stages[1].margins is None
 
 
+@pytest.mark.parametrize("flags", ["", STAGE_2], ids=["stage 1", "stage 2"])
+def test_networks_have_the_memory_layout_in_which_convolutions_are_fastest(flags):
+    kernels = [weight for weight in stage_of(flags).model.parameters() if weight.dim() == 4]
+    assert kernels and all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_each_phase_trains_its_own_parameters_once(case):
     flags, head_scale = CASES[case]
