@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tests.support.helpers import REPOSITORY
 from tests.support.made_up_records import COUNTS, EMPTY_GROUP_COUNTS, record, write_log
 from utils.report import figures, run_figure
 from utils.report.run_figure import write_report
@@ -52,6 +53,25 @@ def check_png(path, rows):
     assert (width, height) == (1650, pytest.approx(484 * rows, abs=2))
     assert 0.01 < (pixels != 255).any(axis=2).mean() < 0.9
     assert 20_000 < path.stat().st_size < 1_000_000
+
+
+OKABE_ITO = {
+    *("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
+}
+
+
+def test_figures_are_legible_for_colour_blind_readers_and_without_colour():
+    assert {*figures.PALETTE, *figures.COLOURS.values(), figures.NCM_COLOUR} <= OKABE_ITO
+    for by_group in (figures.COLOURS, figures.LINES, figures.MARKERS):
+        assert len(set(by_group.values())) == len(by_group)
+    for number in range(len(figures.PALETTE)):
+        a, b = figures._style(number), figures._style(number + 1)
+        assert all(a[key] != b[key] for key in ("color", "linestyle", "marker"))
+
+
+@pytest.mark.parametrize("page", ["report/templates/page.html.jinja", "predict/page.html"])
+def test_pages_have_rules_for_print(page):
+    assert "@media print" in (REPOSITORY / "utils" / page).read_text()
 
 
 TRAINING = {"Losses", "Accuracy on the test set"}
