@@ -50,7 +50,7 @@ class _Graph:
 
 
 @contextmanager
-def _capture(graph: _Graph, **settings) -> Iterator[None]:
+def _capture(graph: _Graph) -> Iterator[None]:
     with _Tape() as tape:
         yield
     graph.operations = tape.operations
@@ -72,14 +72,19 @@ def fake_graphs(monkeypatch) -> None:
         "Stream": _Stream,
         "stream": lambda stream: nullcontext(),
         "CUDAGraph": _Graph,
-        "graph": _capture,
     }.items():
         monkeypatch.setattr(torch.cuda, name, replacement)
-    capture = graph_step._Captured.__init__
+    initialise, steps = graph_step._Captured.__init__, []
 
-    def capture_without_effect(captured, step, *arguments) -> None:
+    def remember(captured, step, *arguments) -> None:
+        steps.append(step)
+        initialise(captured, step, *arguments)
+
+    @contextmanager
+    def capture_without_effect(graph: _Graph, **settings) -> Iterator[None]:
         """A real capture records the step and does not run it."""
-        with graph_step.preserved(step.state()):
-            capture(captured, step, *arguments)
+        with graph_step.preserved(steps[-1].state()), _capture(graph):
+            yield
 
-    monkeypatch.setattr(graph_step._Captured, "__init__", capture_without_effect)
+    monkeypatch.setattr(graph_step._Captured, "__init__", remember)
+    monkeypatch.setattr(torch.cuda, "graph", capture_without_effect)

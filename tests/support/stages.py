@@ -185,5 +185,7 @@ def one_hot_as_on_cuda() -> patch:
 def fused_sgd(run: Run, parameters, lr: float) -> torch.optim.SGD:
     """Returns the optimiser that `Run.sgd` returns on CUDA."""
     settings = {"momentum": run.options.momentum, "weight_decay": run.options.weight_decay}
-    rate = torch.tensor(lr, device=run.machine.device)
-    return torch.optim.SGD(parameters, rate, fused=True, **settings)
+    optimizer = torch.optim.SGD(parameters, lr, fused=True, **settings)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(lr, device=run.machine.device)
+    return optimizer

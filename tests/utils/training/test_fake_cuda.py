@@ -8,7 +8,14 @@ from torch._subclasses.fake_tensor import (
 )
 
 from tests.support.fake_cuda import CUDA
-from tests.support.stages import CASES, make_eager_step, make_stage, small_data, step_batch
+from tests.support.stages import (
+    CASES,
+    STAGE_2,
+    make_eager_step,
+    make_stage,
+    small_data,
+    step_batch,
+)
 from utils.evaluation.evaluator import PIXELS_A_PASS, Evaluator
 from utils.evaluation.features import class_centroids
 from utils.machine.device import Machine
@@ -41,6 +48,15 @@ def test_a_step_stays_on_the_device(data, fake_cuda, case):
         assert statistics.shape == (2 + len(phase.loss_names),)
         names.append(phase.name)
     assert names in (["pretraining"], ["features", "classifier"])
+
+
+@pytest.mark.parametrize("first", ["", STAGE_2], ids=["stage 1", "stage 2"])
+def test_each_group_has_a_rate_of_its_own_on_the_device(data, fake_cuda, first):
+    """Rates are filled in place, so a shared one would be that of the last group."""
+    _, stage = make_stage(f"{first} --backbone_lr 0.1", MACHINE, data)
+    rates = [group["lr"] for group in stage.phases[0].optimizer.param_groups]
+    assert len({id(rate) for rate in rates}) == len(rates) == 2
+    assert all(rate.device == fake_cuda for rate in rates)
 
 
 @pytest.mark.parametrize(
