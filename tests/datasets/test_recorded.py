@@ -1,9 +1,11 @@
 """What belongs to the checkpoint: image size, normalisation and class names."""
 
+import hashlib
+
 import pytest
 
 from datasets import load_data
-from tests.support.own_images import write_folder
+from tests.support.own_images import folder_data, write_folder
 from tests.support.pictures import options
 from utils.errors import UserError
 
@@ -63,3 +65,13 @@ def test_streamed_images_of_equal_names_are_told_apart_and_copies_are_not(tmp_pa
     changed = fingerprint(tmp_path / "two")
     assert changed.fingerprint != first.fingerprint
     assert not changed.has_fingerprint(first.fingerprint) and changed.has_fingerprint(None)
+
+
+def test_an_earlier_fingerprint_of_streamed_images_was_of_labels_and_names_alone(tmp_path):
+    root = write_folder(tmp_path / "own")
+    streamed, resident = (folder_data(root, "--stream", s, "-j", 0) for s in (True, False))
+    digest = hashlib.sha256(streamed.train.labels.numpy().tobytes())
+    for name in streamed.train.listing.names:
+        digest.update(f"{name}\n".encode())
+    assert streamed.has_fingerprint(digest.hexdigest())
+    assert not resident.has_fingerprint(digest.hexdigest())

@@ -15,9 +15,10 @@ from torchvision import transforms
 
 from datasets.files.images import fit
 from datasets.files.trees import FileList
+from datasets.loading.augmentation import cut_squares, draw_squares
 from datasets.loading.loader import Normalise
 from datasets.loading.make import make_loader
-from datasets.loading.reader import ImageReader, augmented, check_shared_memory
+from datasets.loading.reader import ImageReader, augmented, check_shared_memory, to_tensor
 from datasets.loading.streamed import StreamedLoader
 from datasets.normalisation import Normalisation
 from datasets.samplers import ClassAwareOrder, ShuffledOrder
@@ -26,7 +27,7 @@ from datasets.splits import Split, StreamedSplit
 from tests.support.helpers import call
 from tests.support.streamed_sets import write_imagenet_lt, write_jpeg
 from utils.errors import Interrupted, RunError, UserError
-from utils.machine.processes import VARIABLES
+from utils.machine.processes import ALONE, VARIABLES, World
 from utils.machine.signals import DEFERRED
 from utils.options.parse import parse_options
 
@@ -127,6 +128,22 @@ def test_the_number_of_workers_changes_nothing(folder, two_workers, augment, sid
         assert_same_batches(epoch_of(here), epoch_of(there))
 
 
+def test_several_processes_read_the_images_of_one(folder):
+    split = split_of(folder, 32)
+
+    def epoch(world):
+        generator = generator_of()
+        order = ShuffledOrder(len(LABELS), generator)
+        return epoch_of(StreamedLoader(split, unchanged(), 4, order, "crop_flip", generator, world))
+
+    others = [epoch(World(rank, 3)) for rank in range(3)]
+    shared = [
+        (torch.cat([images for images, _ in parts]), parts[-1][1])
+        for parts in zip(*others, strict=True)
+    ]
+    assert_same_batches(shared, epoch(ALONE))
+
+
 def test_leaving_an_epoch_early_does_not_change_the_next(folder, two_workers):
     split = split_of(folder, reader=two_workers)
     for _ in loader_of(split):
@@ -224,11 +241,19 @@ def test_small_images_are_padded_by_4_cropped_and_flipped():
     assert set(rows) == set(columns) == set(range(9))
 
 
-def test_small_images_are_cut_out_after_autoaugment():
-    grey = Image.fromarray(np.full((32, 32, 3), 128, np.uint8))
-    zeros = [(augmented(grey, 32, "autoaugment", seed) == 0).all(dim=0) for seed in range(40)]
-    # At least an eighth of the image, where the square's centre is in a corner: 8 x 8 pixels.
-    assert min(int(z.sum()) for z in zeros) >= 64
+def test_small_images_have_the_policy_of_cifar_with_grey_and_then_a_square_is_cut_out():
+    def cut_out(image):
+        pixels = to_tensor(image)
+        cut_squares(pixels.unsqueeze(0), draw_squares(1, 32, 32, torch.default_generator))
+        return pixels.permute(1, 2, 0).numpy()
+
+    policy = transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10, fill=[128] * 3)
+    crop_flip = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+    recipe = transforms.Compose([*crop_flip, policy, cut_out])
+    for seed in range(40):
+        image = picture(seed, size=(32, 32))
+        expected = seeded(recipe, image, seed)
+        assert torch.equal(augmented(image, 32, "autoaugment", seed), expected)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
