@@ -119,3 +119,5 @@ def test_the_branch_sees_features_and_classifier_through_one_projection():
     loss.backward()
     for trained in (*inputs, *branch.parameters()):
         assert trained.grad.abs().max() > 0
+    first, _, last = branch.projection
+    assert_close(projected[0], last(F.relu(first(features))))

@@ -160,7 +160,8 @@ def test_far_features_give_finite_loss_and_gradients(scale, released, device):
 
 def test_close_points_far_from_the_origin_keep_their_distances(device):
     """There |a|² + |b|² − 2ab would cancel."""
-    points = 1000 + torch.tensor([[0.0, 0.0], [0.25, 0.0], [0.0, 0.5]], device=device)
+    steps = 0.25 * torch.arange(6, device=device)  # torch.cdist multiplies more than 25 points
+    points = 1000 + torch.cartesian_prod(steps, steps)
     differences = points.double().unsqueeze(1) - points.double()
     expected = differences.square().sum(dim=2).sqrt().float()
     # The coordinates are scaled to at most 1, which costs a rounding at 1000: 6e-5 of 0.25 at most.

@@ -66,6 +66,16 @@ def test_the_joint_loss_adds_the_weighted_robust_loss():
     assert_close(loss, expected[0] + 0.2 * expected[1])
 
 
+def test_a_teacher_takes_its_weight_from_the_classification_loss_alone():
+    features, logits, targets, centroids = outputs()
+    parts_of = {"robust": (DROLoss(1.0), 0.2), "distillation": (DistillationLoss(), 0.3)}
+    objective = stage_1_objective("CE", COUNTS, **parts_of)
+    teacher = logits.flip(0)
+    loss, parts = objective(features, logits, targets, centroids, teacher_logits=teacher)
+    assert objective.names == ["CE", "robust_loss", "distillation"]
+    assert_close(loss, 0.7 * parts[0] + 0.2 * parts[1] + 0.3 * parts[2])
+
+
 @pytest.mark.parametrize(
     "others", [{"robust": (DROLoss(1.0), 0.5)}, {"distillation": (DistillationLoss(), 0.5)}]
 )
