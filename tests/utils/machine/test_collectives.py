@@ -1,7 +1,9 @@
 """Several processes over gloo, and micro-batches: the same steps, centroids, metrics and files."""
 
+from dataclasses import replace
 from datetime import timedelta
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,6 +18,7 @@ from utils.errors import UserError
 from utils.machine import collectives
 from utils.machine.device import Machine, choose_machine
 from utils.machine.processes import ALONE, VARIABLES, World, world_of_environment
+from utils.training import split_step
 from utils.training.split_step import running_statistics_kept
 
 
@@ -52,6 +55,19 @@ def test_shares_divide_a_batch_and_each_is_all_of_a_small_one(size, count):
     else:
         assert [i for share in shares for i in share] == list(range(count))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_of_a_batch_smaller_than_the_processes_each_takes_the_whole_gradient(monkeypatch):
+    """Then nothing is exchanged but gradients, and their mean is that of each process."""
+    monkeypatch.setattr(split_step, "DistributedDataParallel", lambda model, **settings: model)
+    monkeypatch.setattr(distributed_steps, "STEPS", 1)
+    monkeypatch.setattr(distributed_steps, "BATCH", 3)
+    data, cpu = distributed_steps.digits(), torch.device("cpu")
+    one_of_each_class = np.unique(data.train.labels.numpy(), return_index=True)[1]
+    data = replace(data, train=data.train.subset(one_of_each_class))
+    whole = distributed_steps.steps("stage 1", data, Machine(cpu, "float32"))
+    own = distributed_steps.steps("stage 1", data, Machine(cpu, "float32", world=World(1, 4)))
+    distributed_steps.assert_same_gradients(whole, own)
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)

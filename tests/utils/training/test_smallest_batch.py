@@ -11,6 +11,10 @@ from datasets.splits import Split
 from models import build_model
 from tests.support.helpers import call, noise, seeded, succeed
 from tests.support.own_images import write_folder
+from tests.support.stages import make_stage, small_data
+from utils.errors import UserError
+from utils.machine.device import Machine
+from utils.machine.processes import World
 from utils.training.smallest_batch import smallest_batch, values_per_channel
 
 
@@ -71,6 +75,19 @@ def test_images_that_are_too_few_for_a_batch_join_the_one_before(
     assert (len(loader), loader.batch_sizes) == (len(expected), expected)
     plain = torch.cat([targets for _, targets in loader_of(count, batch, 1)])
     assert torch.equal(torch.cat(batches), plain)  # the same order
+
+
+def test_mixup_has_room_for_the_batch_that_a_single_image_has_joined():
+    machine = Machine(torch.device("cpu"), "float32")
+    _, stage = make_stage("--mixup 0.2 --seed 0 -b 28", machine, small_data(), arch="resnet10")
+    [phase] = stage.phases
+    assert phase.loader.batch_sizes == [29] and len(phase.mixup.partners) == 29
+
+
+def test_each_part_in_each_process_needs_two_images():
+    machine = Machine(torch.device("cpu"), "float32", micro_batches=2, world=World(0, 3))
+    with pytest.raises(UserError, match="must have at least 12 images"):
+        make_stage("-b 11", machine, small_data(), arch="resnet10")
 
 
 @pytest.fixture(scope="module")
