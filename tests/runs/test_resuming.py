@@ -167,9 +167,10 @@ def test_a_run_interrupted_again_and_again_goes_on_to_the_same_bits(
 def test_a_run_interrupted_between_its_phases_goes_on_to_the_same_bits(
     moment, tree, finished, pretrained
 ):
+    """Although checkpoints are rare, those of the feature phase are on the disk."""
     from utils.training.trainer import Trainer
 
-    original = Trainer._load_best_features
+    original, rarely = Trainer._load_best_features, ("--checkpoint_every", 10)
 
     def load_best(self):
         if moment == "after the reload":
@@ -178,8 +179,9 @@ def test_a_run_interrupted_between_its_phases_goes_on_to_the_same_bits(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_load_best_features", load_best)
-        assert call(stage_2(tree, pretrained)).status == 143
-    succeed(stage_2(tree, pretrained, "--resume", "True"))
+        assert call(stage_2(tree, pretrained, *rarely)).status == 143
+    assert load(stage_2_folder(pretrained) / "ckpt.pth.tar")["epoch"] == 2
+    succeed(stage_2(tree, pretrained, "--resume", "True", *rarely))
     assert not differences_of_runs(stage_2_folder(pretrained), stage_2_folder(finished))
 
 

@@ -84,6 +84,17 @@ def test_files_are_replaced_in_the_order_of_the_epochs(keeper, tmp_path, monkeyp
     assert load(tmp_path / LAST)["epoch"] == 3
 
 
+def test_the_best_features_stay_when_the_classifier_phase_replaces_the_best_checkpoint(
+    keeper, tmp_path
+):
+    keep(keeper, 1)
+    found, path = keeper.best_features()
+    keep(keeper, 2)
+    again, _ = keeper.best_features()
+    assert (found["epoch"], again["epoch"], load(path)["epoch"]) == (1, 1, 1)
+    assert load(tmp_path / BEST)["epoch"] == 2
+
+
 @pytest.mark.parametrize("call", ["keep", "wait", "close"])
 def test_an_error_of_the_disk_is_raised_by_the_next_call_and_once(tmp_path, call, monkeypatch):
     keeper = keeper_in(tmp_path)

@@ -2,7 +2,9 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,6 +56,19 @@ def different_choices(monkeypatch) -> None:
 def logged(accuracies: dict) -> dict:
     """Returns the accuracies of a summary as `log.jsonl` has them, without two lists."""
     return {k: v for k, v in accuracies.items() if k not in ("precision", "recall")}
+
+
+def assert_predictions_have_the_accuracies_of(summary: dict, folder: Path) -> None:
+    """Asserts that `predictions.npz` is of the chosen and of the last epoch."""
+    with np.load(folder / "predictions.npz") as arrays:
+        for split, start in (("test", ""), ("heldout", "heldout_")):
+            labels = arrays[f"{start}labels"]
+            for which, name in (("selected", "preds"), ("last", "last_preds")):
+                is_right = arrays[f"{start}{name}"] == labels
+                for label, accuracy in enumerate(summary[split][which]["linear"]["per_class"]):
+                    if accuracy is not None:
+                        found = 100 * is_right[labels == label].mean()
+                        assert found == pytest.approx(accuracy, abs=1e-3)
 
 
 def accuracies(balanced: float, top1: float = 0.0) -> dict:
@@ -226,6 +241,7 @@ def test_a_protocol_chooses_every_link_of_the_chain(protocol, tree, tmp_path):
                 assert found["epoch"] == epoch
                 for classifier in ("linear", "ncm"):
                     assert logged(found[classifier]) == logs[epoch][split][classifier]
+        assert_predictions_have_the_accuracies_of(summary, folder)
         assert kept["epoch"] == selected
         # What the protocol compares; where nothing is compared, the accuracy on the test images.
         value = SCORES.get(protocol, logs[selected]["test"]["linear"]["top1"])

@@ -238,6 +238,9 @@ def test_the_best_features_and_their_margins_are_loaded_before_the_classifier_ph
     assert not differences(features_of(kept["state_dict"]), features_of(final["state_dict"]))
     assert final["epsilons"].tolist() == records[1]["margins"] == records[4]["margins"]
     assert records[1]["margins"] != records[3]["margins"]
+    # Accuracies of the classifier phase are of these features too.
+    geometry = [record["results"]["test"]["geometry"] for record in records]
+    assert geometry[4] == geometry[1] != geometry[3]
 
 
 def test_selection_by_the_last_epoch_loads_nothing_back(tree, pretrained):
