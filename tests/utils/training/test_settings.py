@@ -103,6 +103,15 @@ def test_updates_have_the_momentum_and_the_weight_decays_of_the_flags(first, mar
             assert_close(parameter.detach().double(), weight, rtol=1e-5, atol=1e-6)
 
 
+def test_a_loaded_optimiser_keeps_its_own_rate_decay_and_way_of_updating():
+    """The state may come from a GPU."""
+    phase = stage_of("--wd 0.25").phases[0]
+    own = phase.optimizer.state_dict()["param_groups"]
+    of_gpu = {"lr": torch.tensor(9.0), "weight_decay": 9.0, "fused": True}
+    phase.load_optimizer({"state": {}, "param_groups": [group | of_gpu for group in own]})
+    assert phase.optimizer.state_dict()["param_groups"] == own
+
+
 @pytest.mark.parametrize("first", ["--robust_weight 0.5", STAGE_2], ids=["stage 1", "stage 2"])
 def test_after_each_update_margins_are_raised_to_the_bound_of_the_flag(first):
     stage = stage_of(f"{first} --margin 1 --margin_min 0.25")
@@ -110,6 +119,14 @@ def test_after_each_update_margins_are_raised_to_the_bound_of_the_flag(first):
     stage.phases[0].after_update()
     assert stage.margins.values().tolist() == [0.25, 0.25, 0.25, 0.5, 1.0]
     assert stage_of(first).phases[0].after_update is None
+
+
+def test_of_several_layers_the_log_has_the_margins_of_each_and_those_of_the_last():
+    stage = stage_of(f"{STAGE_2} --feat_layers layer2,layer3")
+    first, last = [0.0, 1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0, 9.0]
+    stage.margins.load(torch.tensor([first, last]))
+    by_layer = {"layer2": first, "layer3": last}
+    assert stage.margins_record() == {"margins": last, "layer_margins": by_layer}
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "squared", "normalised"])
@@ -181,6 +198,15 @@ def test_a_later_start_leaves_out_epochs_of_both_phases(start, features, classif
     flags = f"{STAGE_2} --epochs 5 --balanced_clf_nepochs 3 --start-epoch {start}"
     found = {phase.name: list(phase.epochs) for phase in stage_of(flags).phases}
     assert found == {"features": features, "classifier": classifier}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "goes_on"), [("none", True), ("resample,2", True), ("instance", False)]
+)
+def test_the_order_of_the_feature_phase_goes_on_in_the_classifier_phase(sampler, goes_on):
+    stage = stage_of(f"{STAGE_2} --feat_sampler resample,2 --cls_sampler {sampler}")
+    features, classifier = stage.phases
+    assert (classifier.loader is features.loader) == goes_on
 
 
 @pytest.mark.parametrize("flags", ["--mixup 0.2 --seed 0", "--contrastive bcl"])
