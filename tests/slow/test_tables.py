@@ -94,6 +94,13 @@ def test_the_table_is_made_again_from_the_filed_records_alone(made, tmp_path):
         assert kept == again
 
 
+def test_the_committed_page_is_that_of_the_committed_records(tmp_path):
+    committed = REPOSITORY / "results"
+    shutil.copytree(committed / "runs", tmp_path / "runs")
+    assert called(["--table-only", "--results", tmp_path]).status == 0
+    assert (tmp_path / "RESULTS.md").read_text() == (committed / "RESULTS.md").read_text()
+
+
 def test_what_the_records_hold_is_not_run_without_checkpoints(made, tree, tmp_path):
     outcome = reproduce(copy_of(made, tmp_path, "results/runs"), tree)
     assert outcome.status == 0 and outcome.out.count(": recorded") == 3
