@@ -157,13 +157,18 @@ def test_the_published_number_is_held_against_the_error_of_ours(tmp_path):
     assert line["difference"].image_error == pytest.approx(binomial_error(38, 100))
 
 
-def test_a_run_cut_short_is_compared_with_the_published_only_where_none_is_whole(tmp_path):
+def test_a_run_cut_short_is_compared_with_the_published_only_where_none_of_its_row_is_whole(
+    tmp_path,
+):
     write_run(tmp_path, "ce", [10.0] * 4, length=Length(4))
     [line] = published(tmp_path, protocol="test")
     assert (line["top1"], line["is_full_length"]) == (10.0, False)
     write_run(tmp_path, "ce", [20.0] * 200, length=Length(200), seed=1)
     [line] = published(tmp_path, protocol="test")
     assert (line["top1"], line["is_full_length"]) == (20.0, True)
+    write_run(tmp_path, "dro_lt", [1.0, 1.0, 45.0], length=CUT)
+    [line] = published(tmp_path, protocol="test", row="dro_lt")
+    assert (line["top1"], line["is_full_length"]) == (45.0, False)
 
 
 def test_a_doubtful_published_number_is_called_so(tmp_path):
@@ -228,6 +233,14 @@ def test_rows_of_one_budget_alone_are_ranked_together(tmp_path):
     [ranking] = rankings(frame_of(tmp_path))
     assert ranking["row"].tolist()[:2] == ["dro_lt_squared", "ce"]
     assert ranking[ranking["row"] == "ce"]["heldout"].tolist() == [41.5]
+
+
+def test_whole_chains_of_one_precision_alone_are_ranked_together(tmp_path):
+    for seed in (0, 1):
+        write_lasts(tmp_path, LASTS, seed=seed, start_seed=0)
+    write_lasts(tmp_path, LASTS, precision="bf16")
+    found = rankings(frame_of(tmp_path))
+    assert [ranking["seeds"].tolist() for ranking in found] == [[[0]] * 4] * 2
 
 
 def test_two_rows_of_the_papers_are_no_ranking_and_runs_without_held_out_images_are_left_out(

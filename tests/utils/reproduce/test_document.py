@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 
 from tests.support.table_records import CIFAR100, cell_of, frame_of, predictions, write_run
 from utils.options.data_paths import holds_outputs
+from utils.report.figures import POINT_MARKERS
 from utils.reproduce.comparisons import comparisons
 from utils.reproduce.document import write_results
 from utils.reproduce.drawing import by_part_and_length, draw
-from utils.reproduce.plan import DataSet, Length
+from utils.reproduce.plan import PROTOCOLS, DataSet, Length
 
 FULL, CUT = Length(200, 80, 20), Length(200, 2, 1)
 
@@ -119,6 +120,15 @@ def test_what_is_not_run_is_told_with_the_command_that_runs_it(made):
     assert cell_of("dro_lt", CUT).record.as_posix() in made_by
 
 
+@pytest.mark.parametrize("heldout", [None, [1.0] * 200], ids=["two of three", "all"])
+def test_a_row_is_run_if_it_has_three_seeds_by_every_protocol(heldout, tmp_path, no_figures):
+    for seed in range(3):
+        write_run(tmp_path, "ce", [1.0] * 200, heldout=heldout, length=FULL, seed=seed)
+    not_run = write_results(tmp_path, {}).read_text().split("## Not run")[1]
+    [line] = [line for line in not_run.splitlines() if line.startswith(f"| {CIFAR100.title} |")]
+    assert ("`ce` (seeds by test: 3, last: 3)" in line) == ("`ce`" in line) == (heldout is None)
+
+
 def test_the_forest_plot_is_drawn_and_shown(made):
     page = write_results(made, {}).read_text()
     name = "figures/cifar100_100_forest.png"
@@ -139,6 +149,17 @@ def test_a_line_of_the_forest_plot_has_the_protocols_and_the_most_seeds(tmp_path
     assert [len(line["seeds"]) for line in found["the robust loss"]] == [2]
     of_bs = found["balanced softmax and its recipe over cross-entropy"]
     assert {line["protocol"] for line in of_bs} == {"test", "last", "heldout"}
+
+
+def test_a_point_of_the_forest_plot_has_the_marker_of_its_protocol(tmp_path):
+    for row, top1 in (("dro_lt", 45.0), ("control", 44.0)):
+        tops, preds = [1.0, 1.0, top1], predictions(top1)
+        write_run(tmp_path, row, tops, length=CUT, protocol="last", preds=preds)
+    axes = Figure(layout="constrained").subplots()
+    draw(axes, by_part_and_length(comparisons(frame_of(tmp_path))), "")
+    [point] = (container.lines[0] for container in axes.containers)
+    assert point.get_marker() == POINT_MARKERS[PROTOCOLS.index("last")]
+    assert point.get_xdata() == [1.0]
 
 
 def test_the_forest_plot_marks_what_is_compared_across_precisions(tmp_path):
@@ -193,9 +214,17 @@ def test_several_seeds_of_stage_2_replace_the_one_that_they_include(made, no_fig
     for seed in (1, 2):
         tops = [1.0, 1.0, 45.0 + seed]
         write_run(made, "dro_lt", tops, length=CUT, seed=seed, start_seed=0)
-    page = write_results(made, {}).read_text()
-    lines = [r for r in rows_of(page, "\n## CIFAR-100-LT, r = 100") if r[0] == "`dro_lt`"]
-    assert [line[4:6] for line in lines] == [["3 of stage 2 from seed 0", "46.00 ± 1.00"]]
+
+    def lines():
+        page = write_results(made, {}).read_text()
+        rows = rows_of(page, "\n## CIFAR-100-LT, r = 100")
+        return [line[4:7] for line in rows if line[0] == "`dro_lt`"]
+
+    of_stage_2 = ["3 of stage 2 from seed 0", "46.00 ± 1.00", "not run"]
+    assert lines() == [of_stage_2]
+    # By last there are none of stage 2, so the chain's line stays.
+    write_run(made, "dro_lt", [1.0, 1.0, 43.0], length=CUT, protocol="last")
+    assert sorted(lines()) == [["1", "45.00", "43.00"], of_stage_2]
 
 
 OWN = DataSet("folder", 0, "beef0123")
