@@ -1,5 +1,7 @@
 """`python -m utils.reproduce`: what it refuses, and what it says without running anything."""
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,10 @@ import pytest
 from tests.support.helpers import write_tree
 from tests.support.table_records import write_run
 from tests.support.tables import called, reproduce
-from utils.options.parse import parse_stages
+from utils.options.parse import parse_options, parse_stages
 from utils.reproduce.__main__ import main
+from utils.reproduce.plan import DataSet
+from utils.reproduce.sharing import with_subset
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +26,18 @@ def test_a_dry_run_prints_commands_and_makes_nothing(tree, tmp_path):
     commands = [line for line in outcome.out.splitlines() if line.startswith("python main.py")]
     assert len(commands) == 6
     assert all(parse_stages(command.split()[2:]) for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("flags", "epochs"),
+    [((), (30, 10, 2)), (("--stage1", 5), (5, 10, 2)), (("--stage2", "9+3"), (30, 12, 3))],
+)
+def test_own_data_have_a_usual_length_and_flags_change_each_stage_of_it(flags, epochs, tmp_path):
+    places = ("--root", tmp_path / "checkpoint", "--results", tmp_path / "comparison")
+    outcome = called(["--dataset", "digits", "--rows", "control", "--dry-run", *places, *flags])
+    commands = [line for line in outcome.out.splitlines() if line.startswith("python main.py")]
+    first, second = (parse_options(shlex.split(command)[2:]) for command in commands)
+    assert (first.epochs, second.epochs, second.balanced_clf_nepochs) == epochs
 
 
 @pytest.mark.parametrize("flags", [["--table-only"], ["--file", "ce=run"]])
@@ -104,6 +120,17 @@ def test_a_comparison_in_which_every_row_fails_has_no_page(tmp_path, monkeypatch
     outcome = called(["--dataset", "digits", "--rows", "ce,bs", *places])
     assert outcome.status == 1 and outcome.err.count("reproduce: failed: ") == 2
     assert "table:" not in outcome.out and not list(tmp_path.rglob("RESULTS.md"))
+
+
+def test_the_first_row_of_an_earlier_comparison_has_no_command_of_todays(tmp_path, no_figures):
+    today, _ = with_subset(DataSet("digits"), [], tmp_path / "runs")
+    for data in (today, replace(today, subset="aaaa0123")):
+        write_run(tmp_path, "ce", [1.0, 2.0], heldout=[1.0, 2.0], data=data)
+    argv = ["--dataset", "digits", "--rows", "ce", "--stage1", 2, "--results", tmp_path]
+    assert called(argv).status == 0
+    _, first, second = (tmp_path / "RESULTS.md").read_text().split("## Which method?")
+    assert f"subset {today.subset}" in first and "This trains `ce`" in first
+    assert "subset aaaa0123" in second and "This trains" not in second
 
 
 @pytest.mark.parametrize("status", [129, 130, 141, 143])

@@ -168,10 +168,13 @@ def test_an_unfinished_run_and_one_without_its_stage_1_are_refused(tmp_path):
         file_run(alone, "dro_lt", tmp_path / "filed")
 
 
-def test_a_stage_1_that_is_filed_already_is_found_by_its_name(tmp_path):
+def test_a_stage_1_that_is_filed_already_is_found_by_its_name_and_images(tmp_path):
     folder = chain(tmp_path)
     file_run(folder.parent, "ce", tmp_path / "filed")
     alone = folder.rename(tmp_path / "alone")
     with_arguments(alone, pretrained="somewhere/stage1")
     expected = cell_of("dro_lt", CUT, precision="bf16")
     assert file_run(alone, "dro_lt", tmp_path / "filed") == expected
+    with_arguments(alone, fingerprint=8 * "beef0123")
+    with pytest.raises(UserError, match="no records of the stage 1"):
+        file_run(alone, "dro_lt", tmp_path / "filed")

@@ -142,6 +142,13 @@ def test_the_time_of_a_teachers_epochs_is_scaled_to_its_network(monkeypatch):
     assert measured_seconds([contrastive], []) == 3 * 30  # three views of each image
 
 
+def test_an_epoch_for_the_estimate_that_fails_is_told_with_its_status(monkeypatch):
+    monkeypatch.setattr("utils.reproduce.running.run_main", lambda argv: 1)
+    cell = Cell(DataSet("digits"), "ce", Length(30), "float32", 0)
+    with pytest.raises(UserError, match="the estimate ended with exit status 1"):
+        measured_seconds([cell], [])
+
+
 def test_a_row_that_needs_images_in_memory_is_refused_before_anything_is_trained(tmp_path):
     write_folder(tmp_path, splits=("train", "val", "test"))
     flags, rows = ["--data_root", str(tmp_path), "--stream", "True"], ["ce", "bs_contrastive"]
@@ -200,3 +207,4 @@ def test_the_users_commands_of_a_distilled_row_train_the_teacher_first():
     teacher, student = (parse_options(shlex.split(line)[2:]) for line in (first, second))
     assert (teacher.recipe, teacher.arch) == ("bs_resnet56", "resnet56")
     assert student.teacher == str(run_folder(teacher).models / "ckpt.pth.tar")
+    assert teacher.select_on == student.select_on == "last"

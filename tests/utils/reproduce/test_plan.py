@@ -112,9 +112,13 @@ def test_cells_have_folders_of_their_own():
         ({}, [], "pretrained"),
         ({"seed": 5}, ["summary.json"], "pretrained"),
         ({"precision": "bf16"}, ["summary.json"], "pretrained"),
+        ({"epochs": 3}, ["summary.json"], "pretrained"),
         ({"fingerprint": "beef"}, ["summary.json"], "pretrained"),
     ],
-    ids=["the run", "half of it", "another seed", "another precision", "other images"],
+    ids=[
+        *("the run", "half of it"),
+        *("another seed", "another precision", "another length", "other images"),
+    ],
 )
 def test_a_stage_2_starts_from_the_recorded_run_and_from_no_other_of_its_name(
     there, files, chosen, tmp_path, monkeypatch
