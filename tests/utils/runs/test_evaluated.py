@@ -109,6 +109,16 @@ def test_an_evaluation_takes_the_run_of_exactly_these_flags_whatever_others_ther
     assert find_evaluated(options_of(FLAGS, "--evaluation True"))[1].models == folder
 
 
+def test_of_runs_that_differ_in_precision_alone_that_of_the_flag_is_evaluated(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folders = {flag: made(f"{FLAGS} --precision {flag}") for flag in ("float32", "bf16")}
+    for flag, folder in folders.items():
+        options = options_of(FLAGS, f"--precision {flag} --evaluation True")
+        assert find_evaluated(options)[1].models == folder
+
+
 def test_an_evaluation_need_not_know_how_long_stage_1_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = made(f"{FLAGS} {STAGE_2} --pretrain_epochs 20 --margin_min 0")
