@@ -149,6 +149,12 @@ def contrasted_images_that_are_mixed(scene):
     return scene.stage_1("--contrastive", "bcl", "--mixup", 0.5)
 
 
+@case("--contrastive bcl and --mixup cannot be combined")
+def contrasted_images_that_are_mixed_in_the_first_of_two_stages(scene):
+    flags = ("--pretrain_epochs", 1, "--balanced_clf_nepochs", 0, "--feat_loss", "ce,robust_loss")
+    return scene.stage_1("--contrastive", "bcl", "--mixup", 0.5, *flags)
+
+
 @case("--contrastive bcl and --teacher cannot be combined")
 def contrasted_images_for_a_teacher(scene):
     return scene.stage_1("--contrastive", "bcl", "--teacher", "x")
@@ -178,6 +184,11 @@ def mixed_images_for_the_robust_loss(scene):
 @case("--train_rule Resample", "--robust_weight 0.5", "may miss a class")
 def resampled_images_for_the_robust_loss(scene):
     return scene.stage_1("--train_rule", "Resample", "--robust_weight", 0.5)
+
+
+@case("--margin_min 0.2 is above 0.1, where the margins start")
+def a_joint_loss_whose_margins_start_below_their_bound(scene):
+    return scene.stage_1("--robust_weight", 0.5, "--margin_min", 0.2)
 
 
 @case("--robust_from 3", "--epochs 2")

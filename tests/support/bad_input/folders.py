@@ -120,6 +120,13 @@ def a_resume_from_a_checkpoint_of_the_released_form(scene):
     return scene.stage_1("--resume", "True")
 
 
+@case("ckpt.pth.tar was trained on other training images")
+def a_resume_from_a_checkpoint_of_other_images(scene):
+    path = scene.unfinished() / "ckpt.pth.tar"
+    torch.save(torch.load(path, weights_only=True) | {"fingerprint": 64 * "0"}, path)
+    return scene.stage_1("--resume", "True")
+
+
 @case("ckpt.pth.tar", "100, 64")
 def a_resume_from_a_checkpoint_of_other_classes(scene):
     from models import build_model

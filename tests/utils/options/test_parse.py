@@ -1,4 +1,4 @@
-"""What the declarations of flags say of other flags, whichever flag it is."""
+"""What flags say of each other, in commands of one stage and of both."""
 
 import copy
 
@@ -39,3 +39,11 @@ def test_what_a_flag_of_stage_1_excludes_is_free_in_the_stage_2_of_one_command(m
     monkeypatch.setitem(FIELDS, "contrastive", declared)
     both = ["--pretrain_epochs", "1", *FLAGS[2][2:], "--contrastive", "bcl", "--margin", "0.5"]
     assert [options.stage for options in parse_stages(both)] == [1, 2]
+
+
+@pytest.mark.parametrize(("loss", "of_stage_1"), [("CE", 1.0), ("BS", 0.5)])
+def test_a_prior_weight_reaches_stage_1_only_if_its_loss_has_a_prior(loss, of_stage_1):
+    """The name of a stage 1 without one is that of its own command."""
+    both = ["--pretrain_epochs", "1", "--epochs", "1", "--balanced_clf_nepochs", "0"]
+    both += ["--loss_type", loss, "--feat_loss", "bs", "--prior_weight", "0.5"]
+    assert [options.prior_weight for options in parse_stages(both)] == [of_stage_1, 0.5]
