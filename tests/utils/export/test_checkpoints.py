@@ -1,5 +1,6 @@
 """Checkpoints that come with the code: they are small, and found right after cloning."""
 
+import json
 import shutil
 
 import pytest
@@ -52,14 +53,19 @@ def test_a_slim_checkpoint_keeps_the_weights_and_what_they_are(finished, clone):
     assert smaller < 0.6
 
 
-def test_the_last_epochs_checkpoint_says_that_nothing_chose_it(finished, tmp_path):
-    """Earlier versions may have written something else into it."""
+@pytest.mark.parametrize("protocol", ["test", "heldout", "last"])
+def test_the_best_checkpoint_says_its_runs_protocol_and_the_last_that_nothing_chose_it(
+    protocol, finished, tmp_path
+):
+    """Earlier versions may have written something else into the latter."""
     run = tmp_path / STAGE_1_NAME
     shutil.copytree(finished / STAGE_1_NAME, run, ignore=shutil.ignore_patterns("robust_*"))
+    arguments = json.loads((run / "args.json").read_text()) | {"select_on": protocol}
+    (run / "args.json").write_text(json.dumps(arguments))
     torch.save(load(run / "ckpt.pth.tar") | {"selected_on": "test"}, run / "ckpt.pth.tar")
     assert main([str(run), "--last", "--output", str(tmp_path / "out")]) == 0
     exported = tmp_path / "out" / STAGE_1_NAME
-    chosen = {"ckpt.pth.tar": "last", "ckpt.best.pth.tar": "test"}
+    chosen = {"ckpt.pth.tar": "last", "ckpt.best.pth.tar": protocol}
     assert {name: load(exported / name)["selected_on"] for name in chosen} == chosen
 
 

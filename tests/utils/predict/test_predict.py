@@ -374,6 +374,14 @@ def test_an_earlier_table_and_page_are_replaced_whatever_their_names(run, tmp_pa
         assert page.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_an_earlier_table_and_page_among_the_images_are_no_images(run, tmp_path):
+    folder = write_images(tmp_path / "images", 2)
+    for _ in range(2):
+        flags = ("--output", folder / "p.csv", "--html", folder / "p.html")
+        status, out, err = predict(run, folder, *flags)
+        assert (status, err) == (0, "") and ": 2 images, by " in out
+
+
 def test_a_link_stays_and_the_file_that_it_leads_to_is_written(run, tmp_path):
     folder = write_images(tmp_path / "images", 2)
     (tmp_path / "far").mkdir()
