@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,8 @@ class DrawnAhead:
 
     The thread works on copies. Order and generator advance only when `take` returns the epoch, so a
     checkpoint saved before `take` has their state from before the epoch. If anything else has drawn
-    from the generator meanwhile, `take` draws the epoch again. So the numbers are the same with and
-    without the thread.
+    from the generator meanwhile, or has changed the state of the order, `take` draws the epoch
+    again. So the numbers are the same with and without the thread.
 
     Args:
         draw: returns the draws of one epoch, from an order and a generator.
@@ -33,7 +34,7 @@ class DrawnAhead:
     ) -> None:
         self.draw, self.order, self.generator = draw, order, generator
         self.thread = ThreadPoolExecutor(1, "draws")
-        self.after: Future[tuple[Draws, dict, Tensor]] | None = None
+        self.after: Future[tuple[dict, Draws, dict, Tensor]] | None = None
 
     def begin(self) -> None:
         """Starts to draw the epoch that the next `take` will return."""
@@ -42,9 +43,10 @@ class DrawnAhead:
         generator.set_state(self.before)
         order = copy.deepcopy(self.order, {id(self.generator): generator})
 
-        def draw() -> tuple[Draws, dict, Tensor]:
+        def draw() -> tuple[dict, Draws, dict, Tensor]:
+            before = copy.deepcopy(order.state_dict())
             drawn = self.draw(order, generator)
-            return drawn, order.state_dict(), generator.get_state()
+            return before, drawn, order.state_dict(), generator.get_state()
 
         self.after = self.thread.submit(draw)
 
@@ -53,10 +55,21 @@ class DrawnAhead:
         it."""
         after, self.after = self.after, None
         if after is not None:
-            drawn, order_state, generator_state = after.result()
-            # An order changes only when it draws an epoch, and every epoch moves the generator.
-            if torch.equal(self.generator.get_state(), self.before):
+            order_before, drawn, order_state, generator_state = after.result()
+            before = [self.before, order_before]
+            if _are_equal([self.generator.get_state(), self.order.state_dict()], before):
                 self.order.load_state_dict(order_state)
                 self.generator.set_state(generator_state)
                 return drawn
         return self.draw(self.order, self.generator)
+
+
+def _are_equal(state: Any, other: Any) -> bool:
+    """Returns True if two states, tensors and plain values in dicts and lists, are equal."""
+    if isinstance(state, Tensor):
+        return torch.equal(state, other)
+    if isinstance(state, dict):
+        return state.keys() == other.keys() and all(_are_equal(state[k], other[k]) for k in state)
+    if isinstance(state, list):
+        return len(state) == len(other) and all(map(_are_equal, state, other))
+    return state == other

@@ -77,6 +77,36 @@ def test_an_epoch_is_drawn_again_if_the_generator_has_moved(monkeypatch):
     assert equal(*epochs)
 
 
+class AdaptiveOrder(ShuffledOrder):
+    """Draws by weights that training changes."""
+
+    weights = torch.ones(24)
+
+    def draw(self):
+        return torch.multinomial(self.weights, 24, replacement=True, generator=self.generator)
+
+    def state_dict(self):
+        return {"weights": self.weights}
+
+    def load_state_dict(self, state):
+        self.weights = state["weights"]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_an_epoch_is_drawn_again_if_training_has_changed_the_order(in_place, monkeypatch):
+    monkeypatch.setitem(ORDERS, "adaptive", lambda generator: AdaptiveOrder(24, generator))
+    epochs = []
+    for is_ahead in (True, False):
+        loader, state = make_loader("adaptive", is_ahead, monkeypatch, augment="crop_flip")
+        loader.order.weights = torch.ones(24)
+        epoch(loader)
+        changed = (LABELS == 3).float()
+        loader.order.weights = loader.order.weights.mul_(changed) if in_place else changed
+        epochs.append([epoch(loader), state(), epoch(loader), state()])
+        assert all((targets == 3).all() for drawn in epochs[-1][::2] for _, targets in drawn)
+    assert equal(*epochs)
+
+
 def test_an_epoch_drawn_ahead_is_drawn_once_and_an_error_arrives():
     drawn = []
 
