@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from losses import Objective
 from utils.machine import collectives
@@ -28,7 +29,7 @@ class SplitStep(EagerStep):
 
     A process with several parts keeps no activations of the first pass; it passes each part through
     the network a second time (Gao et al., "Scaling Deep Contrastive Learning Batch Size under
-    Memory Limited Setup", RepL4NLP 2021).
+    Memory Limited Setup", RepL4NLP 2021). Dropout then drops the same values as in the first pass.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class SplitStep(EagerStep):
         count = len(targets)
         inputs = self.prepared(inputs)
         parts = inputs.tensor_split(self._number_of_parts(count))
+        cpu_state, device_states = torch.get_rng_state(), get_device_states(inputs)
         if len(parts) == 1:
             outputs = [self.forward(self.network, inputs)]
         else:
@@ -75,7 +77,10 @@ class SplitStep(EagerStep):
         if len(parts) == 1:
             self._backward(outputs[0], gradients)
         else:
-            self._backward_by_parts(parts, gradients)
+            with torch.random.fork_rng(device_states[0]):
+                torch.set_rng_state(cpu_state)
+                set_device_states(*device_states)
+                self._backward_by_parts(parts, gradients)
         self.update()
         return self.statistics(loss, losses, logits, targets)
 

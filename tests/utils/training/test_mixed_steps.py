@@ -3,6 +3,7 @@ micro-batches."""
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from datasets.loading.loader import Normalise
@@ -122,6 +123,21 @@ def test_batch_norm_sees_each_micro_batch_once_and_normalises_it_by_itself():
         model.state_dict().items(), twin.state_dict().values(), strict=True
     ):
         assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_dropout_drops_the_same_values_in_both_passes_of_a_micro_batch():
+    split, model = make(SplitStep, micro_batches=2)
+    seen = []
+    model.linear.register_forward_hook(lambda *call: seen.append(call[2].detach().clone()))
+    model.linear.register_forward_pre_hook(lambda _, given: nn.functional.dropout(given[0]))
+    split(*batch(), None)
+    assert len(seen) == 4 and not torch.equal(seen[0], seen[1])
+    assert all(map(torch.equal, seen[:2], seen[2:]))
+    after = torch.get_rng_state()
+    torch.manual_seed(0)
+    make(SplitStep)  # draws the weights
+    nn.functional.dropout(torch.ones(2, 5, 64))
+    assert torch.equal(torch.get_rng_state(), after)
 
 
 @pytest.mark.parametrize("parts", [2, 3])
