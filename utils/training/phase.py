@@ -46,10 +46,9 @@ class Phase:
 
     @property
     def loss_names(self) -> list[str]:
-        """Names of the losses of all epochs, in a phase that has epochs. The first and the last
-        epoch have all of them, since a loss that joins stays."""
-        ends = (self.epochs[0], self.epochs[-1])
-        return list(dict.fromkeys(name for epoch in ends for name in self.objective(epoch).names))
+        """Names of the losses of all epochs; a loss may join or leave between them."""
+        names = (name for epoch in self.epochs for name in self.objective(epoch).names)
+        return list(dict.fromkeys(names))
 
     @property
     def images_seen(self) -> int:
@@ -123,7 +122,7 @@ class Stage:
         kept = {id(p) for module in modules for p in module.parameters()}
         for phase in self.phases:
             trained = {id(p) for group in phase.optimizer.param_groups for p in group["params"]}
-            for epoch in phase.epochs[-1:]:  # it has all losses, since a loss that joins stays
+            for epoch in phase.epochs:
                 of_losses = {id(p) for p in phase.objective(epoch).parameters() if p.requires_grad}
                 assert of_losses <= trained, "no optimiser has the parameters of a loss"
                 assert of_losses <= kept, "put the module of a loss into Stage.beside"

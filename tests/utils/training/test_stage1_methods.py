@@ -88,12 +88,13 @@ class OwnLoss(nn.Module):
         return nn.functional.cross_entropy(logits + self.bias - self.mean, targets)
 
 
-def with_own_loss(stage, is_in_optimizer=True, is_beside=True):
+def with_own_loss(stage, is_in_optimizer=True, is_beside=True, last_epoch=None):
     loss, phase = OwnLoss(10), stage.phases[0]
-    objective = Objective({"own": loss})
+    objective, later = Objective({"own": loss}), phase.objective(1)
     if is_in_optimizer:
         phase.optimizer.add_param_group({"params": list(loss.parameters())})
-    phase = replace(phase, objective=lambda epoch: objective)
+    is_there = range(1, 1 + (last_epoch or phase.epochs[-1]))
+    phase = replace(phase, objective=lambda epoch: objective if epoch in is_there else later)
     return replace(stage, phases=[phase], beside={"own": loss} if is_beside else {})
 
 
@@ -125,14 +126,25 @@ def test_parameters_of_a_loss_that_are_not_finite_are_never_kept(tree, tmp_path,
     assert not [*tmp_path.rglob("ckpt*.pth.tar")]
 
 
+@pytest.mark.parametrize("last_epoch", [None, 1])
 @pytest.mark.parametrize(
     ("forgotten", "says"),
     [("is_in_optimizer", "no optimiser has the parameters"), ("is_beside", "into Stage.beside")],
 )
-def test_a_loss_whose_parameters_would_not_train_or_be_kept_is_refused(forgotten, says):
+def test_a_loss_whose_parameters_would_not_train_or_be_kept_is_refused(forgotten, says, last_epoch):
     _, stage = make_stage("", Machine(torch.device("cpu"), "float32"), small_data())
     with pytest.raises(AssertionError, match=says):
-        with_own_loss(stage, **{forgotten: False})
+        with_own_loss(stage, last_epoch=last_epoch, **{forgotten: False})
+
+
+def test_the_losses_of_a_phase_are_those_of_all_its_epochs():
+    _, stage = make_stage("", Machine(torch.device("cpu"), "float32"), small_data())
+    losses = {1: ["ce"], 2: ["ce", "own"], 3: ["ce"]}
+    of_epoch = {
+        epoch: Objective({n: OwnLoss(10) for n in names}) for epoch, names in losses.items()
+    }
+    phase = replace(stage.phases[0], epochs=range(1, 4), objective=of_epoch.get)
+    assert phase.loss_names == ["ce", "own"]
 
 
 def test_a_robust_loss_that_joins_late_leaves_the_epochs_before_it_to_the_same_bits(tree, tmp_path):
