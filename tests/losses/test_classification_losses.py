@@ -337,3 +337,15 @@ def test_every_loss_that_stage_1_accepts_can_be_made(name):
 @pytest.mark.parametrize("name", FEATURE_LOSSES)
 def test_every_loss_that_stage_2_accepts_can_be_made(name):
     assert stage_2_objective(parse_losses(name), COUNTS).names == [name]
+
+
+@pytest.mark.parametrize("name", FEATURE_LOSSES)
+def test_a_loss_reads_features_or_logits_as_its_term_says(name, device):
+    features, logits, targets, centroids = random_outputs(device)
+    [term] = parse_losses(name)
+    unread = features if term.reads_logits else logits
+    unread.fill_(math.nan)
+    objective = stage_2_objective([term], COUNTS).to(device)
+    assert objective(features, logits, targets, centroids)[0].isfinite(), (
+        "a loss of LOSSES_OF_FEATURES needs a branch in Objective.forward"
+    )

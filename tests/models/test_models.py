@@ -46,6 +46,8 @@ IMAGENET = {
     "resnet50": ([3, 4, 6, 3], 2048),
     "resnext50": ([3, 4, 6, 3], 2048),
 }
+# Networks of other families: arch -> side of the images, width of the features.
+OTHERS: dict[str, tuple[int, int]] = {}
 
 
 def random_images(size=4, side=32):
@@ -101,7 +103,21 @@ def test_every_architecture_has_the_parameters_and_shapes_of_its_depth(arch):
 
 
 def test_every_architecture_is_listed():
-    assert list(ARCHITECTURES) == [*BLOCKS, *IMAGENET] == list(flags.ARCHITECTURES)
+    assert ARCHITECTURES.keys() == {*BLOCKS, *IMAGENET, *OTHERS} == {*flags.ARCHITECTURES}
+
+
+@pytest.mark.parametrize(
+    ("arch", "side", "width"),
+    [("resnet8", 32, 64), ("resnet10", 64, 512), *[(name, *of) for name, of in OTHERS.items()]],
+)
+def test_a_network_has_features_of_its_width_and_either_head(arch, side, width):
+    for head_scale in (None, 30.0):
+        with torch.device("meta"):
+            model = build_model(arch, 7, head_scale)
+            features = model.features(torch.empty(2, 3, side, side))
+            assert features.shape == (2, width) and model.num_features == width
+            assert model.linear(features).shape == (2, 7)
+        assert isinstance(model.linear, NormedLinear) == (head_scale is not None)
 
 
 @pytest.mark.parametrize("arch", IMAGENET)

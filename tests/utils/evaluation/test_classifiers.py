@@ -24,6 +24,7 @@ from utils.evaluation.classifiers import (
     fit,
     has_confidence,
 )
+from utils.export.__main__ import CLASSIFIERS
 from utils.options.flags import READINGS
 
 COUNTS = [60, 25, 8, 4]
@@ -321,6 +322,13 @@ def test_only_classifiers_with_logits_have_a_calibration_error(bank, test_set):
     for name, record in records.items():
         assert (record["ece"] is None) == name.startswith("ncm"), name
         assert has_confidence(name) == (record["ece"] is not None), name
+
+
+def test_distances_are_no_confidences_and_are_not_exported(bank):
+    kinds = {name: classifier.kind for name, classifier in fit(READINGS, bank).items()}
+    distances = [name for name, kind in kinds.items() if kind == "distance"]
+    assert distances and not [name for name in distances if has_confidence(name)]
+    assert not {*distances} & {*CLASSIFIERS}, "leave it out in utils/export/__main__.py"
 
 
 def test_the_calibration_error_and_the_worst_class_of_a_record_are_in_percent(head, bank, test_set):

@@ -72,7 +72,19 @@ def test_a_home_folder_is_filled_in_where_runs_are_written(monkeypatch):
 def test_a_term_is_spelt_as_its_flag(name):
     [term] = parse_losses(name)
     assert "_".join(filter(None, term)) == name
-    assert term.is_robust == name.startswith("robust_loss")
     assert term.weighting in ("", "lt", "bal")
-    assert term.reads_logits != term.is_robust
-    assert term.adds_prior == name.startswith("bs")
+    assert not (term.is_robust and term.reads_logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_robust", "reads_logits", "adds_prior"),
+    [
+        ("ce_lt", False, True, False),
+        ("bs_lt", False, True, True),
+        ("robust_loss_bal", True, False, False),
+    ],
+)
+def test_a_term_says_what_its_loss_reads(name, is_robust, reads_logits, adds_prior):
+    [term] = parse_losses(name)
+    found = (term.is_robust, term.reads_logits, term.adds_prior)
+    assert found == (is_robust, reads_logits, adds_prior)

@@ -8,9 +8,11 @@ import pytest
 from tests.support.table_records import frame_of, predictions, without_ncm, write_run
 from utils.evaluation.statistics import binomial_error
 from utils.options.recipes import RECIPES
-from utils.reproduce.comparisons import against_published, comparisons, rankings
+from utils.reproduce.comparisons import PARTS, against_published, comparisons, rankings
+from utils.reproduce.document import ANSWERS
 from utils.reproduce.plan import DataSet, Length
 from utils.reproduce.published import PUBLISHED
+from utils.reproduce.rows import EVERYWHERE, OF_OWN_DATA
 
 CUT = Length(200, 2, 1)
 ROBUST = "the robust loss"
@@ -25,6 +27,15 @@ def pair(root, ours=50.0, theirs=40.0, with_images=True, **of_cell):
 
 def lines(root, what=ROBUST):
     return [c for c in comparisons(frame_of(root)).to_dict("records") if c["what"] == what]
+
+
+def test_all_named_rows_and_parts_exist_and_a_stage_2_comes_first():
+    """A stage 1 has no run of the length of a stage 2."""
+    for what, ours, theirs in PARTS:
+        assert {ours, theirs} <= RECIPES.keys(), what
+        assert RECIPES[ours].start or not RECIPES[theirs].start, f"{what}: put the stage 2 first"
+    assert set(ANSWERS) <= {what for what, _, _ in PARTS}
+    assert {*EVERYWHERE, *OF_OWN_DATA} <= RECIPES.keys()
 
 
 def test_one_seed_is_compared_over_its_images(tmp_path):
