@@ -160,9 +160,10 @@ def _of_finished(group: SettingsGroup) -> dict:
     count = f"1 run, seed {seeds}" if len(runs) == 1 else f"{len(runs)} runs, seeds {seeds}"
     seconds = _statistic([run.seconds for run in runs], 1)
     selected_on = (runs[0].summary or {}).get("selected_on", "?")
+    titles = {"selected": f"selected on {selected_on}", "last": _last_epoch(runs[0])}
     rows = [
         _row(which, runs, f"{title} ({_epochs(runs, which)})", seconds)
-        for which, title in (("selected", f"selected on {selected_on}"), ("last", "last epoch"))
+        for which, title in titles.items()
     ]
     return {"group": group, "head": count, "rows": rows, "is_unfinished": False}
 
@@ -172,11 +173,21 @@ def _epochs(runs: Sequence[RecordedRun], which: str) -> str:
     return epochs[0] if len(set(epochs)) == 1 else ", ".join(epochs)
 
 
+def _last_epoch(run: RecordedRun) -> str:
+    """Returns what the last epoch is called. That of a classifier phase depends on the test or
+    held-out images if they chose the features."""
+    has_both = {"features", "classifier"} <= {record["phase"] for record in run.epochs}
+    is_of_chosen = has_both and run.options.select_on != "last"
+    return "last epoch of chosen features" if is_of_chosen else "last epoch"
+
+
 def _of_unfinished(group: SettingsGroup, run: RecordedRun) -> dict:
     planned = run.arguments.get("epochs", "?")
     done = run.epochs[-1]["epoch"] if run.epochs else 0
     head = f"1 run, seed {run.seed}, after epoch {done} of {planned}"
-    rows = [_row("last", [run], f"last epoch so far ({done})", _statistic([run.seconds], 1))]
+    rows = [
+        _row("last", [run], f"{_last_epoch(run)} so far ({done})", _statistic([run.seconds], 1))
+    ]
     return {"group": group, "head": head, "rows": rows, "is_unfinished": True}
 
 

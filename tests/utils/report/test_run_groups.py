@@ -143,6 +143,20 @@ def test_a_stage_2_from_another_stage_1_is_other_settings(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("protocol", ["test", "heldout", "last"])
+def test_the_last_epoch_of_a_stage_2_says_whether_its_features_were_chosen(
+    protocol, tmp_path, compare_numbers
+):
+    parent = write_run(tmp_path / "parent", select_on=protocol)
+    chosen = "" if protocol == "last" else " of chosen features"
+    for epochs, title in ((4, f"last epoch{chosen} (4)"), (3, f"last epoch{chosen} so far (3)")):
+        run = write_run(parent / f"robust{epochs}", 0, 2, epochs, epochs == 4, select_on=protocol)
+        assert compare_numbers(run).rows[-1][0] == title
+    in_features = write_run(parent / "robust2", 0, 2, epochs=2, finished=False)
+    assert compare_numbers(in_features).rows[-1][0] == "last epoch so far (2)"
+    assert compare_numbers(parent).rows[-1][0] == "last epoch (4)"
+
+
 def test_a_run_that_is_named_twice_counts_once(tmp_path, compare_numbers):
     folder = write_run(tmp_path / "run")
     assert compare_numbers(folder, tmp_path / "." / "run").rows[1] == ["A: stage 1 — 1 run, seed 0"]
