@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.options.flags import NATURAL_DATASETS
+from utils.options.flags import NATURAL_DATASETS, with_role
+from utils.options.roles import Role
 from utils.runs.contents import RECORD
 from utils.runs.records import MissingRecord, RecordedRun
 
-OF_SUBSET = (
-    *("dataset", "imb_type", "imb_factor", "rand_number", "heldout_fraction", "fingerprint"),
-)
-"""The entries of `args.json` that say which images are trained on."""
+OF_IMAGES = {*with_role(Role.DATA), "fingerprint"} - {"normalisation"}
+"""The entries of `args.json` that say which images are trained on. Normalisation is none of them: a
+stage 2 has that of its checkpoint, whatever its own flag says."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _differing(run: RecordedRun, firsts: Sequence[RecordedRun]) -> dict:
     are compared over the groups of both stages."""
 
     def peers(name: str) -> list[RecordedRun]:
-        is_common = name in (*OF_SUBSET, "data_root", "arch")
+        is_common = name in OF_IMAGES | {"data_root", "arch"}
         return [other for other in firsts if is_common or other.stage == run.stage]
 
     return {
@@ -99,12 +99,9 @@ def _differing(run: RecordedRun, firsts: Sequence[RecordedRun]) -> dict:
 
 def settings_of(run: RecordedRun) -> dict:
     """Returns what decides a run's result except for the seed. For a stage 2 this includes the
-    settings of its stage 1."""
+    settings of its stage 1; which images that was trained on only where they are others."""
     options = run.options
     settings = {name: getattr(options, name) for name in options.decisive() if name != "seed"}
-    if run.parent:
-        of_parent = settings_of(run.parent)
-        settings |= {f"stage-1 {k}": v for k, v in of_parent.items() if k not in OF_SUBSET}
     # The place of data or of a file decides nothing.
     if options.dataset in NATURAL_DATASETS:
         settings["data_root"] = _data_root(run)
@@ -113,6 +110,12 @@ def settings_of(run: RecordedRun) -> dict:
     fingerprint = run.arguments.get("fingerprint")
     if fingerprint is not None:  # runs of earlier versions have none
         settings["fingerprint"] = fingerprint[:8]
+    if run.parent:
+        settings |= {
+            f"stage-1 {name}": value
+            for name, value in settings_of(run.parent).items()
+            if name not in OF_IMAGES or value != settings.get(name)
+        }
     return {"stage": run.stage} | settings
 
 

@@ -143,6 +143,19 @@ def test_a_stage_2_from_another_stage_1_is_other_settings(tmp_path):
     ]
 
 
+def test_images_of_the_two_stages_are_named_where_they_differ(tmp_path):
+    parents = [write_run(tmp_path / f"{part}", test_fraction=part) for part in (0.2, 0.3)]
+    same, other = (read_run(write_run(parent / "robust", stage=2)) for parent in parents)
+    assert not {"stage-1 stream", "stage-1 imb_factor"} & set(settings_of(same))
+    assert settings_of(other) == settings_of(same) | {"stage-1 test_fraction": 0.3}
+    assert len(group_runs([same, other])) == 2
+    of_both_stages = group_runs([read_run(parents[1]), same])
+    assert [group.description for group in of_both_stages] == [
+        "stage 1, test fraction 0.3",
+        "stage 2, test fraction 0.2",
+    ]
+
+
 @pytest.mark.parametrize("protocol", ["test", "heldout", "last"])
 def test_the_last_epoch_of_a_stage_2_says_whether_its_features_were_chosen(
     protocol, tmp_path, compare_numbers
