@@ -1,6 +1,8 @@
-"""The paper's row and its control: the page's intervals against the recorded predictions."""
+"""The numbers of the documents against the records: README, methods, and the intervals of the
+paper's row and its control."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +74,49 @@ def test_the_pair_is_that_of_the_records(pair):
         labels, predicted = recorded(run)
         assert np.array_equal(labels, pair["labels"])
         assert (predicted == pair[name]).sum() >= least
+
+
+OF_README = {
+    "command 1, cross-entropy": "ce/200_bf16_s0",
+    "LDAM-DRW, one stage: `--recipe ldam_drw`": "ldam_drw/200_bf16_s0",
+    "command 2, DRO-LT": DRO_LT,
+    "command 2 without the robust loss: its control": CONTROL,
+    "balanced softmax with AutoAugment, one stage: `--recipe bs`": "bs/200_float32_s0",
+}
+"""The records of the rows of README's table, below `RUNS`."""
+
+
+@pytest.mark.parametrize("title", OF_README)
+def test_the_readme_has_the_numbers_of_the_records(title):
+    test = json.loads((RUNS / OF_README[title] / "summary.json").read_text())["test"]
+    last, selected = test["last"]["linear"], test["selected"]["linear"]
+    groups = " / ".join(f"{last[group]:.2f}" for group in ("many", "medium", "few"))
+    readme = (REPOSITORY / "README.md").read_text().splitlines()
+    [row] = [line for line in readme if line.startswith(f"| {title} |")]
+    _, _, _, top1, *cells, _ = (cell.strip() for cell in row.split("|"))
+    assert top1.strip("* ‡") == f"{last['top1']:.2f}"
+    assert [cells[0], cells[1].split()[0]] == [groups, f"{selected['top1']:.2f}"]
+
+
+OF_METHODS = re.compile(
+    r"\| `(?P<method>\w+)`.*?\| (?P<top1>[\d.]+) / (?P<many>[\d.]+) / (?P<medium>[\d.]+) / "
+    r"(?P<few>[\d.]+) \(\**(?P<length>\d+(?:, \d+\+\d+)?)\**, (?P<protocol>\w+), (?P<seeds>\d) seed"
+)
+"""A row of docs/methods.md that has been run here."""
+
+
+def test_the_methods_have_the_numbers_of_the_table():
+    table = json.loads((REPOSITORY / "results" / "table.json").read_text())
+    entries = {
+        (e["method"], e["length"], e["protocol"], str(e["seeds"])): e
+        for e in table
+        if (e["dataset"], e["ratio"], e["of_seeds"]) == ("cifar100", 100, "chains")
+    }
+    methods = (REPOSITORY / "docs" / "methods.md").read_text().splitlines()
+    rows = [row for row in map(OF_METHODS.match, methods) if row]
+    assert len(rows) > 10
+    for row in rows:
+        entry = entries[row.group("method", "length", "protocol", "seeds")]
+        assert row["top1"] == f"{entry['top1_mean']:.2f}", row[0]
+        for group in ("many", "medium", "few"):
+            assert row[group] == f"{entry[group]:.1f}", row[0]
