@@ -110,12 +110,27 @@ def test_a_run_made_earlier_is_exported_with_the_right_protocols(both, tmp_path)
             assert load(path)["selected_on"] == "last"
 
 
-def test_the_checkpoints_that_come_with_the_code_say_how_they_were_chosen():
+SHIPPED = {
+    "CE_None_exp_0.01_0": ("ce", 100),
+    "CE_None_exp_0.1_0": ("ce", 10),
+    "BS_None_exp_0.01_0": ("bs", 100),
+    "feat-ce_lt,robust_loss": ("dro_lt", 100),
+    "feat-ce_lt-": ("control", 100),
+}
+"""Rows of the table, by a part of the names of their runs in `pretrained`."""
+
+
+def test_the_checkpoints_that_come_with_the_code_are_those_of_the_table():
     """As pretrained/README.md says; a stage 2 keeps no best checkpoint of another protocol."""
     protocols = {
         "ckpt.best.pth.tar": "test",
         "ckpt.best_heldout.pth.tar": "heldout",
         "ckpt.pth.tar": "last",
+    }
+    entries = {
+        (entry["method"], entry["ratio"], entry["protocol"]): entry
+        for entry in json.loads((REPOSITORY / "results" / "table.json").read_text())
+        if entry["is_full_length"] and entry["seeds"] == 1
     }
     paths = list((REPOSITORY / "pretrained").rglob("*.pth.tar"))
     assert {path.name for path in paths} == set(protocols)
@@ -123,6 +138,10 @@ def test_the_checkpoints_that_come_with_the_code_say_how_they_were_chosen():
         content = load(path)
         assert content["selected_on"] == protocols[path.name], path
         assert content["stage"] == 1 or path.name != "ckpt.best_heldout.pth.tar", path
+        [row] = [row for part, row in SHIPPED.items() if part in path.parent.name]
+        entry = entries[*row, protocols[path.name]]
+        assert [content["epoch"]] == entry["epochs"], path
+        assert content["results"]["test"]["linear"]["top1"] == entry["top1_mean"], path
 
 
 def test_fine_tuning_starts_right_after_cloning(tree, finished, clone):
