@@ -144,6 +144,14 @@ def test_several_processes_read_the_images_of_one(folder):
     assert_same_batches(shared, epoch(ALONE))
 
 
+def test_images_that_are_too_few_for_a_batch_join_the_one_before(folder):
+    loader = make_loader(split_of(folder), unchanged(), 5, smallest_batch=2)
+    batches = epoch_of(loader)
+    assert [(len(images), len(targets)) for images, targets in batches] == [(5, 5), (6, 6)]
+    assert (len(loader), loader.batch_sizes) == (2, [5, 6])
+    assert torch.cat([targets for _, targets in batches]).tolist() == LABELS
+
+
 def test_leaving_an_epoch_early_does_not_change_the_next(folder, two_workers):
     split = split_of(folder, reader=two_workers)
     for _ in loader_of(split):

@@ -99,10 +99,11 @@ def seventeen(tmp_path_factory):
     return [*data, "--image_size", 32, "-a", "resnet10", "-b", 16, "--epochs", 1]
 
 
+@pytest.mark.parametrize("stream", [False, True])
 def test_seventeen_images_in_batches_of_sixteen_train_in_both_stages(
-    seventeen, tmp_path, no_figures
+    stream, seventeen, tmp_path, no_figures
 ):
-    roots = ["--root_log", tmp_path, "--root_model", tmp_path]
+    roots = ["--root_log", tmp_path, "--root_model", tmp_path, "--stream", stream, "-j", 0]
     succeed([*seventeen, *roots])
     (stage_1,) = tmp_path.glob("folder_*")
     flags = ["--pretrained", stage_1, "--epochs", 2, "--balanced_clf_nepochs", 1]
