@@ -201,6 +201,17 @@ def test_a_length_has_of_each_row_what_the_row_has():
     assert not length.is_full(RECIPES["dro_lt"]) and length.of(RECIPES["ce"]).is_full(RECIPES["ce"])
 
 
+def test_the_table_has_the_papers_rows_on_all_six_data_sets():
+    assert {(data.name, data.ratio) for data in ROWS} == {
+        (name, ratio) for name in ("cifar100", "cifar10") for ratio in (100, 50, 10)
+    }
+    wanted = {
+        *("ce", "ce_autoaugment", "ldam_drw", "control", "dro_lt"),
+        *("dro_lt_shared", "dro_lt_sample_count", "dro_lt_released"),
+    }
+    assert all(wanted <= set(rows) for rows in ROWS.values())
+
+
 def test_rows_are_selected_by_every_kind_of_name():
     assert select_rows(None) == ROWS
     assert select_rows("cifar10") == {data: ROWS[data] for data in GRID if data.name == "cifar10"}
