@@ -8,6 +8,7 @@ import io
 import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -17,6 +18,9 @@ import pytest
 
 from utils.options.flags import Options
 from utils.options.parse import build_parser, parse_options
+from utils.reproduce.__main__ import _parser
+from utils.reproduce.rows import select_recipes, select_rows
+from utils.reproduce.sharing import check_passed_on
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "losses", "datasets", "utils", "benchmarks")
@@ -221,6 +225,14 @@ def test_help_names_every_choice(help_text):
             assert choice in help_text
 
 
+@pytest.mark.parametrize("folder", ["results", "pretrained", "tests"])
+def test_paths_fit_into_every_file_system(folder):
+    """An encrypted home folder allows names of 143 bytes."""
+    paths = [path.relative_to(ROOT) for path in (ROOT / folder).rglob("*")]
+    assert max(len(str(path).encode()) for path in paths) <= 200
+    assert max(len(path.name.encode()) for path in paths) <= 143
+
+
 MODULES = [
     info.name
     for package in PACKAGES
@@ -251,7 +263,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "pretrained/README.md",
-    *(ROOT / "results").glob("*/README.md"),
+    ROOT / "results/RESULTS.md",
 ]
 by_document = pytest.mark.parametrize(
     "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
@@ -277,9 +289,13 @@ def code_blocks(text, *languages):
 
 
 def commands_of(path):
-    """The words of each command line in a document's shell blocks, comments left out."""
-    blocks = code_blocks(path.read_text(), "sh", "bash", "console", "shell")
+    """The words of each command in a document's shell blocks and sentences, comments left out. The
+    commands of the table's records are not among them: those are for earlier versions."""
+    text = path.read_text().split("<summary>Commits and commands")[0]
+    blocks = code_blocks(text, "sh", "bash", "console", "shell")
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    sentences = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines += re.findall(r"`((?:python|make) [^`]+)`", sentences)
     return [words for line in lines if (words := line.removeprefix("$ ").split("#")[0].split())]
 
 
@@ -325,6 +341,42 @@ def test_every_module_and_target_of_a_command_exists(path):
         if words[0] == "make":
             named = [word for word in words[1:2] if "=" not in word]
             assert set(named) <= targets, " ".join(words)
+
+
+def flags_read_by(module):
+    """The flags of its own that a program names."""
+    place = ROOT / module.replace(".", "/")
+    files = place.glob("*.py") if place.is_dir() else [place.with_suffix(".py")]
+    return set(re.findall(r'"(--?[\w-]+)"', "".join(file.read_text() for file in files)))
+
+
+@by_document
+def test_every_flag_of_another_program_exists(path):
+    of_main = {name for action in actions() for name in action.option_strings}
+    for words in commands_of(path):
+        if words[:2] == ["python", "-m"] and words[2] not in ("pytest", "pip"):
+            given = {w.strip("[]").split("=")[0] for w in words if w.startswith(("--", "[--"))}
+            assert given <= flags_read_by(words[2]) | of_main, " ".join(words)
+
+
+@by_document
+def test_every_command_for_the_table_parses(path):
+    for words in commands_of(path):
+        if words[:3] == ["python", "-m", "utils.reproduce"]:
+            found, extra = _parser().parse_known_args(words[3:])
+            check_passed_on(extra, found.dataset)
+            rows = found.rows and found.rows.replace("NAME", "ce")
+            select_recipes(rows) if found.dataset else select_rows(rows)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_hands_rows_seeds_and_flags_to_the_table():
+    argv = ["make", "-n", "table", "ROWS=cifar100/100", "SEEDS=0,1", "FLAGS=--stage2 9+3 --gpu 0"]
+    said = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [words] = [line.split() for line in said.splitlines() if "utils.reproduce" in line]
+    found, extra = _parser().parse_known_args(words[words.index("utils.reproduce") + 1 :])
+    assert (found.rows, found.seeds, found.stage2) == ("cifar100/100", [0, 1], (9, 3))
+    assert extra == ["--gpu", "0"]
 
 
 PAPERS_COMMANDS = [
