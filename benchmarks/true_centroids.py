@@ -25,8 +25,8 @@ from benchmarks.report import markdown
 from datasets import LongTailedData, load_data
 from models.network import Network
 from utils.errors import UserError, run_program
-from utils.evaluation.classifiers import FeatureBank, fit
 from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.fitting import FeatureBank, fit
 from utils.evaluation.metrics import accuracy_record
 from utils.evaluation.shot_groups import GROUPS
 from utils.files import write_json

@@ -12,16 +12,9 @@ from torch import Tensor, nn
 from datasets import LongTailedData, load_data
 from models.network import Network
 from utils.errors import UserError
-from utils.evaluation.classifiers import (
-    TRAINED,
-    TUNED,
-    Classifier,
-    FeatureBank,
-    accuracies,
-    fit,
-    has_confidence,
-)
+from utils.evaluation.classifiers import Classifier, accuracies, has_confidence
 from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.fitting import TRAINED, TUNED, FeatureBank, fit
 from utils.evaluation.geometry import geometry_line
 from utils.evaluation.parts import in_parts
 from utils.evaluation.statistics import combine

@@ -27,7 +27,8 @@ from tests.support.own_images import write_folder
 from tests.support.pictures import noise, save
 from utils.commands.evaluate import _epoch_of
 from utils.errors import UserError
-from utils.evaluation.classifiers import FeatureBank, apply_classifier
+from utils.evaluation.classifiers import apply_classifier
+from utils.evaluation.fitting import FeatureBank
 from utils.options.parse import parse_options
 from utils.runs.classifier_files import load_classifier
 from utils.runs.folders import run_folder

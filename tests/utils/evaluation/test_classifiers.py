@@ -12,18 +12,14 @@ from torch import nn
 
 from models import NormedLinear
 from utils.evaluation.classifiers import (
-    FITTERS,
-    TAUS,
-    TUNED,
     Classifier,
-    FeatureBank,
     SavedClassifier,
     accuracies,
     apply_classifier,
     calibration_error,
-    fit,
     has_confidence,
 )
+from utils.evaluation.fitting import FITTERS, TAUS, TUNED, FeatureBank, fit
 from utils.export.__main__ import CLASSIFIERS
 from utils.options.flags import READINGS
 

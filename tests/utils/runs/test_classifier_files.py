@@ -9,7 +9,8 @@ from torch import nn
 
 from models import resnet8
 from utils.errors import UserError
-from utils.evaluation.classifiers import FeatureBank, accuracies, apply_classifier, fit
+from utils.evaluation.classifiers import accuracies, apply_classifier
+from utils.evaluation.fitting import FeatureBank, fit
 from utils.options.flags import READINGS
 from utils.runs.checkpoint import weights_digest
 from utils.runs.classifier_files import (
