@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from datasets.files.images import LARGE_SIDE, SHOWN_FAULTS, fault_of, fit, opened, to_rgb
 from datasets.loading.augmentation import PADDING, cut_squares, draw_squares
 from datasets.splits import Task
-from utils.errors import RunError, UserError, is_out_of_memory
+from utils.errors import Interrupted, RunError, UserError, is_out_of_memory
 from utils.machine import signals
 from utils.machine.cores import usable_cores
 from utils.machine.processes import world_of_environment
@@ -213,6 +213,7 @@ class ImageReader:
         Raises:
             UserError: a file cannot be read.
             RunError: a worker died, or memory ran out.
+            Interrupted: either, after a signal to this process.
         """
         self._queue.tasks = tasks
         try:
@@ -223,7 +224,9 @@ class ImageReader:
                     raise error
                 yield images
         except (RuntimeError, MemoryError) as error:
-            signals.check()
+            # Not `signals.check`: that would ask the other processes, which are in their step.
+            if number := signals.received():
+                raise Interrupted(number) from error
             if is_out_of_memory(error):
                 advice = ": use fewer workers (-j)" if self.workers else ""
                 raise RunError(f"out of memory while images were read{advice}") from error

@@ -28,7 +28,7 @@ from tests.support.helpers import call
 from tests.support.streamed_sets import write_imagenet_lt, write_jpeg
 from utils.errors import Interrupted, RunError, UserError
 from utils.machine.processes import ALONE, VARIABLES, World
-from utils.machine.signals import DEFERRED
+from utils.machine.signals import DEFERRED, deferred
 from utils.options.parse import parse_options
 
 LABELS = [0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -319,6 +319,16 @@ def test_a_worker_that_dies_fails_the_run(folder):
 def test_a_signal_that_ended_the_workers_too_interrupts_the_run(folder, monkeypatch):
     monkeypatch.setattr("utils.machine.signals._received", [signal.SIGTERM])
     with pytest.raises(Interrupted):
+        killing_a_worker(folder)
+
+
+def test_a_worker_that_dies_in_one_process_makes_it_ask_the_others_nothing(folder):
+    """They are in their step, and would never answer."""
+
+    def ask(number):
+        raise AssertionError
+
+    with deferred(ask), pytest.raises(RunError, match="workers that read images failed"):
         killing_a_worker(folder)
 
 
