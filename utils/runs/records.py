@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError, warn
+from utils.errors import UserError, is_out_of_memory, warn
 from utils.evaluation.accuracy_records import balanced_accuracy
 from utils.evaluation.shot_groups import GROUPS
 from utils.options.flags import Options
@@ -144,7 +143,9 @@ class RecordedRun:
                 arrays = {field: file[field] for field in fields}
         except KeyError as error:
             raise MissingRecord(f"{name} has no array {error.args[0].split()[0]}") from error
-        except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
+        except Exception as error:  # whatever the bytes made of the reader
+            if is_out_of_memory(error):
+                raise
             raise MissingRecord(f"{name} cannot be read") from None
         if problem := _problem_of(arrays):
             raise MissingRecord(f"{name} {problem}")

@@ -152,6 +152,20 @@ def test_arrays_that_cannot_be_what_they_should_are_refused(tmp_path, arrays, me
         read_run(folder).arrays("predictions.npz", ["labels"])
 
 
+@pytest.mark.parametrize("place", ["data", "method"])
+def test_a_damaged_byte_makes_an_array_unreadable(place, tmp_path):
+    folder = write_run(tmp_path / "run")
+    path = folder / "predictions.npz"
+    np.savez_compressed(path, labels=np.arange(1000) % 7)
+    content = bytearray(path.read_bytes())
+    # Behind the name and its 20 bytes of sizes; of the entry in the table at the end.
+    places = {"data": content.index(b".npy") + 24, "method": content.index(b"PK\1\2") + 10}
+    content[places[place]] = 255
+    path.write_bytes(content)
+    with pytest.raises(MissingRecord, match="cannot be read"):
+        read_run(folder).arrays("predictions.npz", ["labels"])
+
+
 def test_class_sizes_are_in_the_options_or_in_the_summary(tmp_path):
     """Early versions did not record them with the options."""
 
