@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ignore_backend_of_notebooks()
         world = world_of_environment()
         with _only_main_prints(world):
-            _run(argv)
+            _run(argv, world)
             sys.stdout.flush()
     except Interrupted as error:
         if world.is_main:
@@ -72,9 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(argv: Sequence[str] | None) -> None:
+def _run(argv: Sequence[str] | None, world: World) -> None:
     stages = parse_stages(argv)
-    if not stages[-1].resume:  # a finished run needs no data
+    # A finished run needs no data. If one of several processes lacks them, it can tell the others
+    # only after they have joined: `load_data` looks again.
+    if world.size == 1 and not stages[-1].resume:
         check_data(stages[-1])
     # Torch is imported only after the options have been checked, so that errors come at once.
     if stages[-1].check_images:

@@ -79,7 +79,7 @@ def test_a_terminal_that_is_gone_leaves_the_status(error, status, monkeypatch):
 def test_a_stream_shows_what_it_can_of_a_text(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr(main, "_run", lambda argv: print("50.00 ± 1.00"))
+    monkeypatch.setattr(main, "_run", lambda argv, world: print("50.00 ± 1.00"))
     assert main.main([]) == 0
     assert stream.buffer.getvalue() == b"50.00 ? 1.00\n"
 
@@ -87,7 +87,7 @@ def test_a_stream_shows_what_it_can_of_a_text(monkeypatch):
 def test_a_line_is_in_the_file_of_the_output_at_once(monkeypatch):
     stream, seen = io.TextIOWrapper(io.BytesIO()), []
 
-    def run(argv):
+    def run(argv, world):
         print("epoch 1")
         seen.append(stream.buffer.getvalue())
 
@@ -100,7 +100,7 @@ def test_a_line_is_in_the_file_of_the_output_at_once(monkeypatch):
 @pytest.mark.parametrize(
     "begin",
     [
-        "import main; main._run = lambda argv: None; main.main([])",
+        "import main; main._run = lambda argv, world: None; main.main([])",
         "from utils.errors import run_program; run_program('report', lambda: 0)",
     ],
     ids=["main.py", "other programs"],
@@ -145,6 +145,15 @@ def test_an_error_of_all_processes_is_reported_by_process_0_and_any_other_by_its
     outcome = call([])
     assert outcome.status == 2
     assert outcome.errors == ([] if is_shared else [f"main.py: error: {error}"])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_data_that_one_of_several_processes_lacks_are_told_when_all_have_joined(size, monkeypatch):
+    monkeypatch.setattr(main, "world_of_environment", lambda: World(rank=size - 1, size=size))
+    begun = []
+    monkeypatch.setattr("utils.commands.train.train", begun.append)
+    outcome = call(["--dataset", "folder", "--data_root", "nowhere"])
+    assert (outcome.status, len(begun)) == ((2, 0) if size == 1 else (0, 1))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")

@@ -49,10 +49,7 @@ def train(stages: Sequence[Options]) -> None:
         if any(job.is_open or job.has_data_elsewhere for job in every):
             data = collectives.main_first(lambda: load_data(stages[0], remembered), world)
             print(data.account())
-            for job in every:
-                job.check_same_images(data)
-                if job.is_open and job.options.stage == 2:
-                    check_stage_2(job.options, data)
+            collectives.together(partial(_check_images, every, data), world)
         # Around both stages, so that a signal in the summary of the first ends the second.
         with signals.deferred(lambda number: collectives.largest(number, world)):
             for stage, stage_jobs in zip(stages, jobs, strict=True):
@@ -60,6 +57,18 @@ def train(stages: Sequence[Options]) -> None:
                 if stage.seeds is not None:
                     combine = partial(_summarise_seeds, stage, stage_jobs, is_parallel)
                     collectives.from_main(combine, world)
+
+
+def _check_images(jobs: Sequence[Job], data: LongTailedData) -> None:
+    """Checks that earlier runs began with these images, and that stage 2 can train on them.
+
+    Raises:
+        UserError: they are not.
+    """
+    for job in jobs:
+        job.check_same_images(data)
+        if job.is_open and job.options.stage == 2:
+            check_stage_2(job.options, data)
 
 
 def _train(jobs: Sequence[Job], machine: Machine | None, data: LongTailedData | None) -> bool:
