@@ -5,7 +5,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from datasets.files.images import usual_shorter_side
 from datasets.normalisation import Normalisation
 from datasets.recorded import data_of
 from models import ARCHITECTURES
+from models.network import Network
 from utils.errors import UserError
-from utils.evaluation.classifiers import SavedClassifier
+from utils.evaluation.classifiers import SavedClassifier, apply_classifier
 from utils.files import read_json
 from utils.options.flags import usual_side
 from utils.runs import checkpoint
@@ -135,7 +136,8 @@ def with_classifier(
         root_log: as for `records_below`.
 
     Raises:
-        UserError: there is no such classifier, or it was fitted on other weights.
+        UserError: there is no such classifier, it was fitted on other weights, or its scores are
+            not K finite numbers.
     """
     if name == "linear":
         return trained
@@ -146,8 +148,17 @@ def with_classifier(
         folders.append(RUNS / folder.relative_to(PRETRAINED))
     places = [place / CLASSIFIERS_FILE for place in folders]
     path = next((place for place in places if place.exists()), places[-1])
+    saved = load_classifier(path, name, trained.network)
+    features = torch.zeros(1, cast(Network, trained.network).num_features)
+    try:
+        scores = apply_classifier(saved, features)
+        fits = scores.shape == (1, len(trained.class_names)) and bool(scores.isfinite().all())
+    except Exception:  # whatever is in the file
+        fits = False
+    if not fits:
+        raise UserError(f"{path}: its classifier {name} does not fit the network")
     network = copy.deepcopy(trained.network)
-    network.linear = SavedClassifier(load_classifier(path, name, trained.network))
+    network.linear = SavedClassifier(saved)
     return replace(trained, network=network, classifier=name)
 
 

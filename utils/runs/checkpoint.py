@@ -94,7 +94,7 @@ def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     Raises:
         UserError: the file is missing or damaged, has no weights, or has anything but plain data.
     """
-    content = _content_of(path)
+    content = content_of(path)
     weights = _weights_in(content)
     if weights is None:
         keys = [str(key) for key in content] if isinstance(content, dict) else []
@@ -104,7 +104,13 @@ def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     return rest, {str(name): weight for name, weight in weights.items()}
 
 
-def _content_of(path: Path) -> object:
+def content_of(path: Path) -> Any:
+    """Returns the content of a file by `torch.save`, on the CPU, after a look at its checksums,
+    which torch ignores.
+
+    Raises:
+        UserError: the file is missing or damaged, or has anything but plain data.
+    """
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

@@ -18,7 +18,7 @@ from utils.errors import UserError, is_out_of_memory
 from utils.evaluation.classifiers import Classifier
 from utils.evaluation.tables import OF_CLASSIFIERS
 from utils.files import atomic_write, write_json
-from utils.runs.checkpoint import weights_digest
+from utils.runs.checkpoint import content_of, weights_digest
 
 CLASSIFIERS_FILE = "classifiers.pth"
 FORMAT = 1
@@ -72,18 +72,16 @@ def load_classifier(path: Path, name: str, model: nn.Module) -> dict[str, Any]:
     """Returns the named classifier of a `classifiers.pth`, for `apply_classifier`.
 
     Raises:
-        UserError: there is no such file or classifier, the file is of another kind or format, or
-            the classifiers were fitted on other weights than the model's.
+        UserError: there is no such file or classifier, the file is damaged or of another kind or
+            format, or the classifiers were fitted on other weights than the model's.
     """
     how = f"--evaluation True --readings {name} writes it"
+    if not path.exists():
+        raise UserError(f"{path}: no such file ({how}, below its --root_log if that is given)")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = content_of(path)
         form, found, fitted_on = (content[key] for key in ("format", "classifiers", "weights"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file ({how}, below its --root_log if that is given)"
-        ) from None
-    except Exception as error:  # torch.load raises errors of many types for other files
+    except Exception as error:  # whatever the content is
         if is_out_of_memory(error):
             raise
         raise UserError(f"{path}: not a file of fitted classifiers ({how})") from None

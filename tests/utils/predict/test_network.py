@@ -10,7 +10,9 @@ from datasets.normalisation import CIFAR, IMAGENET
 from models import build_model
 from tests.support.trained import MEAN, NAMES, STD, write_checkpoint
 from utils.errors import UserError
-from utils.predict.network import load_network
+from utils.evaluation.classifiers import Classifier
+from utils.predict.network import load_network, with_classifier
+from utils.runs.classifier_files import save_classifiers
 
 
 def test_size_normalisation_and_names_are_the_checkpoints(tmp_path):
@@ -102,3 +104,29 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(changes, says, tmp_path):
     with pytest.raises(UserError) as refused:
         load_network(tmp_path)
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: saved.pop("kind"),
+        lambda saved: saved.update(kind="tree"),
+        lambda saved: saved.update(weight=torch.ones(6, 63)),
+        lambda saved: saved.update(weight=torch.ones(7, 64)),
+        lambda saved: saved.update(weight=torch.ones(5, 64)),
+        lambda saved: saved["weight"][0].fill_(torch.nan),
+        lambda saved: saved.update(bias=torch.full((6,), torch.inf)),
+    ],
+    ids=["no kind", "unknown kind", "features", "more", "fewer", "not a number", "infinite"],
+)
+def test_a_classifier_that_does_not_fit_the_network_is_refused(change, tmp_path):
+    write_checkpoint(tmp_path)
+    trained, path = load_network(tmp_path), tmp_path / "classifiers.pth"
+    classifiers = {"crt": Classifier("linear", torch.ones(6, 64))}
+    save_classifiers(path, classifiers, trained.network, 3, NAMES)
+    assert with_classifier(trained, "crt").classifier == "crt"
+    content = torch.load(path, weights_only=True)
+    change(content["classifiers"]["crt"])
+    torch.save(content, path)
+    with pytest.raises(UserError, match="its classifier crt does not fit the network"):
+        with_classifier(trained, "crt")

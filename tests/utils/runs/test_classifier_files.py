@@ -98,6 +98,15 @@ def test_another_file_is_refused(content, bank, tmp_path):
         load_classifier(path, "crt", bank.head)
 
 
+def test_a_flipped_bit_is_refused(saved, bank):
+    content = bytearray(saved.read_bytes())
+    weight = torch.load(saved, weights_only=True)["classifiers"]["crt"]["weight"]
+    content[content.index(weight.numpy().tobytes())] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(UserError, match="not a file of fitted classifiers"):
+        load_classifier(saved, "crt", bank.head)
+
+
 def test_a_shortage_of_memory_is_no_fault_of_the_file(saved, bank, monkeypatch):
     def allocate(*_, **__):
         raise MemoryError
