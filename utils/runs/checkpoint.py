@@ -249,7 +249,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
         path: their file, for messages.
 
     Raises:
-        UserError: names or shapes differ, or a weight is not finite.
+        UserError: names or shapes differ, or what `check_weight` raises.
     """
     expected = model.state_dict()
     differing = {"missing": expected.keys() - weights, "unknown": weights.keys() - expected}
@@ -265,13 +265,16 @@ def check_weight(name: str, weight: Tensor, expected: Tensor, path: Path) -> Non
     """Checks that a weight from a file may take the place of the network's own.
 
     Raises:
-        UserError: it has another shape, or is not finite.
+        UserError: it has another shape or kind of numbers, or is not finite in the network's type.
     """
     if weight.shape != expected.shape:
         raise UserError(
             f"{path}: {name} has shape {list(weight.shape)}, not {list(expected.shape)}"
         )
-    if not torch.isfinite(weight).all():
+    # Other programs' files may have a count of batches in any type; no network here uses it.
+    if expected.is_floating_point() and not weight.is_floating_point():
+        raise UserError(f"{path}: the numbers of {name} are of the type {weight.dtype}")
+    if not torch.isfinite(weight.to(expected.dtype)).all():
         raise UserError(f"{path}: {name} is not finite")
 
 

@@ -93,3 +93,24 @@ def test_what_torch_did_not_write_is_refused_in_one_line_without_escape_codes(co
     text = str(error.value)
     assert "file.pth" in text and "\x1b" not in text and "\n" not in text
     assert "weights_only" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda weight: weight.double() * 1e39, "conv1.weight is not finite"),
+        (lambda weight: weight.to(torch.complex64), "of the type torch.complex64"),
+        (lambda weight: weight.to(torch.int64), "of the type torch.int64"),
+    ],
+)
+def test_numbers_that_the_network_cannot_hold_are_refused(change, says, tmp_path, weights):
+    changed = weights | {"conv1.weight": change(weights["conv1.weight"])}
+    path = written(tmp_path, changed)
+    with pytest.raises(UserError, match=says):
+        checkpoint.build_from(checkpoint.load(path), path, "resnet20", CLASSES)
+
+
+def test_the_count_of_batches_may_have_any_type(tmp_path, weights):
+    is_count = {name: name.endswith("num_batches_tracked") for name in weights}
+    changed = {name: w.double() if is_count[name] else w for name, w in weights.items()}
+    assert_same_network(written(tmp_path, changed), weights)
