@@ -27,11 +27,15 @@ def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
         recorded: what `LongTailedData.description` returned in the run before.
 
     Raises:
-        UserError: a flag contradicts the record.
+        UserError: a flag contradicts the record, or no images have the recorded size.
     """
     changes: dict[str, Any] = {}
-    size = recorded.get("image_size")
+    size: Any = recorded.get("image_size")
     if _is_whole(size):
+        if not 8 <= size <= 1024:  # the bounds of `--image_size` and of npz files
+            raise UserError(
+                f"the checkpoint's image_size must be a whole number from 8 to 1024, not {size}"
+            )
         if options.image_size not in (None, size):
             raise UserError(
                 f"--image_size {options.image_size} contradicts the checkpoint, whose images have "
@@ -63,7 +67,7 @@ def recorded_test_fraction(options: Options, recorded: Mapping[str, Any]) -> flo
 def test_rand_number(options: Options, recorded: Mapping[str, Any]) -> int:
     """Returns the seed that splits off the test images: the recorded one, else `--rand_number`."""
     number: Any = recorded.get("test_rand_number")
-    return number if _is_whole(number) else options.rand_number
+    return number if _is_whole(number) and number < 2**32 else options.rand_number
 
 
 def normalisation_of(options: Options, recorded: Mapping) -> Normalisation | None:

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from datasets import load_data
+from datasets.recorded import test_rand_number as recorded_test_number
 from tests.support.own_images import folder_data, write_folder
 from tests.support.pictures import options
 from utils.errors import UserError
@@ -32,6 +33,19 @@ def test_a_flag_that_contradicts_the_checkpoint_is_an_error(trained, flag, value
     flags, recorded, _ = trained
     with pytest.raises(UserError, match=f"{flag} {value} contradicts the checkpoint"):
         load_data(options(*flags, flag, value), recorded)
+
+
+@pytest.mark.parametrize("size", [0, 7, 1025])
+def test_a_recorded_size_that_no_images_have_is_an_error(trained, size):
+    flags, _, _ = trained
+    with pytest.raises(UserError, match=f"image_size must be .* from 8 to 1024, not {size}$"):
+        load_data(options(*flags), {"data": {"image_size": size}})
+
+
+@pytest.mark.parametrize(("number", "taken"), [(2**32 - 1, 2**32 - 1), (2**32, 5)])
+def test_a_recorded_number_that_is_no_seed_splits_nothing_off(number, taken):
+    of_run = options("--rand_number", 5)
+    assert recorded_test_number(of_run, {"test_rand_number": number}) == taken
 
 
 def test_a_normalisation_that_was_asked_for_is_kept(trained):
