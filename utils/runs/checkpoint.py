@@ -84,6 +84,8 @@ def load(path: Path) -> dict:
         isinstance(counts, list) and all(isinstance(count, int) for count in counts)
     ):
         raise UserError(f"{path}: its class_counts must be a list of whole numbers")
+    if not isinstance(checkpoint.get("arch"), (str, type(None))):
+        raise UserError(f"{path}: its arch must be a name")
     return _with_plain_numbers(checkpoint) | {"state_dict": _without_wrappers(weights)}
 
 

@@ -40,8 +40,9 @@ def load_teacher(run: Run) -> Teacher:
     architecture. It is looked up in the same places as `--pretrained`.
 
     Raises:
-        UserError: there is no such teacher, it has other classes than the data, or it was trained
-            on images of another size or on images that `--heldout_fraction` holds out.
+        UserError: there is no such teacher, it has other classes than the data, in its class counts
+            too, or it was trained on images of another size or on images that `--heldout_fraction`
+            holds out.
     """
     options, data = run.options, run.data
     path = checkpoint_of_flag(options, "teacher")
@@ -79,8 +80,16 @@ def _offsets(start: dict, path: Path, class_counts: list[int]) -> Tensor | None:
 
     They are w · log π_c with the w of `recorded_weight`. The losses, samplers and class weights are
     those that its checkpoint records, or the `args.json` beside it.
+
+    Raises:
+        UserError: they depend on class counts of other classes.
     """
     is_recorded = {"loss_type", "feat_loss", "cls_loss"} & start.keys()
     said = start if is_recorded else read_json(path.parent / "args.json")
     weight = recorded_weight(said)
-    return prior_offsets(start.get("class_counts") or class_counts, weight) if weight else None
+    if not weight:
+        return None
+    counts = start.get("class_counts") or class_counts
+    if len(counts) != len(class_counts) or min(counts) < 1:
+        raise UserError(f"{path}: its class_counts are not those of {len(class_counts)} classes")
+    return prior_offsets(counts, weight)

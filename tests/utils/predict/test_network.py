@@ -90,6 +90,7 @@ def test_the_released_codes_checkpoints_are_read(tmp_path):
     [
         ({"arch": "vgg"}, "network 'vgg'"),
         ({"arch": None}, "network None"),
+        ({"arch": ["resnet8"]}, "its arch must be a name"),
         ({"arch": "resnet32"}, "missing (layer1.1"),
         ({"data": {"class_names": ["ant"]}}, "must be a list of 6 names"),
         ({"data": {"image_size": "8"}}, "image_size must be a whole number from 1 to 1024"),

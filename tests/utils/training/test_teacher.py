@@ -105,6 +105,16 @@ def test_the_prior_is_the_one_that_the_teacher_was_trained_under(
         assert_close(offsets, prior_offsets(counts, tau))
 
 
+@pytest.mark.parametrize("counts", [[9], [9, 7, 5, 3], [9, 7, 5, 3, 0]], ids=str)
+def test_class_counts_that_give_no_prior_of_the_classes_are_an_error(counts, run, tmp_path):
+    path = tmp_path / "t.pth.tar"
+    save(path, loss_type="BS", class_counts=counts)
+    with pytest.raises(UserError, match="its class_counts are not those of 5 classes"):
+        load_teacher(run(path))
+    save(path, loss_type="CE", class_counts=counts)
+    assert load_teacher(run(path)).offsets is None
+
+
 def test_an_older_checkpoints_loss_is_read_from_the_record_beside_it(run, tmp_path):
     save(tmp_path / "old" / "ckpt.best.pth.tar")
     (tmp_path / "old" / "args.json").write_text(json.dumps({"loss_type": "BS"}))
