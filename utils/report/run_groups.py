@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.errors import UserError
 from utils.options.flags import NATURAL_DATASETS, with_role
 from utils.options.roles import Role
 from utils.runs.contents import RECORD
@@ -71,10 +72,19 @@ class SettingsGroup:
 
 
 def group_runs(runs: Sequence[RecordedRun]) -> list[SettingsGroup]:
-    """Returns the groups of runs with the same settings, in the order of their first runs."""
+    """Returns the groups of runs with the same settings, in the order of their first runs.
+
+    Raises:
+        UserError: a setting in the records of a run or its stage 1 is not what its name says.
+    """
     by_settings: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        by_settings.setdefault(json.dumps(settings_of(run), sort_keys=True), []).append(run)
+        try:
+            key = json.dumps(settings_of(run), sort_keys=True)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a value is
+            reason = f"not the records of a run ({type(error).__name__}: {error})"
+            raise UserError(f"{run.folder}: {reason}") from error
+        by_settings.setdefault(key, []).append(run)
     firsts = [members[0] for members in by_settings.values()]
     return [
         SettingsGroup(number, members, _differing(members[0], firsts))

@@ -294,7 +294,9 @@ def _check(run: RecordedRun) -> None:
             if results:
                 accuracies_of(results)
         float(run.seconds)
-        classes = {len(run.shown["test"]["linear"]["per_class"])} if run.shown else set()
+        classes = set()
+        if shown := run.shown:
+            classes.add(len(np.array(shown["test"]["linear"]["per_class"], dtype=float)))
         if run.summary is not None:
             classes.add(len([int(count) for count in run.summary["class_counts"]]))
             _check_one(classes)

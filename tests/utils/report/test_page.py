@@ -326,6 +326,30 @@ def test_records_of_another_kind_are_an_error(tmp_path, name, content):
     check_error([folder, "--output", tmp_path / "out.html"], str(folder / name))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"feat_loss": 5},
+        {"contents": ["feat_loss"]},
+        {"contents": {"pretrained": 5}},
+        {"fingerprint": 5},
+        {"dataset": "folder", "data": {"evaluation_fingerprints": {"test": 5}}},
+    ],
+    ids=lambda changes: next(reversed(changes)),
+)
+def test_settings_of_another_type_are_an_error(tmp_path, changes):
+    folder = write_run(tmp_path / "start" / "robust", stage=2, **changes)
+    check_error([folder, "--output", tmp_path / "out.html"], f"{folder}: not the records of a run")
+
+
+def test_accuracies_of_classes_that_are_no_numbers_are_an_error(tmp_path):
+    path = write_run(tmp_path / "run") / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["test"]["selected"]["linear"]["per_class"][0] = "a"
+    path.write_text(json.dumps(summary))
+    check_error([path.parent, "--output", tmp_path / "out.html"], f"{path}: not a record of a run")
+
+
 def test_a_last_line_that_was_cut_off_is_ignored(tmp_path, compare_numbers):
     folder = write_run(tmp_path / "run", epochs=2, finished=False)
     with open(folder / "log.jsonl", "a") as file:
