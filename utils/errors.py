@@ -175,8 +175,8 @@ def say(text: str) -> None:
 
 
 def warn(message: str, program: str = "main.py") -> None:
-    """Prints a warning of a program to standard error."""
-    print(f"{program}: warning: {message}", file=sys.stderr)
+    """Prints a warning of a program to standard error, in one line."""
+    print(f"{program}: warning: {printable(message)}", file=sys.stderr)
 
 
 def set_up_streams() -> None:

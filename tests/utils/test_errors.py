@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.support.helpers import REPOSITORY
-from utils.errors import LostContact, RunError, UserError, run_program, unwritable
+from utils.errors import LostContact, RunError, UserError, run_program, unwritable, warn
 
 
 def raising(error):
@@ -49,6 +49,11 @@ def raising(error):
 def test_a_foreseen_error_is_one_line_and_a_status(error, status, said, capsys):
     assert run_program("tried", raising(error)) == status
     assert capsys.readouterr() == ("", f"tried: error: {said}\n")
+
+
+def test_a_warning_is_one_line_without_control_characters(capsys):
+    warn("selected on \x1b[2J\nmain.py: error: x", "tried")
+    assert capsys.readouterr().err == ("tried: warning: selected on \\x1b[2J\\nmain.py: error: x\n")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from utils.runs.evaluated import find_evaluated
 from utils.runs.records import records_of, warn_of_unfinished
 from utils.runs.run_folder import RunFolder
 from utils.runs.tensorboard import EventFile
+from utils.text import printable
 from utils.training.setup import machine_of
 from utils.training.starting_point import check_not_trained_on, warn_of_other_data
 
@@ -96,7 +97,7 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
     for split in linear:
         rows |= {f"{split}, linear": linear[split], f"{split}, NCM": ncm[split]}
     chosen_on = f", selected on {chosen['selected_on']}" if "selected_on" in chosen else ""
-    print(f"{path}, epoch {chosen.get('epoch', 'unknown')}{chosen_on}")
+    print(printable(f"{path}, epoch {chosen.get('epoch', 'unknown')}{chosen_on}"))
     print(per_class_table(linear["test"], ncm["test"], data.class_names, data.class_counts))
     print(accuracy_table(rows, data.class_counts))
     for split, record in geometry.items():

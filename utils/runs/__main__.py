@@ -18,6 +18,7 @@ from utils.options.parse import Parser
 from utils.options.roles import Role
 from utils.runs.records import RecordedRun, accuracies_of, read_run
 from utils.runs.run_folder import RunFolder
+from utils.text import printable, shown
 
 COLUMNS = (
     *("folder", "stage", "seed", "flags", "epochs", "planned", "is_finished", "selected_on"),
@@ -80,16 +81,21 @@ def list_runs(root: Path, as_csv: bool) -> None:
             if as_csv:
                 table.writerow(row_of(run))
             else:
-                print("\n    ".join([str(folder), *describe(run)]))
+                print(_entry(folder, *describe(run)))
         except UserError as error:
-            print(f"{folder}\n    unreadable: {error}", file=problems)
+            print(_entry(folder, f"unreadable: {error}"), file=problems)
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a value is
             reason = f"not the records of a run ({type(error).__name__}: {error})"
-            print(f"{folder}\n    unreadable: {reason}", file=problems)
+            print(_entry(folder, f"unreadable: {reason}"), file=problems)
     for error in unreadable:
-        print(f"{error.filename}\n    cannot be read: {error.strerror}", file=problems)
+        print(_entry(error.filename, f"cannot be read: {error.strerror}"), file=problems)
     if not as_csv:
         print(f"{len(folders)} {'run' if len(folders) == 1 else 'runs'} below {root}")
+
+
+def _entry(folder: str | Path, *lines: str) -> str:
+    """Returns what the list says of a folder. Names and records are anybody's text."""
+    return "\n    ".join([shown(folder), *map(printable, lines)])
 
 
 def describe(run: RecordedRun) -> Iterator[str]:

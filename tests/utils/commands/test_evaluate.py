@@ -414,6 +414,13 @@ def test_evaluation_shows_the_size_of_every_group(tree, both):
     assert "few (8)" in outcome.out
 
 
+def test_control_characters_of_a_checkpoint_are_escaped(tree, both):
+    path = both / STAGE_1_NAME / "ckpt.best.pth.tar"
+    torch.save(load(path) | {"selected_on": "a\x1b[2J\nb"}, path)
+    out = succeed(stage_1(tree, both, "--evaluation", "True")).out
+    assert "selected on a\\x1b[2J\\nb\n" in out and "\x1b" not in out
+
+
 @pytest.mark.parametrize(
     "flags", [("--rand_number", 1), ("--imb_factor", 0.3)], ids=["other images", "other counts"]
 )

@@ -39,6 +39,15 @@ def test_the_place_of_the_data_is_named_as_a_shell_reads_it(tmp_path, capsys):
     assert flags.endswith("--data_root 'my photos'") and "--list_root" not in flags
 
 
+def test_control_characters_of_names_and_records_are_escaped(tmp_path, capsys):
+    write_run(tmp_path / "a\x1b[2J", dataset="\x1b[31m")
+    (write_run(tmp_path / "b\n") / "args.json").write_text("{")
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and out.count("\n") == 7
+    assert f"{tmp_path}/a\\x1b[2J\n" in out and f"{tmp_path}/b\\n\n    unreadable: " in out
+
+
 def table(root, capsys):
     assert main([str(root), "--csv"]) == 0
     captured = capsys.readouterr()
