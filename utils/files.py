@@ -126,7 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
     it holds something else."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

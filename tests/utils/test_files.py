@@ -12,7 +12,7 @@ import pytest
 
 from utils import files
 from utils.errors import UserError
-from utils.files import atomic_write, check_writable, of_each, write_json
+from utils.files import atomic_write, check_writable, of_each, read_json, write_json
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -161,3 +161,9 @@ def test_an_error_ends_the_calls(monkeypatch):
     with pytest.raises(FileNotFoundError, match="0"):
         list(of_each(look, range(1000)))
     assert len(called) <= 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000], ids=len)
+def test_json_that_cannot_be_read_or_is_no_object_is_empty(text, tmp_path):
+    (tmp_path / "a.json").write_text(text)
+    assert read_json(tmp_path / "a.json") == {}

@@ -28,7 +28,7 @@ def read_epochs(folder: Path) -> list[dict]:
         for line in path.read_text(errors="replace").splitlines():
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
             if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
                 raise UserError(f"{path}: not a log of epochs")
@@ -274,7 +274,7 @@ def warn_of_unfinished(path: Path, folders: Sequence[Path], program: str = "main
 def _read_object(path: Path) -> dict:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: unreadable ({error})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a record of a run")

@@ -187,7 +187,7 @@ def recorded_options(folder: RunFolder) -> dict:
             f"no args.json in {folder.records}, but checkpoints in {folder.models}: give the "
             "--root_log with which the run began; without its records it cannot be resumed"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder.arguments}: unreadable ({error})") from error
     if not isinstance(recorded, dict) or not isinstance(recorded.get("seed"), int):
         raise UserError(f"{folder.arguments}: not a record of options with a seed")

@@ -114,6 +114,12 @@ def test_jsonl_gives_the_records_back_to_the_last_bit(tmp_path):
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("line", ['{"epoch": 2, "pha', "[" * 100_000], ids=len)
+def test_records_end_before_a_line_that_cannot_be_read(line, tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n' + line)
+    assert read_epochs(tmp_path) == [{"epoch": 1}]
+
+
 def test_records_of_a_folder_without_a_run_are_none(tmp_path):
     assert read_epochs(tmp_path) == []
 

@@ -9,6 +9,7 @@ from tests.support.made_up_records import record
 from tests.support.made_up_runs import write_run
 from utils.errors import UserError
 from utils.runs.records import read_run
+from utils.runs.run_folder import RunFolder, recorded_options
 
 
 def keys_of(value):
@@ -28,3 +29,10 @@ def test_wrong_class_counts_are_one_line(name, counts, tmp_path):
     (folder / name).write_text(json.dumps(record | {"class_counts": counts}))
     with pytest.raises(UserError, match=rf"{name}: not a record of a run"):
         read_run(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000], ids=len)
+def test_options_that_cannot_be_read_are_one_line(text, tmp_path):
+    (tmp_path / "args.json").write_text(text)
+    with pytest.raises(UserError, match="unreadable"):
+        recorded_options(RunFolder(tmp_path, tmp_path))
