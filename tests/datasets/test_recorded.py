@@ -35,6 +35,17 @@ def test_a_flag_that_contradicts_the_checkpoint_is_an_error(trained, flag, value
         load_data(options(*flags, flag, value), recorded)
 
 
+@pytest.mark.parametrize(("size", "streamed"), [(48, True), (64, False)])
+def test_the_record_decides_stream_auto_and_an_explicit_flag_decides_alone(trained, size, streamed):
+    """Alone, `auto` streams images of 64 pixels and keeps these smaller ones in memory."""
+    flags, recorded, _ = trained
+    flags = (*flags, "-j", 0)
+    recorded["data"] |= {"image_size": size, "streamed": streamed}
+    assert load_data(options(*flags), recorded).is_streamed == streamed
+    other = load_data(options(*flags, "--stream", not streamed), recorded)
+    assert other.is_streamed != streamed
+
+
 @pytest.mark.parametrize("size", [0, 7, 1025])
 def test_a_recorded_size_that_no_images_have_is_an_error(trained, size):
     flags, _, _ = trained
@@ -42,8 +53,8 @@ def test_a_recorded_size_that_no_images_have_is_an_error(trained, size):
         load_data(options(*flags), {"data": {"image_size": size}})
 
 
-@pytest.mark.parametrize(("number", "taken"), [(2**32 - 1, 2**32 - 1), (2**32, 5)])
-def test_a_recorded_number_that_is_no_seed_splits_nothing_off(number, taken):
+@pytest.mark.parametrize(("number", "taken"), [(0, 0), (2**32 - 1, 2**32 - 1), (2**32, 5)])
+def test_a_recorded_number_splits_the_test_images_off_if_it_is_a_seed(number, taken):
     of_run = options("--rand_number", 5)
     assert recorded_test_number(of_run, {"test_rand_number": number}) == taken
 
@@ -62,6 +73,13 @@ def test_other_classes_are_an_error_that_names_them(trained):
         (other / split / "cat").rename(other / split / "dog")
     flags = ("--dataset", "folder", "--data_root", other)
     with pytest.raises(UserError, match="only these data have dog; only the checkpoint has cat"):
+        load_data(options(*flags), recorded)
+
+
+def test_classes_in_another_order_are_an_error(trained):
+    flags, recorded, _ = trained
+    recorded["data"]["class_names"].reverse()
+    with pytest.raises(UserError, match="the order is another"):
         load_data(options(*flags), recorded)
 
 

@@ -48,6 +48,8 @@ def test_a_class_of_two_or_more_has_a_test_and_a_training_image(fraction):
         np.bincount(test.labels, minlength=30), np.minimum(expected, sizes - 1)
     )
     assert sorted(train.names + test.names, key=int) == files.names
+    for part in (train, test):  # fingerprints are of the order too
+        assert part.names == sorted(part.names, key=int)
 
 
 def test_a_tree_with_training_images_alone_is_split_as_well(tmp_path):
@@ -82,7 +84,7 @@ def test_stage_2_and_evaluation_test_on_the_images_that_stage_1_set_aside(tmp_pa
     flags = ("--dataset", "folder", "--data_root", tmp_path)
     first = load_data(options(*flags, "--test_fraction", 0.4, "--rand_number", 5))
     recorded = {"data": first.description()}
-    for changes in ((), ("--rand_number", 9)):
+    for changes in ((), ("--rand_number", 9), ("--test_fraction", 0.4)):
         again = load_data(options(*flags, *changes), recorded)
         assert again.test.files == first.test.files
     with pytest.raises(UserError, match=r"--test_fraction 0\.3 contradicts the checkpoint"):
