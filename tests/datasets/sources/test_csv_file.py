@@ -5,6 +5,7 @@ import unicodedata
 import pytest
 import torch
 
+import datasets.files.decode
 import datasets.sources.from_files
 from datasets import load_data
 from tests.support.pictures import noise, options, save
@@ -85,6 +86,13 @@ def test_an_accent_in_a_path_may_be_one_character_or_two(of_file, in_table, tmp_
         csv_data(table)
 
 
+def test_an_accent_in_a_label_may_be_one_character_or_two(tmp_path):
+    table = write_table(tmp_path)
+    decomposed = unicodedata.normalize("NFD", "élm")
+    table.write_text(table.read_text().replace("élm", decomposed, 2))
+    assert csv_data(table).class_names == ["oak", "élm"]
+
+
 def test_cells_behind_the_last_column_may_be_empty(tmp_path):
     table = write_table(tmp_path, header="path,label,,", row="{path},{label},, ,")
     assert csv_data(table).class_counts == [8, 4]
@@ -108,6 +116,14 @@ def test_other_columns_are_named(tmp_path):
     assert "ignored" not in csv_data(write_table(tmp_path, header="path,label,,")).account()
     table = write_table(tmp_path, header="id,path,label,Set,", row="1,{path},{label},{split}")
     assert csv_data(table).account().endswith("; ignored: other columns (id, set)")
+
+
+def test_a_table_is_decoded_once_into_a_cache_beside_it(tmp_path, monkeypatch):
+    table = write_table(tmp_path)
+    first = csv_data(table)
+    assert (tmp_path / "table.decoded-32.npz").is_file()
+    monkeypatch.setattr(datasets.files.decode, "read_pixels", None)
+    assert torch.equal(csv_data(table).train.images, first.train.images)
 
 
 def test_nothing_is_decoded_if_a_listed_file_is_missing(tmp_path, monkeypatch):
@@ -143,14 +159,14 @@ def test_an_absolute_path_is_the_relative_one(tmp_path, monkeypatch):
         csv_data("t.csv")
 
 
-def test_whole_numbers_are_sorted_as_numbers(tmp_path):
+def test_whole_numbers_are_sorted_as_numbers_before_other_labels(tmp_path):
     lines = ["path,label"]
-    for label in (10, 9, 2):
+    for label in ("oak", 10, 9, 2):
         for i in range(2):
             save(tmp_path / f"{label}_{i}.png", noise(32, 32, 3))
             lines.append(f"{label}_{i}.png,{label}")
     (tmp_path / "t.csv").write_text("\r\n".join(lines))
-    assert csv_data(tmp_path / "t.csv").class_names == ["2", "9", "10"]
+    assert csv_data(tmp_path / "t.csv").class_names == ["2", "9", "10", "oak"]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,20 @@ def test_inaturalists_validation_list_is_its_test_set(tmp_path):
         data_of(root, dataset="inaturalist18")
 
 
+def test_classes_without_folders_of_their_own_are_numbered(own):
+    path = own / "ImageNet_LT_train.txt"
+    for image in list(own.glob("train/*/*")):
+        image.rename(own / "train" / image.name)
+        path.write_text(path.read_text().replace(f"{image.parent.name}/", ""))
+    assert data_of(own).class_names == ["0", "1", "2"]
+
+
+def test_images_and_lists_may_be_below_the_home_folder(own, monkeypatch):
+    monkeypatch.setenv("HOME", str(own.parent))
+    data = data_of("~/own", "--list_root", "~/own")
+    assert data.fingerprint == data_of(own).fingerprint
+
+
 def test_the_fingerprint_is_of_names_and_labels_and_not_of_the_place(own, tmp_path):
     before = data_of(own).fingerprint
     shutil.move(own, tmp_path / "moved")
