@@ -7,7 +7,7 @@ from torchvision.models import ResNet50_Weights
 
 from datasets import load_data, normalisation
 from tests.support.own_images import npz_data, write_npz
-from tests.support.pictures import options, pixels_of
+from tests.support.pictures import noise, options, pixels_of
 from utils.errors import UserError
 
 
@@ -29,6 +29,11 @@ def test_own_data_are_normalised_by_their_training_images(tmp_path):
         chosen = npz_data(tmp_path / "own.npz", "--normalisation", name)
         assert chosen.normalisation == constants
     assert load_data(options("--dataset", "digits")).normalisation == normalisation.CIFAR
+
+
+def test_images_count_alike_in_one_batch_and_in_several():
+    images = torch.from_numpy(noise(7, 3, 4, 4))
+    assert normalisation.of_images(images.split(3)) == normalisation.of_images([images])
 
 
 def test_a_channel_without_deviation_is_only_centred():

@@ -71,6 +71,7 @@ def test_a_tree_gives_what_pillow_decodes_with_classes_and_files_sorted(
         np.testing.assert_array_equal(pixels_of(split), decoded)
         expected = [sorted(names).index(cls) for cls, *_ in files[which]]
         assert split.labels.tolist() == expected
+        assert [tmp_path / file for file in split.files] == paths
 
 
 def test_other_files_are_ignored_and_other_modes_become_rgb(tree):
@@ -105,6 +106,10 @@ def change(tree, how):
     path = tree / "cifar10" / "train" / CLASSES[4] / "1.png"
     if how == "content":
         save(path, noise(32, 32, 3, seed=99))
+    elif how == "size":  # a copy may keep the time of another file
+        status = path.stat()
+        save(path, np.zeros((32, 32, 3), np.uint8))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     elif how == "added":
         save(path.with_name("10.png"), noise(32, 32, 3, seed=99))
     elif how == "removed":
@@ -119,7 +124,10 @@ def change(tree, how):
 
 @pytest.mark.parametrize(
     "how",
-    ["content", "added", "removed", "renamed", "of the test split", "moved to another class"],
+    [
+        *("content", "size", "added", "removed", "renamed"),
+        *("of the test split", "moved to another class"),
+    ],
 )
 def test_the_cache_is_remade_when_a_file_changes(tree, how, monkeypatch):
     before = load_cifar("cifar10", tree)

@@ -90,6 +90,12 @@ def test_large_images_are_prepared_as_imagenets_test_images_are():
     np.testing.assert_array_equal(fit(image, 224), theirs(image))
 
 
+@pytest.mark.parametrize("side", [32, 64])
+def test_an_image_of_the_asked_size_is_unchanged(side):
+    pixels = noise(side, side, 3)
+    np.testing.assert_array_equal(fit(Image.fromarray(pixels), side), pixels)
+
+
 def test_grey_palette_and_16_bit_images_become_rgb(tmp_path):
     grey = noise(32, 32)
     expected = np.repeat(grey[..., None], 3, axis=2)

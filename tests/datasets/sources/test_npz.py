@@ -27,6 +27,15 @@ def test_an_npz_file_gives_its_images_in_three_channels_with_val_held_out(tmp_pa
         np.testing.assert_array_equal(split.labels, arrays[f"{key}_labels"].ravel())
 
 
+def test_grey_images_may_have_a_dimension_for_their_channel(tmp_path):
+    arrays = write_npz(tmp_path / "own.npz")
+    changes = {name: a[..., None] for name, a in arrays.items() if name.endswith("images")}
+    write_npz(tmp_path / "other.npz", **changes)
+    own, other = (npz_data(tmp_path / f"{name}.npz") for name in ("own", "other"))
+    assert other.fingerprint == own.fingerprint
+    assert other.evaluation_fingerprints == own.evaluation_fingerprints
+
+
 def test_an_npz_file_is_resized_where_a_side_is_asked_for(tmp_path):
     arrays = write_npz(tmp_path / "own.npz")
     data = npz_data(tmp_path / "own.npz", "--image_size", 32)
