@@ -147,13 +147,15 @@ def test_an_error_of_all_processes_is_reported_by_process_0_and_any_other_by_its
     assert outcome.errors == ([] if is_shared else [f"main.py: error: {error}"])
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_data_that_one_of_several_processes_lacks_are_told_when_all_have_joined(size, monkeypatch):
+@pytest.mark.parametrize(("size", "resume", "status"), [(1, False, 2), (1, True, 0), (2, False, 0)])
+def test_missing_data_are_told_at_once_unless_the_run_may_be_finished_or_others_have_yet_to_join(
+    size, resume, status, monkeypatch
+):
     monkeypatch.setattr(main, "world_of_environment", lambda: World(rank=size - 1, size=size))
     begun = []
     monkeypatch.setattr("utils.commands.train.train", begun.append)
-    outcome = call(["--dataset", "folder", "--data_root", "nowhere"])
-    assert (outcome.status, len(begun)) == ((2, 0) if size == 1 else (0, 1))
+    outcome = call(["--dataset", "folder", "--data_root", "nowhere", "--resume", resume])
+    assert (outcome.status, len(begun)) == (status, int(status == 0))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")

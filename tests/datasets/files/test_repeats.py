@@ -95,6 +95,14 @@ def test_numbered_files_are_no_formats_and_a_copy_with_another_ending_is_told_on
     assert "; 2 test images are also among the training" in told and "format" not in told
 
 
+def test_copies_and_formats_within_the_test_set_are_not_called_training_images(tmp_path):
+    write_folder(tmp_path)
+    shutil.copy(tmp_path / "test/bee/00.png", tmp_path / "test/bee/copy.png")
+    for i, ending in enumerate(("JPG", "tif")):
+        save(tmp_path / "test" / "bee" / f"DSC_1.{ending}", noise(32, 32, 3, seed=50 + i))
+    assert folder_data(tmp_path).account().endswith("none held out")
+
+
 @ways
 def test_copies_that_a_held_out_part_parts_are_told(stream, tmp_path):
     write_folder(tmp_path, counts=(1, 1, 1))

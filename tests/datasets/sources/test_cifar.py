@@ -77,12 +77,15 @@ def test_the_archive_alone_is_enough(tmp_path, monkeypatch, no_network):
     assert no_network == []
 
 
+class Response(io.BytesIO):
+    """What a server sends, as urllib gives it."""
+
+    url, length = None, 0
+
+
 def test_missing_files_are_downloaded_and_read(tmp_path, monkeypatch):
     contents = write_archive(tmp_path / "served.tar.gz", monkeypatch)
     source, asked = SOURCES["cifar10"], []
-
-    class Response(io.BytesIO):
-        url, length = None, 0
 
     def urlopen(request):
         asked.append(request.full_url)
@@ -96,7 +99,7 @@ def test_missing_files_are_downloaded_and_read(tmp_path, monkeypatch):
     np.testing.assert_array_equal(balanced.test.labels, labels)
 
 
-class Interrupted(io.BytesIO):
+class Interrupted(Response):
     """A page of a proxy, after which the user stops the program."""
 
     def read(self, size=-1):
@@ -106,15 +109,11 @@ class Interrupted(io.BytesIO):
 
 
 @pytest.mark.parametrize(
-    ("page", "error"), [(io.BytesIO, UserError), (Interrupted, KeyboardInterrupt)]
+    ("page", "error"), [(Response, UserError), (Interrupted, KeyboardInterrupt)]
 )
 def test_a_false_archive_is_not_left(page, error, tmp_path, monkeypatch):
     """It would be taken for the data for ever, also beside PNG files."""
-
-    class Response(page):
-        url, length = None, 0
-
-    monkeypatch.setattr(urllib.request, "urlopen", lambda request: Response(b"<html>"))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda request: page(b"<html>"))
     with pytest.raises(error):
         load_cifar("cifar10", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -178,18 +177,25 @@ def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path, monkeypatch, no_n
     assert len(taken) == 2 and list(tmp_path.iterdir()) == []
 
 
-def test_an_archive_that_cannot_be_unpacked_in_its_folder_is_not_called_missing(
-    tmp_path, monkeypatch, no_network
+@pytest.mark.parametrize("was_there", [True, False], ids=["was there", "downloaded"])
+def test_an_archive_that_cannot_be_unpacked_in_its_folder_is_kept_and_not_called_missing(
+    was_there, tmp_path, monkeypatch
 ):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     root = tmp_path / "data"
     root.mkdir()
-    write_archive(root / SOURCES["cifar10"].filename, monkeypatch)
+    archive = root / SOURCES["cifar10"].filename
+    write_archive(archive, monkeypatch)
+    content = archive.read_bytes()
+    if not was_there:
+        archive.unlink()
+    monkeypatch.setattr(urllib.request, "urlopen", lambda request: Response(content))
     monkeypatch.setattr(tarfile.TarFile, "extractall", refuse)
     with pytest.raises(UserError, match=r"cannot be unpacked .*Permission denied.*tar -xf"):
         load_cifar("cifar10", root)
+    assert archive.read_bytes() == content
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
