@@ -56,8 +56,11 @@ def evaluate(options: Options) -> None:
             was trained on images that `--heldout_fraction` holds out; or all of `--readings` need
             held-out images and there are none.
     """
+    of_seeds = options.by_seed()
     with collectives.joined() as world:
-        evaluated = [_evaluate(of_seed, world) for of_seed in options.by_seed()]
+        # Nothing is written for the first seed if a later one has no readable checkpoint.
+        collectives.from_main(lambda: [_read_chosen(later)[1] for later in of_seeds[1:]], world)
+        evaluated = [_evaluate(of_seed, world) for of_seed in of_seeds]
     if options.seeds is not None and world.is_main:
         seen = [found for found in evaluated if found is not None]
         print(f"mean ± sample standard deviation over seeds {options.seeds}")
@@ -67,14 +70,7 @@ def evaluate(options: Options) -> None:
 def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int]] | None:
     """Evaluates one run. Returns the accuracies, by split and classifier, and the class counts; in
     other processes than process 0, None."""
-
-    def read_chosen() -> tuple[dict, Path, RunFolder]:
-        path, folder = find_evaluated(options)
-        chosen = checkpoint.load(path)
-        check_writable(folder.records)
-        return chosen, path, folder
-
-    chosen, path, folder = collectives.from_main(read_chosen, world)
+    chosen, path, folder = collectives.from_main(lambda: _read_chosen(options), world)
     machine = collectives.together(lambda: machine_of(options, world), world)
     data = collectives.main_first(lambda: load_data(options, chosen), world)
     print(data.account())
@@ -115,6 +111,18 @@ def _evaluate(options: Options, world: World) -> tuple[dict[str, dict], list[int
             found = _fit_classifiers(options.chosen_readings, model, train, evaluator)
             _save_readings(folder, *found, model, _epoch_of(chosen), data.class_names)
     return rows, data.class_counts
+
+
+def _read_chosen(options: Options) -> tuple[dict, Path, RunFolder]:
+    """Returns the checkpoint that is evaluated, its file and the folder of its run.
+
+    Raises:
+        UserError: there is none, it is not readable, or the folder is not writable.
+    """
+    path, folder = find_evaluated(options)
+    chosen = checkpoint.load(path)
+    check_writable(folder.records)
+    return chosen, path, folder
 
 
 def _fit_classifiers(

@@ -168,6 +168,15 @@ def test_several_seeds_are_evaluated_one_by_one_and_together(tree, tmp_path):
         assert (tmp_path / SEEDS_NAME / f"seed{seed}" / "outputs_test.npz").exists()
 
 
+def test_an_evaluation_writes_nothing_if_a_later_seed_was_not_trained(tree, tmp_path):
+    argv = [*without_seed(stage_1(tree, tmp_path, "--epochs", 0)), "--seeds"]
+    succeed([*argv, "1"])
+    before = snapshot(tmp_path)
+    outcome = call([*argv, "1,2", "--evaluation", "True"])
+    assert outcome.status == 2 and "no checkpoint" in outcome.err
+    assert snapshot(tmp_path) == before
+
+
 def test_an_interruption_keeps_finished_seeds_and_a_seed_can_be_added(tree, tmp_path):
     undisturbed, root = tmp_path / "a", tmp_path / "b"
     argv = without_seed(stage_1(tree, undisturbed, "--epochs", 1))
