@@ -12,6 +12,7 @@ from utils.errors import UserError, warn
 from utils.files import read_json
 from utils.runs import checkpoint
 from utils.runs.lookup import checkpoint_of_flag
+from utils.runs.records import records_of, warn_of_unfinished
 from utils.training.prior import recorded_weight
 from utils.training.setup import Run
 from utils.training.starting_point import (
@@ -64,6 +65,7 @@ def load_teacher(run: Run) -> Teacher:
             f"this run's have {data.image_size}x{data.image_size}; --image_size sets their size"
         )
     check_not_trained_on(options, start, path, data)
+    warn_of_unfinished(path, records_of(path, options))
     warn_of_other_data(start, path, data)
     # A last epoch suits every protocol. Other programs' files do not say what chose them.
     if start.get("selected_on", "last") != "last":

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from datasets.origin import Origin
 from losses import prior_offsets
 from models import build_model
+from tests.support.made_up_runs import write_run
 from utils.errors import UserError
 from utils.machine.device import Machine
 from utils.options.parse import parse_options
@@ -172,6 +173,13 @@ def test_a_teacher_that_another_protocol_chose_warns(
     save(tmp_path / "t.pth.tar", **({"selected_on": chosen} if chosen else {}))
     load_teacher(run(tmp_path / "t.pth.tar", "--select_on", protocol))
     assert ("was selected on test, so the chain is not" in capsys.readouterr().err) == warns
+
+
+def test_a_teacher_whose_run_is_not_finished_warns(run, tmp_path, capsys):
+    path = write_run(tmp_path / "deep", epochs=3, finished=False) / "ckpt.best.pth.tar"
+    save(path)
+    load_teacher(run(path))
+    assert f"{path} is from a run that is not finished: 3 of 4" in capsys.readouterr().err
 
 
 def test_a_teacher_is_asked_whether_it_was_trained_on_held_out_images(run, tmp_path, monkeypatch):
