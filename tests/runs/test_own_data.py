@@ -106,9 +106,11 @@ def test_a_run_goes_on_with_a_copy_of_its_images_and_never_with_others(tmp_path,
     assert "finished" in succeed([*first, "--resume", "True", "--data_root", str(copy)]).out
     write_npz(path, train_images=noise(13, 28, 28, seed=7))
     assert run_folder(parse_options(first)).records != folder
-    succeed([*first, "--resume", "True"])
+    [warning] = succeed([*first, "--resume", "True"]).warnings
+    assert f"the data in --data_root {path} have changed since the run in {folder} began" in warning
     assert snapshot(folder) == before
     assert len(list(tmp_path.glob("npz_*"))) == 2
+    assert not succeed([*first, "--resume", "True"]).warnings  # it finds the second one finished
 
 
 def test_no_new_run_begins_in_the_place_of_an_unfinished_one_whose_images_have_changed(

@@ -82,7 +82,8 @@ def _check_files_unchanged(options: Options) -> None:
 
 def _check_data_unchanged(options: Options) -> None:
     """Checks that no new run would begin in the place of one that is not finished. That would
-    happen if own data have changed since the run began, because its name has their digest.
+    happen if own data have changed since the run began, because its name has their digest. Warns if
+    one begins beside a finished run.
 
     Raises:
         UserError: there is an unfinished run with these options, of data at the same path.
@@ -90,14 +91,20 @@ def _check_data_unchanged(options: Options) -> None:
     if options.dataset not in OWN_DATASETS or not expanded(options.data_root).exists():
         return
     for run in named_alike(options):
-        if run.summary.exists() or not is_run_of(options, run):
+        if not is_run_of(options, run):
             continue
-        if is_same_path(options.data_root, recorded_options(run).get("data_root")):
+        if not is_same_path(options.data_root, recorded_options(run).get("data_root")):
+            continue
+        changed = (
+            f"--resume True: the data in --data_root {options.data_root} have changed since the "
+            f"run in {run.records} began"
+        )
+        if not run.summary.exists():
             raise UserError(
-                f"--resume True: the data in --data_root {options.data_root} have changed since "
-                f"the run in {run.records} began, which is not finished; put them back to continue "
-                "it; without --resume True a new run begins"
+                f"{changed}, which is not finished; put them back to continue it; without --resume "
+                "True a new run begins"
             )
+        warn(f"{changed}, which is finished and stays; a new run begins in another folder")
 
 
 def _check_start(options: Options, recorded: Mapping[str, Any], folder: RunFolder) -> None:
