@@ -510,8 +510,9 @@ class Options:
         content="file",
         is_shared=True,
         help="start the whole network except its classifier from these weights: a state_dict of "
-        "torchvision, timm or this project, .pth or .safetensors. An ImageNet network then also "
-        "gets ImageNet's normalisation. In stage 2 the weights replace those of --pretrained",
+        "torchvision, timm or this project, .pth or .safetensors. In stage 1 an ImageNet network "
+        "then also gets ImageNet's normalisation. In stage 2 the weights replace those of "
+        "--pretrained",
         type=values.path_text,
         metavar="FILE",
     )
@@ -582,9 +583,9 @@ class Options:
     seeds: str | None = flag(
         TRAINING,
         role=Role.COMMAND,
-        help="train a run for each seed, side by side on a GPU if the images are held in memory, "
-        "else one after another. Each has a sub-folder seedN of the run folder. The run folder's "
-        "summary.json has the mean and the sample standard deviation",
+        help="train a run for each seed, side by side on a GPU if the images are held in memory "
+        "(not with torchrun), else one after another. Each has a sub-folder seedN of the run "
+        "folder. The run folder's summary.json has the mean and the sample standard deviation",
         type=values.seeds,
         metavar="N[,N]",
     )
