@@ -20,9 +20,9 @@ from tests.support.helpers import REPOSITORY
 from tests.support.made_up_runs import COUNTS, write_outputs, write_run
 from tests.support.page_fixtures import Reader, call
 from utils.evaluation.calibration import expected_calibration_error, reliability_bins
-from utils.report import figures, output_sections
+from utils.report import figures, output_sections, sections
 from utils.report.page import TITLE
-from utils.report.run_groups import class_counts
+from utils.report.run_groups import class_counts, group_runs
 from utils.runs.records import MissingRecord, read_run
 
 
@@ -218,6 +218,19 @@ def test_only_margins_of_the_features_in_the_map_are_radii(flags, has_circles, t
     assert all((radius is not None) == has_circles for radius in radii)
 
 
+def test_centroids_and_radii_of_a_map_are_those_of_its_classes(tmp_path):
+    folder = write_run(tmp_path / "start" / "robust", stage=2)
+    write_outputs(folder)
+    run = read_run(folder)
+    clouds, largest_and_smallest = output_sections._clouds(run), (0, 1, 2, 4, 5, 6)
+    margins = run.margin_record["margins"]
+    assert [cloud.margin for cloud in clouds] == [margins[label] for label in largest_and_smallest]
+    train = run.arrays("outputs_train.npz", ["feats", "labels"])
+    for cloud, label in zip(clouds, largest_and_smallest, strict=True):
+        mean = train["feats"][train["labels"] == label].mean(axis=0)
+        np.testing.assert_allclose(cloud.centroid, mean, atol=1e-6)
+
+
 def test_a_run_of_another_stage_2_is_no_parent(tmp_path):
     outer = write_run(tmp_path / "outer", stage=2)
     assert read_run(write_run(outer / "inner", stage=2)).parent is None
@@ -237,6 +250,19 @@ def test_calibration_by_hand():
     assert expected_calibration_error(confs, correct) == pytest.approx(expected)
 
 
+def test_reliability_compares_predictions_with_labels_and_accuracy_with_confidence(tmp_path):
+    folder = write_run(tmp_path / "run")
+    arrays = {"labels": [0, 0, 0, 0], "preds": [0, 0, 0, 1], "confs": [0.95, 0.95, 0.95, 0.55]}
+    np.savez(folder / "outputs_test.npz", **arrays)
+    [figure] = output_sections.reliability(group_runs([read_run(folder)])).figures
+    assert figure.caption.endswith("Expected calibration error: 17.50 % (seed 0).")
+    axes = Figure().subplots()
+    figure.draw(axes)
+    _, line = axes.get_lines()
+    accuracy = dict(zip(line.get_xdata().round(2), line.get_ydata(), strict=True))
+    assert (accuracy[0.95], accuracy[0.55]) == (100, 0)
+
+
 def test_the_map_shows_centroids_with_circles_of_their_margins():
     generator = np.random.default_rng(0)
     clouds = [
@@ -254,6 +280,35 @@ def test_the_map_shows_centroids_with_circles_of_their_margins():
         x, y = circle.center
         assert left < x - circle.radius and x + circle.radius < right
         assert bottom < y - circle.radius and y + circle.radius < top
+
+
+def test_each_curve_has_the_numbers_of_its_log(tmp_path):
+    run = read_run(write_run(tmp_path / "start" / "robust", stage=2))
+    found = {}
+    for figure in sections.training_curves(group_runs([run])).figures:
+        [curve] = figure.draw.keywords["curves"]
+        found[figure.name] = dict(zip(curve.epochs, curve.values, strict=True))
+    assert found == {
+        "linear": {1: 40, 2: 40, 3: 40, 4: 39},
+        "ncm": {1: 45, 2: 45, 3: 45, 4: 44},
+        "test_loss": {1: 2, 2: 2, 3: 2, 4: 2},
+        "train_loss_1": {1: 1, 2: 0.5},
+        "train_loss_2": {1: 5, 2: 2.5},
+        "train_loss_3": {3: 1, 4: 1},
+    }
+
+
+def test_figures_show_the_finished_runs_of_a_group_or_their_mean(tmp_path):
+    runs = [
+        read_run(write_run(tmp_path / "a", 0, epochs=2, finished=False, base=20.0)),
+        read_run(write_run(tmp_path / "b", 1, base=40.0)),
+        read_run(write_run(tmp_path / "c", 2, base=44.0)),
+    ]
+    [group] = group_runs(runs)
+    assert [run.seed for run in group.by_rank] == [1, 2, 0]
+    [figure] = sections.accuracy_by_class([group]).figures
+    assert figure.draw.keywords["per_class"] == [52 - 3 * k for k in range(len(COUNTS))]
+    assert figure.caption.endswith("selected epoch, mean over 2 runs.")
 
 
 def test_the_legend_has_one_entry_for_all_runs_of_the_same_settings():

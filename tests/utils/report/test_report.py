@@ -99,6 +99,13 @@ def test_the_report_of_a_finished_run_shows_everything(tmp_path, drawn):
     robust = drawn["Losses"].get_lines()[1]
     np.testing.assert_allclose(robust.get_xdata(), [1, 2, 3])
     np.testing.assert_allclose(robust.get_ydata(), [2, 1, 2 / 3])
+    test = drawn["Losses"].get_lines()[3]
+    np.testing.assert_allclose(test.get_ydata(), [2 / epoch for epoch in range(1, 6)])
+    lines = drawn["Accuracy on the test set"].get_lines()
+    accuracies = {line.get_label(): line.get_ydata() for line in lines}
+    firsts = {"linear, all": 31, "linear, many": 41, "linear, medium": 31.5, "linear, few": 21}
+    for label, first in (firsts | {"NCM, all": 32}).items():
+        np.testing.assert_allclose(accuracies[label], first + np.arange(5))
     many = drawn[BY_SIZE].collections[0].get_offsets()
     np.testing.assert_allclose(many, [[150, 44], [120, 41]])  # of the selected epoch, 4
     few = drawn["Margins: mean and range of each group"].get_lines()[2]

@@ -99,6 +99,17 @@ def test_copies_of_the_same_images_are_one_row(tmp_path):
     assert groups[0].description == "stage 1, data root photos (test images beefbeef)"
 
 
+def test_a_file_counts_by_its_content_and_not_by_its_place(tmp_path):
+    files = [("a", "beef" * 16), ("b", "beef" * 16), ("b", "cafe" * 16)]
+    runs = []
+    for seed, (place, digest) in enumerate(files):
+        flags = {"teacher": f"{place}/ckpt.pth.tar", "contents": {"teacher": digest}}
+        runs.append(read_run(write_run(tmp_path / str(seed), seed, **flags)))
+    groups = group_runs(runs)
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [2]]
+    assert groups[0].description == "stage 1, teacher ckpt.pth.tar (sha256 beefbeef)"
+
+
 def settings(**arguments):
     run = RecordedRun(Path("run"), {"data_root": "mine"} | arguments, [], None, None)
     return settings_of(run)
