@@ -175,6 +175,15 @@ def test_sighup_stops_a_run_where_it_can_go_on_unless_it_is_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_second_signal_is_not_deferred_and_none_is_after_a_run(monkeypatch):
+    monkeypatch.setattr(signals, "_received", [])  # or later tests would find the signal
+    before = [signal.getsignal(number) for number in signals.DEFERRED]
+    with signals.deferred():
+        signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert [signal.getsignal(number) for number in signals.DEFERRED] == before
+
+
 def test_a_system_without_file_locks_runs_without_them(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.runs.run_folder.fcntl", None)
     folder = RunFolder(tmp_path / "run", tmp_path / "run")

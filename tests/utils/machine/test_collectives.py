@@ -14,9 +14,9 @@ from datasets.loading.loader import Normalise
 from datasets.loading.resident import ResidentLoader
 from tests.support import distributed_steps
 from tests.support.helpers import call, stage_1
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 from utils.machine import collectives
-from utils.machine.device import Machine, choose_machine
+from utils.machine.device import Machine
 from utils.machine.processes import ALONE, VARIABLES, World, world_of_environment
 from utils.training import split_step
 from utils.training.split_step import running_statistics_kept
@@ -115,12 +115,22 @@ def test_processes_wait_for_one_that_decodes_for_hours(monkeypatch):
     assert told["timeout"] >= timedelta(hours=12)
 
 
-def test_a_graph_is_refused_where_the_step_is_split(monkeypatch):
-    gpu = torch.device("cuda", 0)
-    monkeypatch.setattr("utils.machine.device._choose_device", lambda *arguments: gpu)
-    monkeypatch.setattr("utils.machine.device._has_kernels", lambda device: True)
-    with pytest.raises(UserError, match=r"--accumulate 1"):
-        choose_machine(None, "float32", "graph", micro_batches=2)
+def test_a_signal_to_one_process_is_one_to_all(monkeypatch):
+    asked = []
+    monkeypatch.setattr(dist, "all_reduce", lambda number, operation: asked.append(operation))
+    assert collectives.largest(15, World(0, 2)) == 15 and asked == [dist.ReduceOp.MAX]
+
+
+@pytest.mark.parametrize("error", [UserError("bad"), RunError("bad"), OSError(28, "full")])
+def test_a_failure_of_process_0_is_told_to_the_others(error, monkeypatch):
+    def fail():
+        raise error
+
+    told = []
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda found, src: told.extend(found))
+    with pytest.raises(type(error)):
+        collectives.from_main(fail, World(0, 2))
+    assert told == [None, error] and error.is_shared
 
 
 def test_sync_bn_is_refused_without_a_gpu(tree, tmp_path):

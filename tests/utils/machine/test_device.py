@@ -8,7 +8,7 @@ import torch
 
 from utils.errors import UserError
 from utils.machine.cores import usable_cores
-from utils.machine.device import Machine, choose_machine, seed_everything
+from utils.machine.device import Machine, Stopwatch, choose_machine, seed_everything
 from utils.machine.memory import usable_memory
 from utils.machine.processes import ALONE, VARIABLES, World
 
@@ -196,6 +196,33 @@ def test_auto_is_the_graph_on_cuda_and_eager_on_a_cpu(cuda_devices):
         choose_machine(None, "float32", "graph")
 
 
+@pytest.mark.parametrize("split", [{"micro_batches": 2}, {"world": World(1, 2, 1)}])
+def test_where_a_step_is_split_there_is_no_graph(split, cuda_devices):
+    cuda_devices(["A", "B"])
+    assert choose_machine(None, "float32", **split).step == "eager"
+    with pytest.raises(UserError, match="--step graph works with one process and --accumulate 1"):
+        choose_machine(None, "float32", "graph", **split)
+
+
+def test_the_milliseconds_of_a_gpu_become_seconds(monkeypatch):
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            pass
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, ended):
+            assert ended is not self
+            return 1500.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert Stopwatch(torch.device("cuda", 0)).stop() == 1.5
+
+
 @pytest.mark.parametrize(
     ("limit", "cores"), [("100000 100000", 1), ("150000 100000", 2), ("max 100000", 8), (None, 8)]
 )
@@ -247,12 +274,16 @@ def test_the_memory_of_a_process_is_its_share_of_a_limit(
     assert usable_memory() == memory * GB // local_size
 
 
-def test_a_cpu_takes_no_more_threads_than_cores_and_a_gpu_one(cuda_devices, monkeypatch):
+@pytest.mark.parametrize(("threads", "expected"), [(64, 8), (2, 2)])
+def test_a_cpu_takes_its_threads_but_no_more_than_cores_and_a_gpu_one(
+    threads, expected, cuda_devices, monkeypatch
+):
     cuda_devices([])
     taken = []
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr("utils.machine.device.usable_cores", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
     choose_machine(None, "float32")
     cuda_devices(["A"])
     choose_machine(None, "float32")
-    assert taken == [usable_cores(), 1]
+    assert taken == [expected, 1]
