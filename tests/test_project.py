@@ -122,13 +122,13 @@ def test_every_promised_flag_is_there_with_its_default(names, default):
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--evaluation", "--as_released", "--overwrite"])
-def test_booleans_take_true_and_false_and_the_bare_flag_means_true(flag):
+def test_booleans_have_several_spellings_and_the_bare_flag_means_true(flag):
     name = flag.removeprefix("--")
     for words, value in (
         ([], False),
         ([flag], True),
-        ([flag, "True"], True),
-        ([flag, "False"], False),
+        *(([flag, text], True) for text in ("True", "true", "1", "YES")),
+        *(([flag, text], False) for text in ("False", "FALSE", "0", "no")),
     ):
         assert getattr(parse_options(words), name) is value
 

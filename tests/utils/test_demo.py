@@ -19,6 +19,11 @@ def test_the_control_differs_from_dro_lt_in_the_robust_loss_alone(tmp_path):
     assert all(run_folder(runs[n]).models.parent == first for n in (demo.CONTROL, demo.DRO_LT))
 
 
+def test_every_run_has_the_seed(tmp_path):
+    runs = demo.commands(3, tmp_path).values()
+    assert [parse_options(flags).seed for flags in runs] == [3, 3, 3]
+
+
 def test_the_table_has_every_run_by_both_classifiers(tmp_path, monkeypatch, capsys):
     called = []
 
@@ -26,9 +31,11 @@ def test_the_table_has_every_run_by_both_classifiers(tmp_path, monkeypatch, caps
         """Writes the records of a run without training it."""
         called.append(argv)
         options = parse_options(argv)
+        if options.evaluation:
+            return 0
         top1 = 60.0 + len(called)
         record = dict.fromkeys(("top1", "top5", "balanced", "many", "medium", "few"), top1)
-        result = {"linear": record, "ncm": record}
+        result = {"linear": record, "ncm": record | {"top1": top1 + 0.25}}
         records = run_folder(options).records
         records.mkdir(parents=True, exist_ok=True)
         summary = {"class_counts": [30, 20, 10], "test": {"last": result}}
@@ -39,9 +46,11 @@ def test_the_table_has_every_run_by_both_classifiers(tmp_path, monkeypatch, caps
     assert demo.demo(0, tmp_path) == 0
     out = capsys.readouterr().out
     assert len(called) == 4 and called[-1][-2:] == ["--evaluation", "True"]
-    for method in (demo.CROSS_ENTROPY, demo.CONTROL, demo.DRO_LT):
-        for classifier in ("linear", "NCM"):
-            assert f"{method}, {classifier}" in out
+    assert all(argv[-2:] == ["--overwrite", "True"] for argv in called[:3])
+    for top1, method in enumerate((demo.CROSS_ENTROPY, demo.CONTROL, demo.DRO_LT), start=61):
+        for classifier, decimals in (("linear", "00"), ("NCM", "25")):
+            [row] = [line for line in out.splitlines() if f"{method}, {classifier}" in line]
+            assert f" {top1}.{decimals} " in row
     assert out.rstrip().endswith("report.png")
 
 

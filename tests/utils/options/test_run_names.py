@@ -105,6 +105,12 @@ def test_the_stage_1_says_on_which_data_stage_2_works():
     assert name_of(f"{flags} {data}") == PLAIN_2
 
 
+def test_a_stage_1_of_a_factor_that_begins_alike_is_on_other_data():
+    flags = STAGE_2.replace("0.01_0", "0.025_0")
+    assert name_of(f"{flags} --imb_factor 0.025") == PLAIN_2
+    assert name_of(f"{flags} --imb_factor 0.02") != PLAIN_2
+
+
 def test_flags_of_the_robust_loss_decide_nothing_where_there_is_none():
     plain = STAGE_2.replace("ce,robust_loss", "ce")
     assert name_of(f"{plain} --as_released True") == name_of(plain)
@@ -172,6 +178,14 @@ def test_own_data_are_known_by_what_they_are_and_not_by_where(tmp_path, monkeypa
     assert name.startswith("folder_resnet32_CE_None_natural_0.01_0-")
 
 
+def test_an_image_of_another_size_makes_other_data(tmp_path):
+    data = own_data(tmp_path, "data")
+    before = content_digest(str(data))
+    (data / "train" / "one" / "image.png").write_bytes(b"a larger one")
+    content_digest.cache_clear()
+    assert content_digest(str(data)) != before
+
+
 def test_own_data_have_the_same_name_on_windows(tmp_path, monkeypatch):
     data, relpath = own_data(tmp_path, "data"), os.path.relpath
     before = content_digest(str(data))
@@ -190,6 +204,16 @@ def test_what_runs_leave_among_own_data_does_not_change_them(tmp_path):
     (data / "decoded.npz").write_bytes(b"cache")
     content_digest.cache_clear()
     assert own_name(data, *flags) == name
+
+
+@pytest.mark.parametrize("flag", ["--root_log", "--root_model"])
+def test_the_folder_of_runs_is_no_class_whatever_else_is_in_it(flag, tmp_path):
+    data = own_data(tmp_path, "data") / "train"  # with folders of classes
+    runs = data / "checkpoint"
+    name = own_name(data, flag, str(runs))
+    (runs / "run").mkdir(parents=True)
+    (runs / "run" / "weights.zip").write_bytes(b"mine")
+    assert own_name(data, flag, str(runs)) == name
 
 
 @pytest.mark.parametrize("name", [".thumbnails", "@eaDir", "__MACOSX", "#recycle"])
