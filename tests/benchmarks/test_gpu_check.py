@@ -6,6 +6,7 @@ import pickle
 import time
 from contextlib import closing, nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from benchmarks.data import benchmark_data
 from benchmarks.gpu_tests import CUDA_TESTS, run_tests
 from benchmarks.our_side import OurSide
 from benchmarks.own_process import in_own_process
-from benchmarks.settings import settings_of
+from benchmarks.settings import PHASES, settings_of
 from benchmarks.side import EpochTime
 from tests.support.helpers import REPOSITORY, without_gpus
 from utils.errors import RunError, UserError
@@ -323,6 +324,21 @@ def test_a_stage_2_that_fails_costs_no_stage_1(stand_in, monkeypatch):
     assert "recipe" not in gpu_check.report(record | {"left_out": [], "failures": {}})
 
 
+def test_kernels_and_busy_milliseconds_are_those_of_a_step(monkeypatch):
+    def event(is_user_annotation):
+        return SimpleNamespace(
+            device_type=gpu_kinds.DeviceType.CUDA,
+            is_user_annotation=is_user_annotation,
+            time_range=SimpleNamespace(elapsed_us=lambda: 500.0),
+        )
+
+    events = [event(False)] * (2 * gpu_kinds.STEPS) + [event(True)]
+    profiler = SimpleNamespace(events=lambda: events)
+    monkeypatch.setattr(gpu_kinds, "profile", lambda activities: nullcontext(profiler))
+    _, found = gpu_kinds.measure_steps(StandIn(None, None, None), "features")
+    assert found == {"kernels": 2.0, "busy_ms": 1.0}
+
+
 def test_batches_are_counted_as_in_training(tmp_path):
     """All batch-norm layers but one leave the count to the end of an epoch. The count of a step
     would otherwise have more kernels than a step of training."""
@@ -335,6 +351,13 @@ def test_batches_are_counted_as_in_training(tmp_path):
         next(steps)
         assert [norm.num_batches_tracked for norm in norms] == [1] + [None] * (len(norms) - 1)
     assert [norm.num_batches_tracked for norm in norms] == [1] * len(norms)
+
+
+def test_a_rate_of_ours_counts_every_image(tmp_path):
+    settings = settings_of(["--gpu", "cpu"], quick=True)
+    side = OurSide(settings, benchmark_data(settings)[0], tmp_path)
+    assert [*map(side.train_batches, PHASES), side.load()] == [25, 40, 40, 40]
+    assert side.evaluate() == sum(map(len, side.data.evaluation_splits.values()))
 
 
 def test_on_a_gpu_kernels_are_counted(cuda, tmp_path):

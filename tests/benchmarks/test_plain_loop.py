@@ -158,6 +158,11 @@ def test_a_rate_of_the_feature_phase_has_a_centroid_of_every_class(loop, monkeyp
     assert steps and all(centroids.isfinite().all() for *_, centroids in steps)
 
 
+def test_a_rate_counts_every_image(loop):
+    found = [*map(loop.train_batches, PHASES), loop.load(), loop.evaluate()]
+    assert found == [25, 40, 40, 40, 20]
+
+
 @pytest.mark.parametrize("quantity", ["evaluation", "augmentation"])
 def test_other_rates_train_nothing(loop, quantity):
     assert loop.rate(quantity) > 0 and not loop.statistics

@@ -5,18 +5,20 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import rounds, throughput
+from benchmarks import end_to_end, rounds, throughput
 from benchmarks.data import benchmark_data, scaled
 from benchmarks.measurements import Measurements, line_through
 from benchmarks.memory import PeakMemory, memory_of_tree
 from benchmarks.report import Report, markdown
 from benchmarks.settings import PHASES, RECIPE, settings_of
-from benchmarks.side_process import SIZES, side_names
+from benchmarks.side import EpochTime
+from benchmarks.side_process import SIZES, SideProcess, side_names
 from datasets.samplers import visits_every_class
 from utils.options.parse import parse_stages
 
@@ -190,6 +192,47 @@ def test_there_is_time_for_the_part_of_the_images(seconds, left, expected, monke
     monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
     found = rounds.affordable([Asked(), Asked()], (1, 2, 4), deadline=left + seconds)
     assert found == pytest.approx(expected)
+
+
+def test_the_epochs_of_a_size_are_on_its_part_of_the_images():
+    class Asked:
+        name = "asked"
+
+        def ask(self, method, part):
+            return {"features": [EpochTime(10 * part, part)]}
+
+    found = Measurements()
+    rounds.measure_epochs(found, [Asked()], {1: 0.5, 2: 1.0}, deadline=0)
+    for size, part in ((1, 0.5), (2, 1.0)):
+        assert found.values("features seconds", "asked", size) == [10 * part]
+        assert found.values("features training seconds", "asked", size) == [part]
+
+
+@pytest.mark.parametrize("epochs", [2, None])
+def test_the_time_of_the_plain_loop_is_that_of_all_its_epochs(epochs, monkeypatch):
+    class Asked:
+        def __init__(self, *_):
+            pass
+
+        def start_up_seconds(self):
+            return 3.0
+
+        def ask(self, method, phase):
+            return EpochTime({"pretraining": 2.0, "features": 5.0}[phase], 1.0)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(end_to_end, "SideProcess", Asked)
+    lengths = {"pretraining": 10, "features": 4, "classifier": 0}
+    assert end_to_end.run_plain(QUICK, lengths, epochs)["wall_seconds"] == 3 + 10 * 2 + 4 * 5
+
+
+def test_each_side_has_the_precision_of_its_name(tmp_path):
+    settings = QUICK.with_flags("--precision", "bf16")
+    for name in side_names("bf16"):
+        with closing(SideProcess(name, settings, tmp_path)) as side:  # its process has not started
+            assert side.settings.options.precision == name.split()[1]
 
 
 @pytest.mark.parametrize("part", [*rounds.PARTS, *throughput.RATE_PARTS, throughput.MEMORY_PART])
