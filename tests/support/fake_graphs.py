@@ -49,13 +49,6 @@ class _Graph:
                     old.copy_(new)
 
 
-@contextmanager
-def _capture(graph: _Graph) -> Iterator[None]:
-    with _Tape() as tape:
-        yield
-    graph.operations = tape.operations
-
-
 class _Stream:
     def wait_stream(self, other: "_Stream") -> None:
         pass
@@ -83,8 +76,9 @@ def fake_graphs(monkeypatch) -> None:
     @contextmanager
     def capture_without_effect(graph: _Graph, **settings) -> Iterator[None]:
         """A real capture records the step and does not run it."""
-        with graph_step.preserved(steps[-1].state()), _capture(graph):
+        with graph_step.preserved(steps[-1].state()), _Tape() as tape:
             yield
+        graph.operations = tape.operations
 
     monkeypatch.setattr(graph_step._Captured, "__init__", remember)
     monkeypatch.setattr(torch.cuda, "graph", capture_without_effect)

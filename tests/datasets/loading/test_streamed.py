@@ -144,7 +144,7 @@ def test_several_processes_read_the_images_of_one(folder):
     assert_same_batches(shared, epoch(ALONE))
 
 
-def test_images_that_are_too_few_for_a_batch_join_the_one_before(folder):
+def test_streamed_images_that_are_too_few_for_a_batch_join_the_one_before(folder):
     loader = make_loader(split_of(folder), unchanged(), 5, smallest_batch=2)
     batches = epoch_of(loader)
     assert [(len(images), len(targets)) for images, targets in batches] == [(5, 5), (6, 6)]

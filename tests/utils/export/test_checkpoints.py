@@ -21,6 +21,7 @@ from tests.support.helpers import (
     succeed,
     weights_of,
 )
+from tests.support.table_records import frame_of
 from utils.export.__main__ import main
 from utils.export.checkpoints import KEPT
 from utils.options.parse import parse_options
@@ -111,26 +112,25 @@ def test_a_run_made_earlier_is_exported_with_the_right_protocols(both, tmp_path)
 
 
 SHIPPED = {
-    "CE_None_exp_0.01_0": ("ce", 100),
-    "CE_None_exp_0.1_0": ("ce", 10),
-    "BS_None_exp_0.01_0": ("bs", 100),
-    "feat-ce_lt,robust_loss": ("dro_lt", 100),
-    "feat-ce_lt-": ("control", 100),
+    "CE_None_exp_0.01_0": "cifar100_r100_4428a04c/ce/200_bf16_s0",
+    "CE_None_exp_0.1_0": "cifar100_r10_806503dd/ce/200_float32_s0",
+    "BS_None_exp_0.01_0": "cifar100_r100_4428a04c/bs/200_float32_s0",
+    "feat-ce_lt,robust_loss": "cifar100_r100_4428a04c/dro_lt/200+80+20_bf16+float32_s0_from0",
+    "feat-ce_lt-": "cifar100_r100_4428a04c/control/200+80+20_bf16_s0_from0",
 }
-"""Rows of the table, by a part of the names of their runs in `pretrained`."""
+"""Records below results/runs, by a part of the names of their runs in `pretrained`."""
 
 
-def test_the_checkpoints_that_come_with_the_code_are_those_of_the_table():
+def test_the_checkpoints_that_come_with_the_code_are_those_of_the_records():
     """As pretrained/README.md says; a stage 2 keeps no best checkpoint of another protocol."""
     protocols = {
         "ckpt.best.pth.tar": "test",
         "ckpt.best_heldout.pth.tar": "heldout",
         "ckpt.pth.tar": "last",
     }
-    entries = {
-        (entry["method"], entry["ratio"], entry["protocol"]): entry
-        for entry in json.loads((REPOSITORY / "results" / "table.json").read_text())
-        if entry["is_full_length"] and entry["seeds"] == 1
+    lines = {
+        (line["cell"].record.as_posix(), line["protocol"]): line
+        for line in frame_of(REPOSITORY / "results").to_dict("records")
     }
     paths = list((REPOSITORY / "pretrained").rglob("*.pth.tar"))
     assert {path.name for path in paths} == set(protocols)
@@ -138,10 +138,10 @@ def test_the_checkpoints_that_come_with_the_code_are_those_of_the_table():
         content = load(path)
         assert content["selected_on"] == protocols[path.name], path
         assert content["stage"] == 1 or path.name != "ckpt.best_heldout.pth.tar", path
-        [row] = [row for part, row in SHIPPED.items() if part in path.parent.name]
-        entry = entries[*row, protocols[path.name]]
-        assert [content["epoch"]] == entry["epochs"], path
-        assert content["results"]["test"]["linear"]["top1"] == entry["top1_mean"], path
+        [record] = [record for part, record in SHIPPED.items() if part in path.parent.name]
+        line = lines[record, protocols[path.name]]
+        found = content["epoch"], content["results"]["test"]["linear"]["top1"]
+        assert found == (line["epoch"], line["top1"]), path
 
 
 def test_fine_tuning_starts_right_after_cloning(tree, finished, clone):

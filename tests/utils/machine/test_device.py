@@ -141,8 +141,7 @@ def test_bf16_is_refused_on_a_gpu_before_ampere(cuda_devices):
 
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_a_machine_says_what_it_is(has_bf16, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("utils.machine.device.has_native_bf16", lambda device: has_bf16)
     machine = Machine(CPU.device, "tf32", "compile", world=World(rank=1, size=3, local_rank=1))
     description = machine.description()
     names = ("precision", "native_bf16", "step", "processes")

@@ -45,17 +45,10 @@ def test_the_papers_commands_are_recipes():
     assert ours.pretrain_epochs is None
 
 
-@pytest.mark.parametrize(
-    ("flags", "name"),
-    [
-        ("--recipe bs", "cifar100_resnet32_BS_None_exp_0.01_0-f354fb23"),
-        ("--recipe ce --imb_factor 0.1", "cifar100_resnet32_CE_None_exp_0.1_0-0ec1e3f8"),
-    ],
-)
-def test_a_recipe_names_the_run_that_comes_with_the_code(flags, name):
+@pytest.mark.parametrize("flags", ["--recipe bs", "--recipe ce --imb_factor 0.1"])
+def test_a_recipe_names_the_run_that_comes_with_the_code(flags):
     options = parse_options([*flags.split(), "--dataset", "cifar100", "--seed", "0"])
-    assert run_name(options) == name
-    assert (ROOT / "pretrained" / name).is_dir()
+    assert (ROOT / "pretrained" / run_name(options)).is_dir()
 
 
 @pytest.mark.parametrize("name", ["dro_lt_normalised_from_bs", "control_from_bs"])

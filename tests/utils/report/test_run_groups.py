@@ -44,17 +44,8 @@ def test_a_single_run_has_no_deviation_and_no_held_out_images_are_not_available(
 ):
     rows = compare_numbers(write_run(tmp_path / "run")).rows
     assert rows[1] == ["A: stage 1 — 1 run, seed 0"]
-    assert rows[2][1:] == [
-        "40.00",
-        "41.00",
-        "38.00",
-        "50.00",
-        "40.50",
-        "30.00",
-        "45.00",
-        "n/a",
-        "10.0",
-    ]
+    values = ["40.00", "41.00", "38.00", "50.00", "40.50", "30.00", "45.00", "n/a", "10.0"]
+    assert rows[2][1:] == values
 
 
 def test_other_settings_are_another_row_and_are_named(tmp_path, compare_numbers):

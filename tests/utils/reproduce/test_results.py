@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from tests.support.helpers import REPOSITORY
 from tests.support.table_records import (
     CIFAR100,
     cell_of,
@@ -237,16 +238,12 @@ def test_no_records_give_an_empty_table(tmp_path):
 
 
 def test_the_committed_table_is_that_of_the_committed_records():
-    from tests.support.helpers import REPOSITORY
-
     folder = REPOSITORY / "results"
     table = as_json(tabulate(frame_of(folder)))
     assert table == json.loads((folder / "table.json").read_text())
 
 
 def test_the_committed_records_have_the_options_of_their_rows():
-    from tests.support.helpers import REPOSITORY
-
     records = read_records(REPOSITORY / "results" / "runs")
     one_of_each_row = {cell.row: (cell, run) for cell, run in records.items()}
     assert len(one_of_each_row) > 20
