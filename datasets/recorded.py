@@ -9,6 +9,7 @@ from typing import Any
 from datasets.normalisation import CONSTANTS, Normalisation, from_record
 from utils.errors import UserError
 from utils.options.flags import NATURAL_DATASETS, Options
+from utils.options.values import MAX_SIDE, MIN_SIDE
 from utils.text import listed
 
 
@@ -32,9 +33,10 @@ def with_recorded(options: Options, recorded: Mapping[str, Any]) -> Options:
     changes: dict[str, Any] = {}
     size: Any = recorded.get("image_size")
     if _is_whole(size):
-        if not 8 <= size <= 1024:  # the bounds of `--image_size` and of npz files
+        if not MIN_SIDE <= size <= MAX_SIDE:
             raise UserError(
-                f"the checkpoint's image_size must be a whole number from 8 to 1024, not {size}"
+                f"the checkpoint's image_size must be a whole number from {MIN_SIDE} to "
+                f"{MAX_SIDE}, not {size}"
             )
         if options.image_size not in (None, size):
             raise UserError(
@@ -65,7 +67,8 @@ def recorded_test_fraction(options: Options, recorded: Mapping[str, Any]) -> flo
 
 
 def test_rand_number(options: Options, recorded: Mapping[str, Any]) -> int:
-    """Returns the seed that splits off the test images: the recorded one, else `--rand_number`."""
+    """Returns the seed that splits off the test images: the recorded one if it is a seed, else
+    `--rand_number`."""
     number: Any = recorded.get("test_rand_number")
     return number if _is_whole(number) and number < 2**32 else options.rand_number
 

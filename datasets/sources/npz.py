@@ -14,10 +14,10 @@ from datasets.sources.own_splits import check_class_count, roles_of
 from datasets.splits import BalancedData, Split
 from utils.errors import UserError, is_out_of_memory
 from utils.options.flags import Options
+from utils.options.values import MAX_SIDE, MIN_SIDE
 from utils.text import listed, shown
 
 SPLITS = ("train", "val", "test")
-SIDES = (8, 1025)
 SHOWN_CLASSES = 5  # classes without training images that a message names
 
 
@@ -145,12 +145,12 @@ def _faults(split: str, images: np.ndarray | None, labels: np.ndarray | None) ->
         missing = [kind for kind, a in (("images", images), ("labels", labels)) if a is None]
         return [f"no {split}_{kind}" for kind in missing]
     is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-    is_square = is_image and images.shape[1] == images.shape[2] in range(*SIDES)
+    is_square = is_image and images.shape[1] == images.shape[2] in range(MIN_SIDE, MAX_SIDE + 1)
     if images.dtype != np.uint8 or not is_square:
         scaled = " (multiply values from 0 to 1 by 255 first)" if images.dtype.kind == "f" else ""
         return [
             f"{split}_images are {images.dtype} {list(images.shape)}, not uint8{scaled} [N, S, S], "
-            f"[N, S, S, 1] or [N, S, S, 3] with a side S from {SIDES[0]} to {SIDES[1] - 1}"
+            f"[N, S, S, 1] or [N, S, S, 3] with a side S from {MIN_SIDE} to {MAX_SIDE}"
         ]
     if labels.dtype.kind not in "iu" or labels.shape not in ((len(images),), (len(images), 1)):
         return [

@@ -77,5 +77,5 @@ def test_a_finished_one_is_read_and_evaluated(tree, both):
     before = accuracies_of(read_run(both / STAGE_1_NAME).results("selected"))
     rewrite(both / STAGE_1_NAME)
     after = accuracies_of(read_run(both / STAGE_1_NAME).results("selected"))
-    assert after == pytest.approx(before, abs=1e-3)
+    assert after == pytest.approx(before | {"macro_f1": None}, abs=1e-3)
     succeed(stage_1(tree, both, "--evaluation", "True"))

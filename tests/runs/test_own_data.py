@@ -113,6 +113,21 @@ def test_a_run_goes_on_with_a_copy_of_its_images_and_never_with_others(tmp_path,
     assert not succeed([*first, "--resume", "True"]).warnings  # it finds the second one finished
 
 
+def test_a_seed_that_is_left_out_is_no_change_of_the_data(tmp_path, no_figures, capsys):
+    tree = write_folder(tmp_path / "own")
+    first, *_ = both_stages(tmp_path / "runs", ["--dataset", "folder", "--data_root", tree])
+    succeed(first)
+    without_seed = without(first, "--seed")
+
+    def prepared(argv):
+        options = parse_options([*argv, "--resume", "True"])
+        return prepare(options, run_folder(options)), "have changed" in capsys.readouterr().err
+
+    assert prepared(without_seed) == ("start", False)
+    save(tree / "train" / "ant" / "added.png", noise(32, 32, 3, seed=77))
+    assert prepared(first) == prepared(without_seed) == ("start", True)
+
+
 def test_no_new_run_begins_in_the_place_of_an_unfinished_one_whose_images_have_changed(
     tmp_path, no_figures
 ):

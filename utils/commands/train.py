@@ -63,7 +63,7 @@ def _check_images(jobs: Sequence[Job], data: LongTailedData) -> None:
     """Checks that earlier runs began with these images, and that stage 2 can train on them.
 
     Raises:
-        UserError: they are not.
+        UserError: an earlier run began with other images, or what `check_stage_2` raises.
     """
     for job in jobs:
         job.check_same_images(data)

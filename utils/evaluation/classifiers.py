@@ -1,8 +1,5 @@
-"""Several classifiers on the same features.
-
-The paper says that its loss "can be combined with various classifier balancing techniques". Each
-classifier here is one of them; `utils.evaluation.fitting` fits them.
-"""
+"""A classifier on fixed features: its scores, its saved form, and its accuracies.
+`utils.evaluation.fitting` fits several."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,8 @@
 """Classifiers fitted on the features of a network.
 
-Each is fitted only on the features of the training images. A value that must be tuned is tuned on
-held-out images, never on the test set.
+The paper says that its loss "can be combined with various classifier balancing techniques"; most
+of these are such. Each is fitted only on the features of the training images. A value that must be
+tuned is tuned on held-out images, never on the test set.
 """
 
 import math

@@ -654,7 +654,7 @@ class Options:
     resume: bool = flag(
         RECORDS,
         role=Role.COMMAND,
-        help="start this run, or continue it after its last finished epoch",
+        help="start this run, or continue it after its last checkpoint",
         **BOOLEAN,
     )
     overwrite: bool = flag(

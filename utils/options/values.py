@@ -46,6 +46,8 @@ class LossTerm(NamedTuple):
         return self.kind in PRIOR_LOSSES
 
 
+MIN_SIDE, MAX_SIDE = 8, 1024
+"""Bounds of `--image_size`."""
 LARGEST = 3.4e38
 """Smaller numbers are finite in float32."""
 
@@ -127,7 +129,9 @@ from_0_below_1 = _number(float, "a number with 0 <= x < 1", lambda x: 0 <= x < 1
 from_0_to_1 = _number(float, "a number with 0 <= x <= 1", lambda x: 0 <= x <= 1)
 count = _number(int, "a whole number >= 0", lambda n: n >= 0)
 positive_count = _number(int, "a whole number >= 1", lambda n: n >= 1)
-image_side = _number(int, "a whole number with 8 <= x <= 1024", lambda n: 8 <= n <= 1024)
+image_side = _number(
+    int, f"a whole number with {MIN_SIDE} <= x <= {MAX_SIDE}", lambda n: MIN_SIDE <= n <= MAX_SIDE
+)
 seed = _number(int, "a whole number with 0 <= x < 2**32", lambda n: 0 <= n < 2**32)
 
 

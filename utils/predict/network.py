@@ -20,12 +20,11 @@ from utils.errors import UserError
 from utils.evaluation.classifiers import SavedClassifier, apply_classifier
 from utils.files import read_json
 from utils.options.flags import usual_side
+from utils.options.values import MAX_SIDE, MIN_SIDE
 from utils.runs import checkpoint
 from utils.runs.classifier_files import CLASSIFIERS_FILE, load_classifier
 from utils.runs.lookup import PRETRAINED, RUNS, checkpoint_of_run
 from utils.runs.records import records_below
-
-MAX_SIDE = 1024
 
 
 class NormalisedNetwork(nn.Module):
@@ -171,10 +170,10 @@ def _normalisation(recorded: Mapping, dataset: object) -> Normalisation:
 def _image_size(recorded: Mapping, arguments: Mapping, path: Path, arch: str) -> int:
     found = recorded.get("image_size") or arguments.get("image_size")
     found = found or usual_side(arch)
-    if not isinstance(found, int) or not 1 <= found <= MAX_SIDE:
+    if not isinstance(found, int) or not MIN_SIDE <= found <= MAX_SIDE:
         raise UserError(
-            f"{path}: the recorded image_size must be a whole number from 1 to {MAX_SIDE}, not "
-            f"{found!r}"
+            f"{path}: the recorded image_size must be a whole number from {MIN_SIDE} to "
+            f"{MAX_SIDE}, not {found!r}"
         )
     return found
 

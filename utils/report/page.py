@@ -192,12 +192,7 @@ def _of_unfinished(group: SettingsGroup, run: RecordedRun) -> dict:
 
 
 def _row(which: str, runs: Sequence[RecordedRun], title: str, seconds: str) -> dict:
-    found = []
-    for run in runs:
-        if results := run.results(which):
-            # Records of earlier versions have no macro F1.
-            f1 = results["test"]["linear"].get("macro_f1")
-            found.append(accuracies_of(results) | {"macro_f1": f1})
+    found = [accuracies_of(results) for run in runs if (results := run.results(which))]
     cells = [
         (column, _statistic([record[name] for record in found], 2))
         for name, column in COLUMNS.items()

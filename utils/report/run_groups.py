@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError
 from utils.options.flags import NATURAL_DATASETS, with_role
 from utils.options.roles import Role
 from utils.runs.contents import RECORD
-from utils.runs.records import MissingRecord, RecordedRun
+from utils.runs.records import MissingRecord, RecordedRun, wrong_types_as_user_errors
 
-OF_IMAGES = {*with_role(Role.DATA), "fingerprint"} - {"normalisation"}
-"""The entries of `args.json` that say which images are trained on. Normalisation is none of them: a
-stage 2 has that of its checkpoint, whatever its own flag says."""
+OF_IMAGES = {*with_role(Role.DATA), "data_root", "fingerprint"}
+"""The entries of `settings_of` that say which images are trained on."""
+OF_CHECKPOINT = ("image_size", "normalisation", "stream", "test_fraction")
+"""Flags that a stage 2 takes from its checkpoint if it is not given them."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,12 @@ def group_runs(runs: Sequence[RecordedRun]) -> list[SettingsGroup]:
     """Returns the groups of runs with the same settings, in the order of their first runs.
 
     Raises:
-        UserError: a setting in the records of a run or its stage 1 is not what its name says.
+        UserError: a setting in the records of a run or of its stage 1 has a wrong type.
     """
     by_settings: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        try:
+        with wrong_types_as_user_errors(run.folder):
             key = json.dumps(settings_of(run), sort_keys=True)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a value is
-            reason = f"not the records of a run ({type(error).__name__}: {error})"
-            raise UserError(f"{run.folder}: {reason}") from error
         by_settings.setdefault(key, []).append(run)
     firsts = [members[0] for members in by_settings.values()]
     return [
@@ -97,7 +94,7 @@ def _differing(run: RecordedRun, firsts: Sequence[RecordedRun]) -> dict:
     are compared over the groups of both stages."""
 
     def peers(name: str) -> list[RecordedRun]:
-        is_common = name in OF_IMAGES | {"data_root", "arch"}
+        is_common = name in OF_IMAGES | {"arch"}
         return [other for other in firsts if is_common or other.stage == run.stage]
 
     return {
@@ -121,9 +118,11 @@ def settings_of(run: RecordedRun) -> dict:
     if fingerprint is not None:  # runs of earlier versions have none
         settings["fingerprint"] = fingerprint[:8]
     if run.parent:
+        of_parent = settings_of(run.parent)
+        settings |= {name: of_parent[name] for name in OF_CHECKPOINT if options.is_at_default(name)}
         settings |= {
             f"stage-1 {name}": value
-            for name, value in settings_of(run.parent).items()
+            for name, value in of_parent.items()
             if name not in OF_IMAGES or value != settings.get(name)
         }
     return {"stage": run.stage} | settings

@@ -16,7 +16,7 @@ from utils.options import values
 from utils.options.flags import Options, flag_of, with_role
 from utils.options.parse import Parser
 from utils.options.roles import Role
-from utils.runs.records import RecordedRun, accuracies_of, read_run
+from utils.runs.records import RecordedRun, accuracies_of, read_run, wrong_types_as_user_errors
 from utils.runs.run_folder import RunFolder
 from utils.text import printable, shown
 
@@ -77,16 +77,14 @@ def list_runs(root: Path, as_csv: bool) -> None:
     folders = sorted(Path(folder) for folder, _, files in walk if "args.json" in files)
     for folder in folders:
         try:
-            run = read_run(folder)
-            if as_csv:
-                table.writerow(row_of(run))
-            else:
-                print(_entry(folder, *describe(run)))
+            with wrong_types_as_user_errors(folder):
+                run = read_run(folder)
+                if as_csv:
+                    table.writerow(row_of(run))
+                else:
+                    print(_entry(folder, *describe(run)))
         except UserError as error:
             print(_entry(folder, f"unreadable: {error}"), file=problems)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a value is
-            reason = f"not the records of a run ({type(error).__name__}: {error})"
-            print(_entry(folder, f"unreadable: {reason}"), file=problems)
     for error in unreadable:
         print(_entry(error.filename, f"cannot be read: {error.strerror}"), file=problems)
     if not as_csv:
@@ -94,7 +92,8 @@ def list_runs(root: Path, as_csv: bool) -> None:
 
 
 def _entry(folder: str | Path, *lines: str) -> str:
-    """Returns what the list says of a folder. Names and records are anybody's text."""
+    """Returns what the list says of a folder. Names and records may have control
+    characters."""
     return "\n    ".join([shown(folder), *map(printable, lines)])
 
 
@@ -132,8 +131,7 @@ def row_of(run: RecordedRun) -> dict:
     if run.summary:
         row["selected_on"] = run.summary["selected_on"]
     if shown := run.shown:
-        linear = shown["test"]["linear"]
-        row |= {"epoch": shown["epoch"], "top5": linear["top5"], "macro_f1": linear["macro_f1"]}
+        row |= {"epoch": shown["epoch"], "top5": shown["test"]["linear"]["top5"]}
         row |= accuracies_of(shown)
     if last := run.results("last"):
         row |= {f"last_{name}": accuracies_of(last)[name] for name in ("top1", "balanced")}

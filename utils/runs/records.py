@@ -2,8 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -281,6 +281,17 @@ def _read_object(path: Path) -> dict:
     return content
 
 
+@contextmanager
+def wrong_types_as_user_errors(folder: Path) -> Iterator[None]:
+    """Turns errors that come of values of a wrong type in the records of a run into a `UserError`
+    that names its folder."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"not the records of a run ({type(error).__name__}: {error})"
+        raise UserError(f"{folder}: {reason}") from error
+
+
 def _check(run: RecordedRun) -> None:
     """Checks that the records have what the report page reads.
 
@@ -334,8 +345,8 @@ def _check_epoch(record: dict) -> None:
 def accuracies_of(results: dict) -> dict[str, float | None]:
     """Returns the accuracies of an epoch, in percent, as the table has them.
 
-    - ``top1``, ``balanced``, ``many``, ``medium``, ``few``: the network's own classifier on the
-      test images;
+    - ``top1``, ``balanced``, ``macro_f1``, ``many``, ``medium``, ``few``: the network's own
+      classifier on the test images; earlier versions recorded no macro F1;
     - ``ncm``: top-1 of the nearest class mean on the test images;
     - ``heldout``: balanced accuracy of the network's own classifier on the held-out images.
 
@@ -344,6 +355,7 @@ def accuracies_of(results: dict) -> dict[str, float | None]:
     """
     linear, ncm, heldout = results["test"]["linear"], results["test"]["ncm"], results["heldout"]
     found = {"top1": linear["top1"], "balanced": balanced_accuracy(linear)}
+    found["macro_f1"] = linear.get("macro_f1")
     found |= {group: linear[group] for group in GROUPS}
     found["ncm"] = ncm["top1"] if ncm else None
     found["heldout"] = balanced_accuracy(heldout["linear"]) if heldout else None

@@ -1,6 +1,7 @@
 """Whether a run begins in its folder, continues there, replaces an earlier run, or is finished."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from utils.errors import UserError, warn
@@ -9,7 +10,14 @@ from utils.options.data_paths import expanded
 from utils.options.flags import OWN_DATASETS, Options, flag_of
 from utils.runs import checkpoint
 from utils.runs.contents import file_of, is_same_path, named_files
-from utils.runs.folders import differences, differing_flags, is_run_of, named_alike
+from utils.runs.folders import (
+    below,
+    differences,
+    differing_flags,
+    is_run_of,
+    named_alike,
+    run_names,
+)
 from utils.runs.records import read_epochs
 from utils.runs.run_folder import RunFolder, recorded_options
 
@@ -93,7 +101,12 @@ def _check_data_unchanged(options: Options) -> None:
     for run in named_alike(options):
         if not is_run_of(options, run):
             continue
-        if not is_same_path(options.data_root, recorded_options(run).get("data_root")):
+        recorded = recorded_options(run)
+        taken = {n: recorded.get(n) for n in ("seed", "image_size") if getattr(options, n) is None}
+        as_given = replace(options, **taken)
+        if run.records in [below(as_given, name).records for name in run_names(as_given)]:
+            continue  # the data are the same; this command leaves out a flag of that run
+        if not is_same_path(options.data_root, recorded.get("data_root")):
             continue
         changed = (
             f"--resume True: the data in --data_root {options.data_root} have changed since the "

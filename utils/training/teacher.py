@@ -41,9 +41,9 @@ def load_teacher(run: Run) -> Teacher:
     architecture. It is looked up in the same places as `--pretrained`.
 
     Raises:
-        UserError: there is no such teacher, it has other classes than the data, in its class counts
-            too, or it was trained on images of another size or on images that `--heldout_fraction`
-            holds out.
+        UserError: there is no such teacher, it or its class counts have other classes than the
+            data, or it was trained on images of another size or on images that
+            `--heldout_fraction` holds out.
     """
     options, data = run.options, run.data
     path = checkpoint_of_flag(options, "teacher")

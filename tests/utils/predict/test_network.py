@@ -93,7 +93,7 @@ def test_the_released_codes_checkpoints_are_read(tmp_path):
         ({"arch": ["resnet8"]}, "its arch must be a name"),
         ({"arch": "resnet32"}, "missing (layer1.1"),
         ({"data": {"class_names": ["ant"]}}, "must be a list of 6 names"),
-        ({"data": {"image_size": "8"}}, "image_size must be a whole number from 1 to 1024"),
+        ({"data": {"image_size": "8"}}, "image_size must be a whole number from 8 to 1024"),
         ({"data": {"normalisation": {"mean": [0.0]}}}, "three numbers"),
         ({"state_dict": {"conv1.weight": torch.ones(1)}}, "no linear.weight"),
         ({"state_dict": {"linear.weight": torch.tensor(1.0)}}, "no linear.weight"),

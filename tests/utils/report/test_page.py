@@ -398,10 +398,11 @@ def test_settings_of_another_type_are_an_error(tmp_path, changes):
     check_error([folder, "--output", tmp_path / "out.html"], f"{folder}: not the records of a run")
 
 
-def test_accuracies_of_classes_that_are_no_numbers_are_an_error(tmp_path):
+@pytest.mark.parametrize(("name", "value"), [("per_class", ["a"] * 4), ("macro_f1", "a")])
+def test_accuracies_that_are_no_numbers_are_an_error(tmp_path, name, value):
     path = write_run(tmp_path / "run") / "summary.json"
     summary = json.loads(path.read_text())
-    summary["test"]["selected"]["linear"]["per_class"][0] = "a"
+    summary["test"]["selected"]["linear"][name] = value
     path.write_text(json.dumps(summary))
     check_error([path.parent, "--output", tmp_path / "out.html"], f"{path}: not a record of a run")
 

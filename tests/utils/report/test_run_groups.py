@@ -146,16 +146,27 @@ def test_a_stage_2_from_another_stage_1_is_other_settings(tmp_path):
 
 
 def test_images_of_the_two_stages_are_named_where_they_differ(tmp_path):
-    parents = [write_run(tmp_path / f"{part}", test_fraction=part) for part in (0.2, 0.3)]
+    parents = [write_run(tmp_path / f"{part}", heldout_fraction=part) for part in (0.0, 0.3)]
     same, other = (read_run(write_run(parent / "robust", stage=2)) for parent in parents)
-    assert not {"stage-1 stream", "stage-1 imb_factor"} & set(settings_of(same))
-    assert settings_of(other) == settings_of(same) | {"stage-1 test_fraction": 0.3}
+    assert not {"stage-1 stream", "stage-1 imb_factor", "stage-1 data_root"} & set(
+        settings_of(same)
+    )
+    assert settings_of(other) == settings_of(same) | {"stage-1 heldout_fraction": 0.3}
     assert len(group_runs([same, other])) == 2
     of_both_stages = group_runs([read_run(parents[1]), same])
     assert [group.description for group in of_both_stages] == [
-        "stage 1, test fraction 0.3",
-        "stage 2, test fraction 0.2",
+        "stage 1, heldout fraction 0.3",
+        "stage 2, heldout fraction 0.0",
     ]
+
+
+def test_what_a_stage_2_took_from_its_checkpoint_is_no_difference(tmp_path):
+    flags = {"dataset": "folder", "test_fraction": 0.3, "image_size": 64, "stream": "True"}
+    parent = write_run(tmp_path / "parent", **flags)
+    given = read_run(write_run(parent / "robust_given", stage=2, **flags))
+    taken = read_run(write_run(parent / "robust_taken", stage=2, dataset="folder"))
+    descriptions = [group.description for group in group_runs([read_run(parent), given, taken])]
+    assert descriptions == ["stage 1", "stage 2"]
 
 
 @pytest.mark.parametrize("protocol", ["test", "heldout", "last"])

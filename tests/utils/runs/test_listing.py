@@ -114,7 +114,8 @@ def test_an_odd_value_in_a_record_hides_no_other_run(name, spoil, tmp_path, caps
     assert main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(first) and "selected on test" in lines[3]
-    assert lines[4] == str(second) and "unreadable: not the records of a run" in lines[5]
+    assert lines[4] == str(second)
+    assert f"unreadable: {second}: not the records of a run" in lines[5]
     assert lines[6:] == [f"2 runs below {tmp_path}"]
 
 
