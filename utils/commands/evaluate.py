@@ -121,7 +121,10 @@ def _read_chosen(options: Options) -> tuple[dict, Path, RunFolder]:
     """
     path, folder = find_evaluated(options)
     chosen = checkpoint.load(path)
-    check_writable(folder.records)
+    try:
+        check_writable(folder.records)
+    except UserError as error:  # perhaps another person's run
+        raise UserError(f"{error}; --root_log FOLDER writes elsewhere") from error
     return chosen, path, folder
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +103,18 @@ def test_an_evaluation_with_records_elsewhere_writes_nothing_beside_the_checkpoi
     (both / STAGE_1_NAME / ".lock").unlink()
     before = snapshot(both)
     succeed(stage_1(tree, both, "--evaluation", "True", "--root_log", tmp_path / "records"))
+    assert snapshot(both) == before
+
+
+def test_a_run_of_another_person_is_evaluated_into_a_folder_of_ones_own(tree, both, monkeypatch):
+    before = snapshot(both)
+    # Root may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, mode: both not in Path(path).parents)
+
+    outcome = call(stage_1(tree, both, "--evaluation", "True"))
+
+    assert outcome.status == 2 and len(outcome.errors) == 1
+    assert "is not a writable folder; --root_log FOLDER writes elsewhere" in outcome.errors[0]
     assert snapshot(both) == before
 
 
