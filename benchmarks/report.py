@@ -16,6 +16,11 @@ from utils.machine.provenance import commit
 
 RATIOS = {"training": "features images/s", "augmentation": "augmentation images/s"}
 
+OF_EPOCHS = {
+    "Seconds of an epoch's training": "training seconds",
+    "Seconds of a whole epoch, with its passes without gradients": "seconds",
+}
+
 Table = list[list[str]]
 """The rows of a table. The first row is the heading."""
 
@@ -34,7 +39,7 @@ class Report:
         settings: the settings of the benchmark.
         images: a text that says what the images are.
         data: all images.
-        parts: the part of the images that epochs had at each size.
+        parts: the part of the images that epochs had at each size; none if no epochs were measured.
         found: the measurements; more may be added later.
     """
 
@@ -63,25 +68,24 @@ class Report:
             f"x{size}: {images['pretraining']} and {images['features']}"
             for size, images in self.sizes.items()
         )
+        epochs = f"measured on (images in an epoch of stages 1 and 2): {sizes}\n" if sizes else ""
         return (
             f"{m['processor']}, {m['device']}, {m['threads']} threads; Python {m['python']}, "
             f"torch {m['torch']}\n"
             f"data: {self.images}, {self.full_size['pretraining']} training images, "
             f"{self.full_size['features']} in an epoch of stage 2; {options.arch}, batches of "
-            f"{options.batch_size}\n"
-            f"measured on (images in an epoch of stages 1 and 2): {sizes}\n"
+            f"{options.batch_size}\n{epochs}"
             f"plain: {options.workers} workers a loader, persistent: "
             f"{self.settings.persistent_workers}; ours: step {m['step']}"
         )
 
     def text(self) -> str:
         """Returns all tables with their titles, in Markdown."""
-        tables = {
-            "Medians (lower to upper quartile)": self._medians(),
-            "Seconds of an epoch's training": self._epochs("training seconds"),
-            "Seconds of a whole epoch, with its passes without gradients": self._epochs("seconds"),
-            "The recipe's full length, a PROJECTION from these epochs": self._projection(),
-        }
+        tables = {"Medians (lower to upper quartile)": self._medians()}
+        if self.sizes:
+            tables |= {title: self._epochs(what) for title, what in OF_EPOCHS.items()}
+            title = "The recipe's full length, a PROJECTION from these epochs"
+            tables[title] = self._projection()
         return "\n\n".join(f"## {title}\n\n{markdown(rows)}" for title, rows in tables.items())
 
     def _medians(self) -> Table:
@@ -160,7 +164,7 @@ class Report:
             "class_counts": self.class_counts,
             "images_per_epoch": {"full": self.full_size, **self.sizes},
             "measurements": self.found.summary(),
-            "projection": {name: self.projection(name) for name in self.names},
+            "projection": {name: self.projection(name) for name in self.names if self.sizes},
             **{f"{name}_ratio": self.ratio(quantity) for name, quantity in RATIOS.items()},
             "compared": [self.ours, PLAIN],
         }

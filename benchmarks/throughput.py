@@ -6,9 +6,10 @@ code does.
 It measures images a second (training, evaluation, augmentation), seconds of an epoch on one, two
 and four times the same images, start-up and memory. All sides take turns, so that other work on the
 machine slows all of them. If epochs of all images take too long, it takes a part of the images, and
-the plain loop keeps its workers between epochs. It ends within ten minutes on two cores. The last
-two lines are `training ratio: N.NN` and `augmentation ratio: N.NN`, our speed divided by that of
-the plain loop.
+the plain loop keeps its workers between epochs. With --step compile it measures no such epochs,
+because each size of a last batch would have to be compiled. It ends within ten minutes on two
+cores. The last two lines are `training ratio: N.NN` and `augmentation ratio: N.NN`, our speed
+divided by that of the plain loop.
 """
 
 import argparse
@@ -117,12 +118,15 @@ def throughput(arguments: argparse.Namespace, settings: Settings) -> None:
             until = now + RATE_SHARE * max(0, deadline - now)
             most = 2 if quick else 5
             rounds.measure_rates(found, sides, of_data, quantities, most, until)
-        if fraction is None:
-            fraction = 1.0 if is_whole else rounds.affordable(sides, SIZES, deadline)
-        parts = {size: fraction * size for size in SIZES}
+        if fraction is None and is_whole:
+            fraction = 1.0
+        elif fraction is None and settings.options.step != "compile":
+            fraction = rounds.affordable(sides, SIZES, deadline)
+        parts = {} if fraction is None else {size: fraction * size for size in SIZES}
         report = Report(settings, images, data, parts, found)
         print(report.introduction(), flush=True)
-        rounds.measure_epochs(found, sides, parts, deadline)
+        if parts:
+            rounds.measure_epochs(found, sides, parts, deadline)
     print(f"\n{report.text()}\n")
     if arguments.output is not None:
         report.write(arguments.output)

@@ -1,11 +1,12 @@
 """`python -m benchmarks.throughput`: its parts, and bad input. tests/slow has a whole quick run."""
 
+import json
 import math
 import os
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
@@ -156,6 +157,61 @@ def test_the_tables_of_a_report(tmp_path, monkeypatch):
     text = (tmp_path / "throughput.md").read_text()
     assert report.text() in text
     assert text.endswith("training ratio: 2.00  \naugmentation ratio: 1.00\n")
+
+
+def test_a_report_without_epochs_has_the_rates_alone(tmp_path):
+    data, _ = benchmark_data(QUICK)
+    found = Measurements()
+    for name in side_names("float32"):
+        found.add("features images/s", name, 50.0 if name.startswith("plain") else 75.0)
+        found.add("augmentation images/s", name, 7.0)
+    report = Report(QUICK.with_flags("--precision", "float32"), "noise", data, {}, found)
+    report.write(tmp_path)
+    text = (tmp_path / "throughput.md").read_text()
+    assert "Medians" in text and "training ratio: 1.50" in text
+    assert not any(word in text for word in ("PROJECTION", "Seconds of", "measured on"))
+    record = json.loads((tmp_path / "throughput.json").read_text())
+    assert record["projection"] == {} and list(record["images_per_epoch"]) == ["full"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sizes"),
+    [
+        (["--step", "compile"], ()),
+        (["--step", "compile", "--fraction", "0.5"], SIZES),
+        (["--step", "eager"], SIZES),
+    ],
+)
+def test_parts_of_epochs_are_not_compiled_unless_asked_for(flags, sizes, monkeypatch):
+    """Each size of a last batch takes a compilation, which takes longer than the epoch."""
+    measured = []
+
+    @contextmanager
+    def no_sides(settings):
+        yield []
+
+    def rates(found, sides, part, quantities, *rest):
+        for name in side_names("float32"):
+            for quantity in quantities:
+                found.add(f"{quantity} images/s", name, 1.0)
+
+    def epochs(found, sides, parts, deadline):
+        measured.extend(parts)
+        for i, size in enumerate(parts):
+            for name in side_names("float32"):
+                for phase in PHASES:
+                    found.add(f"{phase} seconds", name, 2.0 + i, size)
+                    found.add(f"{phase} training seconds", name, 1.0 + i, size)
+
+    small = benchmark_data(QUICK)
+    monkeypatch.setattr("benchmarks.data.benchmark_data", lambda settings: small)
+    monkeypatch.setattr("benchmarks.side_process.both_sides", no_sides)
+    monkeypatch.setattr(rounds, "measure_processes", lambda *args, **flags: None)
+    monkeypatch.setattr(rounds, "affordable", lambda *args: 0.5)
+    monkeypatch.setattr(rounds, "measure_rates", rates)
+    monkeypatch.setattr(rounds, "measure_epochs", epochs)
+    assert throughput.main(["--gpu", "cpu", "--precision", "float32", *flags]) == 0
+    assert tuple(measured) == sizes
 
 
 @pytest.mark.parametrize(("deadline", "expected"), [(math.inf, 5), (0, 2), (13, 3)])

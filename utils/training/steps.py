@@ -17,6 +17,10 @@ from utils.training.split_step import SplitStep
 
 Step = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
+COMPILATIONS = 256
+"""How often torch.compile may compile the networks of one process. Each network, batch size and
+phase takes one. After 8, which is torch's limit, torch goes on without compiling."""
+
 
 def make_step(model: nn.Module, phase: Phase, objective: Objective, machine: Machine) -> Step:
     """Returns the step that `machine.step` names: `eager`, `graph` (only on CUDA) or `compile`
@@ -28,6 +32,7 @@ def make_step(model: nn.Module, phase: Phase, objective: Objective, machine: Mac
     network = model
     if machine.step == "compile":
         network = cast(nn.Module, torch.compile(model, dynamic=False))
+        torch._dynamo.config.recompile_limit = COMPILATIONS  # after compile: that imports _dynamo
     is_split = machine.micro_batches > 1 or machine.world.size > 1
     if is_split and not phase.features_are_frozen:
         return SplitStep(network, phase, objective, machine)

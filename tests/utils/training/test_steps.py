@@ -1,6 +1,7 @@
 """The step: what it computes and changes, its precision, and that a captured step does the same."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -76,6 +77,23 @@ def test_a_step_gives_loss_parts_and_accuracy_and_moves_what_trains():
         moved = not torch.equal(parameter, before[name])
         assert moved != name.startswith("linear."), name
     assert (margins < 1).all()  # the margin's gradient is never negative, and never 0 here
+
+
+def test_every_batch_size_is_compiled(monkeypatch):
+    """torch itself compiles eight of them, and goes on without compiling."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch.compiler.reset()
+    counter, compiled = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", partial(compiled, backend=counter))
+    eager, _, _ = stage_2_step("float32")
+    machine = Machine(torch.device("cpu"), "float32", "compile")
+    model = build_model("resnet8", 5).to(memory_format=torch.channels_last)
+    step = make_step(model, eager.phase, eager.objective, machine)
+    images, targets, centroids = step_inputs()
+    for size in range(5, 16):
+        step(images[:size], targets[:size], centroids)
+    assert counter.frame_count == 11
 
 
 def test_a_frozen_step_takes_features_and_moves_the_classifier_alone():
